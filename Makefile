@@ -1,0 +1,60 @@
+# One file of commands. `make` alone lists them; every variable below can be given on the command line.
+PYTHON ?= python3
+VENV ?= .venv
+MERGEKIT_VENV ?= .venv-mergekit
+TORCH := torch==2.13.0
+MERGEKIT := mergekit==0.1.5
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+MERGEKIT_STAMP := $(MERGEKIT_VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-all parity lint format clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## create .venv with the exact versions of constraints.txt
+
+quickstart: $(STAMP) ## merge three tiny experts, with progress and a table at the end (3 minutes)
+	$(BIN)/python -m evomerge +experiment=quickstart
+
+test: $(STAMP) ## run the fast tests
+	$(BIN)/python -m pytest -m "not slow and not parity"
+
+test-all: $(STAMP) ## run every test but the comparison with mergekit
+	$(BIN)/python -m pytest -m "not parity"
+
+parity: $(STAMP) $(MERGEKIT_STAMP) ## compare merges with mergekit-yaml, tensor by tensor
+	EVOMERGE_MERGEKIT="$(abspath $(MERGEKIT_VENV))/bin/mergekit-yaml" $(BIN)/python -m pytest -m parity
+
+lint: $(STAMP) ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## fix what ruff can fix, then format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove both environments, builds and caches (runs/ and models/ stay)
+	rm -rf $(VENV) $(MERGEKIT_VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes first and exactly: left to the resolver, a range may bring gigabytes of CUDA packages to a machine
+# without a GPU. The stamp is written last, so that an interrupted installation is repeated.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "installing into $(VENV): a few minutes, once"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,plot]"
+	@touch $@
+
+# mergekit is a rival, not a dependency (and LGPL): it gets an environment of its own and is only run as a program.
+$(MERGEKIT_STAMP): constraints.txt
+	@echo "installing into $(MERGEKIT_VENV): a few minutes, once"
+	$(PYTHON) -m venv $(MERGEKIT_VENV)
+	$(MERGEKIT_VENV)/bin/python -m pip install --quiet $(TORCH)
+	$(MERGEKIT_VENV)/bin/python -m pip install --quiet -c constraints.txt $(MERGEKIT)
+	@touch $@

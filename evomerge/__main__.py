@@ -1,0 +1,145 @@
+"""The command line: sub-commands, Hydra's composition, one line for each error. The only file that imports Hydra."""
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from evomerge.errors import ConfigError, EvomergeError
+
+USAGE = """usage: evomerge +experiment=NAME [key=value …]        search, resume, finish
+       evomerge -m +experiment=a,b seed=1,2,3         sweep
+       evomerge check +experiment=NAME [key=value …]  everything that can be known before weights are read
+       evomerge merge RECIPE.yaml OUT_DIR             a checkpoint folder from an evomerge or mergekit recipe
+       evomerge replay RUN_DIR                        rebuild the winner, compare fingerprint and score"""
+
+HERE = Path(__file__).resolve().parent
+Action = Callable[[dict[str, Any], Path, Console], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry of `python -m evomerge` and of the console script; exits 0, 1 for a failure, 2 for usage."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console()
+    try:
+        code = _dispatch(given, console)
+    except EvomergeError as error:
+        code = _complain(str(error), error.exit_code)
+    except (HydraException, OmegaConfBaseException) as error:
+        code = _complain(_first_lines(error), ConfigError.exit_code)
+    except KeyboardInterrupt:
+        code = _complain("interrupted; repeat the command to continue", 130)
+    sys.exit(code)
+
+
+def _dispatch(given: list[str], console: Console) -> int:
+    command = given[0] if given else ""
+    if command == "merge":
+        return _merge(given[1:], console)
+    if command == "replay":
+        return _replay(given[1:], console)
+    if command == "check":
+        return _compose(given[1:], _check, console)
+    if not given or (command.isidentifier() and "=" not in command):
+        raise ConfigError((f"unknown command {command!r}\n" if command else "") + USAGE)
+    return _compose(given, _run, console)
+
+
+def _run(config: dict[str, Any], folder: Path, console: Console) -> int:
+    from evomerge.run import run  # torch and lm-eval take seconds to import: not for a usage line
+
+    run(config, folder, console)
+    return 0
+
+
+def _check(config: dict[str, Any], folder: Path, console: Console) -> int:
+    from evomerge.check import check
+
+    for line in check(config, folder):
+        console.print(line, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _merge(given: list[str], console: Console) -> int:
+    parser = argparse.ArgumentParser("evomerge merge")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--trust-remote-code", action="store_true")
+    parsed = parser.parse_args(given)
+    from evomerge.export import merge_recipe
+
+    digest = merge_recipe(parsed.recipe, parsed.out, trust_remote_code=parsed.trust_remote_code)
+    console.print(f"{parsed.out}: fingerprint {digest}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _replay(given: list[str], console: Console) -> int:
+    parser = argparse.ArgumentParser("evomerge replay")
+    parser.add_argument("run", type=Path)
+    parsed = parser.parse_args(given)
+    from evomerge.run import replay
+
+    return 0 if replay(parsed.run, console) else 1
+
+
+def _compose(overrides: list[str], action: Action, console: Console) -> int:
+    """Let Hydra compose the configuration (once per job of a sweep) and hand plain objects to the action."""
+    codes: list[int] = []
+
+    def job(config: DictConfig) -> None:
+        try:
+            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            assert isinstance(plain, dict)
+            folder = Path(HydraConfig.get().runtime.output_dir)
+            codes.append(action({str(key): value for key, value in plain.items()}, _shortest(folder), console))
+        except EvomergeError as error:  # a sweep goes on with its other jobs
+            codes.append(_complain(str(error), error.exit_code))
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print a page and exit; main prints one line
+    warnings.filterwarnings("ignore", message=".*searchpath.*", category=UserWarning)  # no ./conf here: fine
+    OmegaConf.register_new_resolver("home", _home, replace=True)
+    logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
+    sys.argv = ["evomerge", *overrides]
+    hydra.main(version_base="1.3", config_path=str(_conf()), config_name="config")(job)()
+    return max(codes, default=0)
+
+
+def _conf() -> Path:
+    """conf/ inside the package of a wheel, beside it in a checkout."""
+    return Path(_home("conf"))
+
+
+def _home(path: str) -> str:
+    """A path of the project: packaged in a wheel, beside the package in a checkout."""
+    found = next((root / path for root in (HERE, HERE.parent) if (root / path).exists()), None)
+    if found is None:
+        raise ConfigError(f"{path}: not found beside the package; run from a checkout of the project")
+    return str(found)
+
+
+def _shortest(folder: Path) -> Path:
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def _first_lines(error: Exception) -> str:
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def _complain(message: str, code: int) -> int:
+    Console(stderr=True).print(f"evomerge: {message}", highlight=False, markup=False, soft_wrap=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The rows that every search must beat: base, each expert, uniform average, the method's textbook default."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from evomerge.errors import ConfigError
+from evomerge.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.space import Space
+
+RESERVED = ("base", "uniform", "default", "winner")
+
+
+def baselines(space: Space, base: ModelRef, experts: Mapping[str, ModelRef]) -> dict[str, Recipe]:
+    """Label → recipe, the base first.
+
+    Base, experts and average are written as task arithmetic, which is exact for them; the default is the space's own
+    method with its textbook values. ConfigError where an expert bears a baseline's name.
+    """
+    for label in experts:
+        if label in RESERVED:
+            raise ConfigError(f"experts.{label}: that name is a baseline's; call the expert something else")
+    rest: dict[str, Any] = {"out_dtype": space.out_dtype, "seed": space.seed}
+    refs = tuple(experts.values())
+
+    def weighted(weights: list[float]) -> Recipe:
+        sources = tuple(Source(ref, {"weight": weight}) for ref, weight in zip(refs, weights, strict=True))
+        return models_form("task_arithmetic", base, sources, {}, **rest)
+
+    found = {"base": weighted([0.0] * len(refs))}
+    for place, label in enumerate(experts):
+        found[label] = weighted([float(place == other) for other in range(len(refs))])
+    found["uniform"] = weighted([round(1.0 / len(refs), 6)] * len(refs))
+    default = space.seeds().get("default")
+    if default is not None:
+        found["default"] = space.decode(default)
+    return found

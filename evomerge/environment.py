@@ -1,0 +1,43 @@
+"""What a result was made with: versions and machine."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+PACKAGES = (
+    "evomerge",
+    "torch",
+    "transformers",
+    "peft",
+    "safetensors",
+    "lm_eval",
+    "cma",
+    "optuna",
+    "numpy",
+    "ray",
+)
+
+
+def versions() -> dict[str, str]:
+    """Package → version, for the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a checkout that is not installed, a machine without ray
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Cores, threads and accelerators of this machine."""
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "devices": devices,
+    }

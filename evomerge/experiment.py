@@ -1,0 +1,215 @@
+"""One experiment wired from its configuration: plain objects in, checked parts out.
+
+Constructors are the schema: a key that none of them takes is a ConfigError that names it and the nearest one.
+"""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+from evomerge import methods, optimizers, pools
+from evomerge.baselines import baselines
+from evomerge.errors import ConfigError
+from evomerge.family import Family, expert_ref
+from evomerge.jobs import WorkerSpec
+from evomerge.model import is_encoder_decoder, load_tokenizer, torch_dtype
+from evomerge.recipe import ModelRef, Recipe
+from evomerge.scorers.engine import check_tokenizer
+from evomerge.scorers.lm_eval import LMEvalScorer
+from evomerge.space import Space
+from evomerge.suggest import nearest
+
+FREE = ("name", "budget", "pool")  # what may change when a search is resumed
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Which merge method, with settings that are not searched and published variants."""
+
+    name: str
+    settings: Mapping[str, float | bool] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """How the live model is held and run; `dtype` is also what the recipe is exported in."""
+
+    dtype: str = "bfloat16"
+    device: str = "auto"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    batch_size: int = 16
+    max_length: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """When a search ends: `evaluations` candidates asked of the optimizer; baselines come on top."""
+
+    evaluations: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalise:
+    """How many of the best go from `search` to `select`."""
+
+    top: int = 5
+
+
+class Experiment:
+    """The parts of one search, each made when it is first asked for and checked as it is made."""
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        base: str | None = None,
+        experts: Mapping[str, str] | None = None,
+        method: str | Mapping[str, Any] = "task_arithmetic",
+        space: Mapping[str, Any] | None = None,
+        optimizer: Mapping[str, Any] | None = None,
+        scorer: Mapping[str, Any] | None = None,
+        model: Mapping[str, Any] | None = None,
+        pool: Mapping[str, Any] | None = None,
+        budget: Mapping[str, Any] | None = None,
+        finalise: Mapping[str, Any] | None = None,
+        seed: int = 1,
+    ) -> None:
+        if not base or not experts:
+            raise ConfigError("base and experts are not set; choose an experiment: +experiment=quickstart, or your own")
+        if not isinstance(experts, Mapping) or not all(isinstance(path, str) for path in experts.values()):
+            raise ConfigError("experts: give a mapping of names to paths, such as {math: org/model@revision}")
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ConfigError(f"seed={seed}: give a whole number, 0 or more")
+        self.name, self.seed = name or "unnamed", seed
+        self._base, self._experts = base, dict(experts)
+        self.method = build(MethodConfig, {"name": method} if isinstance(method, str) else method, "method")
+        self.model = build(ModelConfig, model or {}, "model")
+        self.budget = build(Budget, budget or {}, "budget")
+        self.finalise = build(Finalise, finalise or {}, "finalise")
+        self._space, self._scorer = dict(space or {}), dict(scorer or {})
+        self._optimizer = {"name": "cma", **(optimizer or {})}
+        self._pool = {"name": "local", **(pool or {})}
+        torch_dtype(self.model.dtype)
+        methods.load(self.method.name)
+        _positive("budget.evaluations", self.budget.evaluations)
+        _positive("finalise.top", self.finalise.top)
+        _positive("model.batch_size", self.model.batch_size)
+        self.check_pool()
+
+    @cached_property
+    def base(self) -> ModelRef:
+        """The base's reference."""
+        return ModelRef.parse(self._base)
+
+    @cached_property
+    def experts(self) -> dict[str, ModelRef]:
+        """Label → reference."""
+        return {label: expert_ref(path, self.base) for label, path in self._experts.items()}
+
+    @cached_property
+    def family(self) -> Family:
+        """Base and experts, opened and checked against one another."""
+        return Family(self.base, self.experts.values(), self.model.trust_remote_code)
+
+    @cached_property
+    def space(self) -> Space:
+        """The search space."""
+        touched = [self.family.touched(ref) for ref in self.experts.values()]
+        given: dict[str, Any] = {
+            "method": self.method.name,
+            "base": self.base,
+            "experts": self.experts,
+            "layout": self.family.layout,
+            "touched": touched,
+            "settings": self.method.settings,
+            "options": self.method.options,
+            "out_dtype": self.model.dtype,
+            "seed": self.seed,
+        }
+        _refuse_unknown(self._space, Space, given, "space")
+        return Space(**given, **self._space)
+
+    @cached_property
+    def baselines(self) -> dict[str, Recipe]:
+        """Label → recipe of every mandatory row."""
+        return baselines(self.space, self.base, self.experts)
+
+    @cached_property
+    def scorer(self) -> LMEvalScorer:
+        """The tasks, frozen."""
+        settings = dict(self._scorer)
+        name = settings.pop("name", "lm_eval")
+        if name != "lm_eval":
+            raise ConfigError(f"scorer {name!r} is not known; choose lm_eval")
+        if not settings.get("tasks"):
+            raise ConfigError("scorer.tasks is empty; name at least one task")
+        folder = self.family.base.folder
+        tokenizer = load_tokenizer(folder, self.model.trust_remote_code)
+        check_tokenizer(tokenizer, is_encoder_decoder(folder, self.model.trust_remote_code))
+        given: dict[str, Any] = {"tokenizer": tokenizer, "seed": self.seed}
+        _refuse_unknown(settings, LMEvalScorer, given, "scorer")
+        return LMEvalScorer(**given, **settings)
+
+    def optimizer(self) -> optimizers.Optimizer:
+        """A fresh optimizer, seeded with the points worth knowing first."""
+        settings = dict(self._optimizer)
+        name = str(settings.pop("name"))
+        seeds = list(self.space.seeds().values())
+        return optimizers.create(name, self.space.dimensions, seeds, self.seed, settings)
+
+    def pool(self) -> pools.Pool:
+        """The pool with its workers started."""
+        settings = dict(self._pool)
+        return pools.create(str(settings.pop("name")), self._worker_spec(), settings)
+
+    def check_pool(self) -> None:
+        """ConfigError where the pool's settings cannot be met; starts nothing."""
+        settings = dict(self._pool)
+        pools.check(str(settings.pop("name")), settings)
+
+    def _worker_spec(self) -> WorkerSpec:
+        chunks = [chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks]
+        requests = {chunk.id: self.scorer.requests(chunk) for chunk in chunks}
+        return WorkerSpec(self.base, tuple(self.experts.values()), requests, **asdict(self.model))
+
+
+def from_config(config: Mapping[str, Any]) -> Experiment:
+    """The experiment of a composed configuration; a key that it does not have is a ConfigError."""
+    _refuse_unknown(config, Experiment, (), "")
+    return Experiment(**config)
+
+
+def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What must not change between the runs of one search: everything but name, budget and pool."""
+    return {key: value for key, value in config.items() if key not in FREE}
+
+
+def build(cls: type, section: Any, where: str) -> Any:
+    """A settings object from its section; wrong keys and wrong types name the key."""
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{where}={section}: give a mapping with {', '.join(f.name for f in fields(cls))}")
+    _refuse_unknown(section, cls, (), where)
+    for entry in fields(cls):
+        value = section.get(entry.name, entry.default)
+        if entry.type in (int, bool, str) and type(value) is not entry.type:
+            raise ConfigError(f"{where}.{entry.name}={value}: give a value of type {entry.type.__name__}")
+    return cls(**section)
+
+
+def _refuse_unknown(section: Any, target: Callable[..., Any], given: Collection[str], where: str) -> None:
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{where}={section}: give a mapping")
+    known = [name for name in inspect.signature(target).parameters if name not in given and name != "self"]
+    for key in section:
+        if key not in known:
+            path = f"{where}.{key}" if where else str(key)
+            raise ConfigError(f"{path}: unknown key{nearest(str(key), known)}; known are {', '.join(known)}")
+
+
+def _positive(key: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"{key}={value}: give at least 1")

@@ -1,0 +1,151 @@
+"""The merged model as a checkpoint folder: sharded safetensors, config, tokenizer, generation config, model card."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from evomerge import recipe_yaml
+from evomerge.checkpoint import INDEX, SINGLE
+from evomerge.errors import ConfigError, RunError
+from evomerge.export.card import model_card
+from evomerge.family import Family
+from evomerge.materialize import Fingerprint, Materializer, rounded
+from evomerge.model import torch_dtype
+from evomerge.plan import base_layers, output_layers
+from evomerge.recipe import Recipe
+
+SHARD_BYTES = 5 * 10**9
+SKIPPED = (
+    "*.safetensors",
+    "*.bin",
+    "*.safetensors.index.json",
+    "*.bin.index.json",
+    "config.json",
+    "README.md",
+    ".*",
+)
+STORED = {"F32": "float32", "F64": "float32", "F16": "float16", "BF16": "bfloat16"}
+LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
+PER_LAYER = ("layer_types", "no_rope_layers")
+
+
+def merge_recipe(path: Path, out: Path, *, shard_bytes: int = SHARD_BYTES, trust_remote_code: bool = False) -> str:
+    """Build the model of a recipe file, evomerge's or mergekit's, in the folder `out`; returns its fingerprint."""
+    recipe = recipe_yaml.load(path)
+    models = recipe.models()
+    family = Family(models[0], models[1:], trust_remote_code)
+    return export_recipe(recipe, family, out, shard_bytes=shard_bytes)
+
+
+def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int = SHARD_BYTES) -> str:
+    """Write the folder; a full disk or a used folder is a RunError, and a half-written folder is removed."""
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise ConfigError(f"{out}: already exists and is not empty; give a new folder")
+    dtype = recipe.out_dtype or _stored_dtype(family)
+    staging = out.with_name(out.name + ".partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir(parents=True)
+        shutil.copytree(family.base.folder, staging, ignore=shutil.ignore_patterns(*SKIPPED), dirs_exist_ok=True)
+        digest = _write_weights(_tensors(recipe, family, dtype), family, staging, shard_bytes)
+        _write_config(recipe, family, dtype, staging)
+        (staging / "recipe.yaml").write_text(recipe_yaml.dump(recipe))
+        (staging / "README.md").write_text(model_card(recipe, dtype))
+        if out.exists():
+            out.rmdir()
+        staging.rename(out)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise RunError(
+            f"{out}: could not be written ({error.strerror or error}); free space or choose another folder"
+        ) from error
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return digest
+
+
+def _tensors(recipe: Recipe, family: Family, dtype: str) -> Iterator[tuple[str, Tensor]]:
+    with torch.no_grad():
+        yield from rounded(Materializer(family).tensors(recipe), torch_dtype(dtype))
+
+
+def _stored_dtype(family: Family) -> str:
+    """The widest dtype among the checkpoints, as mergekit has it where a recipe names none."""
+    stored = {STORED[dtype] for dtype in family.dtypes()}
+    return stored.pop() if len(stored) == 1 else "float32"
+
+
+def _write_weights(tensors: Iterable[tuple[str, Tensor]], family: Family, folder: Path, shard_bytes: int) -> str:
+    """Shards of at most `shard_bytes`, one in memory at a time; returns the merged tensors' fingerprint."""
+    digest, total = Fingerprint(), 0
+    shards: list[list[str]] = []
+    kept = [(name, family.base.checkpoint.tensor(name)) for name in family.base.kept]
+    for held in _shards(_witnessed(tensors, digest), kept, shard_bytes):
+        save_file(held, _shard_path(folder, len(shards)), metadata={"format": "pt"})
+        shards.append(list(held))
+        total += sum(tensor.nbytes for tensor in held.values())
+    _name_shards(shards, total, folder)
+    return digest.hexdigest()
+
+
+def _witnessed(tensors: Iterable[tuple[str, Tensor]], digest: Fingerprint) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors:
+        digest.add(name, tensor)
+        yield name, tensor
+
+
+def _shards(
+    tensors: Iterable[tuple[str, Tensor]], kept: Iterable[tuple[str, Tensor]], limit: int
+) -> Iterator[dict[str, Tensor]]:
+    held: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in chain(tensors, kept):
+        if held and size + tensor.nbytes > limit:
+            yield held
+            held, size = {}, 0
+        held[name] = tensor
+        size += tensor.nbytes
+    yield held
+
+
+def _shard_path(folder: Path, index: int) -> Path:
+    return folder / f"shard-{index}.safetensors"
+
+
+def _name_shards(shards: list[list[str]], total: int, folder: Path) -> None:
+    """Names by transformers' convention, which counts the shards; made readable, which safetensors leaves out."""
+    count = len(shards)
+    where: dict[str, str] = {}
+    for index, names in enumerate(shards):
+        file = SINGLE if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
+        os.chmod(_shard_path(folder, index), 0o644)
+        _shard_path(folder, index).rename(folder / file)
+        where |= dict.fromkeys(names, file)
+    if count > 1:
+        index_json = {"metadata": {"total_size": total}, "weight_map": where}
+        (folder / INDEX).write_text(json.dumps(index_json, indent=2))
+
+
+def _write_config(recipe: Recipe, family: Family, dtype: str, folder: Path) -> None:
+    """The base's config with the output's dtype and, for stacked slices, its number of layers."""
+    config = dict(family.base.checkpoint.config)
+    config.pop("torch_dtype", None)
+    config["dtype"] = dtype
+    layers = output_layers(recipe)
+    if layers is not None:
+        origins = base_layers(recipe)
+        for key in LAYER_COUNTS:
+            if key in config:
+                config[key] = layers
+        for key, value in config.items():
+            if key in PER_LAYER and isinstance(value, list):
+                config[key] = [value[origin] for origin in origins]
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

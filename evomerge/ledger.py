@@ -1,0 +1,186 @@
+"""trials.jsonl: journal, memo and resume in one.
+
+One header line (what the scores are scores of), then one line per scored chunk or failed candidate, each on the disk
+before the search goes on. A torn last line is dropped and its work redone; nothing else is ever rewritten.
+"""
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from evomerge.errors import RunError
+
+SCHEMA = 1
+
+
+@dataclass
+class Trial:
+    """What is known of one recipe: its scores chunk by chunk, or why it failed."""
+
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    error: str | None = None
+    seconds: float = 0.0
+
+    def items(self, chunks: Mapping[str, Any] | None = None) -> dict[str, float]:
+        """Item → score over the given chunk ids, or over all that are known."""
+        wanted = self.scores if chunks is None else [chunk for chunk in chunks if chunk in self.scores]
+        return {item: score for chunk in wanted for item, score in self.scores[chunk].items()}
+
+
+class Ledger:
+    """An append-only file of trials; opening it replays what is already paid for.
+
+    Raises RunError where the file belongs to another configuration, is damaged before its last line, is in use by
+    another process, or cannot be written.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        self.path = path
+        self.trials: dict[str, Trial] = {}
+        self.looks: list[dict[str, Any]] = []
+        self.resumed = path.exists()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = path.open("a+b")
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._lock()
+        lines = self._replay()
+        if not lines:
+            self._write({"schema": SCHEMA, **header})
+            return
+        _check_header(path, lines[0], {"schema": SCHEMA, **header})
+        for line in lines[1:]:
+            self._apply(line)
+
+    def __getitem__(self, key: str) -> Trial:
+        """The trial of a recipe key; an empty one for a recipe never seen."""
+        return self.trials.get(key, Trial())
+
+    def append_scores(
+        self, key: str, chunk: str, scores: Mapping[str, float], seconds: float, recipe: Mapping[str, Any]
+    ) -> None:
+        """Record one scored chunk; the recipe is written with a candidate's first line."""
+        self._record({"key": key, "chunk": chunk, "scores": dict(scores), "seconds": round(seconds, 4)}, recipe)
+
+    def append_failure(self, key: str, reason: str, recipe: Mapping[str, Any]) -> None:
+        """Record that a candidate cannot be built or scored; it is not tried again."""
+        self._record({"key": key, "error": reason}, recipe)
+
+    def append_look(self, slice_name: str, keys: list[str]) -> None:
+        """Record that candidates were looked at on a slice outside the search, once for the same look."""
+        look = {"look": slice_name, "keys": keys}
+        if look not in self.looks:
+            self._write(look)
+            self.looks.append(look)
+
+    def close(self) -> None:
+        """Let another process have the file."""
+        self._file.close()
+
+    def _record(self, line: dict[str, Any], recipe: Mapping[str, Any]) -> None:
+        if line["key"] not in self.trials:
+            line["recipe"] = recipe
+        self._write(line)
+        self._apply(line)
+
+    def _apply(self, line: Mapping[str, Any]) -> None:
+        if "look" in line:
+            self.looks.append(dict(line))
+            return
+        trial = self.trials.setdefault(line["key"], Trial())
+        if "error" in line:
+            trial.error = line["error"]
+        else:
+            trial.scores[line["chunk"]] = line["scores"]
+            trial.seconds += line["seconds"]
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        """One line, flushed and synced; where the disk refuses, the file is cut back to its last whole line."""
+        size = self._file.seek(0, os.SEEK_END)
+        try:
+            self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            os.truncate(self.path, size)
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> RunError:
+        remedy = "free disk space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+        reason = error.strerror or error
+        return RunError(f"{self.path}: {reason}; {remedy} and repeat the command, nothing is lost")
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise RunError(
+                f"{self.path}: another process is running this search; wait for it, or set another name"
+            ) from None
+
+    def _replay(self) -> list[dict[str, Any]]:
+        self._file.seek(0)
+        data = self._file.read()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(self.path, whole)  # torn by a crash: its work is redone
+        lines = []
+        for number, text in enumerate(data[:whole].splitlines(), 1):
+            try:
+                lines.append(dict(json.loads(text)))
+            except (ValueError, TypeError):
+                remedy = "restore it from a copy, or cut the file before that line"
+                raise RunError(f"{self.path}: line {number} is not JSON; {remedy}") from None
+        return lines
+
+
+def read_trials(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Header and lines of a ledger that may be in use; a torn last line is left out."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+        parsed = [dict(json.loads(line)) for line in lines]
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: not a readable ledger ({error}); is this a run folder?") from None
+    if not parsed:
+        raise RunError(f"{path}: empty; the search had not begun")
+    return parsed[0], parsed[1:]
+
+
+def refuse_other_config(path: Path, config: Mapping[str, Any]) -> None:
+    """RunError with the difference where a ledger belongs to another configuration."""
+    _check_header(path, read_trials(path)[0], {"config": dict(config)})
+
+
+def _check_header(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for key in ("schema", "config", "models", "chunks"):
+        if key in wanted and held.get(key) != wanted[key]:
+            what = {"config": "another configuration", "models": "other weights", "chunks": "other items"}
+            other = f"{what.get(key, 'another version')} ({_difference(held.get(key), wanted[key])})"
+            raise RunError(f"{path}: holds scores of {other}; go back to it, or give the new search another name")
+
+
+def _difference(old: Any, new: Any) -> str:
+    """What changed between two header entries, shortly."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return f"{old} → {new}"
+    before, after = _flatten(old), _flatten(new)
+    keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    shown = [f"{key}: {before.get(key, 'absent')} → {after.get(key, 'absent')}" for key in keys[:4]]
+    return "; ".join(shown) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,104 @@
+"""What the sparsifying methods share: thresholds, mask scales and the assembly of a `Consensus`."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from evomerge.kernels import Consensus, Drop, Keep, Mask, Sources, Trim
+from evomerge.kernels.consensus import apply_mask
+from evomerge.kernels.masks import mask_key
+from evomerge.methods import Genes
+
+WEIGHTED_SIGN = ("weighted", "unweighted")
+DIVISOR = ("weights", "count")
+TINY = 1e-7  # below this L1 norm nothing is rescaled (mergekit's guard)
+
+
+class TaskVectors:
+    """Order statistics and L1 norms of one tensor's task vectors, each computed once and kept."""
+
+    def __init__(self, sources: Sources, options: Mapping[str, str], seed: int) -> None:
+        self.sources = sources
+        self.options = options
+        self.seed = seed
+        self._thresholds: dict[tuple[int, int], float] = {}
+        self._scales: dict[tuple[int, Mask], float] = {}
+
+    def trim(self, expert: int, density: float) -> Mask:
+        """Keep the ⌊density·n⌋ largest magnitudes, at least one; ties at the threshold are all kept."""
+        if density >= 1:
+            return Keep()
+        if density <= 0:
+            return Trim(float("inf"))
+        if self.options.get("trim") == "model":
+            return Trim(self.sources.model_threshold(expert, density))
+        size = self.sources.base.numel()
+        return Trim(self._threshold(expert, max(1, int(density * size))))
+
+    def drop(self, expert: int, density: float) -> Mask:
+        """Keep each element with probability `density`, by the recipe's seed."""
+        return Keep() if density >= 1 else Drop(mask_key(self.seed, self.sources.name, expert), max(density, 0.0))
+
+    def l1_scale(self, expert: int, mask: Mask) -> float:
+        """‖δ‖₁ / ‖masked δ‖₁, so that masking keeps the L1 norm; 1 where either norm vanishes."""
+        if isinstance(mask, Keep):
+            return 1.0
+        if (expert, mask) not in self._scales:
+            delta = self.sources.delta(expert)
+            before = exact_l1(delta)
+            after = exact_l1(apply_mask(delta, mask))
+            self._scales[expert, mask] = before / after if min(before, after) >= TINY else 1.0
+        return self._scales[expert, mask]
+
+    def _threshold(self, expert: int, keep: int) -> float:
+        if (expert, keep) not in self._thresholds:
+            magnitudes = self.sources.delta(expert).abs_().flatten()
+            place = magnitudes.numel() - keep + 1
+            self._thresholds[expert, keep] = float(magnitudes.kthvalue(place).values)
+        return self._thresholds[expert, keep]
+
+
+def exact_l1(delta: Tensor) -> float:
+    """The L1 norm as a fixed-point sum: integer addition gives the same bits in any order, device or thread count."""
+    if delta.numel() == 0:
+        return 0.0
+    top = float(delta.abs().max())
+    if top == 0.0 or top != top or top == float("inf"):
+        return top
+    exponent = int(torch.frexp(torch.tensor(top)).exponent)
+    unit = 2.0 ** (exponent - 30)  # 30 bits below the largest element; 2³³ elements fit in int64
+    return float((delta.abs().double() / unit).round().to(torch.int64).sum()) * unit
+
+
+def merge(
+    state: TaskVectors,
+    genes: Genes,
+    mask: Callable[[int, float], Mask],
+    *,
+    elect: bool,
+    rescale: Literal["l1", "inv_density", "none"],
+) -> Consensus:
+    """The consensus of the masked task vectors under one rescaling rule."""
+    densities = [float(values["density"]) for values in genes.experts]
+    masks = tuple(mask(i, density) for i, density in enumerate(densities))
+    scales = tuple(_scale(state, i, m, densities[i], rescale) for i, m in enumerate(masks))
+    return Consensus(
+        weights=tuple(float(values["weight"]) for values in genes.experts),
+        masks=masks,
+        scales=scales,
+        elect=elect,
+        normalize=bool(genes.shared["normalize"]),
+        lam=float(genes.shared["lambda"]),
+        sign=cast(Literal["weighted", "unweighted"], state.options.get("sign", "weighted")),
+        divisor=cast(Literal["weights", "count"], state.options.get("divisor", "weights")),
+    )
+
+
+def _scale(state: TaskVectors, expert: int, mask: Mask, density: float, rescale: str) -> float:
+    if rescale == "l1":
+        return state.l1_scale(expert, mask)
+    if rescale == "inv_density" and not isinstance(mask, Keep):
+        return 1.0 / density if density > 0 else 1.0
+    return 1.0

@@ -1,0 +1,39 @@
+"""DARE with task arithmetic: drop random elements of each task vector and rescale (Yu et al., arXiv 2311.03099).
+
+mergekit rescales to the L1 norm before dropping; the paper's 1/density is the option `rescale_by: inv_density`.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, cast
+
+from evomerge.kernels import Consensus, Sources
+from evomerge.methods import Exactness, Gene, Genes
+from evomerge.methods._task_vectors import TaskVectors, merge
+
+GENES = (
+    Gene("weight", 0.0, 1.5, 0.3),
+    Gene("density", 0.1, 1.0, 0.5),
+    Gene("lambda", 0.0, 2.0, 1.0, per="group"),
+)
+SHARED: Mapping[str, float | bool | None] = {
+    "normalize": False,
+    "lambda": 1.0,
+    "rescale": True,
+    "int8_mask": False,
+}
+PER_EXPERT: Mapping[str, float | None] = {"weight": None, "density": 1.0}
+BASE: tuple[str, ...] = ()
+EXPERTS = (1, 1000)
+EXACTNESS: Exactness = "distribution-only"
+OPTIONS: Mapping[str, tuple[str, ...]] = {"rescale_by": ("l1", "inv_density")}
+
+
+def prepare(sources: Sources, options: Mapping[str, str], seed: int) -> TaskVectors:
+    """Rescaling factors, found on demand and kept for the run."""
+    return TaskVectors(sources, options, seed)
+
+
+def coefficients(state: TaskVectors, genes: Genes) -> Consensus:
+    """θ₀ + λ Σ wᵢ·rescale(mask(δᵢ)) (/ Σ wᵢ where `normalize`)."""
+    by = cast(Literal["l1", "inv_density"], state.options["rescale_by"])
+    return merge(state, genes, state.drop, elect=False, rescale=by if genes.shared["rescale"] else "none")

@@ -1,0 +1,121 @@
+"""The live model: its parameters by name without weights, and the real thing to write candidates into."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from evomerge.errors import ConfigError, ExpertError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What an architecture wants filled: parameter shapes, aliases of tied parameters, persistent buffers."""
+
+    parameters: Mapping[str, tuple[int, ...]]
+    tied: Mapping[str, str]
+    buffers: frozenset[str]
+    prefix: str
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype of this name; ConfigError lists the three that weights may have."""
+    if name not in DTYPES:
+        raise ConfigError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def skeleton(folder: Path, trust_remote_code: bool = False) -> Skeleton:
+    """The parameters of the architecture in `folder`, built on the meta device: no weight is read."""
+    config = _config(folder, trust_remote_code)
+    refuse_unmergeable(folder, config.to_dict())
+    with torch.device("meta"), quiet():
+        model = _auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+    tied = dict(model.all_tied_weights_keys)
+    parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    persistent = frozenset(model.state_dict()) - set(parameters) - set(tied)
+    return Skeleton(parameters, tied, persistent, str(model.base_model_prefix))
+
+
+def refuse_unmergeable(folder: Path, config: Mapping[str, Any]) -> None:
+    """ExpertError for a mixture of experts or a quantised checkpoint, whose files do not hold the parameters."""
+    count = max((config.get(key) or 0 for key in EXPERT_COUNTS if isinstance(config.get(key), int)), default=0)
+    if count > 1:
+        raise ExpertError(f"{folder}: a mixture-of-experts model ({count} experts), which cannot be merged yet")
+    if config.get("quantization_config"):
+        raise ExpertError(f"{folder}: a quantised checkpoint; save it dequantised first")
+
+
+def load_model(
+    folder: Path,
+    *,
+    dtype: str,
+    device: str = "cpu",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The model in eval mode, built with `dtype` (casting later would also cast its rotary buffers)."""
+    config = _config(folder, trust_remote_code)
+    with quiet():
+        model = _auto_class(config).from_pretrained(
+            folder,
+            dtype=torch_dtype(dtype),
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
+    model.requires_grad_(False)
+    return model.to(device).eval()  # type: ignore[no-any-return]
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer; ExpertError where it has none."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExpertError(f"{folder}: no tokenizer ({reason}); the base needs its tokenizer files") from error
+    return tokenizer
+
+
+def is_encoder_decoder(folder: Path, trust_remote_code: bool = False) -> bool:
+    """Whether the model has an encoder of its own."""
+    return bool(_config(folder, trust_remote_code).is_encoder_decoder)
+
+
+class quiet:
+    """Silences transformers' progress bars and notices, which repeat what the run already says."""
+
+    def __enter__(self) -> None:
+        self._level = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *exception: object) -> None:
+        transformers_logging.set_verbosity(self._level)
+        transformers_logging.enable_progress_bar()
+
+
+def _config(folder: Path, trust_remote_code: bool) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExpertError(f"{folder}/config.json: {reason}") from error
+
+
+def _auto_class(config: Any) -> Any:
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM

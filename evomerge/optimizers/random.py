@@ -1,0 +1,33 @@
+"""Uniform random search: the baseline that any other optimizer has to beat."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from evomerge.errors import ConfigError
+from evomerge.optimizers import Vector
+
+
+class Random:
+    """Independent uniform points after the seeds; learns nothing."""
+
+    def __init__(self, dimensions: int, seeds: Sequence[Vector], seed: int, population: int) -> None:
+        self._dimensions, self._population = dimensions, population
+        self._seeds = list(seeds)
+        self._generator = np.random.default_rng(seed)
+
+    def ask(self) -> list[Vector]:
+        """What is left of the seeds, then uniform points."""
+        first, self._seeds = self._seeds[: self._population], self._seeds[self._population :]
+        fresh = self._generator.random((self._population - len(first), self._dimensions))
+        return [*first, *fresh]
+
+    def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
+        """Nothing to learn."""
+
+
+def create(dimensions: int, seeds: Sequence[Vector], seed: int, *, population: int = 8) -> Random:
+    """`population` points a generation."""
+    if population < 1:
+        raise ConfigError(f"optimizer.population={population}: give at least 1")
+    return Random(dimensions, seeds, seed, population)

@@ -1,0 +1,39 @@
+"""Scrambled Sobol points (Owen 1998) by torch: random search that leaves no hole in few dimensions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch.quasirandom import SobolEngine
+
+from evomerge.errors import ConfigError
+from evomerge.optimizers import Vector
+
+MOST = SobolEngine.MAXDIM
+
+
+class Sobol:
+    """A low-discrepancy sequence after the seeds; learns nothing."""
+
+    def __init__(self, dimensions: int, seeds: Sequence[Vector], seed: int, population: int) -> None:
+        self._population = population
+        self._seeds = list(seeds)
+        self._engine = SobolEngine(dimensions, scramble=True, seed=seed)
+
+    def ask(self) -> list[Vector]:
+        """What is left of the seeds, then the next points of the sequence."""
+        first, self._seeds = self._seeds[: self._population], self._seeds[self._population :]
+        count = self._population - len(first)
+        fresh = self._engine.draw(count).numpy().astype(np.float64) if count else np.empty((0, 0))
+        return [*first, *fresh]
+
+    def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
+        """Nothing to learn."""
+
+
+def create(dimensions: int, seeds: Sequence[Vector], seed: int, *, population: int = 8) -> Sobol:
+    """`population` points a generation."""
+    if population < 1:
+        raise ConfigError(f"optimizer.population={population}: give at least 1")
+    if dimensions > MOST:
+        raise ConfigError(f"optimizer=sobol: at most {MOST} dimensions, the space has {dimensions}; use random or cma")
+    return Sobol(dimensions, seeds, seed, population)

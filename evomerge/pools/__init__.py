@@ -1,0 +1,49 @@
+"""Where workers run: one file per pool, found by being in this folder."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+from evomerge.errors import ConfigError
+from evomerge.jobs import Job, Outcome, WorkerSpec
+from evomerge.recipe import Recipe
+from evomerge.suggest import nearest
+
+
+class Pool(Protocol):
+    """What `create` in each file of this folder returns."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        """Every job's outcome as it comes, in any order; a candidate's first failure drops its other jobs."""
+
+    def fingerprint(self, recipe: Recipe) -> str:
+        """The fingerprint of a candidate as a worker would score it."""
+
+    def close(self) -> None:
+        """Free what the workers hold."""
+
+
+def names() -> tuple[str, ...]:
+    """Every pool of this folder, sorted."""
+    found = (m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    return tuple(sorted(found))
+
+
+def check(name: str, settings: Mapping[str, Any]) -> None:
+    """ConfigError for an unknown pool or setting, or a resource that is known to be missing; starts nothing."""
+    if name not in names():
+        raise ConfigError(f"pool {name!r} is not known{nearest(name, names())}; choose of {', '.join(names())}")
+    module = importlib.import_module(f"evomerge.pools.{name}")
+    known = [p.name for p in inspect.signature(module.create).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for key in settings:
+        if key not in known:
+            raise ConfigError(f"pool.{key}: {name} has no such setting{nearest(key, known)}; it has {known}")
+    module.check(**settings)
+
+
+def create(name: str, spec: WorkerSpec, settings: Mapping[str, Any]) -> Pool:
+    """The pool of this name with its workers started."""
+    check(name, settings)
+    return cast(Pool, importlib.import_module(f"evomerge.pools.{name}").create(spec, **settings))

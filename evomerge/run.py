@@ -1,0 +1,202 @@
+"""A whole run in its folder: check, search, finalise, freeze, report; the same call again resumes it."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from evomerge import recipe_yaml
+from evomerge.environment import machine, versions
+from evomerge.errors import RunError
+from evomerge.experiment import Experiment, fixed_part, from_config
+from evomerge.finalise import Result, finalise
+from evomerge.jobs import Job, Outcome
+from evomerge.ledger import Ledger
+from evomerge.pools import Pool
+from evomerge.recipe import Recipe
+from evomerge.report.console import Display, result_table
+from evomerge.search import Board, Candidate, Evaluator, Listener, header, search
+
+CONFIG, LEDGER, RECIPE, RESULT = "config.yaml", "trials.jsonl", "recipe.yaml", "result.json"
+
+
+def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, Any]:
+    """Search, or continue the search of this folder, and return what result.json holds."""
+    start = time.monotonic()
+    experiment = from_config(config)
+    # Everything that can be wrong shows while these are made, before weights are read.
+    space, scorer, optimizer, rows = (
+        experiment.space,
+        experiment.scorer,
+        experiment.optimizer(),
+        experiment.baselines,
+    )
+    models = experiment.family.hashes()
+    ledger = Ledger(folder / LEDGER, header(scorer, fixed_part(config), models, versions()))
+    write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
+    pool = _LazyPool(experiment.pool)
+    try:
+        with Display(console, experiment.budget.evaluations) as display:
+            evaluator = Evaluator(scorer, pool, ledger, [display])
+            listeners: list[Listener] = [display, _BestSoFar(folder / RECIPE)]
+            board = search(evaluator, space, optimizer, rows, experiment.budget.evaluations, listeners)
+            display.phase("finalise")
+            result = finalise(evaluator, board, rows, experiment.finalise.top, experiment.seed)
+            digest = _fingerprint(folder, result, pool)
+    finally:
+        pool.close()
+        ledger.close()
+    document = result.as_dict() | _record(board, evaluator, ledger, digest, time.monotonic() - start)
+    _freeze(folder, result, document, models)
+    write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
+    _report(console, folder, document, board)
+    return document
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file at once: a reader, or a crash, sees the old text or the new, never half."""
+    staging = path.with_name(path.name + ".partial")
+    try:
+        with staging.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+    except OSError as error:
+        staging.unlink(missing_ok=True)
+        raise RunError(
+            f"{path}: {error.strerror or error}; free disk space and repeat the command, nothing is lost"
+        ) from error
+
+
+class _LazyPool:
+    """Starts its workers with the first job: a finished run starts none."""
+
+    def __init__(self, start: Callable[[], Pool]) -> None:
+        self._start = start
+        self._pool: Pool | None = None
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        if jobs:
+            yield from self._started().run(jobs)
+
+    def fingerprint(self, recipe: Recipe) -> str:
+        return self._started().fingerprint(recipe)
+
+    def close(self) -> None:
+        if self._pool:
+            self._pool.close()
+
+    def _started(self) -> Pool:
+        self._pool = self._pool or self._start()
+        return self._pool
+
+
+class _BestSoFar:
+    """Keeps recipe.yaml at the best recipe of the search slice, valid at any moment."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._key: str | None = None
+
+    def work(self, done: int, total: int) -> None:
+        """Nothing between generations."""
+
+    def generation(self, number: int, board: Board, scores: Sequence[float]) -> None:
+        """Write the best recipe where it is a new one."""
+        if not (ranked := board.ranked()):
+            return
+        (candidate, score) = ranked[0]
+        if candidate.key != self._key:
+            notes = {"label": candidate.label, "scores": {"search": score}}
+            write_atomically(self._path, recipe_yaml.dump(candidate.recipe.with_notes(notes)))
+            self._key = candidate.key
+
+
+def _fingerprint(folder: Path, result: Result, pool: Pool) -> str:
+    """The winner's fingerprint; a finished run remembers it."""
+    if (folder / RESULT).is_file():
+        held = json.loads((folder / RESULT).read_text())
+        if held.get("winner", {}).get("key") == result.winner.key:
+            return str(held["fingerprint"])
+    return pool.fingerprint(result.winner.recipe)
+
+
+def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, seconds: float) -> dict[str, Any]:
+    spent = sum(trial.seconds for trial in ledger.trials.values())
+    return {
+        "fingerprint": digest,
+        "counts": {
+            "candidates": len(board.candidates),
+            "failed": len(board.failures()),
+            "items_scored": sum(len(trial.items()) for trial in ledger.trials.values()),
+            "items_scored_this_time": evaluator.scored,
+        },
+        "seconds": {"this_time": round(seconds, 2), "scoring_in_all": round(spent, 2)},
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def _freeze(folder: Path, result: Result, document: Mapping[str, Any], models: Mapping[str, str]) -> None:
+    scores = {name: value for name, value in result.rows[-1].scores.items() if not math.isnan(value)}
+    notes = {
+        "label": result.winner.label,
+        "scores": scores,
+        "fingerprint": document["fingerprint"],
+        "models": dict(models),
+        "versions": versions(),
+    }
+    write_atomically(folder / RECIPE, recipe_yaml.dump(result.winner.recipe.with_notes(notes)))
+
+
+def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Board) -> None:
+    console.print(result_table(document))
+    for label, reason in list(board.failures().items())[:3]:
+        console.print(f"failed: {label}: {reason}", highlight=False, soft_wrap=True)
+    console.print(f"recipe: {folder / RECIPE}", highlight=False, soft_wrap=True)
+
+
+def open_run(folder: Path) -> tuple[Experiment, Recipe, dict[str, Any]]:
+    """Experiment, winner and result of a finished run; RunError where the folder does not hold them."""
+    for name in (CONFIG, RECIPE, RESULT):
+        if not (folder / name).is_file():
+            raise RunError(f"{folder}: no {name}; give the folder of a finished run")
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    result = json.loads((folder / RESULT).read_text())
+    return from_config(config), recipe_yaml.load(folder / RECIPE), result
+
+
+def replay(folder: Path, console: Console) -> bool:
+    """Rebuild the winner and score it again on every slice; True where fingerprint and scores agree."""
+    experiment, recipe, result = open_run(folder)
+    candidate = Candidate.of("winner", recipe)
+    pool = experiment.pool()
+    scratch = folder / "replay.partial"
+    scratch.unlink(missing_ok=True)
+    try:
+        ledger = Ledger(scratch, {})
+        evaluator = Evaluator(experiment.scorer, pool, ledger)
+        digest = pool.fingerprint(recipe)
+        same = _compare(console, "fingerprint", result["fingerprint"], digest)
+        for name, value in result["rows"][-1]["scores"].items():
+            evaluator.evaluate([candidate], name)
+            same &= _compare(console, f"score on {name}", value, evaluator.score(candidate.key, name))
+        ledger.close()
+    finally:
+        pool.close()
+        scratch.unlink(missing_ok=True)
+    return same
+
+
+def _compare(console: Console, what: str, recorded: Any, found: Any) -> bool:
+    same = bool(recorded == found)
+    line = f"{what}: {found}" if same else f"{what}: recorded {recorded}, now {found}"
+    console.print(f"{'same' if same else 'DIFFERS'}  {line}", highlight=False, soft_wrap=True)
+    return same

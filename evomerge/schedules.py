@@ -1,0 +1,41 @@
+"""How one coefficient varies over the layers: `all`, `each`, `blocks: n`, `knots: n`.
+
+A schedule turns the few values that a search tunes into the setting of a recipe: a scalar or a gradient.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.errors import ConfigError
+from evomerge.recipe import Scalar
+
+KINDS = ("all", "each", "blocks", "knots")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`points` values, spread over `layers` layers."""
+
+    kind: str
+    points: int
+    layers: int
+
+    @classmethod
+    def parse(cls, spec: Any, layers: int, key: str) -> "Schedule":
+        """Read `all`, `each`, `{blocks: n}` or `{knots: n}`; ConfigError names `key`."""
+        if spec in ("all", "each"):
+            return cls(spec, 1 if spec == "all" else layers, layers)
+        if isinstance(spec, Mapping) and len(spec) == 1:
+            kind, points = next(iter(spec.items()))
+            if kind in ("blocks", "knots") and isinstance(points, int) and 1 <= points <= layers:
+                return cls(kind, points, layers)
+        raise ConfigError(f"{key}={spec}: choose all, each, {{blocks: n}} or {{knots: n}} with 1 ≤ n ≤ {layers} layers")
+
+    def expand(self, values: Sequence[float]) -> Scalar | tuple[Scalar, ...]:
+        """The setting: knots stay a gradient that is interpolated, blocks become one value per layer."""
+        if self.points == 1:
+            return values[0]
+        if self.kind == "blocks":
+            return tuple(values[layer * self.points // self.layers] for layer in range(self.layers))
+        return tuple(values)

@@ -1,0 +1,60 @@
+"""lm-eval prints bars and warnings and draws from global random streams; these contexts keep it to itself."""
+
+import contextlib
+import io
+import logging
+import random
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import datasets
+import numpy as np
+from lm_eval.api import task as harness_task
+
+RANDOM_SEED = 0
+SEED = 1234
+"""The seeds of `lm_eval.simple_evaluate`: `random`, and everything else, few-shot samplers included."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the harness and the data set loader: bars, standard output, anything below an error."""
+    bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    tqdm, harness_task.tqdm = harness_task.tqdm, partial(harness_task.tqdm, disable=True)
+    with _level("lm_eval", logging.ERROR), _level("datasets", logging.CRITICAL):
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                yield
+        finally:
+            harness_task.tqdm = tqdm
+            if bars:
+                datasets.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def _level(name: str, level: int) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def seeded() -> Iterator[None]:
+    """Run with the global seeds that lm-eval sets, and put the caller's streams back.
+
+    Some tasks shuffle their documents with `random` or `numpy.random` while they load.
+    """
+    before: tuple[Any, Any] = random.getstate(), np.random.get_state()
+    random.seed(RANDOM_SEED)
+    np.random.seed(SEED)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])

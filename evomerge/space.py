@@ -1,0 +1,250 @@
+"""The search space: a point of the unit cube ↔ a recipe.
+
+The coding is bounded and unfolded: each axis maps linearly to a gene's range, so there are no mirrored optima and no
+plateaus. Weights that the method normalises are coded as a point of the simplex.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evomerge import methods
+from evomerge.errors import ConfigError
+from evomerge.groups import Group, Layout
+from evomerge.methods import Gene
+from evomerge.recipe import ModelRef, Recipe, Rule, Setting, Source, models_form, simplify
+from evomerge.schedules import Schedule
+from evomerge.simplex import from_cube, to_cube
+from evomerge.suggest import nearest
+
+Vector = NDArray[np.float64]
+DIGITS = 6  # decimals of a decoded value: far below what a merge can tell apart, and readable in YAML
+GENE_KEYS = ("low", "high", "default", "value", "schedule")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The coordinates of one gene in one group: one row per point of its schedule, one column per coordinate."""
+
+    gene: Gene
+    group: Group
+    schedule: Schedule
+    experts: tuple[int, ...]  # whose coefficients they are; empty for a gene that all experts share
+    simplex: bool
+    start: int
+
+    @property
+    def columns(self) -> int:
+        return max(1, len(self.experts)) - self.simplex
+
+    @property
+    def size(self) -> int:
+        return self.schedule.points * self.columns
+
+
+class Space:
+    """What a search varies: the genes of one method, per expert or shared, by group and depth."""
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        base: ModelRef,
+        experts: Mapping[str, ModelRef],
+        layout: Layout,
+        touched: Sequence[frozenset[str]],
+        schedule: Any = "all",
+        components: Any = (),
+        outer: str = "joint",
+        genes: Mapping[str, Any] | None = None,
+        settings: Mapping[str, float | bool] | None = None,
+        options: Mapping[str, str] | None = None,
+        out_dtype: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.method, self._module = method, methods.load(method)
+        self.labels, self.experts, self.base = tuple(experts), tuple(experts.values()), base
+        self._endpoints()
+        self._settings = _check_settings(method, settings or {})
+        self.out_dtype, self.seed = out_dtype, seed
+        self._rest: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed}
+        self._rest["options"] = methods.choose_options(method, options or {})
+        self._groups = layout.groups(components, outer)
+        self._members = {
+            group.name: names for group, names in zip(self._groups, _members(layout, self._groups), strict=True)
+        }
+        self._touched = tuple(touched)
+        self._fixed: dict[str, float] = {}
+        self.axes = self._axes(genes or {}, schedule, max(1, layout.layers))
+        self.dimensions = sum(axes.size for axes in self.axes)
+        if not self.dimensions:
+            raise ConfigError("space: nothing is left to search; free a gene or add an expert")
+
+    def names(self) -> list[str]:
+        """A name per coordinate, for reports: gene, expert, group and place in the schedule."""
+        found = []
+        for axes in self.axes:
+            owners = [self.labels[i] for i in axes.experts][: axes.columns] or ["all"]
+            for point in range(axes.schedule.points):
+                place = f"[{point}]" if axes.schedule.points > 1 else ""
+                found += [f"{axes.gene.name}.{owner}.{axes.group.name}{place}" for owner in owners]
+        return found
+
+    def decode(self, vector: Vector) -> Recipe:
+        """The recipe of a point; any point of the cube is a valid recipe."""
+        if vector.shape != (self.dimensions,):
+            raise ValueError(f"a vector of shape {vector.shape} for a space of {self.dimensions} dimensions")
+        tables: dict[tuple[str, int | None], dict[str, tuple[float, ...]]] = {}
+        for axes in self.axes:
+            block = np.clip(vector[axes.start : axes.start + axes.size], 0.0, 1.0)
+            values = _decode(axes, block.reshape(axes.schedule.points, axes.columns))
+            for column, expert in enumerate(axes.experts or (None,)):
+                tables.setdefault((axes.gene.name, expert), {})[axes.group.name] = tuple(values[:, column].tolist())
+        return self._recipe(tables)
+
+    def encode(self, values: Mapping[str, float | Sequence[float]]) -> Vector | None:
+        """The point whose genes have these values (one per expert, or one for all) in every group.
+
+        None where a value is outside its gene's range; genes not named take their default.
+        """
+        vector = np.empty(self.dimensions)
+        for axes in self.axes:
+            block = _encode(axes, values.get(axes.gene.name, axes.gene.default))
+            if block is None:
+                return None
+            vector[axes.start : axes.start + axes.size] = np.tile(block, axes.schedule.points)
+        return vector
+
+    def seeds(self) -> dict[str, Vector]:
+        """The points worth knowing first: textbook default, uniform average, each expert, base, where they exist."""
+        count = len(self.experts)
+        neutral = {gene.name: gene.high for gene in self._module.GENES if gene.name == "density"} | {"lambda": 1.0}
+        wanted: dict[str, dict[str, Any]] = {"default": {}}
+        if "weight" in self._module.PER_EXPERT:
+            wanted["uniform"] = {**neutral, "weight": [1.0 / count] * count}
+            wanted["base"] = {**neutral, "weight": [0.0] * count}
+            for i, label in enumerate(self.labels):
+                wanted[label] = {**neutral, "weight": [float(i == j) for j in range(count)]}
+        found = {label: self.encode(values) for label, values in wanted.items()}
+        return {label: vector for label, vector in found.items() if vector is not None}
+
+    def _endpoints(self) -> None:
+        """A method between two models takes the base and one expert, or two experts and no base."""
+        low, high = self._module.EXPERTS
+        if len(self.experts) == high + 1 == 2:
+            self.base, self.experts, self.labels = self.experts[0], self.experts[1:], self.labels[1:]
+        if not low <= len(self.experts) <= high:
+            count = len(self.experts)
+            raise ConfigError(f"method {self.method} merges the base with one expert, or two experts; got {count}")
+
+    def _axes(self, overrides: Mapping[str, Any], schedule: Any, layers: int) -> list[Axes]:
+        genes = {gene.name: gene for gene in self._module.GENES}
+        if not methods.normalizes(self._module, self._settings):
+            genes.pop("lambda", None)  # the common scale of unnormalised weights: a redundant direction
+        for name in overrides:
+            if name not in genes:
+                raise ConfigError(f"space.genes: {name} is not a gene of {self.method}{nearest(name, genes)}")
+        found: list[Axes] = []
+        for gene in genes.values():
+            narrowed, fixed, own = _narrow(gene, overrides.get(gene.name) or {}, schedule)
+            if fixed is not None:
+                self._fixed[gene.name] = fixed
+                continue
+            for group in self._groups:
+                start = sum(axes.size for axes in found)
+                found += self._axes_of(narrowed, group, Schedule.parse(own, layers, "space.schedule"), start)
+        return found
+
+    def _axes_of(self, gene: Gene, group: Group, schedule: Schedule, start: int) -> list[Axes]:
+        experts: tuple[int, ...] = ()
+        normalizes = methods.normalizes(self._module, self._settings)
+        if gene.per == "expert":
+            # An adapter that leaves a whole group alone has nothing to weigh there. Normalised weights count even so.
+            members = self._members[group.name]
+            experts = tuple(i for i, t in enumerate(self._touched) if normalizes or not members.isdisjoint(t))
+        simplex = gene.name == "weight" and normalizes
+        own = schedule if group.layered else Schedule("all", 1, schedule.layers)
+        axes = Axes(gene, group, own, experts, simplex, start)
+        nothing = gene.per == "expert" and not experts
+        return [] if nothing or axes.size == 0 else [axes]
+
+    def _recipe(self, tables: Mapping[tuple[str, int | None], Mapping[str, tuple[float, ...]]]) -> Recipe:
+        shared = {name: self._setting(name, table) for (name, expert), table in tables.items() if expert is None}
+        sources = []
+        for i, expert in enumerate(self.experts):
+            own = {name: self._setting(name, table) for (name, owner), table in tables.items() if owner == i}
+            fixed = {name: value for name, value in self._fixed.items() if name in self._module.PER_EXPERT}
+            sources.append(Source(expert, {**fixed, **own}))
+        fixed = {name: value for name, value in self._fixed.items() if name in self._module.SHARED}
+        return models_form(self.method, self.base, tuple(sources), {**self._settings, **fixed, **shared}, **self._rest)
+
+    def _setting(self, name: str, table: Mapping[str, tuple[float, ...]]) -> Setting:
+        gene = next(gene for gene in self._module.GENES if gene.name == name)
+        schedules = {axes.group.name: axes.schedule for axes in self.axes if axes.gene.name == name}
+        rules = []
+        for group in self._groups:
+            values = table.get(group.name)
+            # A group without coordinates holds tensors that this expert leaves alone: any value does, so the default.
+            value = gene.default if values is None else schedules[group.name].expand(values)
+            rules += [Rule(text, value) for text in group.filters]
+        return simplify(tuple(rules))
+
+
+def _check_settings(method: str, settings: Mapping[str, float | bool]) -> dict[str, Setting]:
+    known = methods.load(method).SHARED
+    for key in settings:
+        if key not in known:
+            hint = f"{nearest(key, known)}; it has {list(known)}"
+            raise ConfigError(f"method.settings: {method} has no setting {key!r}{hint}")
+    return {key: value if isinstance(value, bool) else float(value) for key, value in settings.items()}
+
+
+def _members(layout: Layout, groups: Sequence[Group]) -> list[frozenset[str]]:
+    left = list(layout.names)
+    found = []
+    for group in groups:
+        inside = [name for name in left if any(text is None or text in name for text in group.filters)]
+        left = [name for name in left if name not in set(inside)]
+        found.append(frozenset(inside))
+    return found
+
+
+def _narrow(gene: Gene, override: Any, schedule: Any) -> tuple[Gene, float | None, Any]:
+    """The gene with an experiment's range, its fixed value if it has one, and its schedule."""
+    where = f"space.genes.{gene.name}"
+    if isinstance(override, int | float):
+        return gene, float(override), schedule
+    for key in override:
+        if key not in GENE_KEYS:
+            raise ConfigError(f"{where}.{key} is unknown{nearest(key, GENE_KEYS)}; it takes {', '.join(GENE_KEYS)}")
+    low, high = float(override.get("low", gene.low)), float(override.get("high", gene.high))
+    if not low < high:
+        raise ConfigError(f"{where}: low {low} must be below high {high}; fix a gene with `{gene.name}: value`")
+    default = float(override.get("default", min(max(gene.default, low), high)))
+    value = override.get("value")
+    fixed = None if value is None else float(value)
+    return Gene(gene.name, low, high, default, gene.per), fixed, override.get("schedule", schedule)
+
+
+def _decode(axes: Axes, block: Vector) -> Vector:
+    if axes.simplex:
+        values = np.array([from_cube(row) for row in block])
+    else:
+        values = axes.gene.low + block * (axes.gene.high - axes.gene.low)
+    rounded: Vector = np.round(values, DIGITS)
+    return rounded
+
+
+def _encode(axes: Axes, value: float | Sequence[float]) -> Vector | None:
+    """The coordinates of one row, or None where a value is out of range."""
+    given = np.asarray(value, dtype=np.float64)
+    wanted = given[list(axes.experts)] if given.ndim and axes.experts else np.full(max(1, len(axes.experts)), given)
+    if axes.simplex:
+        total = float(wanted.sum())
+        return to_cube(wanted / total) if total > 0 and (wanted >= 0).all() else None
+    inside = (wanted >= axes.gene.low - 1e-9) & (wanted <= axes.gene.high + 1e-9)
+    scaled: Vector = np.clip((wanted - axes.gene.low) / (axes.gene.high - axes.gene.low), 0.0, 1.0)
+    return scaled if inside.all() else None

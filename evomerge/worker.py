@@ -1,0 +1,74 @@
+"""A worker: one live model, the materializer that writes candidates into it, the engine that answers with it.
+
+A worker knows chunks by their id and returns raw responses; tasks, metrics and scores are the driver's.
+"""
+
+import logging
+import time
+from typing import Any
+
+import torch
+
+from evomerge.errors import CandidateError
+from evomerge.family import Family
+from evomerge.jobs import Job, Outcome, WorkerSpec
+from evomerge.materialize import Materializer, fingerprint
+from evomerge.model import load_model, load_tokenizer
+from evomerge.recipe import Recipe
+from evomerge.scorers.engine import HarnessEngine
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Scores candidates in place; the model holds the last candidate written."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self._family = Family(spec.base, spec.experts, spec.trust_remote_code)
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
+        folder = self._family.base.folder
+        self._model = load_model(
+            folder,
+            dtype=spec.dtype,
+            device=device,
+            attn_implementation=spec.attn_implementation,
+            trust_remote_code=spec.trust_remote_code,
+        )
+        self._materializer = Materializer(self._family, device)
+        tokenizer = load_tokenizer(folder, spec.trust_remote_code)
+        self._engine = HarnessEngine(self._model, tokenizer, batch_size=spec.batch_size, max_length=spec.max_length)
+        self._held: str | None = None
+
+    def attempt(self, job: Job) -> Outcome:
+        """Score one chunk; whatever goes wrong is the candidate's failure and comes back as a value."""
+        start = time.perf_counter()
+        try:
+            responses = self._score(job)
+        except CandidateError as error:
+            return Outcome(job, error=str(error))
+        except Exception as error:  # the one broad except: a candidate may fail in any way and the search goes on
+            log.warning("candidate %s failed", job.key, exc_info=True)
+            self._held = None
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return Outcome(job, error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+        return Outcome(job, responses, seconds=time.perf_counter() - start)
+
+    def fingerprint(self, recipe: Recipe) -> str:
+        """The fingerprint of the candidate as it is scored, in this worker's dtype."""
+        self._hold(recipe)
+        names = self._family.base.file_name
+        return fingerprint((names[name], parameter) for name, parameter in self._model.named_parameters())
+
+    def _score(self, job: Job) -> list[Any]:
+        self._hold(job.recipe)
+        with torch.inference_mode():
+            return self._engine.respond(self._spec.requests[job.chunk])
+
+    def _hold(self, recipe: Recipe) -> None:
+        key = recipe.key()
+        if key != self._held:
+            self._held = None  # a write that fails half-way leaves no candidate
+            self._materializer.write(recipe, self._model)
+            self._held = key

@@ -1,0 +1,1 @@
+"""Parity with mergekit, which runs as an oracle in its own virtual environment."""
