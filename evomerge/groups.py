@@ -30,11 +30,15 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors that share coefficients at one depth: those whose name contains one of `filters`."""
+    """Tensors that share coefficients at one depth: those whose name contains one of `filters`.
+
+    A frozen group has no coefficients: its tensors stay the base's.
+    """
 
     name: str
     filters: tuple[str | None, ...]
     layered: bool
+    frozen: bool = False
 
 
 def layer_of(name: str) -> tuple[str, int] | None:
@@ -108,15 +112,18 @@ class Layout:
 
     def _outer_groups(self, outer: str) -> Iterable[Group]:
         kinds = self.outer()
-        if outer not in ("joint", "each"):
-            raise ConfigError(f"space.outer={outer}: choose joint (one group) or each (one for every kind)")
+        if outer not in ("joint", "each", "base"):
+            raise ConfigError(
+                f"space.outer={outer}: choose joint (one group), each (a group a kind) or base (not merged)"
+            )
         for name in (name for names in kinds.values() for name in names):
             if any(name in other for other in self.names if layer_of(other)):
                 raise ConfigError(f"{name}: its name is part of a layer's; save the base with its language-model head")
         if outer == "each":
             yield from (Group(kind, names, layered=False) for kind, names in kinds.items())
         elif kinds:
-            yield Group("outer", tuple(name for names in kinds.values() for name in names), layered=False)
+            names = tuple(name for kind in kinds.values() for name in kind)
+            yield Group("outer", names, layered=False, frozen=outer == "base")
 
 
 def relative_depth(index: int, layers: int) -> float:

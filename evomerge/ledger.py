@@ -22,14 +22,9 @@ SCHEMA = 1
 class Trial:
     """What is known of one recipe: its scores chunk by chunk, or why it failed."""
 
-    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    scores: dict[str, list[float]] = field(default_factory=dict)  # chunk id → one score per item, in chunk order
     error: str | None = None
     seconds: float = 0.0
-
-    def items(self, chunks: Mapping[str, Any] | None = None) -> dict[str, float]:
-        """Item → score over the given chunk ids, or over all that are known."""
-        wanted = self.scores if chunks is None else [chunk for chunk in chunks if chunk in self.scores]
-        return {item: score for chunk in wanted for item, score in self.scores[chunk].items()}
 
 
 class Ledger:
@@ -63,10 +58,10 @@ class Ledger:
         return self.trials.get(key, Trial())
 
     def append_scores(
-        self, key: str, chunk: str, scores: Mapping[str, float], seconds: float, recipe: Mapping[str, Any]
+        self, key: str, chunk: str, scores: list[float], seconds: float, recipe: Mapping[str, Any]
     ) -> None:
         """Record one scored chunk; the recipe is written with a candidate's first line."""
-        self._record({"key": key, "chunk": chunk, "scores": dict(scores), "seconds": round(seconds, 4)}, recipe)
+        self._record({"key": key, "chunk": chunk, "scores": scores, "seconds": round(seconds, 4)}, recipe)
 
     def append_failure(self, key: str, reason: str, recipe: Mapping[str, Any]) -> None:
         """Record that a candidate cannot be built or scored; it is not tried again."""

@@ -44,7 +44,7 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
     try:
         with Display(console, experiment.budget.evaluations) as display:
             evaluator = Evaluator(scorer, pool, ledger, [display])
-            listeners: list[Listener] = [display, _BestSoFar(folder / RECIPE)]
+            listeners: list[Listener] = [display, _BestSoFar(folder / RECIPE, evaluator)]
             board = search(evaluator, space, optimizer, rows, experiment.budget.evaluations, listeners)
             display.phase("finalise")
             result = finalise(evaluator, board, rows, experiment.finalise.top, experiment.seed)
@@ -101,16 +101,17 @@ class _LazyPool:
 class _BestSoFar:
     """Keeps recipe.yaml at the best recipe of the search slice, valid at any moment."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, evaluator: Evaluator) -> None:
+        self._path, self._evaluator = path, evaluator
         self._key: str | None = None
 
     def work(self, done: int, total: int) -> None:
         """Nothing between generations."""
 
     def generation(self, number: int, board: Board, scores: Sequence[float]) -> None:
-        """Write the best recipe where it is a new one."""
-        if not (ranked := board.ranked()):
+        """Write the best recipe where it is a new one; a replayed generation leaves the file alone."""
+        ranked = board.ranked()
+        if not ranked or (not self._evaluator.scored and self._path.exists()):
             return
         (candidate, score) = ranked[0]
         if candidate.key != self._key:
@@ -135,7 +136,7 @@ def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, sec
         "counts": {
             "candidates": len(board.candidates),
             "failed": len(board.failures()),
-            "items_scored": sum(len(trial.items()) for trial in ledger.trials.values()),
+            "items_scored": sum(len(s) for trial in ledger.trials.values() for s in trial.scores.values()),
             "items_scored_this_time": evaluator.scored,
         },
         "seconds": {"this_time": round(seconds, 2), "scoring_in_all": round(spent, 2)},

@@ -76,10 +76,11 @@ class Evaluator:
 
     def items(self, key: str, slice_name: str) -> dict[str, float]:
         """Item → score on a whole slice; empty where the candidate failed or the slice is incomplete."""
-        trial = self._ledger[key]
-        chunks = [chunk.id for chunk in self.plan.chunks[slice_name]]
-        complete = trial.error is None and all(chunk in trial.scores for chunk in chunks)
-        return trial.items(dict.fromkeys(chunks)) if complete else {}
+        trial, chunks = self._ledger[key], self.plan.chunks[slice_name]
+        if trial.error is not None or any(chunk.id not in trial.scores for chunk in chunks):
+            return {}
+        pairs = (zip(chunk.items, trial.scores[chunk.id], strict=True) for chunk in chunks)
+        return {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
 
     def look(self, slice_name: str, keys: Sequence[str]) -> None:
         """Note in the ledger that these candidates are about to be looked at on a slice; once for the same ones."""
@@ -98,7 +99,8 @@ class Evaluator:
             self._ledger.append_failure(job.key, str(error), recipe)
             return
         self.scored += len(scores)
-        self._ledger.append_scores(job.key, chunk.id, scores, outcome.seconds, recipe)
+        in_order = [scores[item] for item in chunk.items]
+        self._ledger.append_scores(job.key, chunk.id, in_order, outcome.seconds, recipe)
 
     def _grade(self, chunk: Chunk, outcome: Outcome) -> dict[str, float]:
         if outcome.error is not None or outcome.responses is None:

@@ -5,7 +5,7 @@ plateaus. Weights that the method normalises are coded as a point of the simplex
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,8 @@ class Space:
         self._rest: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed}
         self._rest["options"] = methods.choose_options(method, options or {})
         self._groups = layout.groups(components, outer)
+        if methods.normalizes(self._module, self._settings) and any(group.frozen for group in self._groups):
+            raise ConfigError(f"space.outer=base: {method} normalises its weights, which leaves none for the base")
         self._members = {
             group.name: names for group, names in zip(self._groups, _members(layout, self._groups), strict=True)
         }
@@ -153,7 +155,7 @@ class Space:
             if fixed is not None:
                 self._fixed[gene.name] = fixed
                 continue
-            for group in self._groups:
+            for group in (group for group in self._groups if not group.frozen):
                 start = sum(axes.size for axes in found)
                 found += self._axes_of(narrowed, group, Schedule.parse(own, layers, "space.schedule"), start)
         return found
@@ -184,11 +186,12 @@ class Space:
     def _setting(self, name: str, table: Mapping[str, tuple[float, ...]]) -> Setting:
         gene = next(gene for gene in self._module.GENES if gene.name == name)
         schedules = {axes.group.name: axes.schedule for axes in self.axes if axes.gene.name == name}
+        # A group without coordinates is frozen at the base, or holds tensors that this expert leaves alone anyway.
+        idle = gene.default if gene.base is None else gene.base
         rules = []
         for group in self._groups:
             values = table.get(group.name)
-            # A group without coordinates holds tensors that this expert leaves alone: any value does, so the default.
-            value = gene.default if values is None else schedules[group.name].expand(values)
+            value = idle if values is None else schedules[group.name].expand(values)
             rules += [Rule(text, value) for text in group.filters]
         return simplify(tuple(rules))
 
@@ -226,7 +229,7 @@ def _narrow(gene: Gene, override: Any, schedule: Any) -> tuple[Gene, float | Non
     default = float(override.get("default", min(max(gene.default, low), high)))
     value = override.get("value")
     fixed = None if value is None else float(value)
-    return Gene(gene.name, low, high, default, gene.per), fixed, override.get("schedule", schedule)
+    return replace(gene, low=low, high=high, default=default), fixed, override.get("schedule", schedule)
 
 
 def _decode(axes: Axes, block: Vector) -> Vector:

@@ -50,9 +50,7 @@ def gpt2() -> nn.Module:
 
 def t5() -> nn.Module:
     return T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=40, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0
-        )
+        T5Config(vocab_size=40, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
     )
 
 
@@ -184,9 +182,7 @@ def test_plain_kinds_stay_factors_and_ask_the_base_for_shapes_only(kind: str, tm
 def test_square_conv1d_beside_a_linear_head_is_read_from_its_neighbours(tmp_path: Path) -> None:
     base, merged = save(gpt2(), tmp_path, target_modules=["c_attn", "attn.c_proj", "lm_head"])
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert (
-        config["fan_in_fan_out"] is False
-    )  # peft describes the head; the Conv1D layers are the other way round
+    assert config["fan_in_fan_out"] is False  # peft describes the head; the Conv1D layers are the other way round
     name = "transformer.h.1.attn.c_proj.weight"
     torch.testing.assert_close(apply(Adapter(tmp_path), name, base), merged[name].data, rtol=0, atol=1e-6)
 

@@ -39,9 +39,7 @@ def pins() -> dict[str, str]:
     return pinned
 
 
-def test_every_dependency_has_an_exact_pin_inside_its_range(
-    project: dict[str, Any], pins: dict[str, str]
-) -> None:
+def test_every_dependency_has_an_exact_pin_inside_its_range(project: dict[str, Any], pins: dict[str, str]) -> None:
     extras = project["optional-dependencies"]
     for text in [*project["dependencies"], *extras["plot"], *extras["dev"]]:
         requirement = Requirement(text)
@@ -95,9 +93,7 @@ def test_version_is_in_the_changelog() -> None:
         (".venv-mergekit/bin/python", True),
     ],
 )
-def test_git_ignores_what_is_made_and_keeps_what_is_committed(
-    path: str, ignored: bool, tmp_path: Path
-) -> None:
+def test_git_ignores_what_is_made_and_keeps_what_is_committed(path: str, ignored: bool, tmp_path: Path) -> None:
     shutil.copy(ROOT / ".gitignore", tmp_path)
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     status = subprocess.run(["git", "check-ignore", "--quiet", path], cwd=tmp_path, check=False).returncode
@@ -125,9 +121,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_wheel_ships_what_a_first_run_reads(wheel: Path, source: str, target: str) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    files = [
-        path.relative_to(ROOT / source).as_posix() for path in (ROOT / source).rglob("*") if path.is_file()
-    ]
+    files = [path.relative_to(ROOT / source).as_posix() for path in (ROOT / source).rglob("*") if path.is_file()]
     assert files, f"{source} is empty"
     assert {f"{target}/{file}" for file in files} <= names
 
@@ -166,12 +160,8 @@ def run_installed(site: Path, cwd: Path, *command: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", ["module", "script"])
-def test_installed_wheel_finds_its_quickstart_from_any_directory(
-    installed: Path, tmp_path: Path, entry: str
-) -> None:
-    where = run_installed(
-        installed, tmp_path, sys.executable, "-c", "import evomerge; print(evomerge.__file__)"
-    )
+def test_installed_wheel_finds_its_quickstart_from_any_directory(installed: Path, tmp_path: Path, entry: str) -> None:
+    where = run_installed(installed, tmp_path, sys.executable, "-c", "import evomerge; print(evomerge.__file__)")
     assert Path(where.strip()).is_relative_to(installed)
     module = [sys.executable, "-m", "evomerge"]
     command = module if entry == "module" else [str(installed / "bin" / "evomerge")]

@@ -23,13 +23,17 @@ Values = Mapping[str, float | bool]
 
 @dataclass(frozen=True)
 class Gene:
-    """A named coefficient: its natural range, its textbook default, and whether each expert has its own."""
+    """A named coefficient: its natural range, its textbook default, and whether each expert has its own.
+
+    `base` is the value at which the method returns its base, for a gene that decides that.
+    """
 
     name: str
     low: float
     high: float
     default: float
     per: Literal["expert", "group"] = "expert"
+    base: float | None = None
 
 
 @dataclass(frozen=True)

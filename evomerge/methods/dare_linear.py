@@ -11,7 +11,7 @@ from evomerge.methods import Exactness, Gene, Genes
 from evomerge.methods._task_vectors import TaskVectors, merge
 
 GENES = (
-    Gene("weight", 0.0, 1.5, 0.3),
+    Gene("weight", 0.0, 1.5, 0.3, base=0.0),
     Gene("density", 0.1, 1.0, 0.5),
     Gene("lambda", 0.0, 2.0, 1.0, per="group"),
 )

@@ -6,7 +6,7 @@ from evomerge.errors import CandidateError
 from evomerge.kernels import LinComb, Sources
 from evomerge.methods import Exactness, Gene, Genes
 
-GENES = (Gene("weight", 0.0, 1.0, 1.0),)
+GENES = (Gene("weight", 0.0, 1.0, 1.0, base=0.0),)
 SHARED: Mapping[str, float | bool | None] = {"normalize": True}
 PER_EXPERT: Mapping[str, float | None] = {"weight": None}
 BASE = ("weight",)

@@ -9,7 +9,7 @@ from torch import Tensor
 from evomerge.kernels import LinComb, Sources
 from evomerge.methods import Exactness, Gene, Genes
 
-GENES = (Gene("t", 0.0, 1.0, 0.5, per="group"),)
+GENES = (Gene("t", 0.0, 1.0, 0.5, per="group", base=0.0),)
 SHARED: Mapping[str, float | bool | None] = {"t": None}
 PER_EXPERT: Mapping[str, float | None] = {}
 BASE: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from evomerge.kernels import LinComb, Sources
 from evomerge.methods import Exactness, Gene, Genes
 
-GENES = (Gene("weight", 0.0, 1.5, 0.3), Gene("lambda", 0.0, 2.0, 1.0, per="group"))
+GENES = (Gene("weight", 0.0, 1.5, 0.3, base=0.0), Gene("lambda", 0.0, 2.0, 1.0, per="group"))
 SHARED: Mapping[str, float | bool | None] = {
     "normalize": False,
     "lambda": 1.0,

@@ -11,7 +11,7 @@ from evomerge.methods import Exactness, Gene, Genes
 from evomerge.methods._task_vectors import DIVISOR, WEIGHTED_SIGN, TaskVectors, merge
 
 GENES = (
-    Gene("weight", 0.0, 1.0, 1.0),
+    Gene("weight", 0.0, 1.0, 1.0, base=0.0),
     Gene("density", 0.05, 1.0, 0.2),
     Gene("lambda", 0.0, 2.0, 1.0, per="group"),
 )

@@ -29,9 +29,7 @@ def char_tokenizer(bos: bool = True, eos: bool = False) -> PreTrainedTokenizerFa
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
     tokenizer.decoder = Fuse()
     single = f"{'<s> ' if bos else ''}$A{' </s>' if eos else ''}"
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=single, special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<s>", 1), ("</s>", 2)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )

@@ -84,9 +84,7 @@ def test_what_does_not_fit_the_model_is_a_task_error(model, tokenizer) -> None:
 def test_the_engine_is_silent_and_copies_the_tokenizer(model, tokenizer, capfd: Any) -> None:
     tokenizer = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>")
     engine = HarnessEngine(model, tokenizer, batch_size=2)
-    engine.respond(
-        [*PAIRS, Request("loglikelihood_rolling", ("some text",)), Request("generate_until", ("a", GREEDY))]
-    )
+    engine.respond([*PAIRS, Request("loglikelihood_rolling", ("some text",)), Request("generate_until", ("a", GREEDY))])
     assert capfd.readouterr() == ("", "")
     assert tokenizer.pad_token is None
 

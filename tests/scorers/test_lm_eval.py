@@ -34,9 +34,7 @@ def test_splits_send_slices_to_other_data(choice, freeze, sums) -> None:
     rows = {"test": sums(40), "validation": sums(40, start=100)}
     splits = {"search": "validation", "select": "validation"}
     scorer = freeze({"name": "mc", "spec": choice(rows=rows), "splits": splits, "holdout": "all"})
-    prefixes = [
-        {item.rpartition("/")[0] for item in scorer.plan.items(s)} for s in ("search", "select", "holdout")
-    ]
+    prefixes = [{item.rpartition("/")[0] for item in scorer.plan.items(s)} for s in ("search", "select", "holdout")]
     assert prefixes == [{"mc/validation"}, {"mc/validation"}, {"mc/test"}]
     request = scorer.requests(scorer.plan.chunks["search"][0])[0]
     assert int(request.arguments[0].partition("+")[0]) >= 100
@@ -65,9 +63,7 @@ def test_equal_documents_stay_in_one_slice(choice, freeze, sums, shots) -> None:
 
 def test_equal_documents_of_two_tasks_are_refused_across_slices(choice, freeze) -> None:
     one, two = ({"name": name, "spec": choice(name)} for name in ("one", "two"))
-    with pytest.raises(
-        TaskError, match=r"one/validation/\d+ in \w+ and two/validation/\d+ in \w+ ask the same"
-    ):
+    with pytest.raises(TaskError, match=r"one/validation/\d+ in \w+ and two/validation/\d+ in \w+ ask the same"):
         freeze(one, two)
 
 

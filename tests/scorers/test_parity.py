@@ -139,9 +139,7 @@ def test_sampled_repeats_go_through_the_filters_and_depend_on_the_chunk_alone(ch
     spec = generation(choice) | {
         "repeats": 3,
         "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4, "do_sample": True, "temperature": 1.0},
-        "filter_list": [
-            {"name": "vote", "filter": [{"function": "majority_vote"}, {"function": "take_first"}]}
-        ],
+        "filter_list": [{"name": "vote", "filter": [{"function": "majority_vote"}, {"function": "take_first"}]}],
     }
     scorer = freeze({"name": "mc", "spec": spec})
     chunk = scorer.plan.chunks["search"][0]
@@ -178,9 +176,7 @@ def write_folder(folder: Path, choice: Any, sums: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["sides", "both_sides"])
-def test_group_and_tag_of_a_folder_pool_their_tasks(
-    harness, choice, freeze, score, tmp_path, name, sums
-) -> None:
+def test_group_and_tag_of_a_folder_pool_their_tasks(harness, choice, freeze, score, tmp_path, name, sums) -> None:
     write_folder(tmp_path / "tasks", choice, sums)
     everything = {"search": "all", "select": ["left/3"], "holdout": ["right/4"]}
     scorer = freeze({"name": name, **everything}, include_path=str(tmp_path / "tasks"))
@@ -192,15 +188,11 @@ def test_group_and_tag_of_a_folder_pool_their_tasks(
     assert scorer.plan.by_task(ours) == {name: pytest.approx(sum(ours.values()) / 60)}
 
 
-def test_rolling_task_with_a_metric_that_is_better_when_lower(
-    choice, freeze, score, harness, tmp_path
-) -> None:
+def test_rolling_task_with_a_metric_that_is_better_when_lower(choice, freeze, score, harness, tmp_path) -> None:
     folder = rolling(tmp_path / "tasks", choice)
     ours = score(freeze("nll", include_path=folder))
     manager = TaskManager(include_path=folder, include_defaults=False)
-    theirs, _ = harness(
-        "nll", "nll", name="nll", task_manager=manager, samples={"nll": sorted(rows_of(ours))}
-    )
+    theirs, _ = harness("nll", "nll", name="nll", task_manager=manager, samples={"nll": sorted(rows_of(ours))})
     ordered = [-theirs[row] for row in sorted(theirs)]
     assert [rows_of(ours)[row] for row in sorted(rows_of(ours))] == pytest.approx(ordered)
     assert len(set(ordered)) > 10

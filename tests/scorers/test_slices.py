@@ -14,9 +14,7 @@ def pool(count: int, split: str = "test", content: Any = str) -> list[Doc]:
     return [Doc(f"t/{split}/{i}", content(i)) for i in range(count)]
 
 
-def drawn(
-    wanted: dict[str, Any], docs: list[Doc], seed: int = 0, task: str = "t"
-) -> dict[str, tuple[str, ...]]:
+def drawn(wanted: dict[str, Any], docs: list[Doc], seed: int = 0, task: str = "t") -> dict[str, tuple[str, ...]]:
     return draw(task, dict.fromkeys(("search", "select", "holdout"), docs), wanted, seed)
 
 
@@ -88,9 +86,7 @@ def test_a_bare_row_is_ambiguous_in_a_group() -> None:
 
 
 def test_chunks_are_equal_and_stratified() -> None:
-    items = {
-        name: [f"{name}/x/{i}" for i in range(count)] for name, count in (("a", 100), ("b", 40), ("c", 7))
-    }
+    items = {name: [f"{name}/x/{i}" for i in range(count)] for name, count in (("a", 100), ("b", 40), ("c", 7))}
     chunks = deal("search", items, 32)
     assert [chunk.id for chunk in chunks] == [f"search/{i}" for i in range(5)]
     assert sorted(item for chunk in chunks for item in chunk.items) == sorted(chain(*items.values()))
