@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from evomerge.errors import ConfigError, EvomergeError
+from evomerge.suggest import nearest
 
 USAGE = """usage: evomerge +experiment=NAME [key=value …]        search, resume, finish
        evomerge -m +experiment=a,b seed=1,2,3         sweep
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except EvomergeError as error:
         code = _complain(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
-        code = _complain(_first_lines(error), ConfigError.exit_code)
+        code = _complain(_explain(error), ConfigError.exit_code)
     except KeyboardInterrupt:
         code = _complain("interrupted; repeat the command to continue", 130)
     sys.exit(code)
@@ -111,7 +113,12 @@ def _compose(overrides: list[str], action: Action, console: Console) -> int:
     OmegaConf.register_new_resolver("home", _home, replace=True)
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
     sys.argv = ["evomerge", *overrides]
-    hydra.main(version_base="1.3", config_path=str(_conf()), config_name="config")(job)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(_conf()), config_name="config")(job)()
+    except ValueError as error:  # Hydra's own slip: not one of its exceptions
+        if "Config group override" not in str(error):
+            raise
+        raise ConfigError("a group such as space, scorer or pool takes the name of a preset, as in pool=ray") from None
     return max(codes, default=0)
 
 
@@ -132,8 +139,37 @@ def _shortest(folder: Path) -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
-def _first_lines(error: Exception) -> str:
-    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+def _explain(error: Exception) -> str:
+    """Hydra's message on one line, with the nearest name for a misspelt key or choice."""
+    text = str(error)
+    if found := re.search(r"Could not find '(\w+)/(.+?)'", text):
+        group, choice = found.groups()
+        options = text.partition(f"Available options in '{group}':")[2].partition("Config search path")[0].split()
+        return f"{group}={choice}: no such choice{nearest(choice, options)}; there are {', '.join(options) or 'none'}"
+    if found := re.search(r"Could not override '(.+?)'", text):
+        known = _known_keys()
+        if found[1] in known:
+            return f"{found[1]}: names are added to it one by one: +{found[1]}.NAME=VALUE"
+        return f"{found[1]}: unknown key{nearest(found[1], known)}"
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _known_keys() -> list[str]:
+    """Every key of the default configuration, dotted, from config.yaml and the groups' presets."""
+    conf = _conf()
+    top = _plain(conf / "config.yaml")
+    found = list(top)
+    for key, value in top.items():
+        found += [f"{key}.{name}" for name in value] if isinstance(value, dict) else []
+    for preset in conf.glob("*/*.yaml"):
+        found += [f"{preset.parent.name}.{key}" for key in _plain(preset)]
+    return found
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    tree = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
 
 
 def _complain(message: str, code: int) -> int:

@@ -3,24 +3,24 @@
 Constructors are the schema: a key that none of them takes is a ConfigError that names it and the nearest one.
 """
 
-import inspect
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from evomerge import methods, optimizers, pools
 from evomerge.baselines import baselines
 from evomerge.errors import ConfigError
 from evomerge.family import Family, expert_ref
 from evomerge.jobs import WorkerSpec
-from evomerge.model import is_encoder_decoder, load_tokenizer, torch_dtype
+from evomerge.model import check_device, is_encoder_decoder, load_tokenizer, torch_dtype
 from evomerge.recipe import ModelRef, Recipe
+from evomerge.schema import check_section
 from evomerge.scorers.engine import check_tokenizer
 from evomerge.scorers.lm_eval import LMEvalScorer
 from evomerge.space import Space
-from evomerge.suggest import nearest
 
+Section = TypeVar("Section")
 FREE = ("name", "budget", "pool")  # what may change when a search is resumed
 
 
@@ -80,20 +80,21 @@ class Experiment:
     ) -> None:
         if not base or not experts:
             raise ConfigError("base and experts are not set; choose an experiment: +experiment=quickstart, or your own")
-        if not isinstance(experts, Mapping) or not all(isinstance(path, str) for path in experts.values()):
-            raise ConfigError("experts: give a mapping of names to paths, such as {math: org/model@revision}")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ConfigError(f"seed={seed}: give a whole number, 0 or more")
+        if seed < 0:
+            raise ConfigError(f"seed={seed}: give 0 or more")
         self.name, self.seed = name or "unnamed", seed
         self._base, self._experts = base, dict(experts)
-        self.method = build(MethodConfig, {"name": method} if isinstance(method, str) else method, "method")
-        self.model = build(ModelConfig, model or {}, "model")
-        self.budget = build(Budget, budget or {}, "budget")
-        self.finalise = build(Finalise, finalise or {}, "finalise")
+        self.method = _build(MethodConfig, {"name": method} if isinstance(method, str) else method, "method")
+        self.model = _build(ModelConfig, model or {}, "model")
+        self.budget = _build(Budget, budget or {}, "budget")
+        self.finalise = _build(Finalise, finalise or {}, "finalise")
         self._space, self._scorer = dict(space or {}), dict(scorer or {})
         self._optimizer = {"name": "cma", **(optimizer or {})}
         self._pool = {"name": "local", **(pool or {})}
         torch_dtype(self.model.dtype)
+        check_device(self.model.device, here=self._pool["name"] == "local")
+        if self.model.max_length is not None:
+            _positive("model.max_length", self.model.max_length)
         methods.load(self.method.name)
         _positive("budget.evaluations", self.budget.evaluations)
         _positive("finalise.top", self.finalise.top)
@@ -130,7 +131,7 @@ class Experiment:
             "out_dtype": self.model.dtype,
             "seed": self.seed,
         }
-        _refuse_unknown(self._space, Space, given, "space")
+        check_section(Space, self._space, "space", given)
         return Space(**given, **self._space)
 
     @cached_property
@@ -151,7 +152,7 @@ class Experiment:
         tokenizer = load_tokenizer(folder, self.model.trust_remote_code)
         check_tokenizer(tokenizer, is_encoder_decoder(folder, self.model.trust_remote_code))
         given: dict[str, Any] = {"tokenizer": tokenizer, "seed": self.seed}
-        _refuse_unknown(settings, LMEvalScorer, given, "scorer")
+        check_section(LMEvalScorer, settings, "scorer", given)
         return LMEvalScorer(**given, **settings)
 
     def optimizer(self) -> optimizers.Optimizer:
@@ -179,7 +180,7 @@ class Experiment:
 
 def from_config(config: Mapping[str, Any]) -> Experiment:
     """The experiment of a composed configuration; a key that it does not have is a ConfigError."""
-    _refuse_unknown(config, Experiment, (), "")
+    check_section(Experiment, config, "")
     return Experiment(**config)
 
 
@@ -188,26 +189,9 @@ def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in FREE}
 
 
-def build(cls: type, section: Any, where: str) -> Any:
-    """A settings object from its section; wrong keys and wrong types name the key."""
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"{where}={section}: give a mapping with {', '.join(f.name for f in fields(cls))}")
-    _refuse_unknown(section, cls, (), where)
-    for entry in fields(cls):
-        value = section.get(entry.name, entry.default)
-        if entry.type in (int, bool, str) and type(value) is not entry.type:
-            raise ConfigError(f"{where}.{entry.name}={value}: give a value of type {entry.type.__name__}")
+def _build(cls: type[Section], section: Any, where: str) -> Section:
+    check_section(cls, section, where)
     return cls(**section)
-
-
-def _refuse_unknown(section: Any, target: Callable[..., Any], given: Collection[str], where: str) -> None:
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"{where}={section}: give a mapping")
-    known = [name for name in inspect.signature(target).parameters if name not in given and name != "self"]
-    for key in section:
-        if key not in known:
-            path = f"{where}.{key}" if where else str(key)
-            raise ConfigError(f"{path}: unknown key{nearest(str(key), known)}; known are {', '.join(known)}")
 
 
 def _positive(key: str, value: int) -> None:

@@ -12,8 +12,8 @@ from evomerge.errors import ConfigError
 
 LAYER = re.compile(r"^((?:.*?\.)?(?:layers|layer|blocks|block|h))\.(\d+)\.")
 OUTER = {
+    "head": re.compile(r"lm_head|embed_out|output"),  # before the embeddings, whose pattern is part of `embed_out`
     "embeddings": re.compile(r"embed|wte|wpe|shared"),
-    "head": re.compile(r"lm_head|embed_out|output"),
     "final_norm": re.compile(r"norm|ln_f"),
 }
 # Substrings, not patterns, because a recipe's filters are substrings. The dots keep `post_attention_layernorm`
@@ -93,11 +93,11 @@ class Layout:
                 found.setdefault(outer_kind(name), []).append(name)
         return {kind: tuple(names) for kind, names in found.items()}
 
-    def groups(self, components: Iterable[str] | Mapping[str, Iterable[str]], outer: str) -> tuple[Group, ...]:
+    def groups(self, components: str | Iterable[str] | Mapping[str, Iterable[str]], outer: str) -> tuple[Group, ...]:
         """Outer groups first, then the components in order, then the rest; a tensor belongs to the first match."""
         layered = [name for name in self.names if layer_of(name)]
         found = list(self._outer_groups(outer))
-        for component, filters in _named(components).items():
+        for component, filters in _named([components] if isinstance(components, str) else components).items():
             hits: list[str] = []
             for text in filters:
                 if any(text in name for name in layered):

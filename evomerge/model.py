@@ -39,6 +39,18 @@ def torch_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+def check_device(name: str, here: bool) -> None:
+    """ConfigError for a device that torch does not know or, where it is to be used `here`, this machine lacks."""
+    if name == "auto":
+        return
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"model.device={name}: give auto, cpu, cuda or cuda:N") from None
+    if here and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"model.device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use auto")
+
+
 def skeleton(folder: Path, trust_remote_code: bool = False) -> Skeleton:
     """The parameters of the architecture in `folder`, built on the meta device: no weight is read."""
     config = _config(folder, trust_remote_code)

@@ -1,4 +1,4 @@
-"""How one coefficient varies over the layers: `all`, `each`, `blocks: n`, `knots: n`.
+"""How one coefficient varies over the layers: `all`, `each`, `blocks:n`, `knots:n`.
 
 A schedule turns the few values that a search tunes into the setting of a recipe: a scalar or a gradient.
 """
@@ -9,8 +9,6 @@ from typing import Any
 
 from evomerge.errors import ConfigError
 from evomerge.recipe import Scalar
-
-KINDS = ("all", "each", "blocks", "knots")
 
 
 @dataclass(frozen=True)
@@ -23,14 +21,13 @@ class Schedule:
 
     @classmethod
     def parse(cls, spec: Any, layers: int, key: str) -> "Schedule":
-        """Read `all`, `each`, `{blocks: n}` or `{knots: n}`; ConfigError names `key`."""
+        """Read `all`, `each`, `blocks:n` or `knots:n`, the last two also as mappings; ConfigError names `key`."""
         if spec in ("all", "each"):
             return cls(spec, 1 if spec == "all" else layers, layers)
-        if isinstance(spec, Mapping) and len(spec) == 1:
-            kind, points = next(iter(spec.items()))
-            if kind in ("blocks", "knots") and isinstance(points, int) and 1 <= points <= layers:
-                return cls(kind, points, layers)
-        raise ConfigError(f"{key}={spec}: choose all, each, {{blocks: n}} or {{knots: n}} with 1 ≤ n ≤ {layers} layers")
+        kind, points = _counted(spec)
+        if kind in ("blocks", "knots") and 1 <= points <= layers:
+            return cls(kind, points, layers)
+        raise ConfigError(f"{key}={spec}: choose all, each, blocks:n or knots:n with 1 ≤ n ≤ {layers} layers")
 
     def expand(self, values: Sequence[float]) -> Scalar | tuple[Scalar, ...]:
         """The setting: knots stay a gradient that is interpolated, blocks become one value per layer."""
@@ -39,3 +36,11 @@ class Schedule:
         if self.kind == "blocks":
             return tuple(values[layer * self.points // self.layers] for layer in range(self.layers))
         return tuple(values)
+
+
+def _counted(spec: Any) -> tuple[str, int]:
+    if isinstance(spec, Mapping) and len(spec) == 1:
+        kind, points = next(iter(spec.items()))
+    else:
+        kind, _, points = str(spec).partition(":")
+    return str(kind).strip(), int(points) if str(points).strip().isdigit() else 0

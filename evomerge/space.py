@@ -218,8 +218,10 @@ def _members(layout: Layout, groups: Sequence[Group]) -> list[frozenset[str]]:
 def _narrow(gene: Gene, override: Any, schedule: Any) -> tuple[Gene, float | None, Any]:
     """The gene with an experiment's range, its fixed value if it has one, and its schedule."""
     where = f"space.genes.{gene.name}"
-    if isinstance(override, int | float):
+    if isinstance(override, int | float) and not isinstance(override, bool):
         return gene, float(override), schedule
+    if not isinstance(override, Mapping):
+        raise ConfigError(f"{where}={override}: give a number, or a mapping with {', '.join(GENE_KEYS)}")
     for key in override:
         if key not in GENE_KEYS:
             raise ConfigError(f"{where}.{key} is unknown{nearest(key, GENE_KEYS)}; it takes {', '.join(GENE_KEYS)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evomerge import recipe_yaml
 from evomerge.checkpoint import INDEX, SINGLE
-from evomerge.errors import ConfigError, RunError
+from evomerge.errors import ConfigError, ExpertError, RunError
 from evomerge.export.card import model_card
 from evomerge.family import Family
 from evomerge.materialize import Fingerprint, Materializer, rounded
@@ -41,6 +41,7 @@ def merge_recipe(path: Path, out: Path, *, shard_bytes: int = SHARD_BYTES, trust
     recipe = recipe_yaml.load(path)
     models = recipe.models()
     family = Family(models[0], models[1:], trust_remote_code)
+    _refuse_other_weights(recipe, family)
     return export_recipe(recipe, family, out, shard_bytes=shard_bytes)
 
 
@@ -55,6 +56,7 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
         staging.mkdir(parents=True)
         shutil.copytree(family.base.folder, staging, ignore=shutil.ignore_patterns(*SKIPPED), dirs_exist_ok=True)
         digest = _write_weights(_tensors(recipe, family, dtype), family, staging, shard_bytes)
+        _refuse_other_result(recipe, digest)
         _write_config(recipe, family, dtype, staging)
         (staging / "recipe.yaml").write_text(recipe_yaml.dump(recipe))
         (staging / "README.md").write_text(model_card(recipe, dtype))
@@ -70,6 +72,29 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return digest
+
+
+def _refuse_other_weights(recipe: Recipe, family: Family) -> None:
+    """ExpertError where a model is not the one that the recipe was scored with."""
+    recorded = recipe.notes.get("models") or {}
+    if not recorded:
+        return
+    for model, digest in family.hashes().items():
+        if recorded.get(model, digest) != digest:
+            raise ExpertError(
+                f"{model}: not the weights that the recipe was scored with; "
+                "bring those back, or delete evomerge.models and evomerge.fingerprint from the recipe"
+            )
+
+
+def _refuse_other_result(recipe: Recipe, digest: str) -> None:
+    """RunError where the merged weights are not those that were scored."""
+    scored = recipe.notes.get("fingerprint", digest)
+    if digest != scored:
+        raise RunError(
+            f"the merge has fingerprint {digest[:16]}…, the scored one had {scored[:16]}…: another out_dtype, "
+            "library or processor; delete evomerge.fingerprint from the recipe to build it all the same"
+        )
 
 
 def _tensors(recipe: Recipe, family: Family, dtype: str) -> Iterator[tuple[str, Tensor]]:

@@ -5,7 +5,6 @@ the same losses on resume, so it must be deterministic and keep its own random s
 """
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.errors import ConfigError
+from evomerge.schema import check_section
 from evomerge.suggest import nearest
 
 Vector = NDArray[np.float64]
@@ -39,8 +39,5 @@ def create(name: str, dimensions: int, seeds: Sequence[Vector], seed: int, setti
     if name not in names():
         raise ConfigError(f"optimizer {name!r} is not known{nearest(name, names())}; choose of {', '.join(names())}")
     factory = importlib.import_module(f"evomerge.optimizers.{name}").create
-    known = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for key in settings:
-        if key not in known:
-            raise ConfigError(f"optimizer.{key}: {name} has no such setting{nearest(key, known)}; it has {known}")
+    check_section(factory, settings, "optimizer")
     return cast(Optimizer, factory(dimensions, seeds, seed, **settings))

@@ -18,7 +18,10 @@ PATIENT = {"tolfun": -1, "tolfunhist": -1, "tolflatfitness": 10**9, "tolstagnati
 
 
 class CMA:
-    """One run of CMA-ES; `seeds` open the first generations, the rest is sampled."""
+    """One run of CMA-ES; `seeds` open the first generations, the rest is sampled.
+
+    A generation keeps one sampled point at least: cma learns nothing about its step size from injected ones.
+    """
 
     def __init__(
         self,
@@ -36,14 +39,17 @@ class CMA:
         if seeds:
             start[:dimensions] = np.clip(seeds[0], 0.05, 0.95)
         self._strategy = cma.CMAEvolutionStrategy(start, sigma, options)
-        self._strategy.inject([self._pad(np.clip(point, 0.0, 1.0)) for point in seeds], force=True)
+        self._seeds = [np.clip(point, 0.0, 1.0) for point in seeds]
         self._asked: list[np.ndarray] = []
 
     def ask(self) -> list[Vector]:
-        """The next population, clipped to the cube where the sampler's bound handling leaves rounding crumbs."""
+        """What is left of the seeds, then samples, clipped where cma's bound handling leaves rounding crumbs."""
+        most = self._strategy.popsize - 1
+        first, self._seeds = self._seeds[:most], self._seeds[most:]
+        self._strategy.inject([self._inject(point) for point in first], force=True)
         self._asked = [np.array(x, dtype=np.float64) for x in self._strategy.ask()]
         end = len(self._asked[0]) - self._padding
-        return [np.clip(x, 0.0, 1.0)[:end] for x in self._asked]
+        return [*first, *(np.clip(x, 0.0, 1.0)[:end] for x in self._asked[len(first) :])]
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
         """Update mean, step size and covariance; told exactly what was asked, or the active update is lost."""
@@ -53,8 +59,10 @@ class CMA:
         if finite:  # a generation of failures teaches nothing
             self._strategy.tell(self._asked, list(losses))
 
-    def _pad(self, point: Vector) -> Vector:
-        return np.concatenate([point, np.full(self._padding, 0.5)])
+    def _inject(self, point: Vector) -> Vector:
+        """The point in cma's own coordinates, which bend near the bounds."""
+        padded = np.concatenate([point, np.full(self._padding, 0.5)])
+        return np.asarray(self._strategy.boundary_handler.inverse(padded), dtype=np.float64)
 
 
 class _Randn:

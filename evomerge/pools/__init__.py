@@ -1,7 +1,6 @@
 """Where workers run: one file per pool, found by being in this folder."""
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
@@ -9,6 +8,7 @@ from typing import Any, Protocol, cast
 from evomerge.errors import ConfigError
 from evomerge.jobs import Job, Outcome, WorkerSpec
 from evomerge.recipe import Recipe
+from evomerge.schema import check_section
 from evomerge.suggest import nearest
 
 
@@ -36,10 +36,7 @@ def check(name: str, settings: Mapping[str, Any]) -> None:
     if name not in names():
         raise ConfigError(f"pool {name!r} is not known{nearest(name, names())}; choose of {', '.join(names())}")
     module = importlib.import_module(f"evomerge.pools.{name}")
-    known = [p.name for p in inspect.signature(module.create).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for key in settings:
-        if key not in known:
-            raise ConfigError(f"pool.{key}: {name} has no such setting{nearest(key, known)}; it has {known}")
+    check_section(module.create, settings, "pool")
     module.check(**settings)
 
 

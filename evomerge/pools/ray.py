@@ -105,7 +105,8 @@ class RayPool:
 def check(*, workers: int = 2, num_cpus: float = 1, num_gpus: float = 0, address: str | None = None) -> None:
     """ConfigError for counts that cannot be meant or, without a cluster, more than this machine has."""
     if workers < 1 or num_cpus < 0 or num_gpus < 0:
-        raise ConfigError(f"pool: workers={workers}, num_cpus={num_cpus}, num_gpus={num_gpus} must not be negative")
+        given = f"workers={workers}, num_cpus={num_cpus}, num_gpus={num_gpus}"
+        raise ConfigError(f"pool: {given}: give at least one worker, and no negative share")
     if address is None:
         here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
         _refuse_missing(here, workers, num_cpus, num_gpus)

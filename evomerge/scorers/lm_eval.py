@@ -43,6 +43,8 @@ class LMEvalScorer:
     ) -> None:
         if chunk_items < 1:
             raise TaskError(f"chunk_items={chunk_items}: a chunk holds at least one item")
+        if num_fewshot is not None and num_fewshot < 0:
+            raise TaskError(f"num_fewshot={num_fewshot}: give 0 or more")
         entries = read_entries(tasks, slices)
         if fewshot_as_multiturn and not apply_chat_template:
             raise TaskError("fewshot_as_multiturn needs apply_chat_template=true; set both, or neither")
