@@ -41,7 +41,7 @@ class Ledger:
         self.resumed = path.exists()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = path.open("a+b")
+            self._file: BinaryIO = path.open("a+b", buffering=0)  # nothing may wait for a later flush
         except OSError as error:
             raise self._unwritable(error) from error
         self._lock()
@@ -96,18 +96,20 @@ class Ledger:
             trial.seconds += line["seconds"]
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        """One line, flushed and synced; where the disk refuses, the file is cut back to its last whole line."""
+        """One line, synced; where the disk refuses, the file is cut back to its last whole line."""
         size = self._file.seek(0, os.SEEK_END)
+        text = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")
         try:
-            self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-            self._file.flush()
+            while text:  # a nearly full disk may take a part
+                text = text[self._file.write(text) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             os.truncate(self.path, size)
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> RunError:
-        remedy = "free disk space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "free disk space" if error.errno in full else "make it writable"
         reason = error.strerror or error
         return RunError(f"{self.path}: {reason}; {remedy} and repeat the command, nothing is lost")
 
@@ -154,9 +156,10 @@ def refuse_other_config(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_header(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for key in ("schema", "config", "models", "chunks"):
+    for key in ("schema", "config", "models", "chunks", "items"):
         if key in wanted and held.get(key) != wanted[key]:
             what = {"config": "another configuration", "models": "other weights", "chunks": "other items"}
+            what["items"] = "other prompts or answers"
             other = f"{what.get(key, 'another version')} ({_difference(held.get(key), wanted[key])})"
             raise RunError(f"{path}: holds scores of {other}; go back to it, or give the new search another name")
 

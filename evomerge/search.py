@@ -178,4 +178,5 @@ def _announce(listeners: Sequence[Listener], number: int, board: Board, scores: 
 def header(scorer: Scorer, config: Mapping[str, Any], models: Mapping[str, str], versions: Mapping[str, str]) -> Any:
     """What a ledger's scores are scores of."""
     chunks = {chunk.id: list(chunk.items) for chunks in scorer.plan.chunks.values() for chunk in chunks}
-    return {"config": dict(config), "models": dict(models), "chunks": chunks, "versions": dict(versions)}
+    items = {"chunks": chunks, "items": scorer.fingerprint}
+    return {"config": dict(config), "models": dict(models), **items, "versions": dict(versions)}

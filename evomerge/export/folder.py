@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,15 +23,8 @@ from evomerge.plan import base_layers, output_layers
 from evomerge.recipe import Recipe
 
 SHARD_BYTES = 5 * 10**9
-SKIPPED = (
-    "*.safetensors",
-    "*.bin",
-    "*.safetensors.index.json",
-    "*.bin.index.json",
-    "config.json",
-    "README.md",
-    ".*",
-)
+COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*", "LICENSE*")
+MADE_ANEW = ("config.json", "*.index.json", "adapter_config.json")
 STORED = {"F32": "float32", "F64": "float32", "F16": "float16", "BF16": "bfloat16"}
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
 PER_LAYER = ("layer_types", "no_rope_layers")
@@ -54,7 +48,7 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
     shutil.rmtree(staging, ignore_errors=True)
     try:
         staging.mkdir(parents=True)
-        shutil.copytree(family.base.folder, staging, ignore=shutil.ignore_patterns(*SKIPPED), dirs_exist_ok=True)
+        _copy_metadata(family.base.folder, staging)
         digest = _write_weights(_tensors(recipe, family, dtype), family, staging, shard_bytes)
         _refuse_other_result(recipe, digest)
         _write_config(recipe, family, dtype, staging)
@@ -63,15 +57,22 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
         if out.exists():
             out.rmdir()
         staging.rename(out)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise RunError(
-            f"{out}: could not be written ({error.strerror or error}); free space or choose another folder"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{out}: could not be written ({reason}); free space or choose another folder") from error
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return digest
+
+
+def _copy_metadata(source: Path, target: Path) -> None:
+    """Tokenizer, chat template, generation config and custom code, but no weights of any kind."""
+    for file in source.iterdir():
+        wanted = any(file.match(pattern) for pattern in COPIED) and not any(file.match(p) for p in MADE_ANEW)
+        if file.is_file() and wanted:
+            shutil.copyfile(file, target / file.name)
 
 
 def _refuse_other_weights(recipe: Recipe, family: Family) -> None:

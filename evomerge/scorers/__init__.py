@@ -71,6 +71,10 @@ class Scorer(Protocol):
 
     plan: Plan
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every item's prompt and answer: scores of another one are not comparable."""
+
     def requests(self, chunk: Chunk) -> tuple[Request, ...]:
         """The requests of a chunk, in an order that never changes."""
 
