@@ -24,7 +24,8 @@ USAGE = """usage: evomerge +experiment=NAME [key=value …]        search, resum
        evomerge -m +experiment=a,b seed=1,2,3         sweep
        evomerge check +experiment=NAME [key=value …]  everything that can be known before weights are read
        evomerge merge RECIPE.yaml OUT_DIR             a checkpoint folder from an evomerge or mergekit recipe
-       evomerge replay RUN_DIR                        rebuild the winner, compare fingerprint and score"""
+       evomerge replay RUN_DIR                        rebuild the winner, compare fingerprint and score
+       evomerge report RUN_DIR [--figures DIR]        the HTML report again, and its figures as PNG and SVG"""
 
 HERE = Path(__file__).resolve().parent
 Action = Callable[[dict[str, Any], Path, Console], int]
@@ -51,6 +52,8 @@ def _dispatch(given: list[str], console: Console) -> int:
         return _merge(given[1:], console)
     if command == "replay":
         return _replay(given[1:], console)
+    if command == "report":
+        return _report(given[1:], console)
     if command == "check":
         return _compose(given[1:], _check, console)
     if not given or (command.isidentifier() and "=" not in command):
@@ -95,6 +98,20 @@ def _replay(given: list[str], console: Console) -> int:
     return 0 if replay(parsed.run, console) else 1
 
 
+def _report(given: list[str], console: Console) -> int:
+    parser = argparse.ArgumentParser("evomerge report")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--figures", type=Path, metavar="DIR")
+    parsed = parser.parse_args(given)
+    from evomerge.report.html import write_report
+    from evomerge.report.plots import save_figures
+
+    written = [write_report(parsed.run), *(save_figures(parsed.run, parsed.figures) if parsed.figures else [])]
+    for path in written:
+        console.print(str(path), highlight=False, soft_wrap=True)
+    return 0
+
+
 def _compose(overrides: list[str], action: Action, console: Console) -> int:
     """Let Hydra compose the configuration (once per job of a sweep) and hand plain objects to the action."""
     codes: list[int] = []
@@ -112,6 +129,7 @@ def _compose(overrides: list[str], action: Action, console: Console) -> int:
     warnings.filterwarnings("ignore", message=".*searchpath.*", category=UserWarning)  # no ./conf here: fine
     OmegaConf.register_new_resolver("home", _home, replace=True)
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
+    logging.getLogger("evomerge").setLevel(logging.WARNING)  # ours are for the user; other libraries’ are noise
     sys.argv = ["evomerge", *overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(_conf()), config_name="config")(job)()

@@ -31,7 +31,9 @@ def _models(experiment: Experiment) -> Iterator[str]:
     stacks = ", ".join(f"{layers} layers in {stack}" for stack, layers in family.layout.stacks.items())
     yield f"base      {experiment.base}: {total / 1e6:.1f}M parameters, {len(shapes)} tensors, {stacks}"
     for label, ref in experiment.experts.items():
-        yield f"expert    {label}: {ref}, {len(family.touched(ref))} tensors"
+        maker = family.trained_on(ref)
+        origin = f", an adapter trained on {maker}" if maker else ""
+        yield f"expert    {label}: {ref}, {len(family.touched(ref))} tensors{origin}"
 
 
 def _search(experiment: Experiment) -> Iterator[str]:

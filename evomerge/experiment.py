@@ -6,9 +6,10 @@ Constructors are the schema: a key that none of them takes is a ConfigError that
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
-from evomerge import methods, optimizers, pools
+from evomerge import methods, optimizers, pools, trackers
 from evomerge.baselines import baselines
 from evomerge.errors import ConfigError
 from evomerge.family import Family, expert_ref
@@ -21,7 +22,7 @@ from evomerge.scorers.lm_eval import LMEvalScorer
 from evomerge.space import Space
 
 Section = TypeVar("Section")
-FREE = ("name", "budget", "pool")  # what may change when a search is resumed
+FREE = ("name", "budget", "pool", "tracker")  # what may change when a search is resumed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class Experiment:
         scorer: Mapping[str, Any] | None = None,
         model: Mapping[str, Any] | None = None,
         pool: Mapping[str, Any] | None = None,
+        tracker: Mapping[str, Any] | None = None,
         budget: Mapping[str, Any] | None = None,
         finalise: Mapping[str, Any] | None = None,
         seed: int = 1,
@@ -91,6 +93,7 @@ class Experiment:
         self._space, self._scorer = dict(space or {}), dict(scorer or {})
         self._optimizer = {"name": "cma", **(optimizer or {})}
         self._pool = {"name": "local", **(pool or {})}
+        self._tracker = {"name": "none", **(tracker or {})}
         torch_dtype(self.model.dtype)
         check_device(self.model.device, here=self._pool["name"] == "local")
         if self.model.max_length is not None:
@@ -100,6 +103,7 @@ class Experiment:
         _positive("finalise.top", self.finalise.top)
         _positive("model.batch_size", self.model.batch_size)
         self.check_pool()
+        self.check_tracker()
 
     @cached_property
     def base(self) -> ModelRef:
@@ -172,6 +176,16 @@ class Experiment:
         settings = dict(self._pool)
         pools.check(str(settings.pop("name")), settings)
 
+    def tracker(self, folder: Path, config: Mapping[str, Any]) -> trackers.Tracker:
+        """The tracker of the run in `folder`, started."""
+        settings = dict(self._tracker)
+        return trackers.create(str(settings.pop("name")), folder, config, settings)
+
+    def check_tracker(self) -> None:
+        """ConfigError where the tracker's package is not installed; starts nothing."""
+        settings = dict(self._tracker)
+        trackers.check(str(settings.pop("name")), settings)
+
     def _worker_spec(self) -> WorkerSpec:
         chunks = [chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks]
         requests = {chunk.id: self.scorer.requests(chunk) for chunk in chunks}
@@ -185,7 +199,7 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
 
 
 def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What must not change between the runs of one search: everything but name, budget and pool."""
+    """What must not change between the runs of one search: everything but what is FREE."""
     return {key: value for key, value in config.items() if key not in FREE}
 
 

@@ -58,6 +58,8 @@ def finalise(evaluator: Evaluator, board: Board, baselines: Mapping[str, Recipe]
     winner = _best(evaluator, list(entrants.values()), "select")
     evaluator.look("holdout", [winner.key, *(c.key for c in standing.values())])
     evaluator.evaluate([winner, *standing.values()], "holdout")
+    if reason := evaluator.error(winner.key):
+        raise RunError(f"the winner could not be scored on holdout: {reason}; repeat the command to choose another")
     rival = _best(evaluator, [c for c in standing.values()], "holdout")
     interval = paired_bootstrap(
         evaluator.items(winner.key, "holdout"),

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from evomerge import recipe_yaml
+from evomerge.atomic import write_atomically
 from evomerge.environment import machine, versions
 from evomerge.errors import RunError
 from evomerge.experiment import Experiment, fixed_part, from_config
@@ -21,6 +21,7 @@ from evomerge.ledger import Ledger
 from evomerge.pools import Pool
 from evomerge.recipe import Recipe
 from evomerge.report.console import Display, result_table
+from evomerge.report.html import write_report
 from evomerge.search import Board, Candidate, Evaluator, Listener, header, search
 
 CONFIG, LEDGER, RECIPE, RESULT = "config.yaml", "trials.jsonl", "recipe.yaml", "result.json"
@@ -40,39 +41,26 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
     models = experiment.family.hashes()
     ledger = Ledger(folder / LEDGER, header(scorer, fixed_part(config), models, versions()))
     write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
-    pool = _LazyPool(experiment.pool)
+    pool, tracker = _LazyPool(experiment.pool), experiment.tracker(folder, config)
     try:
         with Display(console, experiment.budget.evaluations) as display:
             evaluator = Evaluator(scorer, pool, ledger, [display])
-            listeners: list[Listener] = [display, _BestSoFar(folder / RECIPE, evaluator)]
+            listeners: list[Listener] = [display, _BestSoFar(folder / RECIPE, evaluator), tracker]
             board = search(evaluator, space, optimizer, rows, experiment.budget.evaluations, listeners)
             display.phase("finalise")
             result = finalise(evaluator, board, rows, experiment.finalise.top, experiment.seed)
             digest = _fingerprint(folder, result, pool)
+        layers = {"layers": experiment.family.layout.layers}
+        document = result.as_dict() | layers | _record(board, evaluator, ledger, digest, time.monotonic() - start)
+        _freeze(folder, result, document, models, experiment.family.revisions())
+        write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
+        tracker.finish(document)
     finally:
         pool.close()
         ledger.close()
-    document = result.as_dict() | _record(board, evaluator, ledger, digest, time.monotonic() - start)
-    _freeze(folder, result, document, models)
-    write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
+        tracker.close()
     _report(console, folder, document, board)
     return document
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file at once: a reader, or a crash, sees the old text or the new, never half."""
-    staging = path.with_name(path.name + ".partial")
-    try:
-        with staging.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-    except OSError as error:
-        staging.unlink(missing_ok=True)
-        raise RunError(
-            f"{path}: {error.strerror or error}; free disk space and repeat the command, nothing is lost"
-        ) from error
 
 
 class _LazyPool:
@@ -145,13 +133,20 @@ def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, sec
     }
 
 
-def _freeze(folder: Path, result: Result, document: Mapping[str, Any], models: Mapping[str, str]) -> None:
+def _freeze(
+    folder: Path,
+    result: Result,
+    document: Mapping[str, Any],
+    models: Mapping[str, str],
+    revisions: Mapping[str, str],
+) -> None:
     scores = {name: value for name, value in result.rows[-1].scores.items() if not math.isnan(value)}
     notes = {
         "label": result.winner.label,
         "scores": scores,
         "fingerprint": document["fingerprint"],
         "models": dict(models),
+        "revisions": dict(revisions),
         "versions": versions(),
     }
     write_atomically(folder / RECIPE, recipe_yaml.dump(result.winner.recipe.with_notes(notes)))
@@ -162,6 +157,7 @@ def _report(console: Console, folder: Path, document: Mapping[str, Any], board: 
     for label, reason in list(board.failures().items())[:3]:
         console.print(f"failed: {label}: {reason}", highlight=False, soft_wrap=True)
     console.print(f"recipe: {folder / RECIPE}", highlight=False, soft_wrap=True)
+    console.print(f"report: {write_report(folder)}", highlight=False, soft_wrap=True)
 
 
 def open_run(folder: Path) -> tuple[Experiment, Recipe, dict[str, Any]]:

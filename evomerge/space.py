@@ -5,44 +5,18 @@ plateaus. Weights that the method normalises are coded as a point of the simplex
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evomerge import methods
+from evomerge.axes import Axes, Vector, narrow
 from evomerge.errors import ConfigError
 from evomerge.groups import Group, Layout
 from evomerge.methods import Gene
 from evomerge.recipe import ModelRef, Recipe, Rule, Setting, Source, models_form, simplify
 from evomerge.schedules import Schedule
-from evomerge.simplex import from_cube, to_cube
 from evomerge.suggest import nearest
-
-Vector = NDArray[np.float64]
-DIGITS = 6  # decimals of a decoded value: far below what a merge can tell apart, and readable in YAML
-GENE_KEYS = ("low", "high", "default", "value", "schedule")
-
-
-@dataclass(frozen=True)
-class Axes:
-    """The coordinates of one gene in one group: one row per point of its schedule, one column per coordinate."""
-
-    gene: Gene
-    group: Group
-    schedule: Schedule
-    experts: tuple[int, ...]  # whose coefficients they are; empty for a gene that all experts share
-    simplex: bool
-    start: int
-
-    @property
-    def columns(self) -> int:
-        return max(1, len(self.experts)) - self.simplex
-
-    @property
-    def size(self) -> int:
-        return self.schedule.points * self.columns
 
 
 class Space:
@@ -101,8 +75,7 @@ class Space:
             raise ValueError(f"a vector of shape {vector.shape} for a space of {self.dimensions} dimensions")
         tables: dict[tuple[str, int | None], dict[str, tuple[float, ...]]] = {}
         for axes in self.axes:
-            block = np.clip(vector[axes.start : axes.start + axes.size], 0.0, 1.0)
-            values = _decode(axes, block.reshape(axes.schedule.points, axes.columns))
+            values = axes.decode(vector)
             for column, expert in enumerate(axes.experts or (None,)):
                 tables.setdefault((axes.gene.name, expert), {})[axes.group.name] = tuple(values[:, column].tolist())
         return self._recipe(tables)
@@ -114,10 +87,10 @@ class Space:
         """
         vector = np.empty(self.dimensions)
         for axes in self.axes:
-            block = _encode(axes, values.get(axes.gene.name, axes.gene.default))
-            if block is None:
+            part = axes.encode(values.get(axes.gene.name, axes.gene.default))
+            if part is None:
                 return None
-            vector[axes.start : axes.start + axes.size] = np.tile(block, axes.schedule.points)
+            vector[axes.start : axes.start + axes.size] = part
         return vector
 
     def seeds(self) -> dict[str, Vector]:
@@ -151,7 +124,7 @@ class Space:
                 raise ConfigError(f"space.genes: {name} is not a gene of {self.method}{nearest(name, genes)}")
         found: list[Axes] = []
         for gene in genes.values():
-            narrowed, fixed, own = _narrow(gene, overrides.get(gene.name) or {}, schedule)
+            narrowed, fixed, own = narrow(gene, overrides.get(gene.name, {}), schedule)
             if fixed is not None:
                 self._fixed[gene.name] = fixed
                 continue
@@ -213,43 +186,3 @@ def _members(layout: Layout, groups: Sequence[Group]) -> list[frozenset[str]]:
         left = [name for name in left if name not in set(inside)]
         found.append(frozenset(inside))
     return found
-
-
-def _narrow(gene: Gene, override: Any, schedule: Any) -> tuple[Gene, float | None, Any]:
-    """The gene with an experiment's range, its fixed value if it has one, and its schedule."""
-    where = f"space.genes.{gene.name}"
-    if isinstance(override, int | float) and not isinstance(override, bool):
-        return gene, float(override), schedule
-    if not isinstance(override, Mapping):
-        raise ConfigError(f"{where}={override}: give a number, or a mapping with {', '.join(GENE_KEYS)}")
-    for key in override:
-        if key not in GENE_KEYS:
-            raise ConfigError(f"{where}.{key} is unknown{nearest(key, GENE_KEYS)}; it takes {', '.join(GENE_KEYS)}")
-    low, high = float(override.get("low", gene.low)), float(override.get("high", gene.high))
-    if not low < high:
-        raise ConfigError(f"{where}: low {low} must be below high {high}; fix a gene with `{gene.name}: value`")
-    default = float(override.get("default", min(max(gene.default, low), high)))
-    value = override.get("value")
-    fixed = None if value is None else float(value)
-    return replace(gene, low=low, high=high, default=default), fixed, override.get("schedule", schedule)
-
-
-def _decode(axes: Axes, block: Vector) -> Vector:
-    if axes.simplex:
-        values = np.array([from_cube(row) for row in block])
-    else:
-        values = axes.gene.low + block * (axes.gene.high - axes.gene.low)
-    rounded: Vector = np.round(values, DIGITS)
-    return rounded
-
-
-def _encode(axes: Axes, value: float | Sequence[float]) -> Vector | None:
-    """The coordinates of one row, or None where a value is out of range."""
-    given = np.asarray(value, dtype=np.float64)
-    wanted = given[list(axes.experts)] if given.ndim and axes.experts else np.full(max(1, len(axes.experts)), given)
-    if axes.simplex:
-        total = float(wanted.sum())
-        return to_cube(wanted / total) if total > 0 and (wanted >= 0).all() else None
-    inside = (wanted >= axes.gene.low - 1e-9) & (wanted <= axes.gene.high + 1e-9)
-    scaled: Vector = np.clip((wanted - axes.gene.low) / (axes.gene.high - axes.gene.low), 0.0, 1.0)
-    return scaled if inside.all() else None

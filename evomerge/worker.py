@@ -48,7 +48,7 @@ class Worker:
         except CandidateError as error:
             return Outcome(job, error=str(error))
         except Exception as error:  # the one broad except: a candidate may fail in any way and the search goes on
-            log.warning("candidate %s failed", job.key, exc_info=True)
+            log.info("candidate %s failed", job.key, exc_info=True)
             self._held = None
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

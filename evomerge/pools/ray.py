@@ -1,7 +1,9 @@
 """Workers as Ray actors, on this machine or a cluster, each with its share of CPUs and GPUs."""
 
+import logging
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,21 +14,30 @@ from evomerge.pools._dispatch import Dispatch
 from evomerge.recipe import Recipe
 from evomerge.worker import Worker
 
+log = logging.getLogger(__name__)
+
 RETRIES = 2  # a job whose worker dies this often more is the candidate's failure
+PATIENCE = 30.0  # seconds before a word about workers that have no place yet
+MANY = 10**6
 
 
 class RayPool:
     """Keeps `workers` actors busy; a lost actor is replaced and its job given to another."""
 
     def __init__(self, spec: WorkerSpec, workers: int, num_cpus: float, num_gpus: float, address: str | None) -> None:
-        self._ray = _connect(address)
-        self._started_here = address is None
-        _refuse_missing(self._ray.cluster_resources(), workers, num_cpus, num_gpus)
+        self._ray, self._started_here = _connect(address)
+        self._idle: list[tuple[Any, str | None]] = []
+        try:
+            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            _refuse_missing(nodes, workers, num_cpus, num_gpus)
+        except ConfigError:
+            self.close()
+            raise
         threads = str(max(1, int(num_cpus)))
         options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": 0}
         self._actor = self._ray.remote(**options, runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}})(Worker)
         self._spec = self._ray.put(spec)
-        self._idle: list[tuple[Any, str | None]] = [(self._spawn(), None) for _ in range(workers)]
+        self._idle = [(self._spawn(), None) for _ in range(workers)]
         self._wait_until_ready()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
@@ -50,8 +61,20 @@ class RayPool:
             yield outcome
 
     def fingerprint(self, recipe: Recipe) -> str:
-        """The fingerprint of a candidate as the first worker would score it."""
-        return str(self._ray.get(self._idle[0][0].fingerprint.remote(recipe)))
+        """The fingerprint of a candidate as a worker would score it; RunError where it cannot be built there."""
+        for _ in range(RETRIES + 1):
+            worker, _ = self._idle.pop()
+            try:
+                found = str(self._ray.get(worker.fingerprint.remote(recipe)))
+            except self._ray.exceptions.RayTaskError as error:
+                self._idle.append((worker, None))
+                raise RunError(f"the winner cannot be built: {error.cause}") from None
+            except self._ray.exceptions.RayError:
+                self._idle.append((self._spawn(), None))
+            else:
+                self._idle.append((worker, recipe.key()))
+                return found
+        raise RunError(f"pool=ray: {RETRIES + 1} workers died while building the winner; look at the node's memory")
 
     def close(self) -> None:
         """Stop the actors, and Ray itself where this pool has started it."""
@@ -94,8 +117,13 @@ class RayPool:
 
     def _wait_until_ready(self) -> None:
         """A constructor that raises shows here, once, instead of as dead workers for ever."""
+        waiting = [worker.__ray_ready__.remote() for worker, _ in self._idle]
         try:
-            self._ray.get([worker.__ray_ready__.remote() for worker, _ in self._idle])
+            while waiting:
+                ready, waiting = self._ray.wait(waiting, num_returns=len(waiting), timeout=PATIENCE)
+                self._ray.get(ready)
+                if waiting:
+                    log.warning("waiting for %d of %d workers: the cluster is busy", len(waiting), len(self._idle))
         except self._ray.exceptions.RayError as error:
             self.close()
             reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
@@ -104,52 +132,58 @@ class RayPool:
 
 def check(*, workers: int = 2, num_cpus: float = 1, num_gpus: float = 0, address: str | None = None) -> None:
     """ConfigError for counts that cannot be meant or, without a cluster, more than this machine has."""
-    if workers < 1 or num_cpus < 0 or num_gpus < 0:
+    if workers < 1 or num_cpus < 0 or num_gpus < 0 or (num_gpus > 1 and num_gpus != int(num_gpus)):
         given = f"workers={workers}, num_cpus={num_cpus}, num_gpus={num_gpus}"
-        raise ConfigError(f"pool: {given}: give at least one worker, and no negative share")
+        raise ConfigError(f"pool: {given}: give at least one worker, no negative share, and whole GPUs above 1")
     if address is None:
         here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-        _refuse_missing(here, workers, num_cpus, num_gpus)
+        _refuse_missing([here], workers, num_cpus, num_gpus)
 
 
 def create(
-    spec: WorkerSpec,
-    *,
-    workers: int = 2,
-    num_cpus: float = 1,
-    num_gpus: float = 0,
-    address: str | None = None,
+    spec: WorkerSpec, *, workers: int = 2, num_cpus: float = 1, num_gpus: float = 0, address: str | None = None
 ) -> RayPool:
     """`workers` actors with `num_cpus` and `num_gpus` each (fractions share a GPU); `address: auto` joins a cluster."""
     return RayPool(spec, workers, num_cpus, num_gpus, address)
 
 
-def _connect(address: str | None) -> Any:
+def _connect(address: str | None) -> tuple[Any, bool]:
+    """Ray, connected, and whether this call has started it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # an actor without GPUs must not see any change
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leaves CUDA_VISIBLE_DEVICES of CPU actors alone
     try:
         import ray
     except ImportError:
         raise ConfigError("pool=ray: ray is not installed; pip install ray, or use pool=local") from None
+    if ray.is_initialized():
+        return ray, False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         quiet["include_dashboard"] = False
     try:
-        if not ray.is_initialized():
-            ray.init(address=address, **quiet)
+        ray.init(address=address, **quiet)
     except ConnectionError as error:
-        raise RunError(
-            f"pool.address={address}: no Ray cluster there ({error}); start it with `ray start --head`"
-        ) from None
-    return ray
+        reason = str(error).splitlines()[0]
+        raise RunError(f"pool.address={address}: no Ray cluster there ({reason}); run `ray start --head`") from None
+    return ray, True
 
 
-def _refuse_missing(found: dict[str, float], workers: int, num_cpus: float, num_gpus: float) -> None:
-    """Ray would wait for ever for a resource that no node has."""
-    for kind, each in (("CPU", num_cpus), ("GPU", num_gpus)):
-        if workers * each > found.get(kind, 0.0):
-            have = f"{found.get(kind, 0.0):g}"
-            raise ConfigError(
-                f"pool: {workers} workers × {each:g} {kind} = {workers * each:g}, but there are {have}; "
-                f"lower pool.workers or pool.num_{kind.lower()}s"
-            )
+def _refuse_missing(nodes: Sequence[Mapping[str, float]], workers: int, num_cpus: float, num_gpus: float) -> None:
+    """Ray would wait for ever for a worker that no node has room for."""
+    room = sum(_room(node, num_cpus, num_gpus) for node in nodes)
+    if room < workers:
+        have = ", ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
+        raise ConfigError(
+            f"pool: {workers} workers of {num_cpus:g} CPU and {num_gpus:g} GPU each, but there is room for {room:g} "
+            f"(nodes: {have}); lower pool.workers, pool.num_cpus or pool.num_gpus"
+        )
+
+
+def _room(node: Mapping[str, float], num_cpus: float, num_gpus: float) -> float:
+    """How many workers fit on a node; a worker's fraction of a GPU lies on one GPU."""
+    by_cpu = math.floor(node.get("CPU", 0.0) / num_cpus + 1e-9) if num_cpus else math.inf
+    if not num_gpus:
+        return by_cpu if math.isfinite(by_cpu) else float(MANY)
+    gpus = int(node.get("GPU", 0.0))
+    by_gpu = gpus * math.floor(1 / num_gpus + 1e-9) if num_gpus < 1 else gpus // int(num_gpus)
+    return min(by_cpu, by_gpu)

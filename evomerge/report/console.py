@@ -81,7 +81,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
     for row in result["rows"]:
         cells = [row["scores"][name] for name in ("search", "select", "holdout")]
         style = "bold" if row["role"] == "winner" else ""
-        label = row["label"] if row["role"] == "baseline" else _winner_label(row["label"])
+        label = row["label"] if row["role"] == "baseline" else winner_label(row["label"])
         table.add_row(label, *map(number, cells), *(number(row["tasks"].get(task)) for task in tasks), style=style)
     return table
 
@@ -101,5 +101,6 @@ def number(value: float | None) -> str:
     return "failed" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
-def _winner_label(label: str) -> str:
+def winner_label(label: str) -> str:
+    """The winner's name in a table: which baseline it is, where it is one."""
     return "winner" if label == "winner" else f"winner (= {label})"

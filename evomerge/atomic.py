@@ -1,0 +1,22 @@
+"""Files that are replaced whole: a reader, or a crash, sees the old text or the new, never half."""
+
+import os
+from pathlib import Path
+
+from evomerge.errors import RunError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside the file, sync, rename; RunError where the disk refuses."""
+    staging = path.with_name(path.name + ".partial")
+    try:
+        with staging.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+    except OSError as error:
+        staging.unlink(missing_ok=True)
+        raise RunError(
+            f"{path}: {error.strerror or error}; free disk space and repeat the command, nothing is lost"
+        ) from error

@@ -1,0 +1,78 @@
+"""The few parts of an SVG that the charts are made of. Colours are classes: report.css knows light from dark."""
+
+import math
+from collections.abc import Iterable
+from html import escape
+
+
+def svg(name: str, title: str, description: str, size: tuple[float, float], parts: Iterable[str]) -> str:
+    """A figure that scales down to its least readable width; `name` is unique in the page."""
+    width, height = size
+    body = "\n".join(parts)
+    return (
+        f'<svg class="chart" role="img" aria-labelledby="{name}-title {name}-desc" viewBox="0 0 {width:g} {height:g}"'
+        f' style="max-width:{width:g}px;min-width:{min(width, 520):g}px">\n'
+        f'<title id="{name}-title">{escape(title)}</title>\n<desc id="{name}-desc">{escape(description)}</desc>\n'
+        f"{body}\n</svg>"
+    )
+
+
+def text(x: float, y: float, content: str, kind: str = "", anchor: str = "start") -> str:
+    """A line of text; `y` is its middle."""
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text {place} dominant-baseline="central" class="{kind}">{escape(content)}</text>'
+
+
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    """A straight line."""
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"/>'
+
+
+def rect(x: float, y: float, width: float, height: float, kind: str, tip: str, opacity: float = 1.0) -> str:
+    """A filled box that says `tip` when pointed at."""
+    shade = "" if opacity == 1.0 else f' fill-opacity="{opacity:.3f}"'
+    box = f'x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{height:.1f}"'
+    return f'<rect {box} rx="2" class="{kind}"{shade}><title>{escape(tip)}</title></rect>'
+
+
+def dot(x: float, y: float, radius: float, kind: str, tip: str) -> str:
+    """A point that says `tip` when pointed at."""
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{kind}"><title>{escape(tip)}</title></circle>'
+
+
+def cross(x: float, y: float, kind: str, tip: str, arm: float = 3.5) -> str:
+    """A small ×."""
+    path = f"M{x - arm:.1f} {y - arm:.1f}l{2 * arm:g} {2 * arm:g}m0 {-2 * arm:g}l{-2 * arm:g} {2 * arm:g}"
+    return f'<path d="{path}" class="{kind}"><title>{escape(tip)}</title></path>'
+
+
+def shorten(label: str, limit: int) -> str:
+    """The label, cut in the middle where it is longer than `limit` characters."""
+    if len(label) <= limit:
+        return label
+    return f"{label[: (limit - 1) // 2]}…{label[-(limit // 2) :]}"
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers between low and high."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if step >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def spread(wanted: Iterable[float], gap: float, low: float, high: float) -> list[float]:
+    """The nearest places to the wanted ones, at least `gap` apart and in the same order, inside low … high."""
+    order = sorted(enumerate(wanted), key=lambda pair: pair[1])
+    places: list[float] = []
+    for _, value in order:
+        places.append(max(value, low, places[-1] + gap if places else low))
+    ceiling = high
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], ceiling)
+        ceiling = places[i] - gap
+    back = dict(zip((i for i, _ in order), places, strict=True))
+    return [back[i] for i in range(len(places))]

@@ -1,0 +1,144 @@
+"""A scorer, a pool and a space small enough to see through: the seams of the loop without models or tasks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge.baselines import baselines
+from evomerge.errors import CandidateError
+from evomerge.groups import Layout
+from evomerge.jobs import Job, Outcome
+from evomerge.ledger import Ledger
+from evomerge.optimizers import Optimizer, create
+from evomerge.recipe import ModelRef, Recipe
+from evomerge.scorers import SLICES, Chunk, Plan, Request
+from evomerge.search import Board, Evaluator, header, search
+from evomerge.space import Space
+
+BASE = ModelRef("base")
+EXPERTS = {"left": ModelRef("left"), "right": ModelRef("right")}
+NAMES = tuple(f"model.layers.{layer}.mlp.up_proj.weight" for layer in range(2))
+BEST = (0.8, 0.3)  # the weights that ToyPool likes most
+
+
+def toy_space() -> Space:
+    return Space(
+        method="task_arithmetic",
+        base=BASE,
+        experts=EXPERTS,
+        layout=Layout(NAMES),
+        touched=[frozenset(NAMES), frozenset(NAMES)],
+        out_dtype="float32",
+    )
+
+
+def toy_optimizer(name: str = "cma", seed: int = 1, population: int = 6) -> Optimizer:
+    return create(name, 2, list(toy_space().seeds().values()), seed, {"population": population})
+
+
+def toy_baselines() -> dict[str, Recipe]:
+    return baselines(toy_space(), BASE, EXPERTS)
+
+
+def weights(recipe: Recipe) -> tuple[Any, ...]:
+    return tuple(source.settings["weight"] for source in recipe.slices[0].sources)
+
+
+class ToyScorer:
+    """Two chunks of three items a slice; a response is the item's score, and grading refuses a `None`."""
+
+    def __init__(self) -> None:
+        chunks = {
+            name: tuple(
+                Chunk(f"{name}/{i}", name, tuple(f"toy/{name}/{3 * i + j}" for j in range(3))) for i in range(2)
+            )
+            for name in SLICES
+        }
+        self.plan = Plan(chunks, {"toy": 1.0})
+        self.fingerprint = "toy"
+
+    def requests(self, chunk: Chunk) -> tuple[Request, ...]:
+        return tuple(Request("toy", (item,)) for item in chunk.items)
+
+    def grade(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, float]:
+        if None in responses:
+            raise CandidateError("an answer is missing")
+        return dict(zip(chunk.items, responses, strict=True))
+
+
+class ToyPool:
+    """Scores a recipe by its distance from BEST, remembers every job, and fails where `fails` gives a reason.
+
+    `answers` replaces the responses of a job where it gives any.
+    """
+
+    def __init__(
+        self,
+        fails: Callable[[Job], str | None] = lambda job: None,
+        answers: Callable[[Job], list[Any] | None] = lambda job: None,
+    ) -> None:
+        self.jobs: list[Job] = []
+        self._fails, self._answers = fails, answers
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        failed: set[str] = set()
+        for job in (job for job in jobs if job.key not in failed):
+            self.jobs.append(job)
+            error = self._fails(job)
+            if error:
+                failed.add(job.key)
+            yield Outcome(job, error=error) if error else Outcome(job, self._score(job), seconds=0.01)
+
+    def fingerprint(self, recipe: Recipe) -> str:
+        return recipe.key()
+
+    def close(self) -> None:
+        pass
+
+    def paid(self) -> list[tuple[str, str]]:
+        return [(job.key, job.chunk) for job in self.jobs]
+
+    def _score(self, job: Job) -> list[Any]:
+        distance = sum((float(w) - best) ** 2 for w, best in zip(weights(job.recipe), BEST, strict=True))
+        return self._answers(job) or [1.0 - distance + 0.01 * item for item in range(3)]
+
+
+class Run:
+    """One toy search over a ledger file: what was asked in which order, and what it cost."""
+
+    def __init__(self, path: Path, pool: ToyPool | None = None) -> None:
+        self.pool = pool or ToyPool()
+        self.ledger = Ledger(path, header(ToyScorer(), {"seed": 1}, {"base": "0"}, {"toy": "1"}))
+        self.evaluator = Evaluator(ToyScorer(), self.pool, self.ledger)
+        self.asked: list[list[str]] = []
+        self.scores: list[list[float]] = []
+
+    def work(self, done: int, total: int) -> None:
+        assert 0 < done <= total
+
+    def generation(self, number: int, board: Board, scores: Sequence[float]) -> None:
+        assert number == len(self.scores)
+        self.scores.append(list(scores))
+
+    def search(self, evaluations: int, optimizer: Optimizer | None = None) -> Board:
+        space = toy_space()
+        recorded = _Recorded(space, self.asked)
+        try:
+            return search(
+                self.evaluator, recorded, optimizer or toy_optimizer(), toy_baselines(), evaluations, [self]
+            )
+        finally:
+            self.ledger.close()
+
+
+class _Recorded(Space):
+    """The toy space, noting the key of every recipe that it decodes."""
+
+    def __init__(self, space: Space, asked: list[list[str]]) -> None:
+        self.__dict__.update(space.__dict__)
+        self._asked = asked
+
+    def decode(self, vector: Any) -> Recipe:
+        recipe = super().decode(vector)
+        self._asked.append([recipe.key()])
+        return recipe
