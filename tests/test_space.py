@@ -26,7 +26,7 @@ NAMES = (
 )
 LAYOUT = Layout(NAMES)
 SCHEDULES: list[Any] = ["all", "each", {"blocks": 2}, {"blocks": 3}, {"knots": 2}, {"knots": 3}]
-COMPONENTS: list[Any] = [(), ("attention",), ("norms", "attention", "mlp"), {"queries": ["q_proj"]}]
+COMPONENTS: list[Any] = [(), ("norms", "attention"), {"queries": ["q_proj"]}]
 
 every_method = pytest.mark.parametrize("method", methods.names())
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -106,7 +106,7 @@ def test_no_coordinate_is_missing(method: str, schedule: Any) -> None:
 @every_schedule
 def test_different_points_are_different_recipes(method: str, schedule: Any) -> None:
     space = make(method, schedule=schedule, components=("attention",))
-    vectors = points(space, 100)
+    vectors = points(space, 30)
     vectors += [1 - vector for vector in vectors] + [np.roll(vector, 1) for vector in vectors if space.dimensions > 1]
     assert len({space.decode(vector).key() for vector in vectors}) == len(vectors)
 
@@ -322,14 +322,12 @@ def test_refusals_name_the_key_in_one_line(changes: dict[str, Any], message: str
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.xfail(reason="float() of a text escapes as a ValueError", strict=True, raises=ValueError)
 @pytest.mark.parametrize("key", ["low", "high", "default", "value"])
 def test_a_range_that_is_no_number_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=rf"^space\.genes\.weight\.{key}"):
         make(genes={"weight": {key: "much"}})
 
 
-@pytest.mark.xfail(reason="a default outside its range silently loses the default seed", strict=True)
 def test_a_default_outside_its_range_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^space\.genes\.weight.*default"):
         make(genes={"weight": {"default": 7.0}})

@@ -110,7 +110,7 @@ class Run:
         self.pool = pool or ToyPool()
         self.ledger = Ledger(path, header(ToyScorer(), {"seed": 1}, {"base": "0"}, {"toy": "1"}))
         self.evaluator = Evaluator(ToyScorer(), self.pool, self.ledger)
-        self.asked: list[list[str]] = []
+        self.asked: list[str] = []
         self.scores: list[list[float]] = []
 
     def work(self, done: int, total: int) -> None:
@@ -120,25 +120,23 @@ class Run:
         assert number == len(self.scores)
         self.scores.append(list(scores))
 
-    def search(self, evaluations: int, optimizer: Optimizer | None = None) -> Board:
-        space = toy_space()
-        recorded = _Recorded(space, self.asked)
+    def search(self, evaluations: int, optimizer: Optimizer | None = None, close: bool = True) -> Board:
+        recorded = _Recorded(toy_space(), self.asked)
         try:
-            return search(
-                self.evaluator, recorded, optimizer or toy_optimizer(), toy_baselines(), evaluations, [self]
-            )
+            return search(self.evaluator, recorded, optimizer or toy_optimizer(), toy_baselines(), evaluations, [self])
         finally:
-            self.ledger.close()
+            if close:
+                self.ledger.close()
 
 
 class _Recorded(Space):
     """The toy space, noting the key of every recipe that it decodes."""
 
-    def __init__(self, space: Space, asked: list[list[str]]) -> None:
+    def __init__(self, space: Space, asked: list[str]) -> None:
         self.__dict__.update(space.__dict__)
         self._asked = asked
 
     def decode(self, vector: Any) -> Recipe:
         recipe = super().decode(vector)
-        self._asked.append([recipe.key()])
+        self._asked.append(recipe.key())
         return recipe

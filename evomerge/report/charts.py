@@ -9,7 +9,7 @@ from evomerge.report.record import Contender, Point, Record, missing
 from evomerge.report.svg import cross, dot, line, rect, shorten, spread, svg, text, ticks
 
 Scale = Callable[[float], float]
-LEFT, TOP, PLOT, HEIGHT, LABELS = 46.0, 14.0, 590.0, 310.0, 150.0  # of the search curve, in pixels
+LEFT, TOP, PLOT, HEIGHT, LABELS = 46.0, 14.0, 576.0, 310.0, 164.0  # of the search curve, in pixels
 
 
 def search_curve(record: Record) -> str:
@@ -45,7 +45,7 @@ def task_bars(task: str, contenders: Sequence[Contender], name: str) -> str:
         middle = 12 + place * row
         start, end = (x(0.0), x(0.0)) if missing(value) else sorted((x(0.0), x(value)))
         tip = f"{contender.label}: {number(value)}"
-        parts.append(text(88, middle, shorten(contender.label, 14), f"label {contender.role}", "end"))
+        parts.append(text(88, middle, shorten(contender.label, 12), f"label {contender.role}", "end"))
         parts.append(rect(96, middle - 6, 166, 12, "track", tip))
         parts.append(rect(start, middle - 6, max(end - start, 1.0), 12, f"bar {contender.role}", tip))
         parts.append(text(270, middle, number(value), f"value {contender.role}"))
@@ -128,7 +128,7 @@ def _baseline_lines(record: Record, y: Scale) -> list[str]:
         end = LEFT + PLOT
         parts.append(line(LEFT, height, end, height, f"baseline {rival}"))
         parts.append(line(end, height, end + 10, place, f"lead {rival}"))
-        label = f"{shorten(row['label'], 14)} {number(row['scores']['search'])}"
+        label = f"{shorten(row['label'], 13)} {number(row['scores']['search'])}"
         parts.append(text(end + 14, place, label, f"label {rival}"))
     return parts
 

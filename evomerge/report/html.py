@@ -56,7 +56,7 @@ def _head(record: Record) -> str:
     experts = ", ".join(record.config["experts"])
     interval = result["interval"]
     rival = next(row for row in record.baselines if row["label"] == result["best_baseline"])
-    span = f"{interval['level']:.0%} interval {interval['low']:+.4f} … {interval['high']:+.4f}"
+    span = f"{interval['level']:.0%}: {interval['low']:+.4f} … {interval['high']:+.4f}"
     tiles = (
         ("winner on holdout", number(record.winner["scores"]["holdout"]), f"candidate {result['winner']['label']}"),
         ("best baseline", number(rival["scores"]["holdout"]), rival["label"]),

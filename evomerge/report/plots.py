@@ -6,6 +6,7 @@ from typing import Any
 
 from evomerge.errors import ConfigError, RunError
 from evomerge.report.record import Record, missing, read
+from evomerge.report.svg import spread
 
 COLOURS = {"winner": "#1f56c3", "rival": "#b25e09", "expert": "#8c95a6"}
 
@@ -30,16 +31,23 @@ def search_figure(record: Record) -> Any:
     for point in record.points:
         if point.key == record.result["winner"]["key"]:
             axes.scatter([point.number], [point.score], s=60, color=COLOURS["winner"], label="winner", zorder=3)
-    for row in record.baselines:
-        score = row["scores"]["search"]
-        if not missing(score):
-            role = "rival" if row["label"] == record.result["best_baseline"] else "expert"
-            axes.axhline(score, color=COLOURS[role], linestyle=":", linewidth=1)
-            place = {"xy": (1.01, score), "xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
-            axes.annotate(row["label"], color=COLOURS[role], annotation_clip=False, **place)
     axes.set(xlabel="candidates, in the order asked", ylabel="score on search")
     axes.legend(frameon=False, loc="lower right")
+    _baselines(record, axes)
     return figure
+
+
+def _baselines(record: Record, axes: Any) -> None:
+    """A labelled line for each baseline, the labels kept apart."""
+    rows = [row for row in record.baselines if not missing(row["scores"]["search"])]
+    scores = [row["scores"]["search"] for row in rows]
+    for score in scores:
+        axes.axhline(score, color=COLOURS["expert"], linestyle=":", linewidth=1, zorder=0)
+    low, high = axes.get_ylim()
+    for row, score, place in zip(rows, scores, spread(scores, 0.05 * (high - low), low, high), strict=True):
+        colour = COLOURS["rival"] if row["label"] == record.result["best_baseline"] else "#5b6270"
+        text = f"{row['label']} {score:.3f}"
+        axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=colour)
 
 
 def holdout_figure(record: Record) -> Any:

@@ -1,0 +1,128 @@
+"""From the board to an honest winner, on the toy problem."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evomerge.errors import RunError
+from evomerge.finalise import Result, finalise
+from evomerge.jobs import Job
+from evomerge.scorers import SLICES
+from evomerge.search import Board
+from tests.toys import Run, ToyPool, toy_baselines
+
+
+def finished(path: Path, pool: ToyPool | None = None, top: int = 3) -> tuple[Run, Board, Result]:
+    """A search of 24 evaluations and its final, on one ledger."""
+    run = Run(path, pool)
+    board = run.search(24, close=False)
+    try:
+        return run, board, finalise(run.evaluator, board, toy_baselines(), top, seed=1)
+    finally:
+        run.ledger.close()
+
+
+def slices_of(run: Run, key: str) -> set[str]:
+    return {job.chunk.partition("/")[0] for job in run.pool.jobs if job.key == key}
+
+
+def failing(slice_name: str, chosen: Callable[[Job], bool]) -> ToyPool:
+    return ToyPool(fails=lambda job: "died" if job.chunk.startswith(slice_name) and chosen(job) else None)
+
+
+def test_top_and_baselines_go_to_select_winner_and_baselines_to_holdout(tmp_path: Path) -> None:
+    run, board, result = finished(tmp_path / "trials.jsonl")
+    standing = {recipe.key() for recipe in toy_baselines().values()}
+    top = {candidate.key for candidate, _ in board.ranked()[:3]}
+    for candidate, _ in board.ranked():
+        expected = {"search"}
+        expected |= {"select"} if candidate.key in standing | top else set()
+        expected |= {"holdout"} if candidate.key in standing | {result.winner.key} else set()
+        assert slices_of(run, candidate.key) == expected
+
+
+def test_rows_are_every_baseline_then_the_winner_on_every_slice(tmp_path: Path) -> None:
+    _, _, result = finished(tmp_path / "trials.jsonl")
+    assert [row.label for row in result.rows] == [*toy_baselines(), "winner"]
+    assert [row.role for row in result.rows] == ["baseline"] * 5 + ["winner"]
+    assert all(set(row.scores) == set(SLICES) and not math.isnan(row.scores["holdout"]) for row in result.rows)
+
+
+def test_difference_is_that_of_the_table_and_the_interval_holds_it(tmp_path: Path) -> None:
+    _, _, result = finished(tmp_path / "trials.jsonl")
+    rows = {row.label: row.scores["holdout"] for row in result.rows}
+    assert result.best_baseline == max(toy_baselines(), key=lambda label: rows[label])
+    assert result.interval.difference == pytest.approx(rows["winner"] - rows[result.best_baseline])
+    assert result.interval.low <= result.interval.difference <= result.interval.high
+    assert result.interval.verdict == "better"
+
+
+def test_the_winner_is_chosen_on_select_not_on_search(tmp_path: Path) -> None:
+    """The best on search is spoiled on select only; it must lose."""
+    _, board, _ = finished(tmp_path / "plain.jsonl")
+    best = board.ranked()[0][0].key
+
+    def spoiled(job: Job) -> list[float] | None:
+        return [0.0] * 3 if job.key == best and job.chunk.startswith("select") else None
+
+    _, again, result = finished(tmp_path / "spoiled.jsonl", ToyPool(answers=spoiled))
+    assert again.ranked()[0][0].key == best != result.winner.key
+
+
+def test_holdout_does_not_choose(tmp_path: Path) -> None:
+    _, _, plain = finished(tmp_path / "plain.jsonl")
+
+    def bad_luck(job: Job) -> list[float] | None:
+        return [0.0] * 3 if job.key == plain.winner.key and job.chunk.startswith("holdout") else None
+
+    _, _, result = finished(tmp_path / "unlucky.jsonl", ToyPool(answers=bad_luck))
+    assert result.winner.key == plain.winner.key
+    assert result.interval.verdict == "worse"
+
+
+def test_a_baseline_may_win_and_is_called_a_tie(tmp_path: Path) -> None:
+    uniform = toy_baselines()["uniform"].key()
+    pool = ToyPool(answers=lambda job: [2.0] * 3 if job.key == uniform else None)
+    _, _, result = finished(tmp_path / "trials.jsonl", pool)
+    assert (result.winner.key, result.best_baseline) == (uniform, "uniform")
+    assert (result.rows[-1].label, result.interval.verdict) == ("uniform", "tie")
+
+
+def test_a_finalist_that_fails_on_select_leaves_the_next_one(tmp_path: Path) -> None:
+    _, board, _ = finished(tmp_path / "plain.jsonl")
+    best = board.ranked()[0][0].key
+    _, _, result = finished(tmp_path / "failing.jsonl", failing("select", lambda job: job.key == best))
+    assert result.winner.key != best
+
+
+def test_a_winner_that_fails_on_holdout_is_one_clear_line(tmp_path: Path) -> None:
+    standing = {recipe.key() for recipe in toy_baselines().values()}
+    with pytest.raises(RunError, match="holdout"):
+        finished(tmp_path / "trials.jsonl", failing("holdout", lambda job: job.key not in standing))
+
+
+def test_a_baseline_that_fails_on_holdout_is_a_failed_row(tmp_path: Path) -> None:
+    left = toy_baselines()["left"].key()
+    _, _, result = finished(tmp_path / "trials.jsonl", failing("holdout", lambda job: job.key == left))
+    row = next(row for row in result.rows if row.label == "left")
+    assert math.isnan(row.scores["holdout"]) and row.tasks == {}
+    text = json.dumps(result.as_dict())
+    assert "NaN" not in text, "result.json must be JSON for every reader"
+
+
+def test_nothing_scored_on_select_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no candidate could be scored on select.*trials\.jsonl"):
+        finished(tmp_path / "trials.jsonl", failing("select", lambda job: True))
+
+
+def test_looks_at_holdout_are_counted_once_for_the_same_look(tmp_path: Path) -> None:
+    run, _, result = finished(tmp_path / "trials.jsonl")
+    again, _, repeated = finished(tmp_path / "trials.jsonl")
+    assert again.pool.jobs == []
+    assert repeated.as_dict() == result.as_dict()
+    looks = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines() if '"look"' in line]
+    assert len(looks) == 1 and looks[0]["look"] == "holdout" and result.winner.key in looks[0]["keys"]
+    assert run.ledger.looks == looks
