@@ -99,7 +99,7 @@ def _cell(x: float, y: float, width: float, height: float, value: float | None, 
     kind = "cold" if value < 0 else "hot"
     parts = [rect(x, y, width, height, kind, f"{what}: {value:.6g}", 0.07 + 0.93 * strength)]
     if width >= 30:
-        parts.append(text(x + width / 2, y + height / 2, f"{value:.2f}", "on" if strength > 0.55 else "off", "middle"))
+        parts.append(text(x + width / 2, y + height / 2, f"{value:.2f}", "on" if strength > 0.75 else "off", "middle"))
     return parts
 
 

@@ -31,7 +31,8 @@ def blocks(recipe: Recipe, layers: int | None, config: Mapping[str, Any]) -> lis
     labels = {str(path): label for label, path in config["experts"].items()}
     filters = _filters(recipe)
     found = []
-    for gene in dict.fromkeys(name for name, _ in recipe.all_settings()):
+    genes = dict.fromkeys(name for name, _ in recipe.all_settings())
+    for gene in sorted(genes, key=lambda name: name in recipe.settings):  # each model's own first
         values = _values(recipe, gene, layers or _longest_gradient(recipe), labels)
         if gene not in constants(recipe):
             found += _blocks_of(gene, values, filters, (config.get("space") or {}).get("components") or ())

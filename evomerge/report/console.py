@@ -88,6 +88,8 @@ def result_table(result: Mapping[str, Any]) -> Table:
 
 def claim(result: Mapping[str, Any]) -> str:
     """The one sentence that the run supports."""
+    if result["rows"][-1]["label"] == result["best_baseline"]:
+        return f"The search found nothing better than a baseline: the winner is {result['best_baseline']}"
     interval = result["interval"]
     span = f"[{interval['low']:+.4f}, {interval['high']:+.4f}]"
     return (

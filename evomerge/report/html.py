@@ -150,15 +150,24 @@ def _block_table(block: Block) -> str:
 
 
 def _failures(record: Record) -> str:
-    failures = record.failures()
-    if not failures:
+    failed = record.failures()
+    if not failed:
         return ""
-    note = f"{len(failures)} of {len(record.points)} candidates could not be built or scored; they rank last."
-    return _section("Failures", note, _fact_table(failures))
+    reasons: dict[str, list[str]] = {}
+    for point, reason in failed.items():
+        reasons.setdefault(reason, []).append(str(point))
+    note = f"{len(failed)} of {len(record.points)} candidates could not be built or scored; they rank last."
+    facts = {_some(points): reason for reason, points in reasons.items()}
+    return _section("Failures", note, _fact_table(facts))
+
+
+def _some(points: Sequence[str], limit: int = 10) -> str:
+    more = f" and {len(points) - limit} more" if len(points) > limit else ""
+    return f"candidate{'s' * (len(points) > 1)} {', '.join(points[:limit])}{more}"
 
 
 def _recipe(record: Record) -> str:
-    note = "The whole merge. `evomerge merge recipe.yaml OUT_DIR` builds it."
+    note = "The whole merge; build it with: evomerge merge recipe.yaml OUT_DIR"
     return _section("Recipe", note, f'<pre tabindex="0"><code>{escape(record.recipe_text)}</code></pre>')
 
 

@@ -62,9 +62,9 @@ class Record:
         """The rows of the baselines, the base first."""
         return list(self.result["rows"][:-1])
 
-    def failures(self) -> dict[str, str]:
-        """Candidate → why it failed."""
-        return {f"candidate {point.number}": point.error for point in self.points if point.error is not None}
+    def failures(self) -> dict[int, str]:
+        """Number of a candidate → why it failed."""
+        return {point.number: point.error for point in self.points if point.error is not None}
 
     def best_so_far(self) -> list[float]:
         """The best score on the search slice after no, one, two … candidates; baselines are known from the start."""

@@ -11,7 +11,7 @@ def svg(name: str, title: str, description: str, size: tuple[float, float], part
     body = "\n".join(parts)
     return (
         f'<svg class="chart" role="img" aria-labelledby="{name}-title {name}-desc" viewBox="0 0 {width:g} {height:g}"'
-        f' style="max-width:{width:g}px;min-width:{min(width, 520):g}px">\n'
+        f' style="max-width:{width:g}px;min-width:{min(width, 640):g}px">\n'
         f'<title id="{name}-title">{escape(title)}</title>\n<desc id="{name}-desc">{escape(description)}</desc>\n'
         f"{body}\n</svg>"
     )

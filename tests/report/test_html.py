@@ -1,0 +1,109 @@
+"""The page: whole, self-contained, escaped, accessible."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from evomerge.errors import RunError
+from evomerge.report.console import claim
+from evomerge.report.html import write_report
+from evomerge.report.record import read
+
+from .conftest import HOSTILE
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Page(HTMLParser):
+    """Collects elements and text, and fails on a tag that is not closed where it should be."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(source)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def all(self, tag: str, kind: str = "") -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.elements if name == tag and kind in (attrs.get("class") or "")]
+
+
+@pytest.fixture
+def source(run_folder: Path) -> str:
+    path = write_report(run_folder)
+    assert path == run_folder / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def page(source: str) -> Page:
+    return Page(source)
+
+
+def test_it_loads_nothing(source: str, page: Page) -> None:
+    names = {name for _, attrs in page.elements for name in attrs}
+    assert not names & {"src", "href", "srcset", "xlink:href", "onclick", "onload"}
+    assert not {tag for tag, _ in page.elements} & {"script", "link", "img", "iframe", "object"}
+    assert not re.search(r"https?:|@import|url\(", source)
+
+
+def test_names_and_reasons_are_escaped(source: str, page: Page) -> None:
+    assert "<script>" not in source and "<b>" not in source
+    assert HOSTILE in "".join(page.text)
+
+
+def test_it_says_the_claim_and_every_score(run_folder: Path, page: Page) -> None:
+    text = "".join(page.text)
+    record = read(run_folder)
+    assert claim(record.result) in text
+    assert record.recipe_text in text
+    assert "a NaN in <b>model.layers.0</b>" in text and "candidate 2" in text
+    assert record.result["fingerprint"] in text
+    assert page.text.count("failed") >= 3  # a baseline that has no scores
+
+
+def test_the_search_curve_has_a_mark_for_each_candidate(page: Page) -> None:
+    assert len(page.all("circle", "candidate")) == 2 and len(page.all("circle", "dropped")) == 1
+    assert len(page.all("circle", "winner")) == 1
+    assert len(page.all("path", "failed")) == 1
+    assert len(page.all("line", "baseline")) == 3  # the failed one has no line
+
+
+def test_figures_and_tables_are_accessible(page: Page) -> None:
+    ids = [str(attrs["id"]) for _, attrs in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    figures = page.all("svg")
+    assert len(figures) == 1 + 3 + 1
+    for figure in figures:
+        assert figure["role"] == "img" and set(str(figure["aria-labelledby"]).split()) <= set(ids)
+    assert all(head.get("scope") in ("row", "col") for head in page.all("th"))
+    assert dict(page.elements)["html"] == {"lang": "en"}
+
+
+def test_the_same_run_gives_the_same_page(run_folder: Path, source: str) -> None:
+    assert write_report(run_folder).read_text(encoding="utf-8") == source
+
+
+def test_an_unfinished_run_has_no_report(run_folder: Path) -> None:
+    (run_folder / "result.json").unlink()
+    with pytest.raises(RunError, match=r"result\.json"):
+        write_report(run_folder)
+    assert not (run_folder / "report.html").exists()

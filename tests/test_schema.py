@@ -1,0 +1,61 @@
+"""The configuration's schema: keyword names and types of constructors."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from evomerge.errors import ConfigError
+from evomerge.schema import check_section
+
+
+def target(
+    *,
+    count: int = 1,
+    rate: float = 0.5,
+    flag: bool = False,
+    name: str | None = None,
+    tasks: Sequence[str] = (),
+    genes: Mapping[str, float | bool] | None = None,
+    free: Any = None,
+) -> None:
+    """A constructor with one keyword of each kind."""
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {},
+        {"count": 3, "rate": 1, "flag": True, "name": None, "tasks": ["a"], "genes": {"x": 1.0, "y": True}},
+        {"free": object()},
+    ],
+)
+def test_fitting_sections_pass(section: Mapping[str, Any]) -> None:
+    check_section(target, section, "here")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"cuont": 1}, "here.cuont: unknown key (did you mean 'count'?); known are count, rate"),
+        ({"count": 1.5}, "here.count=1.5: give a whole number"),
+        ({"count": True}, "here.count=True: give a whole number"),
+        ({"rate": "fast"}, "here.rate=fast: give a number"),
+        ({"flag": 1}, "here.flag=1: give true or false"),
+        ({"name": 3}, "here.name=3: give a text or null"),
+        ({"tasks": "abc"}, "here.tasks=abc: give a list"),
+        ({"tasks": [1]}, "here.tasks=[1]: give a list"),
+        ({"genes": {"x": "y"}}, "here.genes={'x': 'y'}: give a mapping or null"),
+        (3, "here=3: give a mapping"),
+    ],
+)
+def test_a_misfit_names_key_and_remedy(section: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_section(target, section, "here")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_caller_sets_is_not_the_users_to_set() -> None:
+    with pytest.raises(ConfigError, match="unknown key"):
+        check_section(target, {"count": 1}, "here", given=("count",))

@@ -1,0 +1,181 @@
+"""What every tracker owes the search: the same steps after a resume, and never an end to it."""
+
+import importlib
+import inspect
+import logging
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from evomerge import trackers
+from evomerge.errors import ConfigError
+from evomerge.experiment import fixed_part
+from evomerge.search import Board
+
+PRESETS = Path(__file__).parents[2] / "conf" / "tracker"
+DOCUMENT: dict[str, Any] = {
+    "verdict": "better",
+    "difference": 0.2,
+    "best_baseline": "base",
+    "fingerprint": "ab",
+    "rows": [
+        {"label": "base", "role": "baseline", "scores": {"holdout": 0.5}, "tasks": {"a": 0.4, "b": 0.6}},
+        {"label": "math", "role": "baseline", "scores": {"holdout": math.nan}, "tasks": {}},
+        {"label": "winner", "role": "winner", "scores": {"holdout": 0.7}, "tasks": {"a": 0.6, "b": 0.8}},
+    ],
+}
+
+
+class Recorder:
+    """A backend that remembers, or fails."""
+
+    def __init__(self, broken: bool = False) -> None:
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.tables: list[Sequence[Sequence[str | float]]] = []
+        self.closed, self.broken = 0, broken
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if self.broken:
+            raise OSError("the network\nis gone")
+        self.logged.append((step, dict(values)))
+
+    def result(self, document: Mapping[str, Any], table: Sequence[Sequence[str | float]]) -> None:
+        self.tables.append(table)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def board(best: float = 0.75, failed: int = 0) -> Board:
+    ranked = [] if math.isnan(best) else [(None, best)]
+    failures = {str(i): "NaN" for i in range(failed)}
+    return cast(Board, SimpleNamespace(ranked=lambda: ranked, failures=lambda: failures))
+
+
+def search_once(tracker: trackers.Tracker, generations: int = 3) -> None:
+    tracker.generation(0, board(0.5), [0.5, 0.25])
+    for number in range(1, generations):
+        tracker.work(1, 2)
+        tracker.generation(number, board(0.5 + number / 8, failed=number), [0.25, math.nan, 0.5])
+
+
+def test_every_preset_is_a_tracker_whose_settings_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {path.stem for path in PRESETS.glob("*.yaml")} == set(trackers.names())
+    for name in trackers.names():
+        preset = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
+        assert preset.pop("name") == name
+        if name == "none":
+            assert not preset
+            continue
+        factory = importlib.import_module(f"evomerge.trackers.{name}").create
+        defaults = {
+            p.name: p.default for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY
+        }
+        assert preset == defaults
+
+
+def test_generations_are_steps_with_the_numbers_of_the_search() -> None:
+    recorder = Recorder()
+    search_once(trackers.Tracker("fake", lambda: recorder), 2)
+    assert recorder.logged[0] == (
+        0,
+        {
+            "search/best": 0.5,
+            "search/generation_best": 0.5,
+            "search/generation_mean": 0.375,
+            "search/evaluations": 0.0,
+            "search/failed": 0.0,
+        },
+    )
+    assert recorder.logged[1] == (
+        1,
+        {
+            "search/best": 0.625,
+            "search/generation_best": 0.5,
+            "search/generation_mean": 0.375,
+            "search/evaluations": 3.0,
+            "search/failed": 1.0,
+        },
+    )
+
+
+def test_a_replayed_search_logs_the_same_again() -> None:
+    first, second = Recorder(), Recorder()
+    search_once(trackers.Tracker("fake", lambda: first), 3)
+    search_once(trackers.Tracker("fake", lambda: second), 5)
+    assert second.logged[:3] == first.logged
+
+
+def test_a_generation_of_failures_has_no_mean() -> None:
+    recorder = Recorder()
+    trackers.Tracker("fake", lambda: recorder).generation(1, board(math.nan, failed=2), [math.nan, math.nan])
+    assert recorder.logged == [(1, {"search/evaluations": 2.0, "search/failed": 2.0})]
+
+
+def test_the_holdout_table_has_every_row() -> None:
+    recorder = Recorder()
+    tracker = trackers.Tracker("fake", lambda: recorder)
+    tracker.finish(DOCUMENT)
+    tracker.close()
+    tracker.close()
+    (table,) = recorder.tables
+    assert table[0] == ["model", "holdout", "a", "b"] and table[-1] == ["winner", 0.7, 0.6, 0.8]
+    assert recorder.closed == 1
+
+
+def test_a_failing_tracker_is_one_warning_and_then_silent(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder(broken=True)
+    tracker = trackers.Tracker("fake", lambda: recorder)
+    with caplog.at_level(logging.WARNING):
+        search_once(tracker)
+        tracker.finish(DOCUMENT)
+        tracker.close()
+    (line,) = caplog.messages
+    assert line == "tracker fake failed and is left out from here on: the network is gone"
+    assert not recorder.tables
+
+
+def test_a_tracker_that_cannot_start_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse() -> Recorder:
+        raise RuntimeError("not logged in")
+
+    with caplog.at_level(logging.WARNING):
+        search_once(trackers.Tracker("fake", refuse))
+    assert len(caplog.messages) == 1 and "not logged in" in caplog.messages[0]
+
+
+def test_none_does_nothing(tmp_path: Path) -> None:
+    tracker = trackers.create("none", tmp_path, {}, {})
+    search_once(tracker)
+    tracker.finish(DOCUMENT)
+    tracker.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_names_and_settings_are_config_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", ModuleType("wandb"))
+    with pytest.raises(ConfigError, match=r"'wanb' is not known.*wandb"):
+        trackers.check("wanb", {})
+    with pytest.raises(ConfigError, match=r"tracker\.projet: wandb has no such setting.*project"):
+        trackers.check("wandb", {"projet": "x"})
+    with pytest.raises(ConfigError, match=r"tracker\.mode=sometimes"):
+        trackers.check("wandb", {"mode": "sometimes"})
+    with pytest.raises(ConfigError, match=r"tracker\.folder: none has no such setting"):
+        trackers.check("none", {"folder": "x"})
+
+
+@pytest.mark.parametrize(("name", "package"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
+def test_a_missing_package_names_its_extra(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"tracker={name}: .*evomerge\[{name}\]"):
+        trackers.check(name, {})
+
+
+def test_the_tracker_may_change_when_a_search_is_resumed() -> None:
+    assert fixed_part({"seed": 1, "tracker": {"name": "wandb"}}) == {"seed": 1}
