@@ -1,6 +1,7 @@
 """The command line: sub-commands, Hydra's composition, one line for each error. The only file that imports Hydra."""
 
 import argparse
+import contextlib
 import logging
 import os
 import re
@@ -117,13 +118,15 @@ def _compose(overrides: list[str], action: Action, console: Console) -> int:
     codes: list[int] = []
 
     def job(config: DictConfig) -> None:
+        folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             assert isinstance(plain, dict)
-            folder = Path(HydraConfig.get().runtime.output_dir)
             codes.append(action({str(key): value for key, value in plain.items()}, _shortest(folder), console))
         except EvomergeError as error:  # a sweep goes on with its other jobs
             codes.append(_complain(str(error), error.exit_code))
+        finally:
+            _remove_empty(folder)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print a page and exit; main prints one line
     warnings.filterwarnings("ignore", message=".*searchpath.*", category=UserWarning)  # no ./conf here: fine
@@ -151,6 +154,13 @@ def _home(path: str) -> str:
     if found is None:
         raise ConfigError(f"{path}: not found beside the package; run from a checkout of the project")
     return str(found)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Hydra makes the run's folder first; a check, or a search that was refused, leaves none behind."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()
 
 
 def _shortest(folder: Path) -> Path:
