@@ -42,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _complain(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         code = _complain(_explain(error), ConfigError.exit_code)
+    except OSError as error:
+        code = _complain(
+            f"{error.filename or 'system'}: {error.strerror or error}; look at its permissions and space", 1
+        )
     except KeyboardInterrupt:
         code = _complain("interrupted; repeat the command to continue", 130)
     sys.exit(code)

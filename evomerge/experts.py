@@ -10,7 +10,7 @@ from evomerge.checkpoint import Checkpoint
 from evomerge.errors import ExpertError
 from evomerge.kernels.sources import Update
 from evomerge.lora import Adapter, Factors
-from evomerge.model import refuse_unmergeable, skeleton
+from evomerge.model import full_config, refuse_unmergeable, skeleton
 
 COMPARED = (
     "model_type",
@@ -99,7 +99,8 @@ class FullExpert:
     def problems(self, base: Base) -> list[str]:
         """Where this checkpoint cannot stand beside the base: architecture, shapes, missing and extra tensors."""
         refuse_unmergeable(self.checkpoint.folder, self.checkpoint.config)
-        mine, theirs = self.checkpoint.config, base.checkpoint.config
+        # With the architecture's defaults filled in: an old config.json may lack a key that decides about tying.
+        mine, theirs = full_config(self.checkpoint.folder), full_config(base.folder)
         found = [
             f"{key} {mine.get(key)} (base {theirs.get(key)})"
             for key in COMPARED

@@ -1,5 +1,6 @@
 """From the search's best to an honest winner: choose on `select`, claim on `holdout`, against every baseline."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,8 @@ class Result:
             "difference": interval.difference,
             "interval": {"low": interval.low, "high": interval.high, "level": interval.level},
             "rows": [
-                {"label": r.label, "role": r.role, "scores": dict(r.scores), "tasks": dict(r.tasks)} for r in self.rows
+                {"label": r.label, "role": r.role, "scores": _json_scores(r.scores), "tasks": dict(r.tasks)}
+                for r in self.rows
             ],
         }
 
@@ -53,14 +55,15 @@ def finalise(evaluator: Evaluator, board: Board, baselines: Mapping[str, Recipe]
     """
     standing = {label: Candidate.of(label, recipe) for label, recipe in baselines.items()}
     finalists = [candidate for candidate, _ in board.ranked()[:top]]
-    entrants = {c.key: c for c in (*standing.values(), *finalists)}
-    evaluator.evaluate(list(entrants.values()), "select")
-    winner = _best(evaluator, list(entrants.values()), "select")
-    evaluator.look("holdout", [winner.key, *(c.key for c in standing.values())])
-    evaluator.evaluate([winner, *standing.values()], "holdout")
-    if reason := evaluator.error(winner.key):
-        raise RunError(f"the winner could not be scored on holdout: {reason}; repeat the command to choose another")
-    rival = _best(evaluator, [c for c in standing.values()], "holdout")
+    able = [c for c in standing.values() if evaluator.error(c.key, "search") is None]
+    entrants = list({c.key: c for c in (*able, *finalists)}.values())
+    evaluator.evaluate(entrants, "select")
+    winner = _best(evaluator, entrants, "select")
+    evaluator.look("holdout", [winner.key, *(c.key for c in able)])
+    evaluator.evaluate([winner, *able], "holdout")
+    if reason := evaluator.error(winner.key, "holdout"):
+        raise RunError(f"the winner could not be scored on holdout: {reason}; see trials.jsonl")
+    rival = _best(evaluator, able, "holdout")
     interval = paired_bootstrap(
         evaluator.items(winner.key, "holdout"),
         evaluator.items(rival.key, "holdout"),
@@ -72,6 +75,11 @@ def finalise(evaluator: Evaluator, board: Board, baselines: Mapping[str, Recipe]
     named = next((label for label, candidate in standing.items() if candidate.key == winner.key), "winner")
     rows.append(_row(evaluator, Candidate(named, winner.recipe, winner.key), "winner"))
     return Result(winner, rival.label, interval, tuple(rows))
+
+
+def _json_scores(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """Scores as JSON has them: a failure is null."""
+    return {name: None if math.isnan(score) else score for name, score in scores.items()}
 
 
 def _best(evaluator: Evaluator, candidates: list[Candidate], slice_name: str) -> Candidate:

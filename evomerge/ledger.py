@@ -23,7 +23,7 @@ class Trial:
     """What is known of one recipe: its scores chunk by chunk, or why it failed."""
 
     scores: dict[str, list[float]] = field(default_factory=dict)  # chunk id → one score per item, in chunk order
-    error: str | None = None
+    errors: dict[str, str] = field(default_factory=dict)  # chunk id → why the candidate could not be scored there
     seconds: float = 0.0
 
 
@@ -45,13 +45,23 @@ class Ledger:
         except OSError as error:
             raise self._unwritable(error) from error
         self._lock()
+        try:
+            self._open({"schema": SCHEMA, **header})
+        except RunError:
+            self.close()
+            raise
+
+    def _open(self, header: Mapping[str, Any]) -> None:
         lines = self._replay()
         if not lines:
-            self._write({"schema": SCHEMA, **header})
+            self._write(header)
             return
-        _check_header(path, lines[0], {"schema": SCHEMA, **header})
-        for line in lines[1:]:
-            self._apply(line)
+        _check_header(self.path, lines[0], header)
+        for number, line in enumerate(lines[1:], 2):
+            try:
+                self._apply(line)
+            except (KeyError, TypeError):
+                raise self._damaged(number, "not a trial") from None
 
     def __getitem__(self, key: str) -> Trial:
         """The trial of a recipe key; an empty one for a recipe never seen."""
@@ -63,9 +73,9 @@ class Ledger:
         """Record one scored chunk; the recipe is written with a candidate's first line."""
         self._record({"key": key, "chunk": chunk, "scores": scores, "seconds": round(seconds, 4)}, recipe)
 
-    def append_failure(self, key: str, reason: str, recipe: Mapping[str, Any]) -> None:
-        """Record that a candidate cannot be built or scored; it is not tried again."""
-        self._record({"key": key, "error": reason}, recipe)
+    def append_failure(self, key: str, chunk: str, reason: str, recipe: Mapping[str, Any]) -> None:
+        """Record that a candidate could not be built or scored; it is not tried again on that slice."""
+        self._record({"key": key, "chunk": chunk, "error": reason}, recipe)
 
     def append_look(self, slice_name: str, keys: list[str]) -> None:
         """Record that candidates were looked at on a slice outside the search, once for the same look."""
@@ -90,7 +100,7 @@ class Ledger:
             return
         trial = self.trials.setdefault(line["key"], Trial())
         if "error" in line:
-            trial.error = line["error"]
+            trial.errors[line["chunk"]] = line["error"]
         else:
             trial.scores[line["chunk"]] = line["scores"]
             trial.seconds += line["seconds"]
@@ -133,9 +143,12 @@ class Ledger:
             try:
                 lines.append(dict(json.loads(text)))
             except (ValueError, TypeError):
-                remedy = "restore it from a copy, or cut the file before that line"
-                raise RunError(f"{self.path}: line {number} is not JSON; {remedy}") from None
+                raise self._damaged(number, "not JSON") from None
         return lines
+
+    def _damaged(self, number: int, what: str) -> RunError:
+        remedy = "restore it from a copy, or cut the file before that line"
+        return RunError(f"{self.path}: line {number} is {what}; {remedy}")
 
 
 def read_trials(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -156,6 +169,7 @@ def refuse_other_config(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_header(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    wanted = json.loads(json.dumps(wanted))  # as the file has it: keys are text
     for key in ("schema", "config", "models", "chunks", "items"):
         if key in wanted and held.get(key) != wanted[key]:
             what = {"config": "another configuration", "models": "other weights", "chunks": "other items"}

@@ -29,10 +29,7 @@ class Materializer:
         self._magnitudes: dict[Any, float] = {}
 
     def tensors(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
-        """Every merged tensor in fp32 under its output name, one at a time.
-
-        Raises CandidateError naming the first tensor that is not finite.
-        """
+        """Every merged tensor in fp32 under its output name, one at a time."""
         method = methods.load(recipe.method)
         options = methods.choose_options(recipe.method, recipe.options)
         for tensor_plan in plan(recipe, self.family.layout):
@@ -45,10 +42,12 @@ class Materializer:
 
     @torch.no_grad()
     def write(self, recipe: Recipe, model: nn.Module) -> None:
-        """Fill the live model's parameters in place; every parameter is written or CandidateError is raised."""
+        """Fill the live model's parameters in place; CandidateError where one is not written or not finite."""
         parameters = dict(model.named_parameters())
         for name, tensor in self.tensors(recipe):
-            parameter = parameters.pop(self.family.base.parameter[name])
+            parameter = parameters.pop(self.family.base.parameter.get(name, ""), None)
+            if parameter is None:
+                raise CandidateError(f"{name}: the live model has no such tensor; build stacked slices with `merge`")
             parameter.copy_(tensor)
             _refuse_non_finite(name, parameter)
         if parameters:

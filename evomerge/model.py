@@ -63,6 +63,11 @@ def skeleton(folder: Path, trust_remote_code: bool = False) -> Skeleton:
     return Skeleton(parameters, tied, persistent, str(model.base_model_prefix))
 
 
+def full_config(folder: Path, trust_remote_code: bool = False) -> dict[str, Any]:
+    """config.json with the defaults of its architecture."""
+    return dict(_config(folder, trust_remote_code).to_dict())
+
+
 def refuse_unmergeable(folder: Path, config: Mapping[str, Any]) -> None:
     """ExpertError for a mixture of experts or a quantised checkpoint, whose files do not hold the parameters."""
     count = max((config.get(key) or 0 for key in EXPERT_COUNTS if isinstance(config.get(key), int)), default=0)

@@ -80,8 +80,9 @@ def _layer_sites(recipe: Recipe, layout: Layout) -> Iterator[_Site]:
     out = 0
     for part in recipe.slices:
         start, length = _base_start(recipe, part), _length(part)
-        if start + length > total:
-            raise ConfigError(f"layer_range: layers {start} to {start + length} asked for, the model has {total}")
+        for first, last in (source.layers or (0, 0) for source in part.sources):
+            if first < 0 or last > total:
+                raise ConfigError(f"layer_range [{first}, {last}]: the model has layers 0 to {total - 1}")
         for index in range(length):
             for name in by_layer[start + index]:
                 target = shift_layer(name, stack, out - start - index)

@@ -3,6 +3,7 @@
 Reading is stricter than mergekit, which ignores what it does not know: a misspelt key or parameter is a ConfigError.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import yaml
 from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.recipe import ModelRef, Recipe, Rule, Scalar, Setting, Slice, Source
+from evomerge.recipe_document import to_document
 from evomerge.suggest import nearest
 
-SCHEMA = 1
 TOP = (
     "merge_method",
     "base_model",
@@ -28,6 +29,7 @@ TOP = (
 )
 IGNORED = ("name", "write_readme")
 UNSUPPORTED = ("modules", "tokenizer", "chat_template")
+OUT_DTYPES = ("float32", "bfloat16", "float16")
 OWN = ("schema", "exactness", "seed", "options")
 
 
@@ -57,16 +59,22 @@ def parse(document: Mapping[str, Any]) -> Recipe:
         raise ConfigError("tokenizer_source: only base is supported; align the vocabularies first")
     name = str(document.get("merge_method", ""))
     method = methods.load(name)
-    own = dict(document.get("evomerge") or {})
+    own = _mapping(document.get("evomerge"), "evomerge")
+    seed = own.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ConfigError(f"evomerge.seed: {seed!r} is not a whole number")
+    out_dtype = document.get("out_dtype") or document.get("dtype")
+    if out_dtype not in (None, *OUT_DTYPES):
+        raise ConfigError(f"out_dtype {out_dtype}: choose of {', '.join(OUT_DTYPES)}")
     base = document.get("base_model")
     recipe = Recipe(
         method=name,
         base=ModelRef.parse(str(base)) if base else None,
         slices=_slices(document, method),
         settings=_settings(document.get("parameters"), method, shared=True),
-        out_dtype=document.get("out_dtype") or document.get("dtype"),
-        seed=int(own.get("seed", 0)),
-        options=methods.choose_options(name, own.get("options") or {}),
+        out_dtype=out_dtype,
+        seed=seed,
+        options=methods.choose_options(name, _mapping(own.get("options"), "evomerge.options")),
         notes={key: value for key, value in own.items() if key not in OWN},
     )
     _check_models(recipe)
@@ -76,67 +84,6 @@ def parse(document: Mapping[str, Any]) -> Recipe:
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML that mergekit-yaml reads unchanged, wherever it has the method."""
     return yaml.dump(to_document(recipe), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
-
-
-def to_document(recipe: Recipe) -> dict[str, Any]:
-    """The YAML document as plain objects; `parse` is its inverse."""
-    document: dict[str, Any] = {"merge_method": recipe.method}
-    if recipe.base:
-        document["base_model"] = str(recipe.base)
-    document |= _body(recipe)
-    if recipe.settings:
-        document["parameters"] = {key: _plain(value) for key, value in recipe.settings.items()}
-    document["dtype"] = "float32"  # computed in fp32 by both, and rounded once
-    if recipe.out_dtype:
-        document["out_dtype"] = recipe.out_dtype
-    grade = methods.exactness(recipe.method, recipe.options)
-    document["evomerge"] = {
-        "schema": SCHEMA,
-        "exactness": grade,
-        "seed": recipe.seed,
-        "options": dict(recipe.options),
-    }
-    document["evomerge"] |= dict(recipe.notes)
-    return document
-
-
-def _body(recipe: Recipe) -> dict[str, Any]:
-    if any(source.layers for part in recipe.slices for source in part.sources):
-        return {"slices": [_slice(part) for part in recipe.slices]}
-    sources = list(recipe.slices[0].sources)
-    if recipe.method == "linear" and recipe.base and recipe.base not in [source.model for source in sources]:
-        # mergekit adds an unlisted base without a weight, and then refuses it
-        sources.append(Source(recipe.base, {"weight": 0.0}))
-    return {"models": [_source(source) for source in sources]}
-
-
-def _slice(part: Slice) -> dict[str, Any]:
-    found: dict[str, Any] = {"sources": [_source(source) for source in part.sources]}
-    if part.base:
-        found["base_model"] = str(part.base)
-    if part.settings:
-        found["parameters"] = {key: _plain(value) for key, value in part.settings.items()}
-    return found
-
-
-def _source(source: Source) -> dict[str, Any]:
-    found: dict[str, Any] = {"model": str(source.model)}
-    if source.layers:
-        found["layer_range"] = list(source.layers)
-    if source.settings:
-        found["parameters"] = {key: _plain(value) for key, value in source.settings.items()}
-    return found
-
-
-def _plain(setting: Setting) -> Any:
-    if not isinstance(setting, tuple):
-        return setting
-    return [_rule(entry) if isinstance(entry, Rule) else entry for entry in setting]
-
-
-def _rule(rule: Rule) -> dict[str, Any]:
-    value = list(rule.value) if isinstance(rule.value, tuple) else rule.value
-    return {"value": value} if rule.filter is None else {"filter": rule.filter, "value": value}
 
 
 def _slices(document: Mapping[str, Any], method: methods.Method) -> tuple[Slice, ...]:
@@ -163,7 +110,7 @@ def _sources(entries: Any, method: methods.Method, keys: tuple[str, ...]) -> tup
         if "model" not in entry:
             raise ConfigError("models: an entry has no model")
         layers = entry.get("layer_range")
-        if layers is not None and (not isinstance(layers, list) or len(layers) != 2):
+        if layers is not None and not _is_range(layers):
             raise ConfigError(f"layer_range {layers}: give [first, last)")
         settings = _settings(entry.get("parameters"), method, shared=False)
         span = (int(layers[0]), int(layers[1])) if layers else None
@@ -177,7 +124,7 @@ def _sources(entries: Any, method: methods.Method, keys: tuple[str, ...]) -> tup
 def _settings(entries: Any, method: methods.Method, *, shared: bool) -> dict[str, Setting]:
     known = set(method.PER_EXPERT) | set(method.BASE) | (set(method.SHARED) if shared else set())
     found: dict[str, Setting] = {}
-    for key, value in (entries or {}).items():
+    for key, value in _mapping(entries, "parameters").items():
         if key in method.SHARED and not shared:
             raise ConfigError(f"parameters: {key} is one for all models; move it from the model to the top")
         if key not in known:
@@ -207,12 +154,15 @@ def _setting(key: str, value: Any) -> Setting | None:
 
 
 def _scalar(key: str, value: Any) -> Scalar:
-    if isinstance(value, bool | int | float):
-        return value if isinstance(value, bool) else float(value)
+    if isinstance(value, bool):
+        return value
     try:
-        return float(value)  # YAML 1.1 reads 1e-3 as a string
+        number = float(value)  # YAML 1.1 reads 1e-3 as a string
     except (TypeError, ValueError):
         raise ConfigError(f"parameters: {key}: {value!r} is not a number") from None
+    if not math.isfinite(number):
+        raise ConfigError(f"parameters: {key}: {value} is not a finite number")
+    return number
 
 
 def _check_models(recipe: Recipe) -> None:
@@ -235,6 +185,16 @@ def _check_keys(entry: Any, known: Iterable[str], unsupported: Iterable[str], wh
             raise ConfigError(f"{where}{key} is not supported; use models or slices, and the base's tokenizer")
         if key not in known and key not in IGNORED:
             raise ConfigError(f"{where}unknown key {key}{nearest(key, known)}")
+
+
+def _mapping(entry: Any, where: str) -> dict[str, Any]:
+    if entry is not None and not isinstance(entry, Mapping):
+        raise ConfigError(f"{where}: {entry!r} is not a mapping")
+    return dict(entry or {})
+
+
+def _is_range(layers: Any) -> bool:
+    return isinstance(layers, list) and len(layers) == 2 and all(type(layer) is int for layer in layers)
 
 
 def _listed(entries: Any, where: str) -> list[Any]:

@@ -14,7 +14,7 @@ from evomerge.ledger import Ledger
 from evomerge.optimizers import Optimizer
 from evomerge.pools import Pool
 from evomerge.recipe import Recipe
-from evomerge.recipe_yaml import to_document
+from evomerge.recipe_document import to_document
 from evomerge.scorers import Chunk, Scorer
 from evomerge.space import Space
 
@@ -60,7 +60,7 @@ class Evaluator:
         jobs = [
             Job(candidate.key, candidate.recipe, chunk.id)
             for candidate in {c.key: c for c in candidates}.values()
-            if self._ledger[candidate.key].error is None
+            if self.error(candidate.key, slice_name) is None
             for chunk in self.plan.chunks[slice_name]
             if chunk.id not in self._ledger[candidate.key].scores
         ]
@@ -77,7 +77,7 @@ class Evaluator:
     def items(self, key: str, slice_name: str) -> dict[str, float]:
         """Item → score on a whole slice; empty where the candidate failed or the slice is incomplete."""
         trial, chunks = self._ledger[key], self.plan.chunks[slice_name]
-        if trial.error is not None or any(chunk.id not in trial.scores for chunk in chunks):
+        if self.error(key, slice_name) or any(chunk.id not in trial.scores for chunk in chunks):
             return {}
         pairs = (zip(chunk.items, trial.scores[chunk.id], strict=True) for chunk in chunks)
         return {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
@@ -86,9 +86,10 @@ class Evaluator:
         """Note in the ledger that these candidates are about to be looked at on a slice; once for the same ones."""
         self._ledger.append_look(slice_name, list(dict.fromkeys(keys)))
 
-    def error(self, key: str) -> str | None:
-        """Why the candidate failed, or None."""
-        return self._ledger[key].error
+    def error(self, key: str, slice_name: str) -> str | None:
+        """Why the candidate failed on a slice, or None; a failure elsewhere does not change what a slice says."""
+        errors = self._ledger[key].errors
+        return next((errors[chunk.id] for chunk in self.plan.chunks[slice_name] if chunk.id in errors), None)
 
     def _record(self, outcome: Outcome) -> None:
         job, recipe = outcome.job, to_document(outcome.job.recipe)
@@ -96,7 +97,7 @@ class Evaluator:
         try:
             scores = self._grade(chunk, outcome)
         except CandidateError as error:
-            self._ledger.append_failure(job.key, str(error), recipe)
+            self._ledger.append_failure(job.key, chunk.id, str(error), recipe)
             return
         self.scored += len(scores)
         in_order = [scores[item] for item in chunk.items]
@@ -105,7 +106,11 @@ class Evaluator:
     def _grade(self, chunk: Chunk, outcome: Outcome) -> dict[str, float]:
         if outcome.error is not None or outcome.responses is None:
             raise CandidateError(outcome.error or "no responses")
-        return self._scorer.grade(chunk, outcome.responses)
+        scores = self._scorer.grade(chunk, outcome.responses)
+        for item, score in scores.items():
+            if not math.isfinite(score):
+                raise CandidateError(f"item {item} has score {score}")
+        return scores
 
 
 class Board:
@@ -127,8 +132,8 @@ class Board:
         return sorted((pair for pair in scored if not math.isnan(pair[1])), key=lambda pair: -pair[1])
 
     def failures(self) -> dict[str, str]:
-        """Label → reason of every failed candidate."""
-        errors = ((c.label, self._evaluator.error(c.key)) for c in self.candidates.values())
+        """Label → reason of every candidate that failed in the search."""
+        errors = ((c.label, self._evaluator.error(c.key, "search")) for c in self.candidates.values())
         return {label: error for label, error in errors if error}
 
 
@@ -149,7 +154,7 @@ def search(
     first = [Candidate.of(label, recipe) for label, recipe in baselines.items()]
     evaluator.evaluate(first, "search")
     _announce(listeners, 0, board, board.add(first))
-    if error := evaluator.error(first[0].key):
+    if error := evaluator.error(first[0].key, "search"):
         raise RunError(f"the base itself cannot be scored: {error}")
     asked = number = 0
     while asked < evaluations and (vectors := optimizer.ask()):

@@ -12,7 +12,7 @@ import numpy as np
 from evomerge import methods
 from evomerge.axes import Axes, Vector, narrow
 from evomerge.errors import ConfigError
-from evomerge.groups import Group, Layout
+from evomerge.groups import Group, Layout, layer_of
 from evomerge.methods import Gene
 from evomerge.recipe import ModelRef, Recipe, Rule, Setting, Source, models_form, simplify
 from evomerge.schedules import Schedule
@@ -47,14 +47,19 @@ class Space:
         self._rest: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed}
         self._rest["options"] = methods.choose_options(method, options or {})
         self._groups = layout.groups(components, outer)
-        if methods.normalizes(self._module, self._settings) and any(group.frozen for group in self._groups):
+        self._normalizes = methods.normalizes(self._module, self._settings)
+        self._genes = {gene.name: gene for gene in self._module.GENES}
+        if not self._normalizes:
+            self._genes.pop("lambda", None)  # the common scale of unnormalised weights: a redundant direction
+        if self._normalizes and any(group.frozen for group in self._groups):
             raise ConfigError(f"space.outer=base: {method} normalises its weights, which leaves none for the base")
         self._members = {
             group.name: names for group, names in zip(self._groups, _members(layout, self._groups), strict=True)
         }
         self._touched = tuple(touched)
         self._fixed: dict[str, float] = {}
-        self.axes = self._axes(genes or {}, schedule, max(1, layout.layers))
+        self._layers = {name: _depth(layout, members) for name, members in self._members.items()}
+        self.axes = self._axes(genes or {}, schedule)
         self.dimensions = sum(axes.size for axes in self.axes)
         if not self.dimensions:
             raise ConfigError("space: nothing is left to search; free a gene or add an expert")
@@ -115,58 +120,62 @@ class Space:
             count = len(self.experts)
             raise ConfigError(f"method {self.method} merges the base with one expert, or two experts; got {count}")
 
-    def _axes(self, overrides: Mapping[str, Any], schedule: Any, layers: int) -> list[Axes]:
-        genes = {gene.name: gene for gene in self._module.GENES}
-        if not methods.normalizes(self._module, self._settings):
-            genes.pop("lambda", None)  # the common scale of unnormalised weights: a redundant direction
+    def _axes(self, overrides: Mapping[str, Any], schedule: Any) -> list[Axes]:
         for name in overrides:
-            if name not in genes:
-                raise ConfigError(f"space.genes: {name} is not a gene of {self.method}{nearest(name, genes)}")
+            if name not in self._genes:
+                raise ConfigError(f"space.genes: {name} is not a gene of {self.method}{nearest(name, self._genes)}")
         found: list[Axes] = []
-        for gene in genes.values():
+        for gene in self._genes.values():
             narrowed, fixed, own = narrow(gene, overrides.get(gene.name, {}), schedule)
             if fixed is not None:
                 self._fixed[gene.name] = fixed
                 continue
-            for group in (group for group in self._groups if not group.frozen):
+            for group in self._groups:
                 start = sum(axes.size for axes in found)
-                found += self._axes_of(narrowed, group, Schedule.parse(own, layers, "space.schedule"), start)
+                found += self._axes_of(narrowed, group, own, start)
         return found
 
-    def _axes_of(self, gene: Gene, group: Group, schedule: Schedule, start: int) -> list[Axes]:
-        experts: tuple[int, ...] = ()
-        normalizes = methods.normalizes(self._module, self._settings)
-        if gene.per == "expert":
-            # An adapter that leaves a whole group alone has nothing to weigh there. Normalised weights count even so.
-            members = self._members[group.name]
-            experts = tuple(i for i, t in enumerate(self._touched) if normalizes or not members.isdisjoint(t))
-        simplex = gene.name == "weight" and normalizes
-        own = schedule if group.layered else Schedule("all", 1, schedule.layers)
-        axes = Axes(gene, group, own, experts, simplex, start)
-        nothing = gene.per == "expert" and not experts
-        return [] if nothing or axes.size == 0 else [axes]
+    def _axes_of(self, gene: Gene, group: Group, spec: Any, start: int) -> list[Axes]:
+        """The gene's axes in a group; none where it is frozen or no expert brings anything to it."""
+        touching = tuple(i for i, t in enumerate(self._touched) if not self._members[group.name].isdisjoint(t))
+        if group.frozen or not touching:
+            return []
+        simplex = gene.name == "weight" and self._normalizes
+        everyone = tuple(range(len(self.experts)))  # a normalised weight counts even where its expert is the base
+        experts = () if gene.per == "group" else everyone if simplex else touching
+        layers = self._layers[group.name] if group.layered else 1
+        schedule = Schedule.parse(spec if group.layered else "all", layers, "space.schedule")
+        axes = Axes(gene, group, schedule, experts, simplex, start)
+        return [axes] if axes.size else []
 
     def _recipe(self, tables: Mapping[tuple[str, int | None], Mapping[str, tuple[float, ...]]]) -> Recipe:
-        shared = {name: self._setting(name, table) for (name, expert), table in tables.items() if expert is None}
-        sources = []
-        for i, expert in enumerate(self.experts):
-            own = {name: self._setting(name, table) for (name, owner), table in tables.items() if owner == i}
-            fixed = {name: value for name, value in self._fixed.items() if name in self._module.PER_EXPERT}
-            sources.append(Source(expert, {**fixed, **own}))
-        fixed = {name: value for name, value in self._fixed.items() if name in self._module.SHARED}
-        return models_form(self.method, self.base, tuple(sources), {**self._settings, **fixed, **shared}, **self._rest)
+        def settings(per: str, owner: int | None) -> dict[str, Setting]:
+            own = (gene.name for gene in self._genes.values() if gene.per == per)
+            return {name: self._setting(name, tables.get((name, owner), {})) for name in own}
+
+        sources = tuple(Source(expert, settings("expert", i)) for i, expert in enumerate(self.experts))
+        shared = {**self._settings, **settings("group", None)}
+        return models_form(self.method, self.base, sources, shared, **self._rest)
 
     def _setting(self, name: str, table: Mapping[str, tuple[float, ...]]) -> Setting:
-        gene = next(gene for gene in self._module.GENES if gene.name == name)
         schedules = {axes.group.name: axes.schedule for axes in self.axes if axes.gene.name == name}
-        # A group without coordinates is frozen at the base, or holds tensors that this expert leaves alone anyway.
-        idle = gene.default if gene.base is None else gene.base
         rules = []
         for group in self._groups:
             values = table.get(group.name)
-            value = idle if values is None else schedules[group.name].expand(values)
+            value = self._idle(name, group) if values is None else schedules[group.name].expand(values)
             rules += [Rule(text, value) for text in group.filters]
         return simplify(tuple(rules))
+
+    def _idle(self, name: str, group: Group) -> float:
+        """A gene's value in a group where it has no coordinates."""
+        gene = self._genes[name]
+        if group.frozen and gene.base is not None:
+            return gene.base
+        if name in self._fixed:
+            return self._fixed[name]
+        if name == "weight" and self._normalizes:
+            return 1.0  # the only expert, or a group that is the base's in every expert
+        return gene.default if gene.base is None else gene.base
 
 
 def _check_settings(method: str, settings: Mapping[str, float | bool]) -> dict[str, Setting]:
@@ -186,3 +195,9 @@ def _members(layout: Layout, groups: Sequence[Group]) -> list[frozenset[str]]:
         left = [name for name in left if name not in set(inside)]
         found.append(frozenset(inside))
     return found
+
+
+def _depth(layout: Layout, members: frozenset[str]) -> int:
+    """Layers of the deepest stack that a group has tensors in."""
+    places = (layer_of(name) for name in members)
+    return max((layout.stacks[place[0]] for place in places if place), default=1)

@@ -1,6 +1,7 @@
 """Random tiny model families on disk, for every test that needs real checkpoints: nothing is trained or downloaded."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,9 @@ def save_adapter(kind: str, base: ModelRef, folder: Path, rank: int, seed: int) 
     """Writes a random LoRA adapter of the base; returns its reference and peft's own dense merge of it."""
     model = type(BUILDERS[kind]()).from_pretrained(base.path, dtype=torch.float32)
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS[kind], fan_in_fan_out=kind == "gpt2")
-    adapted = get_peft_model(model, config)
+    with warnings.catch_warnings():  # peft asks transformers by a name that is on its way out
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = get_peft_model(model, config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():

@@ -56,7 +56,7 @@ def test_header_then_one_line_for_each_chunk_or_failure(path: Path) -> None:
     ledger = Ledger(path, HEADER)
     ledger.append_scores("a", "search/0", [1.0, 0.0], 0.12345678, RECIPE)
     ledger.append_scores("a", "search/1", [1.0, 1.0], 0.5, RECIPE)
-    ledger.append_failure("b", "out of memory", RECIPE)
+    ledger.append_failure("b", "search/0", "out of memory", RECIPE)
     ledger.append_look("holdout", ["a"])
     ledger.append_look("holdout", ["a"])
     ledger.close()
@@ -64,7 +64,7 @@ def test_header_then_one_line_for_each_chunk_or_failure(path: Path) -> None:
         {"schema": 1, **HEADER},
         {"key": "a", "chunk": "search/0", "scores": [1.0, 0.0], "seconds": 0.1235, "recipe": RECIPE},
         {"key": "a", "chunk": "search/1", "scores": [1.0, 1.0], "seconds": 0.5},
-        {"key": "b", "error": "out of memory", "recipe": RECIPE},
+        {"key": "b", "chunk": "search/0", "error": "out of memory", "recipe": RECIPE},
         {"look": "holdout", "keys": ["a"]},
     ]
 
@@ -199,7 +199,8 @@ def test_a_configuration_with_number_keys_is_the_same_when_read_back(path: Path)
 def test_a_second_process_is_refused(path: Path) -> None:
     ledger = Ledger(path, HEADER)
     script = (
-        "import sys; from pathlib import Path; from evomerge.ledger import Ledger; from evomerge.errors import RunError\n"
+        "import sys; from pathlib import Path\n"
+        "from evomerge.errors import RunError; from evomerge.ledger import Ledger\n"
         "try: Ledger(Path(sys.argv[1]), {})\n"
         "except RunError as error: print(error)"
     )

@@ -13,7 +13,8 @@ def apply_mask(delta: Tensor, mask: Mask) -> Tensor:
     if isinstance(mask, Trim):
         return delta.masked_fill_(delta.abs() < mask.threshold, 0.0)
     if isinstance(mask, Drop):
-        return delta.masked_fill_(~drop_mask(mask.key, mask.density, delta.shape, delta.device), 0.0)
+        # A product, not a fill: NaN and infinity of an expert must not vanish behind a mask.
+        return delta.mul_(drop_mask(mask.key, mask.density, delta.shape, delta.device))
     return delta
 
 

@@ -6,7 +6,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from evomerge.kernels import Consensus, Drop, Keep, Mask, Sources, Trim
+from evomerge.kernels import Consensus, Drop, Keep, LinComb, Mask, Sources, Trim
 from evomerge.kernels.consensus import apply_mask
 from evomerge.kernels.masks import mask_key
 from evomerge.methods import Genes
@@ -79,8 +79,10 @@ def merge(
     *,
     elect: bool,
     rescale: Literal["l1", "inv_density", "none"],
-) -> Consensus:
+) -> Consensus | LinComb:
     """The consensus of the masked task vectors under one rescaling rule."""
+    if (alone := _alone(state, genes, mask)) is not None:
+        return alone
     densities = [float(values["density"]) for values in genes.experts]
     masks = tuple(mask(i, density) for i, density in enumerate(densities))
     scales = tuple(_scale(state, i, m, densities[i], rescale) for i, m in enumerate(masks))
@@ -94,6 +96,20 @@ def merge(
         sign=cast(Literal["weighted", "unweighted"], state.options.get("sign", "weighted")),
         divisor=cast(Literal["weights", "count"], state.options.get("divisor", "weights")),
     )
+
+
+def _alone(state: TaskVectors, genes: Genes, mask: Callable[[int, float], Mask]) -> LinComb | None:
+    """One expert with a weight and nothing masked: two models combined, exact where base + (expert − base) rounds."""
+    weights = [float(values["weight"]) for values in genes.experts]
+    used = [i for i, weight in enumerate(weights) if weight]
+    if len(used) != 1 or (len(weights) > 1 and state.options.get("sign") == "unweighted"):
+        return None
+    if not isinstance(mask(used[0], float(genes.experts[used[0]]["density"])), Keep):
+        return None
+    weight = weights[used[0]]
+    by_weight = bool(genes.shared["normalize"]) and state.options.get("divisor", "weights") == "weights"
+    share = float(genes.shared["lambda"]) * (1.0 if by_weight else weight)
+    return LinComb(1.0 - share, tuple(share if i in used else 0.0 for i in range(len(weights))))
 
 
 def _scale(state: TaskVectors, expert: int, mask: Mask, density: float, rescale: str) -> float:

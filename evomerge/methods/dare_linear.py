@@ -6,7 +6,7 @@ mergekit rescales to the L1 norm before dropping; the paper's 1/density is the o
 from collections.abc import Mapping
 from typing import Literal, cast
 
-from evomerge.kernels import Consensus, Sources
+from evomerge.kernels import Consensus, LinComb, Sources
 from evomerge.methods import Exactness, Gene, Genes
 from evomerge.methods._task_vectors import TaskVectors, merge
 
@@ -33,7 +33,7 @@ def prepare(sources: Sources, options: Mapping[str, str], seed: int) -> TaskVect
     return TaskVectors(sources, options, seed)
 
 
-def coefficients(state: TaskVectors, genes: Genes) -> Consensus:
+def coefficients(state: TaskVectors, genes: Genes) -> Consensus | LinComb:
     """θ₀ + λ Σ wᵢ·rescale(mask(δᵢ)) (/ Σ wᵢ where `normalize`)."""
     by = cast(Literal["l1", "inv_density"], state.options["rescale_by"])
     return merge(state, genes, state.drop, elect=False, rescale=by if genes.shared["rescale"] else "none")

@@ -6,7 +6,7 @@ over the number of agreeing experts, `trim: model` takes one threshold over the 
 
 from collections.abc import Mapping
 
-from evomerge.kernels import Consensus, Sources
+from evomerge.kernels import Consensus, LinComb, Sources
 from evomerge.methods import Exactness, Gene, Genes
 from evomerge.methods._task_vectors import DIVISOR, WEIGHTED_SIGN, TaskVectors, merge
 
@@ -37,6 +37,6 @@ def prepare(sources: Sources, options: Mapping[str, str], seed: int) -> TaskVect
     return TaskVectors(sources, options, seed)
 
 
-def coefficients(state: TaskVectors, genes: Genes) -> Consensus:
+def coefficients(state: TaskVectors, genes: Genes) -> Consensus | LinComb:
     """Trim to `density`, elect Σ wᵢδ̂ᵢ's sign, average by Σ wᵢ over those that agree, scale by λ."""
     return merge(state, genes, state.trim, elect=True, rescale="l1" if genes.shared["rescale"] else "none")

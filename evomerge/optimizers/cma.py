@@ -13,9 +13,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # cma warns at import where matplotlib is missing
     import cma
 
-# Our budget ends a search, not cma's tolerances: accuracies on few items are flat for many generations.
-PATIENT = {"tolfun": -1, "tolfunhist": -1, "tolflatfitness": 10**9, "tolstagnation": 10**9, "tolx": 0}
-
 
 class CMA:
     """One run of CMA-ES; `seeds` open the first generations, the rest is sampled.
@@ -34,7 +31,7 @@ class CMA:
     ) -> None:
         self._padding = max(0, 2 - dimensions)  # cma needs two dimensions
         size = dimensions + self._padding
-        options = {"randn": _Randn(seed), "bounds": [0, 1], "popsize": population, "verbose": -10, **PATIENT}
+        options = {"randn": _Randn(seed), "bounds": [0, 1], "popsize": population, "verbose": -10}
         start = np.full(size, mean)
         if seeds:
             start[:dimensions] = np.clip(seeds[0], 0.05, 0.95)

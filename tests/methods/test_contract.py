@@ -62,12 +62,7 @@ def test_neutral_genes_give_the_base_to_the_bit(name: str, dtype: str, open_fami
 @every_method
 @full_formats
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "t5"])
-def test_one_hot_is_the_expert_to_the_bit(
-    name: str, dtype: str, kind: str, open_family: Open, request: pytest.FixtureRequest
-) -> None:
-    if dtype == "float32" and name in ("ties", "dare_linear", "dare_ties"):
-        reason = "base + (expert - base) rounds twice in fp32; a lone expert without a mask is a LinComb"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_one_hot_is_the_expert_to_the_bit(name: str, dtype: str, kind: str, open_family: Open) -> None:
     folders, materializer = open_family(kind, dtype)
     place = count(name) - 1
     merged = one_hot(name, folders, place)

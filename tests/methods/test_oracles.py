@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from evomerge.kernels.masks import mask_key
+from evomerge.methods import Genes, slerp
 from tests.methods.recipes import merge, random_tensors
 
 Array = NDArray[np.float64]
@@ -204,3 +205,11 @@ def test_another_seed_is_another_mask_and_only_then() -> None:
     one, same, other = (merge("dare_linear", base, experts, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert not torch.equal(one, merge("dare_linear", base, experts, tensor="elsewhere.weight"))
+
+
+@pytest.mark.parametrize(("cosine", "arc"), [(0.9994, True), (0.9996, False), (-0.9994, True), (-0.9996, False)])
+def test_slerp_is_a_line_only_beyond_its_threshold(cosine: float, arc: bool) -> None:
+    found = slerp.coefficients(cosine, Genes({"t": 0.3}, ({},), {}))
+    angle = math.acos(cosine)
+    wanted = (math.sin(0.7 * angle) / math.sin(angle), math.sin(0.3 * angle) / math.sin(angle)) if arc else (0.7, 0.3)
+    assert (found.base, *found.experts) == pytest.approx(wanted, abs=1e-12)

@@ -1,0 +1,109 @@
+"""The command line in this process, and one finished run of the real quickstart family that many tests read."""
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = ROOT / "experiments" / "quickstart"
+SMALL = ("scorer.slices={search: 8, select: 8, holdout: 16}", "scorer.chunk_items=16", "budget.evaluations=16")
+ITEMS = 32  # of each task, in the three slices together
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    def refused(self, code: int) -> str:
+        """The one line of a refusal."""
+        assert self.code == code, self
+        assert "Traceback" not in self.err and self.err.count("\n") == 1, self.err
+        assert self.err.startswith("evomerge: ")
+        return self.err
+
+
+Command = Callable[..., Said]
+
+
+def evomerge(*arguments: str, cwd: Path) -> Said:
+    """`python -m evomerge` without a new process; an exception that is no exit fails the test, as a traceback would."""
+    from evomerge.__main__ import main
+
+    out, err, argv, code = io.StringIO(), io.StringIO(), sys.argv, 0
+    try:
+        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main(arguments)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        sys.argv = argv
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Run a command in an empty folder."""
+    return lambda *arguments, cwd=tmp_path: evomerge(*arguments, cwd=cwd)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline() -> Iterator[None]:
+    """No test may reach a hub; one thread keeps the machine usable."""
+    old = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "HYDRA_FULL_ERROR")}
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    yield
+    for name, value in old.items():
+        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run folder of a small quickstart; read it, do not change it."""
+    cwd = tmp_path_factory.mktemp("finished")
+    said = evomerge("+experiment=quickstart", *SMALL, cwd=cwd)
+    assert said.code == 0, said
+    return cwd / "runs" / "quickstart"
+
+
+def make_project(folder: Path) -> None:
+    """A user's folder: own copies of the quickstart's files, and ./conf/experiment/mine.yaml with relative paths."""
+    shutil.copytree(QUICKSTART / "family", folder / "family")
+    shutil.copytree(QUICKSTART / "data", folder / "data")
+    text = (ROOT / "conf" / "experiment" / "quickstart.yaml").read_text()
+    text = text.replace("${home:experiments/quickstart/family}", "family")
+    text = text.replace("${home:experiments/quickstart/data}", "data")
+    (folder / "conf" / "experiment").mkdir(parents=True)
+    (folder / "conf" / "experiment" / "mine.yaml").write_text(text)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A user's folder to break things in; nothing has run there yet."""
+    make_project(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def _mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mine")
+    make_project(folder)
+    said = evomerge("+experiment=mine", *SMALL, cwd=folder)
+    assert said.code == 0, said
+    return folder
+
+
+@pytest.fixture
+def mine(_mine: Path, tmp_path: Path) -> Path:
+    """A copy of a user's folder in which +experiment=mine is finished, at runs/mine."""
+    return Path(shutil.copytree(_mine, tmp_path / "mine"))

@@ -1,0 +1,38 @@
+"""The first points at seed 1, rounded: a change here makes every ledger on disk unresumable."""
+
+import numpy as np
+import pytest
+
+from evomerge import optimizers
+from evomerge.optimizers import create
+
+GOLDEN = {
+    "cma": [
+        [0.25, 0.5, 0.75],
+        [0.319117, 0.664326, 0.81609],
+        [0.007749, 0.681074, 0.839278],
+        [0.142609, 0.616226, 0.822917],
+    ],
+    "random": [
+        [0.25, 0.5, 0.75],
+        [0.511822, 0.950464, 0.14416],
+        [0.948649, 0.311831, 0.423326],
+        [0.827703, 0.409199, 0.549594],
+    ],
+    "sobol": [
+        [0.25, 0.5, 0.75],
+        [0.267725, 0.361755, 0.712344],
+        [0.883998, 0.618688, 0.175813],
+        [0.505274, 0.144222, 0.98894],
+    ],
+}
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN))
+def test_first_generation(name: str) -> None:
+    found = create(name, 3, [np.array([0.25, 0.5, 0.75])], 1, {"population": 4}).ask()
+    assert np.array(found) == pytest.approx(np.array(GOLDEN[name]), abs=1e-5)
+
+
+def test_every_optimizer_has_golden_points() -> None:
+    assert set(GOLDEN) == set(optimizers.names())

@@ -1,0 +1,66 @@
+"""The mandatory rows of a search, as recipes and as weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from evomerge import methods
+from evomerge.baselines import RESERVED, baselines
+from evomerge.errors import ConfigError
+from evomerge.family import Family
+from evomerge.materialize import Materializer, fingerprint
+from evomerge.recipe import ModelRef
+from evomerge.space import Space
+from tests.families import Folders, save_family
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    return save_family("llama", tmp_path_factory.mktemp("llama"), experts=2)
+
+
+def make(folders: Folders, method: str, **changes: Any) -> tuple[Space, dict[str, ModelRef], Family]:
+    experts = dict(zip(("math", "code"), folders.experts, strict=True))
+    family = Family(folders.base, folders.experts)
+    touched = [family.touched(ref) for ref in folders.experts]
+    space = Space(method=method, base=folders.base, experts=experts, layout=family.layout, touched=touched, **changes)
+    return space, experts, family
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_base_and_experts_are_rebuilt_to_the_bit_whatever_is_searched(method: str, folders: Folders) -> None:
+    space, experts, family = make(folders, method, out_dtype="float32", seed=5)
+    rows = baselines(space, folders.base, experts)
+    assert list(rows) == ["base", "math", "code", "uniform", "default"]
+    assert {(row.out_dtype, row.seed) for row in rows.values()} == {("float32", 5)}
+    assert len({row.key() for row in rows.values()}) == 5
+    materializer = Materializer(family)
+    for label, ref in {"base": folders.base, **experts}.items():
+        stored = load_file(Path(ref.path) / "model.safetensors")
+        wanted = fingerprint((name, stored[name]) for name in family.layout.names)
+        assert fingerprint(materializer.tensors(rows[label])) == wanted
+
+
+def test_uniform_is_the_mean_of_the_experts(folders: Folders) -> None:
+    space, experts, family = make(folders, "ties")
+    merged = dict(Materializer(family).tensors(baselines(space, folders.base, experts)["uniform"]))
+    first, second = (load_file(Path(ref.path) / "model.safetensors") for ref in folders.experts)
+    for name, tensor in merged.items():
+        assert torch.allclose(tensor, (first[name] + second[name]) / 2, atol=1e-6)
+
+
+def test_default_is_the_methods_own(folders: Folders) -> None:
+    space, experts, _ = make(folders, "ties", components=("attention",))
+    default = baselines(space, folders.base, experts)["default"]
+    assert default.method == "ties"
+    assert [source.settings for source in default.slices[0].sources] == [{"weight": 0.5, "density": 0.2}] * 2
+
+
+@pytest.mark.parametrize("label", RESERVED)
+def test_an_expert_must_not_bear_a_baselines_name(label: str, folders: Folders) -> None:
+    space, _, _ = make(folders, "ties")
+    with pytest.raises(ConfigError, match=rf"^experts\.{label}: that name is a baseline's"):
+        baselines(space, folders.base, {label: folders.experts[0]})

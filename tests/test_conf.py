@@ -1,0 +1,83 @@
+"""Every file of conf/: it composes, and its parts can be built."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, SMALL, Command, evomerge
+
+CONF = ROOT / "conf"
+GROUPS = sorted(
+    f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name not in ("experiment",)
+)
+ELSEWHERE = ("pool=ray", "tracker=tensorboard", "tracker=wandb")  # need cores, and packages of the extras
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+def composed(*overrides: str) -> dict[str, object]:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from evomerge.__main__ import _home
+
+    OmegaConf.register_new_resolver("home", _home, replace=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [*overrides, "name=x"])  # the name's default needs a running Hydra
+        plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.filterwarnings("ignore:.*searchpath.*")
+def test_every_experiment_composes_and_its_keys_are_known(name: str) -> None:
+    from evomerge.experiment import from_config
+
+    config = composed(f"+experiment={name}")
+    experiment = from_config(config)
+    assert experiment.budget.evaluations > 0 and config["base"]
+
+
+@pytest.mark.parametrize("choice", [choice for choice in GROUPS if choice not in ELSEWHERE])
+def test_every_preset_builds(choice: str, command: Command) -> None:
+    said = command("check", "+experiment=quickstart", *SMALL, choice)
+    assert said.code == 0, said
+
+
+def test_the_ray_preset_builds_where_there_are_cores(command: Command) -> None:
+    assert command("check", "+experiment=quickstart", *SMALL, "pool=ray", "pool.workers=1").code == 0
+
+
+def test_the_defaults_name_a_preset_of_every_group() -> None:
+    defaults = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
+    chosen = {key for entry in defaults if isinstance(entry, dict) for key in entry if not key.startswith("override")}
+    assert chosen == {choice.partition("=")[0] for choice in GROUPS}
+
+
+def test_presets_are_the_files_of_their_rooms() -> None:
+    from evomerge import optimizers, pools
+
+    for group, names in (("optimizer", optimizers.names()), ("pool", pools.names())):
+        assert {path.stem for path in (CONF / group).glob("*.yaml")} == set(names)
+
+
+def test_a_users_experiment_is_found_and_may_build_on_ours(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [quickstart]\nbudget: {evaluations: 7}\nspace: {schedule: all}\n"
+    )
+    said = command("check", "+experiment=mine", *SMALL[:2])
+    assert said.code == 0, said
+    assert "7 evaluations" in said.out and "3 dimensions" in said.out and "runs/mine" in said.out
+
+
+def test_a_users_conf_elsewhere_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "settings" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "other.yaml").write_text("# @package _global_\ndefaults: [quickstart]\nbudget: {evaluations: 5}\n")
+    monkeypatch.setenv("EVOMERGE_CONF", str(tmp_path / "settings"))
+    (tmp_path / "elsewhere").mkdir()
+    said = evomerge("check", "+experiment=other", *SMALL[:2], cwd=tmp_path / "elsewhere")
+    assert said.code == 0 and "5 evaluations" in said.out, said
