@@ -94,7 +94,7 @@ def test_the_result_says_what_the_ledger_says(finished: Path) -> None:
     assert result["verdict"] == "better"
 
 
-def test_killed_twice_and_torn_the_run_ends_as_if_undisturbed(finished: Path, tmp_path: Path) -> None:
+def test_killed_and_torn_the_run_ends_as_if_undisturbed(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "quickstart"
     killed_after(9, folder)
     ledger = folder / "trials.jsonl"

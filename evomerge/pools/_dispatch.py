@@ -12,6 +12,7 @@ class Dispatch:
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._waiting: dict[str, deque[Job]] = {}
         self._opened: set[str] = set()
+        self._dropped: set[str] = set()
         for job in jobs:
             self._waiting.setdefault(job.key, deque()).append(job)
 
@@ -30,10 +31,12 @@ class Dispatch:
     def drop(self, key: str) -> None:
         """Forget a candidate that has failed."""
         self._waiting.pop(key, None)
+        self._dropped.add(key)
 
     def requeue(self, job: Job) -> None:
-        """Put back a job whose worker was lost."""
-        self._waiting.setdefault(job.key, deque()).appendleft(job)
+        """Put back a job whose worker was lost, unless its candidate has failed meanwhile."""
+        if job.key not in self._dropped:
+            self._waiting.setdefault(job.key, deque()).appendleft(job)
 
     def _fresh(self) -> str | None:
         return next((key for key in self._waiting if key not in self._opened), None)

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,15 @@ PATIENCE = 30.0  # seconds before a word about workers that have no place yet
 MANY = 10**6
 
 
+class _Actor(Worker):
+    """A worker in the driver's folder, so that relative paths mean the same; a cluster may have started elsewhere."""
+
+    def __init__(self, spec: WorkerSpec, folder: str) -> None:
+        if os.path.isdir(folder):
+            os.chdir(folder)
+        super().__init__(spec)
+
+
 class RayPool:
     """Keeps `workers` actors busy; a lost actor is replaced and its job given to another."""
 
@@ -35,8 +45,9 @@ class RayPool:
             raise
         threads = str(max(1, int(num_cpus)))
         options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": 0}
-        self._actor = self._ray.remote(**options, runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}})(Worker)
+        self._actor = self._ray.remote(**options, runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}})(_Actor)
         self._spec = self._ray.put(spec)
+        self._folder = os.getcwd()
         self._idle = [(self._spawn(), None) for _ in range(workers)]
         self._wait_until_ready()
 
@@ -113,7 +124,7 @@ class RayPool:
         return outcome
 
     def _spawn(self) -> Any:
-        return self._actor.remote(self._spec)
+        return self._actor.remote(self._spec, self._folder)
 
     def _wait_until_ready(self) -> None:
         """A constructor that raises shows here, once, instead of as dead workers for ever."""
@@ -160,12 +171,24 @@ def _connect(address: str | None) -> tuple[Any, bool]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         quiet["include_dashboard"] = False
+    _refuse_silent(address)
     try:
         ray.init(address=address, **quiet)
     except ConnectionError as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"pool.address={address}: no Ray cluster there ({reason}); run `ray start --head`") from None
     return ray, True
+
+
+def _refuse_silent(address: str | None) -> None:
+    """RunError where nothing answers at host:port, which Ray would try for ever."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise RunError(f"pool.address={address}: nothing answers there ({error}); is the cluster running?") from None
 
 
 def _refuse_missing(nodes: Sequence[Mapping[str, float]], workers: int, num_cpus: float, num_gpus: float) -> None:

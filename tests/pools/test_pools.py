@@ -87,6 +87,17 @@ def test_auto_without_a_cluster_is_one_line() -> None:
     assert "pool.address=auto: no Ray cluster there" in done.stdout and done.stdout.count("\n") == 1, done
 
 
+@pytest.mark.slow
+def test_a_wrong_address_is_one_line() -> None:
+    script = (
+        "from evomerge.errors import RunError; from evomerge.pools.ray import _connect\n"
+        "try: _connect('127.0.0.1:1')\n"
+        "except RunError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=40, cwd=ROOT)
+    assert "pool.address=127.0.0.1:1" in done.stdout and done.stdout.count("\n") == 1, done
+
+
 def test_local_answers_every_job_and_drops_the_rest_of_a_failed_candidate() -> None:
     pool = pools.create("local", WorkerSpec(BASE, EXPERTS, REQUESTS, device="cpu"), {})
     good, bad = merged(0.5, 0.5), merged(1e40, 1.0)
