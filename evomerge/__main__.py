@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from yaml import YAMLError
 
 from evomerge.errors import ConfigError, EvomergeError
 from evomerge.suggest import nearest
@@ -40,6 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _dispatch(given, console)
     except EvomergeError as error:
         code = _complain(str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has enough
+        code = 0
+    except YAMLError as error:
+        code = _complain(f"a file in conf/ is not YAML: {' '.join(str(error).split())}", ConfigError.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         code = _complain(_explain(error), ConfigError.exit_code)
     except OSError as error:
@@ -53,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _dispatch(given: list[str], console: Console) -> int:
     command = given[0] if given else ""
+    if command in ("-h", "--help", "help"):
+        console.print(USAGE, highlight=False, markup=False, soft_wrap=True)
+        return 0
     if command == "merge":
         return _merge(given[1:], console)
     if command == "replay":

@@ -83,6 +83,8 @@ def narrow(gene: Gene, override: Any, schedule: Any) -> tuple[Gene, float | None
         if key != "schedule" and not _is_number(value):
             raise ConfigError(f"{where}.{key}={value}: give a number")
     if "value" in override:
+        if len(override) > 1:
+            raise ConfigError(f"{where}: a gene fixed by value takes no other key")
         return gene, float(override["value"]), schedule
     low, high = float(override.get("low", gene.low)), float(override.get("high", gene.high))
     if not low < high:

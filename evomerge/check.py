@@ -6,8 +6,9 @@ from typing import Any
 
 from evomerge.errors import RunError
 from evomerge.experiment import Experiment, fixed_part, from_config
-from evomerge.ledger import refuse_other_config
+from evomerge.ledger import refuse_other
 from evomerge.scorers import SLICES
+from evomerge.search import header
 
 
 def check(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
@@ -16,7 +17,7 @@ def check(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
     yield from _models(experiment)
     yield from _search(experiment)
     yield from _scoring(experiment)
-    yield from _folder(config, folder)
+    yield from _folder(experiment, config, folder)
 
 
 def _models(experiment: Experiment) -> Iterator[str]:
@@ -52,12 +53,12 @@ def _scoring(experiment: Experiment) -> Iterator[str]:
         yield f"slice     {name}: {len(plan.items(name))} items in {len(plan.chunks[name])} chunks"
 
 
-def _folder(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
+def _folder(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> Iterator[str]:
     nearest = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     if not nearest.is_dir():
         raise RunError(f"{nearest}: a file where the run's folder should be; move it")
     if (folder / "trials.jsonl").is_file():
-        refuse_other_config(folder / "trials.jsonl", fixed_part(config))
+        refuse_other(folder / "trials.jsonl", header(experiment.scorer, fixed_part(config)))
         yield f"run       {folder}: will be resumed"
     else:
         yield f"run       {folder}: new"

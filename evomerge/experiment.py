@@ -3,6 +3,7 @@
 Constructors are the schema: a key that none of them takes is a ConfigError that names it and the nearest one.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 from evomerge import methods, optimizers, pools, trackers
 from evomerge.baselines import baselines
 from evomerge.errors import ConfigError
-from evomerge.family import Family, expert_ref
+from evomerge.family import Family, expert_ref, pinned
 from evomerge.jobs import WorkerSpec
 from evomerge.model import check_device, is_encoder_decoder, load_tokenizer, torch_dtype
 from evomerge.recipe import ModelRef, Recipe
@@ -21,8 +22,13 @@ from evomerge.scorers.engine import check_tokenizer
 from evomerge.scorers.lm_eval import LMEvalScorer
 from evomerge.space import Space
 
+log = logging.getLogger(__name__)
+
 Section = TypeVar("Section")
 FREE = ("name", "budget", "pool", "tracker")  # what may change when a search is resumed
+SPACE_GIVEN = ("method", "base", "experts", "layout", "touched", "settings", "options", "out_dtype", "seed")
+SCORER_GIVEN = ("tokenizer", "seed")
+FREE_OF_MODEL = ("batch_size", "device")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +108,15 @@ class Experiment:
         _positive("budget.evaluations", self.budget.evaluations)
         _positive("finalise.top", self.finalise.top)
         _positive("model.batch_size", self.model.batch_size)
+        check_section(Space, self._space, "space", SPACE_GIVEN)
+        check_section(LMEvalScorer, {k: v for k, v in self._scorer.items() if k != "name"}, "scorer", SCORER_GIVEN)
         self.check_pool()
         self.check_tracker()
 
     @cached_property
     def base(self) -> ModelRef:
-        """The base's reference."""
-        return ModelRef.parse(self._base)
+        """The base's reference, a hub model at the commit that is read."""
+        return pinned(ModelRef.parse(self._base))
 
     @cached_property
     def experts(self) -> dict[str, ModelRef]:
@@ -118,7 +126,14 @@ class Experiment:
     @cached_property
     def family(self) -> Family:
         """Base and experts, opened and checked against one another."""
-        return Family(self.base, self.experts.values(), self.model.trust_remote_code)
+        family = Family(self.base, self.experts.values(), self.model.trust_remote_code)
+        for label, ref in self.experts.items():
+            maker = family.trained_on(ref)
+            if maker and Path(maker).name.lower() != Path(self.base.path).name.lower():
+                log.warning(
+                    "expert %s: its adapter was trained on %s; is the base %s the same?", label, maker, self.base
+                )
+        return family
 
     @cached_property
     def space(self) -> Space:
@@ -135,7 +150,6 @@ class Experiment:
             "out_dtype": self.model.dtype,
             "seed": self.seed,
         }
-        check_section(Space, self._space, "space", given)
         return Space(**given, **self._space)
 
     @cached_property
@@ -156,14 +170,13 @@ class Experiment:
         tokenizer = load_tokenizer(folder, self.model.trust_remote_code)
         check_tokenizer(tokenizer, is_encoder_decoder(folder, self.model.trust_remote_code))
         given: dict[str, Any] = {"tokenizer": tokenizer, "seed": self.seed}
-        check_section(LMEvalScorer, settings, "scorer", given)
         return LMEvalScorer(**given, **settings)
 
     def optimizer(self) -> optimizers.Optimizer:
         """A fresh optimizer, seeded with the points worth knowing first."""
         settings = dict(self._optimizer)
         name = str(settings.pop("name"))
-        seeds = list(self.space.seeds().values())
+        seeds = list({self.space.decode(point).key(): point for point in self.space.seeds().values()}.values())
         return optimizers.create(name, self.space.dimensions, seeds, self.seed, settings)
 
     def pool(self) -> pools.Pool:
@@ -200,7 +213,10 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
 
 def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """What must not change between the runs of one search: everything but what is FREE."""
-    return {key: value for key, value in config.items() if key not in FREE}
+    fixed = {key: value for key, value in config.items() if key not in FREE}
+    if "model" in fixed:
+        fixed["model"] = {key: value for key, value in fixed["model"].items() if key not in FREE_OF_MODEL}
+    return fixed
 
 
 def _build(cls: type[Section], section: Any, where: str) -> Section:

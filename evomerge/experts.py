@@ -74,11 +74,6 @@ class FullExpert:
         self.checkpoint = checkpoint
         self._spelling = {name: base.in_file(name, checkpoint) for name in base.parameter}
 
-    @property
-    def folder(self) -> Path:
-        """Where its files are."""
-        return self.checkpoint.folder
-
     def sha256(self) -> str:
         """SHA-256 over its weight files."""
         return self.checkpoint.sha256
@@ -129,11 +124,6 @@ class AdapterExpert:
         self.adapter = adapter
         self._base, self._origin = base, origin
         self._names = frozenset(adapter.names())
-
-    @property
-    def folder(self) -> Path:
-        """Where its files are."""
-        return self.adapter.folder
 
     def sha256(self) -> str:
         """SHA-256 of the adapter's weight file."""

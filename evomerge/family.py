@@ -1,6 +1,6 @@
 """A base and its experts, opened and checked against one another from headers and configurations alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from evomerge.checkpoint import Checkpoint, fetch, read_json
@@ -21,16 +21,14 @@ class Family:
     def __init__(self, base: ModelRef, experts: Iterable[ModelRef], trust_remote_code: bool = False) -> None:
         self.ref = ModelRef(base.path, base.revision)  # a base with an adapter is one more expert on this
         refs = [ref for ref in dict.fromkeys([base, *experts]) if ref != self.ref]
-        _compare_configs(self.ref, refs)
+        _refuse(_other_architectures(self.ref, refs))
         self.base = Base(fetch(base.path, base.revision), trust_remote_code)
         self.experts: dict[ModelRef, Expert] = {ref: _open(ref, self.ref, self.base) for ref in refs}
-        lines = [
+        _refuse(
             f"{ref} does not fit the base {base}: {listed(problems)}"
             for ref, expert in self.experts.items()
             if (problems := expert.problems(self.base))
-        ]
-        if lines:
-            raise ExpertError("\n".join(lines))
+        )
 
     @cached_property
     def layout(self) -> Layout:
@@ -56,11 +54,6 @@ class Family:
         expert = self.experts[ref]
         return expert.adapter.base_model if isinstance(expert, AdapterExpert) else None
 
-    def revisions(self) -> dict[str, str]:
-        """Hub model → the commit that was read."""
-        folders = {str(self.ref): self.base.folder} | {str(ref): e.folder for ref, e in self.experts.items()}
-        return {ref: folder.name for ref, folder in folders.items() if folder.parent.name == "snapshots"}
-
     def hashes(self) -> dict[str, str]:
         """Model → SHA-256 of its weight files; reads all of them once."""
         found = {str(self.ref): self.base.checkpoint.sha256}
@@ -69,10 +62,21 @@ class Family:
 
 def expert_ref(text: str, base: ModelRef) -> ModelRef:
     """The reference of an expert as a user writes it; an adapter alone is one on the search's base."""
-    ref = ModelRef.parse(text)
+    ref = pinned(ModelRef.parse(text))
     if ref.adapter or not is_adapter(fetch(ref.path, ref.revision, weights=False)):
         return ref
     return ModelRef(base.path, base.revision, ref.path, ref.revision)
+
+
+def pinned(ref: ModelRef) -> ModelRef:
+    """The same model with hub revisions resolved to commits, so that a recipe means the same tomorrow."""
+    revision = _commit(ref.path, ref.revision)
+    return ModelRef(ref.path, revision, ref.adapter, ref.adapter and _commit(ref.adapter, ref.adapter_revision))
+
+
+def _commit(path: str, revision: str | None) -> str | None:
+    folder = fetch(path, revision, weights=False)
+    return folder.name if folder.parent.name == "snapshots" else revision
 
 
 def _open(ref: ModelRef, root: ModelRef, base: Base) -> Expert:
@@ -84,8 +88,14 @@ def _open(ref: ModelRef, root: ModelRef, base: Base) -> Expert:
     return origin
 
 
-def _compare_configs(base: ModelRef, experts: Iterable[ModelRef]) -> None:
-    """Finds another architecture from the configurations alone, before any weight file is downloaded."""
+def _refuse(lines: Iterable[str]) -> None:
+    """One error for everything that is wrong, a line for each expert."""
+    if found := "\n".join(lines):
+        raise ExpertError(found)
+
+
+def _other_architectures(base: ModelRef, experts: Iterable[ModelRef]) -> Iterator[str]:
+    """A line for each expert of another architecture, from configurations alone, before a weight file is downloaded."""
     theirs = read_json(fetch(base.path, base.revision, weights=False) / "config.json")
     for ref in experts:
         if (ref.path, ref.revision) == (base.path, base.revision):
@@ -96,4 +106,4 @@ def _compare_configs(base: ModelRef, experts: Iterable[ModelRef]) -> None:
         mine = read_json(folder / "config.json")
         if mine.get("model_type") != theirs.get("model_type"):
             kinds = f"{mine.get('model_type')}, not {theirs.get('model_type')}"
-            raise ExpertError(f"{ref} does not fit the base {base}: its architecture is {kinds}")
+            yield f"{ref} does not fit the base {base}: its architecture is {kinds}"

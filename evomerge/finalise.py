@@ -58,11 +58,7 @@ def finalise(evaluator: Evaluator, board: Board, baselines: Mapping[str, Recipe]
     able = [c for c in standing.values() if evaluator.error(c.key, "search") is None]
     entrants = list({c.key: c for c in (*able, *finalists)}.values())
     evaluator.evaluate(entrants, "select")
-    winner = _best(evaluator, entrants, "select")
-    evaluator.look("holdout", [winner.key, *(c.key for c in able)])
-    evaluator.evaluate([winner, *able], "holdout")
-    if reason := evaluator.error(winner.key, "holdout"):
-        raise RunError(f"the winner could not be scored on holdout: {reason}; see trials.jsonl")
+    winner = _claimed(evaluator, entrants, able)
     rival = _best(evaluator, able, "holdout")
     interval = paired_bootstrap(
         evaluator.items(winner.key, "holdout"),
@@ -75,6 +71,18 @@ def finalise(evaluator: Evaluator, board: Board, baselines: Mapping[str, Recipe]
     named = next((label for label, candidate in standing.items() if candidate.key == winner.key), "winner")
     rows.append(_row(evaluator, Candidate(named, winner.recipe, winner.key), "winner"))
     return Result(winner, rival.label, interval, tuple(rows))
+
+
+def _claimed(evaluator: Evaluator, entrants: list[Candidate], able: list[Candidate]) -> Candidate:
+    """The best on `select` that can be scored on holdout, where it and the baselines then are."""
+    left = list(entrants)
+    while True:
+        winner = _best(evaluator, left, "select")
+        evaluator.look("holdout", [winner.key, *(c.key for c in able)])
+        evaluator.evaluate([winner, *able], "holdout")
+        if evaluator.error(winner.key, "holdout") is None:
+            return winner
+        left = [c for c in left if c.key != winner.key]
 
 
 def _json_scores(scores: Mapping[str, float]) -> dict[str, float | None]:

@@ -133,10 +133,19 @@ def relative_depth(index: int, layers: int) -> float:
 
 def _named(components: Iterable[str] | Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
     if isinstance(components, Mapping):
-        return {name: (f,) if isinstance(f, str) else tuple(f) for name, f in components.items()}
+        return {str(name): _filters(f) for name, f in components.items()}
+    if not isinstance(components, Iterable) or not all(isinstance(name, str) for name in components):
+        raise ConfigError(f"space.components={components}: give a list of names, or {{name: [substring, …]}}")
     unknown = [name for name in components if name not in COMPONENTS]
     if unknown:
         raise ConfigError(
             f"space.components: unknown {unknown}; choose of {list(COMPONENTS)} or give name: [substring, …]"
         )
-    return {name: COMPONENTS[name] for name in components}
+    return {name: filters for name, filters in COMPONENTS.items() if name in components}  # specific ones first
+
+
+def _filters(given: object) -> tuple[str, ...]:
+    filters = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list | tuple) else ()
+    if not filters or not all(isinstance(text, str) for text in filters):
+        raise ConfigError(f"space.components: {given!r}: give a substring of tensor names, or a list of them")
+    return filters

@@ -38,7 +38,7 @@ class Ledger:
         self.path = path
         self.trials: dict[str, Trial] = {}
         self.looks: list[dict[str, Any]] = []
-        self.resumed = path.exists()
+        self.header: dict[str, Any] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("a+b", buffering=0)  # nothing may wait for a later flush
@@ -53,6 +53,7 @@ class Ledger:
 
     def _open(self, header: Mapping[str, Any]) -> None:
         lines = self._replay()
+        self.header = dict(lines[0] if lines else header)
         if not lines:
             self._write(header)
             return
@@ -163,9 +164,9 @@ def read_trials(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return parsed[0], parsed[1:]
 
 
-def refuse_other_config(path: Path, config: Mapping[str, Any]) -> None:
-    """RunError with the difference where a ledger belongs to another configuration."""
-    _check_header(path, read_trials(path)[0], {"config": dict(config)})
+def refuse_other(path: Path, header: Mapping[str, Any]) -> None:
+    """RunError with the difference where a ledger was begun with other entries than those of `header`."""
+    _check_header(path, read_trials(path)[0], header)
 
 
 def _check_header(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

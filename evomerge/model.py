@@ -94,6 +94,9 @@ def load_model(
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
+    kept = [name for name, parameter in model.named_parameters() if parameter.dtype != torch_dtype(dtype)]
+    if kept:
+        raise ConfigError(f"model.dtype={dtype}: this architecture keeps {kept[0]} in another; use bfloat16 or float32")
     model.requires_grad_(False)
     return model.to(device).eval()  # type: ignore[no-any-return]
 

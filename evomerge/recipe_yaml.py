@@ -13,7 +13,7 @@ import yaml
 from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.recipe import ModelRef, Recipe, Rule, Scalar, Setting, Slice, Source
-from evomerge.recipe_document import to_document
+from evomerge.recipe_document import SCHEMA, to_document
 from evomerge.suggest import nearest
 
 TOP = (
@@ -60,6 +60,10 @@ def parse(document: Mapping[str, Any]) -> Recipe:
     name = str(document.get("merge_method", ""))
     method = methods.load(name)
     own = _mapping(document.get("evomerge"), "evomerge")
+    if own.get("schema", SCHEMA) != SCHEMA:
+        raise ConfigError(f"evomerge.schema {own['schema']}: this version reads {SCHEMA}; use the one that wrote it")
+    for key in ("models", "scores", "versions"):
+        _mapping(own.get(key), f"evomerge.{key}")
     seed = own.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise ConfigError(f"evomerge.seed: {seed!r} is not a whole number")

@@ -1,6 +1,7 @@
 """A whole run in its folder: check, search, finalise, freeze, report; the same call again resumes it."""
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ from evomerge.report.console import Display, result_table
 from evomerge.report.html import write_report
 from evomerge.search import Board, Candidate, Evaluator, Listener, header, search
 
+log = logging.getLogger(__name__)
+
 CONFIG, LEDGER, RECIPE, RESULT = "config.yaml", "trials.jsonl", "recipe.yaml", "result.json"
 
 
@@ -39,7 +42,9 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
         experiment.baselines,
     )
     models = experiment.family.hashes()
-    ledger = Ledger(folder / LEDGER, header(scorer, fixed_part(config), models, versions()))
+    known = header(scorer, fixed_part(config))
+    ledger = Ledger(folder / LEDGER, {**known, "models": models, "versions": versions()})
+    _warn_of_other_versions(ledger)
     write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
     pool, tracker = _LazyPool(experiment.pool), experiment.tracker(folder, config)
     try:
@@ -52,7 +57,7 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
             digest = _fingerprint(folder, result, pool)
         layers = {"layers": experiment.family.layout.layers}
         document = result.as_dict() | layers | _record(board, evaluator, ledger, digest, time.monotonic() - start)
-        _freeze(folder, result, document, models, experiment.family.revisions())
+        _freeze(folder, result, document, models)
         write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
         tracker.finish(document)
     finally:
@@ -61,6 +66,14 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
         tracker.close()
     _report(console, folder, document, board)
     return document
+
+
+def _warn_of_other_versions(ledger: Ledger) -> None:
+    """A resumed search whose libraries have changed goes on, with a word about it."""
+    before, now = ledger.header.get("versions", {}), versions()
+    changed = [f"{name} {old} → {now.get(name, 'absent')}" for name, old in before.items() if now.get(name) != old]
+    if changed:
+        log.warning("resumed with other versions than it began with: %s", ", ".join(changed))
 
 
 class _LazyPool:
@@ -124,6 +137,7 @@ def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, sec
         "counts": {
             "candidates": len(board.candidates),
             "failed": len(board.failures()),
+            "holdout_looks": len(ledger.looks),
             "items_scored": sum(len(s) for trial in ledger.trials.values() for s in trial.scores.values()),
             "items_scored_this_time": evaluator.scored,
         },
@@ -138,7 +152,6 @@ def _freeze(
     result: Result,
     document: Mapping[str, Any],
     models: Mapping[str, str],
-    revisions: Mapping[str, str],
 ) -> None:
     scores = {name: value for name, value in result.rows[-1].scores.items() if not math.isnan(value)}
     notes = {
@@ -146,7 +159,6 @@ def _freeze(
         "scores": scores,
         "fingerprint": document["fingerprint"],
         "models": dict(models),
-        "revisions": dict(revisions),
         "versions": versions(),
     }
     write_atomically(folder / RECIPE, recipe_yaml.dump(result.winner.recipe.with_notes(notes)))

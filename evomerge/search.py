@@ -82,6 +82,11 @@ class Evaluator:
         pairs = (zip(chunk.items, trial.scores[chunk.id], strict=True) for chunk in chunks)
         return {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
 
+    def retry(self, key: str, slice_name: str) -> None:
+        """Forget the candidate's failures on a slice: the base's, say, which have ended a run before."""
+        for chunk in self.plan.chunks[slice_name]:
+            self._ledger[key].errors.pop(chunk.id, None)
+
     def look(self, slice_name: str, keys: Sequence[str]) -> None:
         """Note in the ledger that these candidates are about to be looked at on a slice; once for the same ones."""
         self._ledger.append_look(slice_name, list(dict.fromkeys(keys)))
@@ -152,10 +157,11 @@ def search(
     """
     board = Board(evaluator)
     first = [Candidate.of(label, recipe) for label, recipe in baselines.items()]
+    evaluator.retry(first[0].key, "search")
     evaluator.evaluate(first, "search")
     _announce(listeners, 0, board, board.add(first))
     if error := evaluator.error(first[0].key, "search"):
-        raise RunError(f"the base itself cannot be scored: {error}")
+        raise RunError(f"the base itself cannot be scored: {error}; mend that, then repeat the command")
     asked = number = 0
     while asked < evaluations and (vectors := optimizer.ask()):
         number += 1
@@ -180,8 +186,7 @@ def _announce(listeners: Sequence[Listener], number: int, board: Board, scores: 
         listener.generation(number, board, scores)
 
 
-def header(scorer: Scorer, config: Mapping[str, Any], models: Mapping[str, str], versions: Mapping[str, str]) -> Any:
-    """What a ledger's scores are scores of."""
+def header(scorer: Scorer, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ledger's scores are scores of, as far as it is known before weights are read."""
     chunks = {chunk.id: list(chunk.items) for chunks in scorer.plan.chunks.values() for chunk in chunks}
-    items = {"chunks": chunks, "items": scorer.fingerprint}
-    return {"config": dict(config), "models": dict(models), **items, "versions": dict(versions)}
+    return {"config": dict(config), "chunks": chunks, "items": scorer.fingerprint}

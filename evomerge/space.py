@@ -59,6 +59,14 @@ class Space:
         self._touched = tuple(touched)
         self._fixed: dict[str, float] = {}
         self._layers = {name: _depth(layout, members) for name, members in self._members.items()}
+        touched_by_any = frozenset().union(*self._touched)
+        catch_all = self._groups[-1].filters == (None,)
+        # Where every expert is the base any coefficient gives the base: the last rule serves, and the recipe is short.
+        self._skipped = {
+            group.name
+            for group in self._groups[:-1]
+            if catch_all and not group.frozen and touched_by_any.isdisjoint(self._members[group.name])
+        }
         self.axes = self._axes(genes or {}, schedule)
         self.dimensions = sum(axes.size for axes in self.axes)
         if not self.dimensions:
@@ -126,7 +134,19 @@ class Space:
                 raise ConfigError(f"space.genes: {name} is not a gene of {self.method}{nearest(name, self._genes)}")
         found: list[Axes] = []
         for gene in self._genes.values():
-            narrowed, fixed, own = narrow(gene, overrides.get(gene.name, {}), schedule)
+            override = overrides.get(gene.name, {})
+            if gene.name in self._settings:
+                if override:
+                    raise ConfigError(f"{gene.name}: set it in method.settings or in space.genes, not in both")
+                override = self._settings.pop(gene.name)
+            if gene.name == "weight" and self._normalizes and isinstance(override, Mapping):
+                for key in ("low", "high", "default"):
+                    if key in override:
+                        raise ConfigError(
+                            f"space.genes.weight.{key}: {self.method} normalises its weights, so they have no range; "
+                            "set method.settings.normalize=false to give them one"
+                        )
+            narrowed, fixed, own = narrow(gene, override, schedule)
             if fixed is not None:
                 self._fixed[gene.name] = fixed
                 continue
@@ -161,6 +181,8 @@ class Space:
         schedules = {axes.group.name: axes.schedule for axes in self.axes if axes.gene.name == name}
         rules = []
         for group in self._groups:
+            if group.name in self._skipped:
+                continue
             values = table.get(group.name)
             value = self._idle(name, group) if values is None else schedules[group.name].expand(values)
             rules += [Rule(text, value) for text in group.filters]

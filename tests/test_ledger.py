@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.ledger import Ledger, read_trials, refuse_other_config
+from evomerge.ledger import Ledger, read_trials, refuse_other
 from tests.toys import Run
 
 HEADER: Mapping[str, Any] = {
@@ -76,7 +76,6 @@ def test_reopening_answers_what_was_paid_for(path: Path) -> None:
     assert ledger["k"].scores == {f"search/{i}": [0.5, float(i)] for i in range(3)}
     assert ledger["k"].seconds == pytest.approx(0.75)
     assert ledger["never seen"].scores == {}
-    assert ledger.resumed
     assert path.read_bytes() == before
 
 
@@ -153,8 +152,8 @@ def test_another_configuration_is_refused_with_the_difference(path: Path) -> Non
     assert "seed: 1 → 2" in message and "space.schedule.blocks: 2 → 4" in message and "\n" not in message
     assert path.read_bytes() == before
     with pytest.raises(RunError, match="seed: 1 → 2"):
-        refuse_other_config(path, other["config"])
-    refuse_other_config(path, HEADER["config"])
+        refuse_other(path, {"config": other["config"]})
+    refuse_other(path, {"config": HEADER["config"]})
 
 
 def test_many_differences_are_cut_short(path: Path) -> None:

@@ -334,3 +334,16 @@ def test_slerp_takes_one_expert_or_two(count: int) -> None:
     experts = dict(list(EXPERTS.items())[:count])
     with pytest.raises(ConfigError, match=r"^method slerp merges the base with one expert"):
         Space(method="slerp", base=BASE, experts=experts, layout=LAYOUT, touched=[frozenset(NAMES)] * count)
+
+
+def test_normalised_weights_have_no_range_to_narrow() -> None:
+    with pytest.raises(ConfigError, match=r"space\.genes\.weight\.low: ties normalises its weights"):
+        make("ties", genes={"weight": {"low": 0.3}})
+
+
+def test_a_setting_fixes_its_gene() -> None:
+    fixed = make("ties", settings={"lambda": 0.5})
+    assert all(axes.gene.name != "lambda" for axes in fixed.axes)
+    assert fixed.decode(np.full(fixed.dimensions, 0.5)).settings["lambda"] == 0.5
+    with pytest.raises(ConfigError, match="lambda: set it in method.settings or in space.genes, not in both"):
+        make("ties", settings={"lambda": 0.5}, genes={"lambda": {"low": 0.1}})

@@ -36,5 +36,5 @@ def model_card(recipe: Recipe, dtype: str) -> str:
 def _scores(scores: Mapping[str, Any]) -> str:
     if not scores:
         return ""
-    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores.items())
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores.items() if isinstance(value, float))
     return f"## Scores\n\n| slice | score |\n|---|---|\n{rows}"

@@ -22,7 +22,7 @@ def consensus(sources: Sources, coefficients: Consensus) -> Tensor:
     """base + λ·Δ in fp32, for any mix of masks, sign election and divisor (formulas at `Consensus`).
 
     Zero elements never agree with a sign, a zero sum elects +1 (mergekit's rule, TIES eq. 2 leaves it open), and an
-    element on which nobody agrees keeps the base's value.
+    element on which nobody agrees keeps the base's value. Products are rounded before they are added, see `lincomb`.
     """
     deltas = [
         apply_mask(sources.delta(i), mask).mul_(scale)
@@ -33,7 +33,7 @@ def consensus(sources: Sources, coefficients: Consensus) -> Tensor:
         _add_agreeing(out, deltas, coefficients)
     else:
         for weight, delta in zip(coefficients.weights, deltas, strict=True):
-            out.add_(delta, alpha=weight)
+            out.add_(delta * weight)
         out.div_(_plain_divisor(coefficients))
     return out.mul_(coefficients.lam).add_(sources.base)
 
@@ -48,13 +48,13 @@ def _plain_divisor(coefficients: Consensus) -> float:
 def _add_agreeing(out: Tensor, deltas: list[Tensor], coefficients: Consensus) -> None:
     elected = torch.zeros_like(out)
     for weight, delta in zip(coefficients.weights, deltas, strict=True):
-        elected.add_(delta, alpha=weight if coefficients.sign == "weighted" else 1.0)
+        elected.add_(delta * weight if coefficients.sign == "weighted" else delta)
     positive = elected >= 0
     divisor = torch.zeros_like(out)
     for weight, delta in zip(coefficients.weights, deltas, strict=True):
         vote = delta * weight if coefficients.sign == "weighted" else delta
         agrees = torch.where(positive, vote > 0, vote < 0)
-        out.add_(delta * agrees, alpha=weight)
-        divisor.add_(agrees, alpha=weight if coefficients.divisor == "weights" else 1.0)
+        out.add_(delta * weight * agrees)
+        divisor.add_(agrees * (weight if coefficients.divisor == "weights" else 1.0))
     if coefficients.normalize:
         out.div_(divisor.masked_fill_(divisor == 0, 1.0))

@@ -12,6 +12,8 @@ from evomerge.lora import Factors
 def lincomb(sources: Sources, coefficients: LinComb) -> Tensor:
     """Σ cᵢ·xᵢ in fp32; terms with a zero coefficient are not read, so a one-hot combination is its source to the bit.
 
+    Products are rounded before they are added: a fused multiply-add, which some processors have, gives other bytes.
+
     An adapter is base + ΔW: its coefficient joins the base's, and ΔW is added from its factors, never rounded through
     a dense copy.
     """
@@ -31,7 +33,7 @@ def lincomb(sources: Sources, coefficients: LinComb) -> Tensor:
         if place == 0:
             torch.mul(tensor, weight, out=out)  # not added to zeros, which would turn −0.0 into 0.0
         else:
-            out.add_(tensor.float(), alpha=weight)
+            out.add_(tensor.float() * weight)
     for weight, factor in factors:
         if weight:
             add_lowrank(out, factor, weight)

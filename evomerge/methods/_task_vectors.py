@@ -1,7 +1,7 @@
 """What the sparsifying methods share: thresholds, mask scales and the assembly of a `Consensus`."""
 
 from collections.abc import Callable, Mapping
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from evomerge.methods import Genes
 
 WEIGHTED_SIGN = ("weighted", "unweighted")
 DIVISOR = ("weights", "count")
+CACHED = 64
 TINY = 1e-7  # below this L1 norm nothing is rescaled (mergekit's guard)
 
 
@@ -46,6 +47,7 @@ class TaskVectors:
         if isinstance(mask, Keep):
             return 1.0
         if (expert, mask) not in self._scales:
+            _make_room(self._scales)
             delta = self.sources.delta(expert)
             before = exact_l1(delta)
             after = exact_l1(apply_mask(delta, mask))
@@ -54,10 +56,17 @@ class TaskVectors:
 
     def _threshold(self, expert: int, keep: int) -> float:
         if (expert, keep) not in self._thresholds:
+            _make_room(self._thresholds)
             magnitudes = self.sources.delta(expert).abs_().flatten()
             place = magnitudes.numel() - keep + 1
             self._thresholds[expert, keep] = float(magnitudes.kthvalue(place).values)
         return self._thresholds[expert, keep]
+
+
+def _make_room(cache: dict[Any, float]) -> None:
+    """Searched densities hardly ever repeat: keep the cache small, oldest out first."""
+    while len(cache) >= CACHED:
+        del cache[next(iter(cache))]
 
 
 def exact_l1(delta: Tensor) -> float:

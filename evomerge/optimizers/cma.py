@@ -27,12 +27,11 @@ class CMA:
         seed: int,
         population: int | None,
         sigma: float,
-        mean: float,
     ) -> None:
         self._padding = max(0, 2 - dimensions)  # cma needs two dimensions
         size = dimensions + self._padding
         options = {"randn": _Randn(seed), "bounds": [0, 1], "popsize": population, "verbose": -10}
-        start = np.full(size, mean)
+        start = np.full(size, 0.5)
         if seeds:
             start[:dimensions] = np.clip(seeds[0], 0.05, 0.95)
         self._strategy = cma.CMAEvolutionStrategy(start, sigma, options)
@@ -79,11 +78,10 @@ def create(
     *,
     population: int | None = None,
     sigma: float = 0.2,
-    mean: float = 0.5,
 ) -> CMA:
     """`population` None is 4 + ⌊3 ln n⌋; `sigma` is the first step size in units of the cube's edge."""
     if population is not None and population < 4:
         raise ConfigError(f"optimizer.population={population}: CMA-ES needs at least 4")
     if not 0 < sigma <= 1:
         raise ConfigError(f"optimizer.sigma={sigma}: give a step size in (0, 1]")
-    return CMA(dimensions, seeds, seed, population, sigma, mean)
+    return CMA(dimensions, seeds, seed, population, sigma)

@@ -37,9 +37,9 @@ class RayPool:
     def __init__(self, spec: WorkerSpec, workers: int, num_cpus: float, num_gpus: float, address: str | None) -> None:
         self._ray, self._started_here = _connect(address)
         self._idle: list[tuple[Any, str | None]] = []
+        self._each = (num_cpus, num_gpus)
         try:
-            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            _refuse_missing(nodes, workers, num_cpus, num_gpus)
+            _refuse_missing(self._nodes(), workers, num_cpus, num_gpus)
         except ConfigError:
             self.close()
             raise
@@ -63,7 +63,7 @@ class RayPool:
                 return
             (ref,), _ = self._ray.wait(list(busy), num_returns=1)
             worker, job = busy.pop(ref)
-            outcome = self._outcome(ref, worker, job, lost, dispatch)
+            outcome = self._outcome(ref, worker, job, lost, dispatch, len(busy))
             if outcome is None or job.key in failed:
                 continue
             if outcome.error is not None:
@@ -105,7 +105,7 @@ class RayPool:
         self._idle = still
 
     def _outcome(
-        self, ref: Any, worker: Any, job: Job, lost: dict[tuple[str, str], int], dispatch: Dispatch
+        self, ref: Any, worker: Any, job: Job, lost: dict[tuple[str, str], int], dispatch: Dispatch, busy: int
     ) -> Outcome | None:
         """The job's outcome, or None where its worker died and the job waits again."""
         try:
@@ -114,7 +114,7 @@ class RayPool:
             self._idle.append((worker, None))
             return Outcome(job, error=f"{type(error.cause).__name__}: {error.cause}")
         except self._ray.exceptions.RayError as error:
-            self._idle.append((self._spawn(), None))
+            self._replace(len(self._idle) + busy)
             count = lost[job.key, job.chunk] = lost.get((job.key, job.chunk), 0) + 1
             if count <= RETRIES:
                 dispatch.requeue(job)
@@ -122,6 +122,18 @@ class RayPool:
             return Outcome(job, error=f"its worker died {count} times ({type(error).__name__})")
         self._idle.append((worker, job.key))
         return outcome
+
+    def _replace(self, left: int) -> None:
+        """A new worker for a lost one where a node has room, fewer workers otherwise; RunError where none is left."""
+        if sum(_room(node, *self._each) for node in self._nodes()) > left:
+            self._idle.append((self._spawn(), None))
+        elif left:
+            log.warning("a worker is lost and no node has room for another: %d go on", left)
+        else:
+            raise RunError("pool=ray: no node has room for a worker any more; repeat the command when one is back")
+
+    def _nodes(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
     def _spawn(self) -> Any:
         return self._actor.remote(self._spec, self._folder)

@@ -92,9 +92,11 @@ def claim(result: Mapping[str, Any]) -> str:
         return f"The search found nothing better than a baseline: the winner is {result['best_baseline']}"
     interval = result["interval"]
     span = f"[{interval['low']:+.4f}, {interval['high']:+.4f}]"
+    looks = result.get("counts", {}).get("holdout_looks", 1)
+    again = f"; the holdout was looked at {looks} times" if looks > 1 else ""
     return (
         f"On holdout the winner is {VERDICTS[result['verdict']]} ({result['best_baseline']}): "
-        f"{result['difference']:+.4f}, {interval['level']:.0%} interval {span}"
+        f"{result['difference']:+.4f}, {interval['level']:.0%} interval {span}{again}"
     )
 
 

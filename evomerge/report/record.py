@@ -137,7 +137,8 @@ def _points(plan: Plan, lines: Sequence[Mapping[str, Any]], baselines: set[str])
             continue
         scores = trials.setdefault(key, {})
         if "error" in line:
-            errors[key] = line["error"]
+            if line["chunk"].startswith("search/"):
+                errors[key] = line["error"]
         else:
             scores[line["chunk"]] = line["scores"]
     return tuple(

@@ -55,6 +55,15 @@ class FrozenDoc:
         return _hash(asked + json.dumps(self.instances[0].doc, default=str, sort_keys=True))
 
 
+def fewshot_split(task: Task) -> str | None:
+    """The split that few-shot examples come from; None without them, or where the task brings examples of its own."""
+    config, shots = task.config, task.fewshot_cfg
+    if not config.num_fewshot or shots.samples:
+        return None
+    chosen = (shots.split, config.training_split, config.validation_split, config.test_split)
+    return next((str(split) for split in chosen if split), None)
+
+
 def own_split(task: Task) -> str:
     """The split that lm-eval itself scores; `docs` for a task class that does not say."""
     config = task.config

@@ -1,6 +1,7 @@
 """The lm-eval scorer: tasks loaded and frozen once in the driver, sliced by item id, graded per item."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,16 @@ import jinja2
 from evomerge.errors import TaskError
 from evomerge.scorers import SLICES, Chunk, Plan, Request
 from evomerge.scorers.entries import Entry, read_entries
-from evomerge.scorers.freeze import FrozenDoc, Leaf, Prompting, freeze, own_split
+from evomerge.scorers.freeze import FrozenDoc, Leaf, Prompting, fewshot_split, freeze, own_split
 from evomerge.scorers.quiet import quiet, seeded
 from evomerge.scorers.slices import Doc, deal, draw
 from evomerge.scorers.tasks import TaskLoader, choose_filter, choose_metric, label, override
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+log = logging.getLogger(__name__)
 
 
 class LMEvalScorer:
@@ -143,6 +147,12 @@ class _Frozen:
     def _add(self, entry: Entry, leaf: Leaf, name: str, prompting: Prompting) -> None:
         own = own_split(leaf.task)
         splits = {slice_: entry.splits.get(slice_, own) for slice_ in SLICES}
+        if fewshot_split(leaf.task) in splits.values():
+            log.warning(
+                "task %s: its few-shot examples come from the split that it is scored on, so prompts of one slice show "
+                "answers of another; give the task a fewshot_split of its own",
+                leaf.name,
+            )
         for split in dict.fromkeys(splits.values()):
             prefix = _prefix(entry.name, name, split, own)
             rows = freeze(leaf.name, leaf.task, split, prompting)
