@@ -28,12 +28,12 @@ def lincomb(sources: Sources, coefficients: LinComb) -> Tensor:
     # 1 − Σw leaves crumbs like 1e-17 where the base cancels exactly; reading it for those would cost one-hot exactness.
     base = 0.0 if abs(base) < 1e-12 else base
     terms = [(weight, tensor) for weight, tensor in [(base, sources.base), *dense] if weight]
-    out = torch.zeros_like(sources.base, dtype=torch.float32)
-    for place, (weight, tensor) in enumerate(terms):
-        if place == 0:
-            torch.mul(tensor, weight, out=out)  # not added to zeros, which would turn −0.0 into 0.0
-        else:
-            out.add_(tensor.float() * weight)
+    products = (tensor.float() * weight for weight, tensor in terms)
+    out = next(products, None)  # not added to zeros, which would turn −0.0 into 0.0
+    if out is None:
+        out = torch.zeros_like(sources.base, dtype=torch.float32)
+    for product in products:
+        out.add_(product)
     for weight, factor in factors:
         if weight:
             add_lowrank(out, factor, weight)

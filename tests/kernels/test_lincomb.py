@@ -78,3 +78,12 @@ def test_a_threshold_over_the_model_needs_a_model(base: Tensor) -> None:
     with pytest.raises(CandidateError, match=r"^layer\.w: a threshold over the whole model"):
         Sources("layer.w", base, [base]).model_threshold(0, 0.5)
     assert Sources("w", base, [base], lambda expert, density: expert + density).model_threshold(2, 0.5) == 2.5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_of_narrow_tensors_are_taken_in_fp32(base: Tensor, dtype: torch.dtype) -> None:
+    narrow, expert = base.to(dtype), (base + 0.25).to(dtype)
+    merged = apply(LinComb(0.3, (0.7,)), Sources("w", narrow, [expert]))
+    exact = 0.3 * narrow.double() + 0.7 * expert.double()
+    assert merged.dtype == torch.float32
+    assert torch.allclose(merged.double(), exact, rtol=1e-6, atol=1e-7)  # rounding a product to bf16 costs 4e-3
