@@ -11,10 +11,16 @@ from evomerge.kernels.consensus import apply_mask
 from evomerge.kernels.masks import mask_key
 from evomerge.methods import Genes
 
+WEIGHT_AND_DENSITY: Mapping[str, float | None] = {"weight": None, "density": 1.0}
 WEIGHTED_SIGN = ("weighted", "unweighted")
 DIVISOR = ("weights", "count")
 CACHED = 64
 TINY = 1e-7  # below this L1 norm nothing is rescaled (mergekit's guard)
+
+
+def shared(*, normalize: bool, rescale: bool) -> Mapping[str, float | bool | None]:
+    """mergekit's parameters for all models at once, with a method's own defaults."""
+    return {"normalize": normalize, "lambda": 1.0, "rescale": rescale, "int8_mask": False}
 
 
 class TaskVectors:

@@ -8,20 +8,15 @@ from typing import Literal, cast
 
 from evomerge.kernels import Consensus, LinComb, Sources
 from evomerge.methods import Exactness, Gene, Genes
-from evomerge.methods._task_vectors import TaskVectors, merge
+from evomerge.methods._task_vectors import WEIGHT_AND_DENSITY, TaskVectors, merge, shared
 
 GENES = (
     Gene("weight", 0.0, 1.5, 0.3, base=0.0),
     Gene("density", 0.1, 1.0, 0.5),
     Gene("lambda", 0.0, 2.0, 1.0, per="group"),
 )
-SHARED: Mapping[str, float | bool | None] = {
-    "normalize": False,
-    "lambda": 1.0,
-    "rescale": True,
-    "int8_mask": False,
-}
-PER_EXPERT: Mapping[str, float | None] = {"weight": None, "density": 1.0}
+SHARED = shared(normalize=False, rescale=True)
+PER_EXPERT = WEIGHT_AND_DENSITY
 BASE: tuple[str, ...] = ()
 EXPERTS = (1, 1000)
 EXACTNESS: Exactness = "distribution-only"

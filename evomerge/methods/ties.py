@@ -8,20 +8,15 @@ from collections.abc import Mapping
 
 from evomerge.kernels import Consensus, LinComb, Sources
 from evomerge.methods import Exactness, Gene, Genes
-from evomerge.methods._task_vectors import DIVISOR, WEIGHTED_SIGN, TaskVectors, merge
+from evomerge.methods._task_vectors import DIVISOR, WEIGHT_AND_DENSITY, WEIGHTED_SIGN, TaskVectors, merge, shared
 
 GENES = (
     Gene("weight", 0.0, 1.0, 1.0, base=0.0),
     Gene("density", 0.05, 1.0, 0.2),
     Gene("lambda", 0.0, 2.0, 1.0, per="group"),
 )
-SHARED: Mapping[str, float | bool | None] = {
-    "normalize": True,
-    "lambda": 1.0,
-    "rescale": False,
-    "int8_mask": False,
-}
-PER_EXPERT: Mapping[str, float | None] = {"weight": None, "density": 1.0}
+SHARED = shared(normalize=True, rescale=False)
+PER_EXPERT = WEIGHT_AND_DENSITY
 BASE: tuple[str, ...] = ()
 EXPERTS = (1, 1000)
 EXACTNESS: Exactness = "exact"

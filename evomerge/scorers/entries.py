@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 from evomerge.errors import TaskError
 from evomerge.scorers import SLICES
 from evomerge.scorers.slices import Wanted
+from evomerge.suggest import nearest
 
 KEYS = ("name", "spec", "weight", "metric", "filter", *SLICES, "splits", "num_fewshot", "gen_kwargs")
 
@@ -73,9 +73,8 @@ def _known(raw: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """The end of an error line: the nearest known word, or all of them when they are few."""
-    near = get_close_matches(word, known, n=1)
-    if near:
-        return f"; did you mean '{near[0]}'?"
+    if hint := nearest(word, known):
+        return hint
     return f"; known: {', '.join(known)}" if 0 < len(known) <= 20 else ""
 
 

@@ -23,7 +23,7 @@ def test_an_entry_overrides_the_common_sizes() -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"name": "mc", "wieght": 2}, "task 'mc': unknown key 'wieght'; did you mean 'weight'?"),
+        ({"name": "mc", "wieght": 2}, "task 'mc': unknown key 'wieght' (did you mean 'weight'?)"),
         ({"name": "mc", "splits": {"serach": "test"}}, "did you mean 'search'?"),
         ({"name": "a/b"}, "without '/'"),
         ({"weight": 1}, "task name None"),
@@ -54,5 +54,5 @@ def test_mistakes_of_the_whole_list() -> None:
         read_entries([], SIZES)
     with pytest.raises(TaskError, match="no size for slice select; set select"):
         read_entries(["mc"], {"search": 1})
-    with pytest.raises(TaskError, match="slices: unknown key 'hold'; did you mean 'holdout'"):
+    with pytest.raises(TaskError, match=r"slices: unknown key 'hold' \(did you mean 'holdout'"):
         read_entries(["mc"], {"hold": 1})

@@ -40,7 +40,7 @@ def test_a_wrong_entry(refused, choice, changes, message) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"doc_to_txt": "{{q}}"}, "unknown key 'doc_to_txt' in spec; did you mean 'doc_to_text'?"),
+        ({"doc_to_txt": "{{q}}"}, "unknown key 'doc_to_txt' in spec (did you mean 'doc_to_text'?)"),
         ({"dataset_path": None}, "spec has no dataset_path"),
         ({"doc_to_text": "{{nothing}}"}, "'nothing' is undefined"),
         ({"test_split": "tset"}, "KeyError: 'tset'"),
