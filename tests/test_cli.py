@@ -224,3 +224,16 @@ def test_a_real_process_prints_no_traceback_and_exits_two(tmp_path: Path) -> Non
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1 and "did you mean 'budget'?" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("word", ["--help", "-h", "help"])
+def test_help_lists_the_commands(command: Command, word: str) -> None:
+    said = command(word)
+    assert said.code == 0 and all(name in said.out for name in ("check", "merge", "replay", "report"))
+
+
+def test_an_experiment_that_is_not_yaml_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "broken.yaml").write_text("base: [\n")
+    said = evomerge("check", "+experiment=broken", cwd=tmp_path)
+    assert said.code == 2 and "not YAML" in said.err and "Traceback" not in said.err

@@ -234,3 +234,13 @@ def test_each_library_is_imported_by_one_room() -> None:
 def test_ray_and_hydra_are_imported_by_one_file() -> None:
     users = {library: [p.name for p in PACKAGE.rglob("*.py") if library in imports(p)] for library in ("ray", "hydra")}
     assert users == {"ray": ["ray.py"], "hydra": ["__main__.py"]}
+
+
+def test_a_base_that_failed_once_is_tried_again(tmp_path: Path) -> None:
+    path, base = tmp_path / "trials.jsonl", toy_baselines()["base"].key()
+    with pytest.raises(RunError, match="the base itself cannot be scored: out of memory"):
+        Run(path, ToyPool(fails=lambda job: "out of memory" if job.key == base else None)).search(12)
+    again, whole = Run(path), Run(tmp_path / "whole.jsonl")
+    board, expected = again.search(12), whole.search(12)
+    assert [(c.key, score) for c, score in board.ranked()] == [(c.key, score) for c, score in expected.ranked()]
+    assert len(again.pool.jobs) < len(whole.pool.jobs), "what else was paid for is not paid again"
