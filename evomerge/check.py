@@ -10,6 +10,8 @@ from evomerge.ledger import refuse_other
 from evomerge.scorers import SLICES
 from evomerge.search import header
 
+SHOWN = 6
+
 
 def check(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
     """Lines that describe the search; the first problem is raised as the error that the search would raise."""
@@ -40,8 +42,9 @@ def _models(experiment: Experiment) -> Iterator[str]:
 def _search(experiment: Experiment) -> Iterator[str]:
     space = experiment.space
     experiment.optimizer()
-    genes = ", ".join(sorted({axes.gene.name for axes in space.axes}))
-    yield f"space     {space.method}, {space.dimensions} dimensions: {genes}"
+    names = space.names()
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    yield f"space     {space.method}, {space.dimensions} dimensions: {', '.join(names[:SHOWN])}{more}"
     yield f"baselines {', '.join(experiment.baselines)}"
     yield f"budget    {experiment.budget.evaluations} evaluations"
 

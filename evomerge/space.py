@@ -46,34 +46,22 @@ class Space:
         self.out_dtype, self.seed = out_dtype, seed
         self._rest: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed}
         self._rest["options"] = methods.choose_options(method, options or {})
-        self._groups = layout.groups(components, outer)
+        self._touched = tuple(touched)
+        self._survey(layout, components, outer)
         self._normalizes = methods.normalizes(self._module, self._settings)
         self._genes = {gene.name: gene for gene in self._module.GENES}
         if not self._normalizes:
             self._genes.pop("lambda", None)  # the common scale of unnormalised weights: a redundant direction
         if self._normalizes and any(group.frozen for group in self._groups):
             raise ConfigError(f"space.outer=base: {method} normalises its weights, which leaves none for the base")
-        self._members = {
-            group.name: names for group, names in zip(self._groups, _members(layout, self._groups), strict=True)
-        }
-        self._touched = tuple(touched)
         self._fixed: dict[str, float] = {}
-        self._layers = {name: _depth(layout, members) for name, members in self._members.items()}
-        touched_by_any = frozenset().union(*self._touched)
-        catch_all = self._groups[-1].filters == (None,)
-        # Where every expert is the base any coefficient gives the base: the last rule serves, and the recipe is short.
-        self._skipped = {
-            group.name
-            for group in self._groups[:-1]
-            if catch_all and not group.frozen and touched_by_any.isdisjoint(self._members[group.name])
-        }
         self.axes = self._axes(genes or {}, schedule)
         self.dimensions = sum(axes.size for axes in self.axes)
         if not self.dimensions:
             raise ConfigError("space: nothing is left to search; free a gene or add an expert")
 
     def names(self) -> list[str]:
-        """A name per coordinate, for reports: gene, expert, group and place in the schedule."""
+        """A name per coordinate: gene, expert, group and place in the schedule."""
         found = []
         for axes in self.axes:
             owners = [self.labels[i] for i in axes.experts][: axes.columns] or ["all"]
@@ -118,6 +106,21 @@ class Space:
                 wanted[label] = {**neutral, "weight": [float(i == j) for j in range(count)]}
         found = {label: self.encode(values) for label, values in wanted.items()}
         return {label: vector for label, vector in found.items() if vector is not None}
+
+    def _survey(self, layout: Layout, components: Any, outer: str) -> None:
+        """The groups, their tensors and depths, and those that no expert brings anything to."""
+        self._groups = layout.groups(components, outer)
+        members = zip(self._groups, _members(layout, self._groups), strict=True)
+        self._members = {group.name: names for group, names in members}
+        self._layers = {name: _depth(layout, names) for name, names in self._members.items()}
+        touched = frozenset().union(*self._touched)
+        catch_all = self._groups[-1].filters == (None,)
+        # Where every expert is the base any coefficient gives the base: the last rule serves, and the recipe is short.
+        self._skipped = {
+            group.name
+            for group in self._groups[:-1]
+            if catch_all and not group.frozen and touched.isdisjoint(self._members[group.name])
+        }
 
     def _endpoints(self) -> None:
         """A method between two models takes the base and one expert, or two experts and no base."""
