@@ -53,7 +53,9 @@ class Space:
         if not self._normalizes:
             self._genes.pop("lambda", None)  # the common scale of unnormalised weights: a redundant direction
         if self._normalizes and any(group.frozen for group in self._groups):
-            raise ConfigError(f"space.outer=base: {method} normalises its weights, which leaves none for the base; use joint or each")
+            raise ConfigError(
+                f"space.outer=base: {method} normalises its weights and leaves the base none; use joint or each"
+            )
         self._fixed: dict[str, float] = {}
         self.axes = self._axes(genes or {}, schedule)
         self.dimensions = sum(axes.size for axes in self.axes)
