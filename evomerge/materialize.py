@@ -54,15 +54,14 @@ class Materializer:
             raise CandidateError(f"{next(iter(parameters))}: the recipe writes no such parameter")
 
     def _sources(self, tensor_plan: TensorPlan) -> Sources:
-        base = self._on_device(self._dense(tensor_plan.base))
-        updates = tuple(self._on_device(self._update(expert, tensor_plan.base)) for expert in tensor_plan.experts)
-        experts = tensor_plan.experts
+        base, experts = self._dense(tensor_plan.base), tensor_plan.experts
+        updates = tuple(self._update(expert, tensor_plan.base) for expert in experts)
 
         def threshold(index: int, density: float) -> float:
             return self._model_threshold(experts[index].model, density)
 
         name = self.family.base.parameter.get(tensor_plan.name, tensor_plan.name)
-        return Sources(name, base, updates, threshold)
+        return Sources(name, base, updates, threshold, self.device)
 
     def _dense(self, source: Input) -> Tensor:
         """A model's own tensor in the base's place, dense even where the model is an adapter."""
@@ -77,11 +76,6 @@ class Materializer:
         update = self.family.update(expert.model, expert.name)
         same_place = base.model == self.family.ref and base.name == expert.name
         return update if same_place else self._dense(expert)
-
-    def _on_device(self, value: Any) -> Any:
-        if isinstance(value, Factors):
-            return Factors(value.up.to(self.device), value.down.to(self.device), value.scale)
-        return None if value is None else value.to(self.device)
 
     def _state(
         self,
@@ -107,8 +101,8 @@ class Materializer:
         return self._magnitudes[expert, density]
 
     def _delta(self, expert: ModelRef, name: str) -> Tensor:
-        base = self._on_device(self.family.base.checkpoint.tensor(name))
-        return Sources(name, base, (self._on_device(self.family.update(expert, name)),)).delta(0)
+        base = self.family.base.checkpoint.tensor(name)
+        return Sources(name, base, (self.family.update(expert, name),), device=self.device).delta(0)
 
 
 def _refuse_non_finite(name: str, tensor: Tensor) -> None:

@@ -18,7 +18,8 @@ def lincomb(sources: Sources, coefficients: LinComb) -> Tensor:
     a dense copy.
     """
     base, dense, factors = coefficients.base, [], []
-    for weight, update in zip(coefficients.experts, sources.updates, strict=True):
+    for index, weight in enumerate(coefficients.experts):
+        update = sources.update(index)
         if isinstance(update, Tensor):
             dense.append((weight, update))
             continue

@@ -15,7 +15,9 @@ Update = Tensor | Factors | None
 class Sources:
     """The base's tensor and one update per expert; `name` is the parameter's, the same in every file layout.
 
-    `model_threshold(expert, density)` answers for methods that trim over the whole model instead of one tensor.
+    What is held stays where it is stored, in the page cache; each access brings it to `device`, so that a state which
+    keeps its sources for a whole run costs the device nothing. `model_threshold(expert, density)` answers for methods
+    that trim over the whole model instead of one tensor.
     """
 
     def __init__(
@@ -24,10 +26,11 @@ class Sources:
         base: Tensor,
         updates: Sequence[Update],
         model_threshold: Callable[[int, float], float] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.name = name
-        self.base = base
-        self.updates = tuple(updates)
+        self._base, self._updates = base, tuple(updates)
+        self._device = device
         self._model_threshold = model_threshold
 
     def model_threshold(self, expert: int, density: float) -> float:
@@ -39,18 +42,30 @@ class Sources:
         return self._model_threshold(expert, density)
 
     def __len__(self) -> int:
-        return len(self.updates)
+        return len(self._updates)
+
+    @property
+    def base(self) -> Tensor:
+        """The base's tensor, on the device."""
+        return self._base.to(self._device)
+
+    def update(self, index: int) -> Update:
+        """What one expert brings, on the device."""
+        update = self._updates[index]
+        if isinstance(update, Factors):
+            return Factors(update.up.to(self._device), update.down.to(self._device), update.scale)
+        return None if update is None else update.to(self._device)
 
     def expert(self, index: int) -> Tensor:
         """The expert's weight in fp32; may alias a stored fp32 tensor, so it is read-only."""
-        update = self.updates[index]
+        update = self.update(index)
         if isinstance(update, Factors):
             return update.delta().add_(self.base)
         return (self.base if update is None else update).float()
 
     def delta(self, index: int) -> Tensor:
         """The task vector expert − base in fp32, a tensor of its own."""
-        update = self.updates[index]
+        update = self.update(index)
         if isinstance(update, Factors):
             return update.delta()
         if update is None:

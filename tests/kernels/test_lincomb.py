@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import CandidateError
-from evomerge.kernels import LinComb, Sources, apply
+from evomerge.kernels import Consensus, Keep, LinComb, Sources, apply
 from evomerge.lora import Factors
 
 
@@ -87,3 +87,14 @@ def test_products_of_narrow_tensors_are_taken_in_fp32(base: Tensor, dtype: torch
     exact = 0.3 * narrow.double() + 0.7 * expert.double()
     assert merged.dtype == torch.float32
     assert torch.allclose(merged.double(), exact, rtol=1e-6, atol=1e-7)  # rounding a product to bf16 costs 4e-3
+
+
+@pytest.mark.parametrize("update", ["dense", "factors", "idle"])
+def test_everything_is_brought_to_the_device(base: Tensor, update: str) -> None:
+    """The meta device stands for another device than the one where the tensors are stored."""
+    expert = {"dense": base + 1, "factors": factors(9, 6, 3, seed=5), "idle": None}[update]
+    sources = Sources("w", base, [expert], device="meta")
+    keep = Consensus((0.5,), (Keep(),), (1.0,), elect=True, normalize=True, lam=1.0)
+    for coefficients in (LinComb(0.5, (0.5,)), keep):
+        assert apply(coefficients, sources).device.type == "meta"
+    assert sources.expert(0).device.type == sources.delta(0).device.type == "meta"
