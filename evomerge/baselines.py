@@ -14,7 +14,8 @@ def baselines(space: Space, base: ModelRef, experts: Mapping[str, ModelRef]) -> 
     """Label → recipe, the base first.
 
     Base, experts and average are written as task arithmetic, which is exact for them; the default is the space's own
-    method with its textbook values. ConfigError where an expert bears a baseline's name.
+    method with its textbook values, or those that the experiment gives as `default`. ConfigError where an expert bears
+    a baseline's name.
     """
     for label in experts:
         if label in RESERVED:

@@ -67,7 +67,10 @@ class Finalise:
 
 
 class Experiment:
-    """The parts of one search, each made when it is first asked for and checked as it is made."""
+    """The parts of one search, each made when it is first asked for and checked as it is made.
+
+    `name` is the run folder's, which the command line makes.
+    """
 
     def __init__(
         self,
@@ -90,7 +93,7 @@ class Experiment:
             raise ConfigError("base and experts are not set; choose an experiment: +experiment=quickstart, or your own")
         if seed < 0:
             raise ConfigError(f"seed={seed}: give 0 or more")
-        self.name, self.seed = name or "unnamed", seed
+        self.seed = seed
         self._base, self._experts = base, dict(experts)
         self.method = _build(MethodConfig, {"name": method} if isinstance(method, str) else method, "method")
         self.model = _build(ModelConfig, model or {}, "model")

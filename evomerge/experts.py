@@ -29,7 +29,7 @@ class Base:
     """The base's mergeable tensors under the names of its files, and which parameter each of them fills."""
 
     def __init__(self, folder: Path, trust_remote_code: bool) -> None:
-        self.folder = folder
+        self.folder, self.trust_remote_code = folder, trust_remote_code
         self.checkpoint = Checkpoint(folder)
         self.skeleton = skeleton(folder, trust_remote_code)
         self.parameter: dict[str, str] = {}
@@ -95,7 +95,8 @@ class FullExpert:
         """Where this checkpoint cannot stand beside the base: architecture, shapes, missing and extra tensors."""
         refuse_unmergeable(self.checkpoint.folder, self.checkpoint.config)
         # With the architecture's defaults filled in: an old config.json may lack a key that decides about tying.
-        mine, theirs = full_config(self.checkpoint.folder), full_config(base.folder)
+        mine = full_config(self.checkpoint.folder, base.trust_remote_code)
+        theirs = full_config(base.folder, base.trust_remote_code)
         found = [
             f"{key} {mine.get(key)} (base {theirs.get(key)})"
             for key in COMPARED

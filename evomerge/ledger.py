@@ -104,6 +104,7 @@ class Ledger:
             trial.errors[line["chunk"]] = line["error"]
         else:
             trial.scores[line["chunk"]] = line["scores"]
+            trial.errors.pop(line["chunk"], None)  # a second try that went well
             trial.seconds += line["seconds"]
 
     def _write(self, line: Mapping[str, Any]) -> None:

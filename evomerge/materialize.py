@@ -58,7 +58,7 @@ class Materializer:
         updates = tuple(self._update(expert, tensor_plan.base) for expert in experts)
 
         def threshold(index: int, density: float) -> float:
-            return self._model_threshold(experts[index].model, density)
+            return self._model_threshold(tensor_plan.base.model, experts[index].model, density)
 
         name = self.family.base.parameter.get(tensor_plan.name, tensor_plan.name)
         return Sources(name, base, updates, threshold, self.device)
@@ -91,18 +91,19 @@ class Materializer:
             self._states[key] = method.prepare(sources, options, recipe.seed)
         return self._states[key]
 
-    def _model_threshold(self, expert: ModelRef, density: float) -> float:
-        """The magnitude that a share `density` of the expert's whole task vector reaches."""
-        if (expert, density) not in self._magnitudes:
+    def _model_threshold(self, base: ModelRef, expert: ModelRef, density: float) -> float:
+        """The magnitude that a share `density` of the expert's whole task vector, from that base, reaches."""
+        if (base, expert, density) not in self._magnitudes:
             names = self.family.layout.names
-            flat = torch.cat([self._delta(expert, name).abs_().flatten() for name in names])
+            flat = torch.cat([self._delta(base, expert, name).abs_().flatten() for name in names])
             place = flat.numel() - max(1, int(density * flat.numel())) + 1
-            self._magnitudes[expert, density] = float(flat.kthvalue(place).values)
-        return self._magnitudes[expert, density]
+            self._magnitudes[base, expert, density] = float(flat.kthvalue(place).values)
+        return self._magnitudes[base, expert, density]
 
-    def _delta(self, expert: ModelRef, name: str) -> Tensor:
-        base = self.family.base.checkpoint.tensor(name)
-        return Sources(name, base, (self.family.update(expert, name),), device=self.device).delta(0)
+    def _delta(self, base: ModelRef, expert: ModelRef, name: str) -> Tensor:
+        start = Input(base, name, {})
+        update = self._update(Input(expert, name, {}), start)
+        return Sources(name, self._dense(start), (update,), device=self.device).delta(0)
 
 
 def _refuse_non_finite(name: str, tensor: Tensor) -> None:

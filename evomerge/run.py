@@ -177,8 +177,12 @@ def open_run(folder: Path) -> tuple[Experiment, Recipe, dict[str, Any]]:
     for name in (CONFIG, RECIPE, RESULT):
         if not (folder / name).is_file():
             raise RunError(f"{folder}: no {name}; give the folder of a finished run")
-    config = yaml.safe_load((folder / CONFIG).read_text())
-    result = json.loads((folder / RESULT).read_text())
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text())
+        result = json.loads((folder / RESULT).read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({reason}); repeat the run's command") from None
     return from_config(config), recipe_yaml.load(folder / RECIPE), result
 
 
@@ -189,17 +193,17 @@ def replay(folder: Path, console: Console) -> bool:
     pool = experiment.pool()
     scratch = folder / "replay.partial"
     scratch.unlink(missing_ok=True)
+    ledger = Ledger(scratch, {})
     try:
-        ledger = Ledger(scratch, {})
         evaluator = Evaluator(experiment.scorer, pool, ledger)
         digest = pool.fingerprint(recipe)
         same = _compare(console, "fingerprint", result["fingerprint"], digest)
         for name, value in result["rows"][-1]["scores"].items():
             evaluator.evaluate([candidate], name)
             same &= _compare(console, f"score on {name}", value, evaluator.score(candidate.key, name))
-        ledger.close()
     finally:
         pool.close()
+        ledger.close()
         scratch.unlink(missing_ok=True)
     return same
 

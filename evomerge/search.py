@@ -124,16 +124,19 @@ class Board:
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
         self.candidates: dict[str, Candidate] = {}
+        self._scores: dict[str, float] = {}  # a slice's scores never change once they are there
 
     def add(self, candidates: Sequence[Candidate]) -> list[float]:
         """Take in scored candidates; returns their scores. A recipe keeps the first label it was seen under."""
         for candidate in candidates:
-            self.candidates.setdefault(candidate.key, candidate)
-        return [self._evaluator.score(candidate.key, "search") for candidate in candidates]
+            if candidate.key not in self.candidates:
+                self.candidates[candidate.key] = candidate
+                self._scores[candidate.key] = self._evaluator.score(candidate.key, "search")
+        return [self._scores[candidate.key] for candidate in candidates]
 
     def ranked(self) -> list[tuple[Candidate, float]]:
         """Best first, failures left out; equal scores in the order seen."""
-        scored = [(c, self._evaluator.score(c.key, "search")) for c in self.candidates.values()]
+        scored = [(candidate, self._scores[key]) for key, candidate in self.candidates.items()]
         return sorted((pair for pair in scored if not math.isnan(pair[1])), key=lambda pair: -pair[1])
 
     def failures(self) -> dict[str, str]:

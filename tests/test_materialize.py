@@ -95,6 +95,15 @@ def test_trim_over_the_whole_model_keeps_its_largest_share(llama: Folders, mater
     assert smallest >= dropped - 1e-6
 
 
+def test_a_threshold_over_the_model_counts_from_the_recipes_base(llama: Folders, materializer: Materializer) -> None:
+    """The same recipe, opened on another family: its base is an expert there."""
+    base, expert = llama.experts[0], llama.experts[1]
+    values: dict[str, Setting] = {"weight": 1.0, "density": 0.3}
+    recipe = models_form("ties", base, (Source(expert, values),), {}, options={"trim": "model"})
+    alone = Materializer(Family(base, [expert]))
+    assert fingerprint(materializer.tensors(recipe)) == fingerprint(alone.tensors(recipe))
+
+
 def test_what_is_written_is_what_is_exported(llama: Folders, materializer: Materializer) -> None:
     recipe = task_arithmetic(llama, (llama.experts[0], 0.8), (llama.experts[1], 0.5))
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)):
