@@ -26,6 +26,7 @@ USAGE = """usage: evomerge +experiment=NAME [key=value …]        search, resum
        evomerge -m +experiment=a,b seed=1,2,3         sweep
        evomerge check +experiment=NAME [key=value …]  everything that can be known before weights are read
        evomerge merge RECIPE.yaml OUT_DIR             a checkpoint folder from an evomerge or mergekit recipe
+                   [--adapter [--rank R]]             one LoRA adapter instead, where all experts are adapters
        evomerge replay RUN_DIR                        rebuild the winner, compare fingerprint and score
        evomerge report RUN_DIR [--figures DIR]        the HTML report again, and its figures as PNG and SVG"""
 
@@ -94,13 +95,29 @@ def _merge(given: list[str], console: Console) -> int:
     parser = argparse.ArgumentParser("evomerge merge")
     parser.add_argument("recipe", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--adapter", action="store_true")
+    parser.add_argument("--rank", type=int, metavar="R")
     parser.add_argument("--trust-remote-code", action="store_true")
     parsed = parser.parse_args(given)
+    if parsed.rank is not None and not parsed.adapter:
+        raise ConfigError(f"--rank {parsed.rank}: only an adapter has one; add --adapter")
+    made = _merge_adapter(parsed) if parsed.adapter else _merge_checkpoint(parsed)
+    console.print(f"{parsed.out}: {made}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _merge_checkpoint(parsed: argparse.Namespace) -> str:
     from evomerge.export import merge_recipe
 
     digest = merge_recipe(parsed.recipe, parsed.out, trust_remote_code=parsed.trust_remote_code)
-    console.print(f"{parsed.out}: fingerprint {digest}", highlight=False, soft_wrap=True)
-    return 0
+    return f"fingerprint {digest}"
+
+
+def _merge_adapter(parsed: argparse.Namespace) -> str:
+    from evomerge.export import merge_adapter
+
+    trust = parsed.trust_remote_code
+    return str(merge_adapter(parsed.recipe, parsed.out, rank=parsed.rank, trust_remote_code=trust))
 
 
 def _replay(given: list[str], console: Console) -> int:

@@ -15,7 +15,6 @@ from evomerge.simplex import from_cube, to_cube
 from evomerge.suggest import nearest
 
 Vector = NDArray[np.float64]
-DIGITS = 6  # decimals of a decoded value: far below what a merge can tell apart, and readable in YAML
 GENE_KEYS = ("low", "high", "default", "value", "schedule")
 
 
@@ -48,7 +47,7 @@ class Axes:
             values = np.array([from_cube(row) for row in block])
         else:
             values = self.gene.low + block * (self.gene.high - self.gene.low)
-        rounded: Vector = np.round(values, DIGITS)
+        rounded: Vector = np.round(values, self.gene.decimals)
         return rounded
 
     def encode(self, value: float | Sequence[float]) -> Vector | None:

@@ -5,20 +5,21 @@ from typing import Any
 
 from evomerge.errors import ConfigError
 from evomerge.recipe import ModelRef, Recipe, Source, models_form
-from evomerge.space import Space
+from evomerge.space import SearchSpace
 
 RESERVED = ("base", "uniform", "default", "winner")
 
 
-def baselines(space: Space, base: ModelRef, experts: Mapping[str, ModelRef]) -> dict[str, Recipe]:
+def baselines(space: SearchSpace, base: ModelRef, experts: Mapping[str, ModelRef]) -> dict[str, Recipe]:
     """Label → recipe, the base first.
 
     Base, experts and average are written as task arithmetic, which is exact for them; the default is the space's own
-    method with its textbook values, or those that the experiment gives as `default`. ConfigError where an expert bears
-    a baseline's name.
+    method (or each of its methods) with its textbook values, or those that the experiment gives as `default`.
+    ConfigError where an expert bears a baseline's name.
     """
+    defaults = space.defaults()
     for label in experts:
-        if label in RESERVED:
+        if label in RESERVED or label in defaults:
             raise ConfigError(f"experts.{label}: that name is a baseline's; call the expert something else")
     rest: dict[str, Any] = {"out_dtype": space.out_dtype, "seed": space.seed}
     refs = tuple(experts.values())
@@ -31,7 +32,4 @@ def baselines(space: Space, base: ModelRef, experts: Mapping[str, ModelRef]) -> 
     for place, label in enumerate(experts):
         found[label] = weighted([float(place == other) for other in range(len(refs))])
     found["uniform"] = weighted([round(1.0 / len(refs), 6)] * len(refs))
-    default = space.seeds().get("default")
-    if default is not None:
-        found["default"] = space.decode(default)
-    return found
+    return found | {label: space.decode(vector) for label, vector in defaults.items()}

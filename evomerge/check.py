@@ -7,6 +7,8 @@ from typing import Any
 from evomerge.errors import RunError
 from evomerge.experiment import Experiment, fixed_part, from_config
 from evomerge.ledger import refuse_other
+from evomerge.model import resolve_device
+from evomerge.placement import AHEAD, placement, sizes
 from evomerge.scorers import SLICES
 from evomerge.search import header
 
@@ -17,6 +19,7 @@ def check(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
     """Lines that describe the search; the first problem is raised as the error that the search would raise."""
     experiment = from_config(config)
     yield from _models(experiment)
+    yield from _placement(experiment)
     yield from _search(experiment)
     yield from _scoring(experiment)
     yield from _folder(experiment, config, folder)
@@ -37,6 +40,27 @@ def _models(experiment: Experiment) -> Iterator[str]:
         maker = family.trained_on(ref)
         origin = f", an adapter trained on {maker}" if maker else ""
         yield f"expert    {label}: {ref}, {len(family.touched(ref))} tensors{origin}"
+
+
+def _placement(experiment: Experiment) -> Iterator[str]:
+    """Where the experts will live; a pool elsewhere plans with its own memory."""
+    own = sizes(experiment.family, experiment.model.dtype)
+    held = f"{_size(own.sources)} of base and experts"
+    if experiment.pool_name != "local":
+        yield f"placement {held}; each worker plans with its own memory"
+        return
+    device = resolve_device(experiment.model.device)
+    found = placement(experiment.model.placement, experiment.family, device, experiment.model.dtype, loaded=False)
+    if device == "cpu":
+        yield f"placement {found.mode}: {held} in the page cache, which all workers share"
+        return
+    where = {"device": f"all on {device}", "pinned": "in pinned host memory, prefetched", "mmap": "in the page cache"}
+    staged = f", at most {_size(AHEAD * own.largest)} of them on {device} at once" * (found.mode != "device")
+    yield f"placement {found.mode}: {held} {where[found.mode]}{staged}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count < 100e6 else f"{count / 1e9:.2f} GB"
 
 
 def _search(experiment: Experiment) -> Iterator[str]:

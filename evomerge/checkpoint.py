@@ -6,6 +6,8 @@ write into them: two reads of a tensor alias each other.
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -95,6 +97,10 @@ class Checkpoint:
     def dtype(self, name: str) -> str:
         """The tensor's safetensors dtype (F32, BF16, …), from the header."""
         return str(self._file(name).get_slice(name).get_dtype())
+
+    def nbytes(self, name: str) -> int:
+        """The tensor's bytes in its file."""
+        return math.prod(self.shape(name)) * int(re.sub(r"\D", "", self.dtype(name))) // 8
 
     def tensor(self, name: str) -> Tensor:
         """The tensor, aliasing the page cache: read-only by contract."""

@@ -3,6 +3,7 @@
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,3 +42,12 @@ def machine() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "devices": devices,
     }
+
+
+def free_host_memory() -> int:
+    """Bytes that the host can still give, page cache included; all of its memory where the system does not say."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -4,23 +4,30 @@ Constructors are the schema: a key that none of them takes is a ConfigError that
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from evomerge import methods, optimizers, pools, trackers
 from evomerge.baselines import baselines
+from evomerge.categorical import ExpertSubset, MethodChoice
 from evomerge.errors import ConfigError
 from evomerge.family import Family, expert_ref, pinned
+from evomerge.freeze import freeze
 from evomerge.jobs import WorkerSpec
-from evomerge.model import check_device, is_encoder_decoder, load_tokenizer, torch_dtype
+from evomerge.materialize import COMPILE, Materializer
+from evomerge.model import check_device, is_encoder_decoder, load_tokenizer, resolve_device, torch_dtype
+from evomerge.placement import MODES
+from evomerge.prepared import cache_folder, digest
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.schema import check_section
 from evomerge.scorers.engine import check_tokenizer
 from evomerge.scorers.lm_eval import LMEvalScorer
-from evomerge.space import Space
+from evomerge.space import SearchSpace, Space, refuse_unknown_genes
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +35,7 @@ Section = TypeVar("Section")
 FREE = ("name", "budget", "pool", "tracker")  # what may change when a search is resumed
 SPACE_GIVEN = ("method", "base", "experts", "layout", "touched", "settings", "options", "out_dtype", "seed")
 SCORER_GIVEN = ("tokenizer", "seed")
-FREE_OF_MODEL = ("batch_size", "device")
+FREE_OF_MODEL = ("batch_size", "device", "compile", "placement")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +49,7 @@ class MethodConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """How the live model is held and run; `dtype` is also what the recipe is exported in."""
+    """How the live model is held, written and run; `dtype` is also what the recipe is exported in."""
 
     dtype: str = "bfloat16"
     device: str = "auto"
@@ -50,6 +57,8 @@ class ModelConfig:
     trust_remote_code: bool = False
     batch_size: int = 16
     max_length: int | None = None
+    compile: str = "auto"
+    placement: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +87,7 @@ class Experiment:
         name: str | None = None,
         base: str | None = None,
         experts: Mapping[str, str] | None = None,
-        method: str | Mapping[str, Any] = "task_arithmetic",
+        method: str | Mapping[str, Any] | Sequence[Any] = "task_arithmetic",
         space: Mapping[str, Any] | None = None,
         optimizer: Mapping[str, Any] | None = None,
         scorer: Mapping[str, Any] | None = None,
@@ -95,7 +104,7 @@ class Experiment:
             raise ConfigError(f"seed={seed}: give 0 or more")
         self.seed = seed
         self._base, self._experts = base, dict(experts)
-        self.method = _build(MethodConfig, {"name": method} if isinstance(method, str) else method, "method")
+        self.methods = _methods(method)
         self.model = _build(ModelConfig, model or {}, "model")
         self.budget = _build(Budget, budget or {}, "budget")
         self.finalise = _build(Finalise, finalise or {}, "finalise")
@@ -107,10 +116,14 @@ class Experiment:
         check_device(self.model.device, here=self._pool["name"] == "local")
         if self.model.max_length is not None:
             _positive("model.max_length", self.model.max_length)
-        methods.load(self.method.name)
+        _one_of("model.compile", self.model.compile, COMPILE)
+        _one_of("model.placement", self.model.placement, ("auto", *MODES))
         _positive("budget.evaluations", self.budget.evaluations)
         _positive("finalise.top", self.finalise.top)
         _positive("model.batch_size", self.model.batch_size)
+        self._subset = self._space.pop("subset", False)
+        if not isinstance(self._subset, bool):
+            raise ConfigError(f"space.subset={self._subset}: choose true or false")
         check_section(Space, self._space, "space", SPACE_GIVEN)
         check_section(LMEvalScorer, {k: v for k, v in self._scorer.items() if k != "name"}, "scorer", SCORER_GIVEN)
         self.check_pool()
@@ -139,21 +152,32 @@ class Experiment:
         return family
 
     @cached_property
-    def space(self) -> Space:
+    def space(self) -> SearchSpace:
         """The search space."""
-        touched = [self.family.touched(ref) for ref in self.experts.values()]
+        refuse_unknown_genes(self._space.get("genes") or {}, [method.name for method in self.methods])
+        spaces = [self._space_of(method) for method in self.methods]
+        space = spaces[0] if len(spaces) == 1 else MethodChoice(spaces)
+        return ExpertSubset(space, list(self.experts)) if self._subset else space
+
+    def _space_of(self, method: MethodConfig) -> Space:
         given: dict[str, Any] = {
-            "method": self.method.name,
+            "method": method.name,
             "base": self.base,
             "experts": self.experts,
             "layout": self.family.layout,
-            "touched": touched,
-            "settings": self.method.settings,
-            "options": self.method.options,
+            "touched": [self.family.touched(ref) for ref in self.experts.values()],
+            "settings": method.settings,
+            "options": method.options,
             "out_dtype": self.model.dtype,
             "seed": self.seed,
         }
-        return Space(**given, **self._space)
+        settings = dict(self._space)
+        if methods.adapters_only(methods.load(method.name)):
+            self.family.refuse_full(self.experts.values(), method.name)
+        known = {gene.name for gene in methods.load(method.name).GENES}
+        if len(self.methods) > 1:  # each takes the genes that it has
+            settings["genes"] = {key: value for key, value in (settings.get("genes") or {}).items() if key in known}
+        return Space(**given, **settings)
 
     @cached_property
     def baselines(self) -> dict[str, Recipe]:
@@ -187,6 +211,25 @@ class Experiment:
         settings = dict(self._pool)
         return pools.create(str(settings.pop("name")), self._worker_spec(), settings)
 
+    @cached_property
+    def prepared(self) -> Path:
+        """The folder, named by the weights, where what methods prepare is kept for every worker and later run."""
+        return cache_folder() / digest(self.family.hashes())
+
+    def prepare(self) -> Iterator[tuple[int, int]]:
+        """Prepare what does not depend on a candidate, before workers start; yields (tensors done, tensors)."""
+        here = self.pool_name == "local"
+        device = resolve_device(self.model.device) if here else "cpu"
+        materializer = Materializer(self.family, device, compiled=False, prepared=self.prepared)
+        for vector in self.space.examples():
+            yield from materializer.prepare(self.space.decode(vector))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # a worker plans with what is free
+
+    def frozen(self, recipe: Recipe) -> Recipe:
+        """The recipe as it is kept: a `frozen-linear` method as task arithmetic, which mergekit reads."""
+        return freeze(recipe, Materializer(self.family, compiled=False, prepared=self.prepared))
+
     def check_pool(self) -> None:
         """ConfigError where the pool's settings cannot be met; starts nothing."""
         settings = dict(self._pool)
@@ -197,6 +240,11 @@ class Experiment:
         settings = dict(self._tracker)
         return trackers.create(str(settings.pop("name")), folder, config, settings)
 
+    @property
+    def pool_name(self) -> str:
+        """Which pool scores the candidates."""
+        return str(self._pool["name"])
+
     def check_tracker(self) -> None:
         """ConfigError where the tracker's package is not installed; starts nothing."""
         settings = dict(self._tracker)
@@ -205,7 +253,8 @@ class Experiment:
     def _worker_spec(self) -> WorkerSpec:
         chunks = [chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks]
         requests = {chunk.id: self.scorer.requests(chunk) for chunk in chunks}
-        return WorkerSpec(self.base, tuple(self.experts.values()), requests, **asdict(self.model))
+        folder = str(self.prepared)
+        return WorkerSpec(self.base, tuple(self.experts.values()), requests, prepared=folder, **asdict(self.model))
 
 
 def from_config(config: Mapping[str, Any]) -> Experiment:
@@ -225,6 +274,25 @@ def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
 def _build(cls: type[Section], section: Any, where: str) -> Section:
     check_section(cls, section, where)
     return cls(**section)
+
+
+def _methods(given: Any) -> list[MethodConfig]:
+    """One method, or the methods that a search may choose among."""
+    entries = given if isinstance(given, list | tuple) else [given]
+    if not entries:
+        raise ConfigError("method: the list is empty; name at least one method")
+    found = [_build(MethodConfig, {"name": e} if isinstance(e, str) else e, "method") for e in entries]
+    names = [method.name for method in found]
+    for name in names:
+        methods.load(name)
+        if names.count(name) > 1:
+            raise ConfigError(f"method: {name} is listed twice; list each method once")
+    return found
+
+
+def _one_of(key: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"{key}={value}: choose of {', '.join(known)}")
 
 
 def _positive(key: str, value: int) -> None:

@@ -87,6 +87,10 @@ class FullExpert:
         spelling = self._spelling[name]
         return self.checkpoint.tensor(spelling) if spelling else None
 
+    def nbytes(self, name: str) -> int:
+        """Bytes that the expert brings to the base's tensor `name`."""
+        return self.checkpoint.nbytes(self._spelling[name] or name)
+
     def dtype(self, name: str) -> str:
         """The safetensors dtype of the tensor that stands for the base's `name`."""
         return self.checkpoint.dtype(self._spelling[name] or name)
@@ -133,6 +137,10 @@ class AdapterExpert:
     def touches(self, name: str) -> bool:
         """Whether the adapter changes the base's tensor `name`."""
         return self._origin is not None or self._base.parameter[name] in self._names
+
+    def nbytes(self, name: str) -> int:
+        """Bytes that the adapter brings to the base's tensor `name`."""
+        return self.adapter.nbytes(self._base.parameter[name])
 
     def update(self, name: str) -> Update:
         """The adapter's factors for the base's tensor `name`, or the whole weight where factors of it do not exist."""

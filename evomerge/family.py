@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from evomerge.checkpoint import Checkpoint, fetch, read_json
-from evomerge.errors import ExpertError
+from evomerge.errors import ConfigError, ExpertError
 from evomerge.experts import AdapterExpert, Base, Expert, FullExpert, listed
 from evomerge.groups import Layout
 from evomerge.kernels.sources import Update
@@ -38,6 +38,12 @@ class Family:
     def update(self, ref: ModelRef, name: str) -> Update:
         """What a model brings to the base's tensor `name`; the base itself brings nothing new."""
         return None if ref == self.ref else self.experts[ref].update(name)
+
+    def refuse_full(self, refs: Iterable[ModelRef], method: str) -> None:
+        """ConfigError for an expert that is no adapter of this base, which a method of adapters cannot merge."""
+        for ref in refs:
+            if ref != self.ref and not (ref.adapter and ModelRef(ref.path, ref.revision) == self.ref):
+                raise ConfigError(f"{ref}: {method} merges LoRA adapters of the base only; give one, or another method")
 
     def touched(self, ref: ModelRef) -> frozenset[str]:
         """The tensors in which the expert differs from the base as far as its headers tell."""

@@ -7,6 +7,7 @@ tensors outside every stack are embeddings, final norms and heads, the outer ten
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from evomerge.errors import ConfigError
 
@@ -41,6 +42,7 @@ class Group:
     frozen: bool = False
 
 
+@lru_cache(maxsize=1 << 16)
 def layer_of(name: str) -> tuple[str, int] | None:
     """The stack and layer number of a tensor, or None for an outer tensor."""
     found = LAYER.match(name)
@@ -73,7 +75,8 @@ class Layout:
 
     def spellings(self, name: str) -> tuple[str, ...]:
         """The tensor's name in the base's files and, where it differs, in the model (`h.0.…`, `transformer.h.0.…`)."""
-        return tuple(dict.fromkeys((name, self._parameters.get(name, name))))
+        parameter = self._parameters.get(name, name)
+        return (name,) if parameter == name else (name, parameter)
 
     @property
     def layers(self) -> int:

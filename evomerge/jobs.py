@@ -21,6 +21,9 @@ class WorkerSpec:
     trust_remote_code: bool = False
     batch_size: int = 16
     max_length: int | None = None
+    compile: str = "auto"
+    placement: str = "auto"
+    prepared: str | None = None
 
 
 @dataclass(frozen=True)

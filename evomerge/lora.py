@@ -5,6 +5,7 @@ Only headers are read until an update is asked for, and no model is built. `upda
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -77,6 +78,12 @@ class Adapter:
         """Why the adapter does not fit a base of these shapes, a line per parameter, from headers alone."""
         found = ((name, self._problem(name, change, shapes)) for name, change in self._changes.items())
         return [f"{name}: {problem}" for name, problem in found if problem]
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of the tensors that change the parameter, taken as fp32."""
+        change = self._changes.get(name)
+        keys = (change.up, change.down, change.stored, change.copy, change.bias, change.tokens) if change else ()
+        return sum(4 * math.prod(self._shapes[key]) for key in keys if key)
 
     def update(self, name: str, base: Callable[[str], Tensor]) -> Factors | Tensor | None:
         """The adapter's effect on one base parameter.

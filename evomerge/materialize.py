@@ -4,7 +4,10 @@ Every tensor is rebuilt from the base, in fp32, and rounded once at the write; s
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,55 +16,179 @@ from torch import Tensor, nn
 from evomerge import kernels, methods
 from evomerge.errors import CandidateError
 from evomerge.family import Family
-from evomerge.kernels.sources import Sources, Update
+from evomerge.groups import layer_of
+from evomerge.kernels import Coefficients, Runner, Sources
+from evomerge.kernels.sources import Held, Update
 from evomerge.lora import Factors
+from evomerge.placement import Placement
 from evomerge.plan import Input, TensorPlan, plan
-from evomerge.recipe import ModelRef, Recipe
+from evomerge.prepared import Prepared, digest
+from evomerge.recipe import Recipe
+
+COMPILE_ABOVE = 30_000_000  # parameters from which a compiler's seconds come back within a few candidates
+KEPT = 32  # sets of models whose prepared tables are kept; a search over subsets of many experts would keep all
+COMPILE = {"auto": None, "always": True, "never": False}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor of a candidate: what goes in, and the numbers that merge it."""
+
+    name: str
+    setup: methods.Setup
+    coefficients: Coefficients
 
 
 class Materializer:
-    """Builds recipes over one family on one device; what does not depend on the genes is prepared once and kept."""
+    """Builds recipes over one family on one device; what does not depend on the genes is prepared once and kept.
 
-    def __init__(self, family: Family, device: str = "cpu") -> None:
+    `compiled` None compiles the passes where the model is large enough for that to pay; the bytes are the same.
+    `prepared` is a folder for what methods prepare, None keeps it in memory.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        device: str = "cpu",
+        *,
+        compiled: bool | None = None,
+        placement: Placement | None = None,
+        prepared: Path | None = None,
+    ) -> None:
         self.family = family
         self.device = torch.device(device)
-        self._states: dict[Any, Any] = {}
-        self._magnitudes: dict[Any, float] = {}
+        size = sum(torch.Size(shape).numel() for shape in family.base.skeleton.parameters.values())
+        self.runner = Runner(size >= COMPILE_ABOVE if compiled is None else compiled)
+        self._placement = placement or Placement("mmap", self.device)
+        self._prepared = Prepared(prepared)
+        self._setups: dict[Any, list[methods.Setup]] = {}
+        self._places: dict[Any, Held] = {}
+        self._model: nn.Module | None = None
+        self._held: dict[str, tuple[methods.Setup, Coefficients]] = {}
 
-    def tensors(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
-        """Every merged tensor in fp32 under its output name, one at a time."""
-        method = methods.load(recipe.method)
-        options = methods.choose_options(recipe.method, recipe.options)
-        for tensor_plan in plan(recipe, self.family.layout):
-            sources = self._sources(tensor_plan)
-            state = self._state(recipe, method, options, tensor_plan, sources)
-            genes = methods.Genes(
-                tensor_plan.shared, tuple(e.values for e in tensor_plan.experts), tensor_plan.base.values
-            )
-            yield tensor_plan.name, kernels.apply(method.coefficients(state, genes), sources)
+    def parts(self, recipe: Recipe) -> Iterator[Part]:
+        """Every output tensor with its coefficients, in order; nothing is merged yet."""
+        method, entries, setups = self._merge(recipe)
+        for entry, setup in zip(entries, setups, strict=True):
+            self._ready(method, recipe, entry, setup)
+            genes = methods.Genes(entry.shared, tuple(e.values for e in entry.experts), entry.base.values)
+            yield Part(entry.name, setup, method.coefficients(setup, genes))
+
+    def prepare(self, recipe: Recipe) -> Iterator[tuple[int, int]]:
+        """Prepare everything that recipes of this method and these models need; yields (tensors done, tensors)."""
+        method, entries, setups = self._merge(recipe)
+        for done, (entry, setup) in enumerate(zip(entries, setups, strict=True), 1):
+            self._ready(method, recipe, entry, setup)
+            yield done, len(entries)
+
+    @torch.no_grad()
+    def tensors(self, recipe: Recipe, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
+        """Every merged tensor under its output name, one at a time, on the host; CandidateError where not finite."""
+        for part in self.parts(recipe):
+            (sources,) = self._placement.stream([part.setup.sources])
+            out = torch.empty(sources.shape, dtype=dtype, device=self.device)
+            flag = kernels.apply(part.coefficients, sources, out, self.runner)
+            _refuse_non_finite([part.name], [flag], dtype)
+            yield part.name, out.cpu()
 
     @torch.no_grad()
     def write(self, recipe: Recipe, model: nn.Module) -> None:
-        """Fill the live model's parameters in place; CandidateError where one is not written or not finite."""
-        parameters = dict(model.named_parameters())
-        for name, tensor in self.tensors(recipe):
-            parameter = parameters.pop(self.family.base.parameter.get(name, ""), None)
+        """Fill the live model's parameters in place; CandidateError where one is not written or not finite.
+
+        Tensors that hold these coefficients already, from the last candidate that this materializer wrote into this
+        model, are left alone.
+        """
+        if self._model is not model:
+            self._model, self._held = model, {}
+        parts = list(self.parts(recipe))
+        outs = self._parameters([part.name for part in parts], model)
+        held, self._held = self._held, {}  # a write that fails half-way leaves nothing that is known
+        work = [part for part in parts if held.get(part.name) != (part.setup, part.coefficients)]
+        flags = [
+            _apply(part.coefficients, sources, outs[part.name], self.runner)
+            for part, sources in zip(work, self._placement.stream(p.setup.sources for p in work), strict=True)
+        ]
+        if flags:
+            _refuse_non_finite([part.name for part in work], flags, outs[work[0].name].dtype)
+        self._held = {part.name: (part.setup, part.coefficients) for part in parts}
+
+    def forget(self) -> None:
+        """Take nothing for granted at the next write: somebody else may have written into the model."""
+        self._held = {}
+
+    def _parameters(self, names: list[str], model: nn.Module) -> dict[str, Tensor]:
+        """Output name → the live parameter that it fills."""
+        left: dict[str, Tensor] = dict(model.named_parameters())
+        found = {}
+        for name in names:
+            parameter = left.pop(self.family.base.parameter.get(name, ""), None)
             if parameter is None:
                 raise CandidateError(f"{name}: the live model has no such tensor; build stacked slices with `merge`")
-            parameter.copy_(tensor)
-            _refuse_non_finite(name, parameter)
-        if parameters:
-            raise CandidateError(f"{next(iter(parameters))}: the recipe writes no such parameter")
+            found[name] = parameter
+        if left:
+            raise CandidateError(f"{next(iter(left))}: the recipe writes no such parameter")
+        return found
 
-    def _sources(self, tensor_plan: TensorPlan) -> Sources:
-        base, experts = self._dense(tensor_plan.base), tensor_plan.experts
-        updates = tuple(self._update(expert, tensor_plan.base) for expert in experts)
+    def _merge(self, recipe: Recipe) -> tuple[methods.Method, list[TensorPlan], list[methods.Setup]]:
+        """The recipe's method and plan, and the setups of its tensors, which all recipes of its models share."""
+        method, entries = methods.load(recipe.method), plan(recipe, self.family.layout)
+        sources = tuple((part.base, *((s.model, s.layers) for s in part.sources)) for part in recipe.slices)
+        key = (recipe.method, recipe.seed, tuple(recipe.options.items()), recipe.base, sources)
+        if key not in self._setups:
+            if methods.adapters_only(method):
+                self.family.refuse_full(recipe.models(), recipe.method)
+            if len(self._setups) >= KEPT:
+                del self._setups[next(iter(self._setups))]
+            options = methods.choose_options(recipe.method, recipe.options)
+            held = [self._sources(entry) for entry in entries]
+            whole = methods.Whole(lambda: self._placement.stream(held))
+            self._setups[key] = [
+                methods.Setup(one, options, recipe.seed, recipe.base is not None, self._depth(entry.name), whole)
+                for one, entry in zip(held, entries, strict=True)
+            ]
+        return method, entries, self._setups[key]
 
-        def threshold(index: int, density: float) -> float:
-            return self._model_threshold(tensor_plan.base.model, experts[index].model, density)
+    def _depth(self, name: str) -> float | None:
+        return self.family.layout.depth(name) if layer_of(name) else None
 
-        name = self.family.base.parameter.get(tensor_plan.name, tensor_plan.name)
-        return Sources(name, base, updates, threshold, self.device)
+    def _ready(self, method: methods.Method, recipe: Recipe, entry: TensorPlan, setup: methods.Setup) -> None:
+        """Have what the method prepares for one tensor."""
+        if setup.sources.ready:
+            return
+        seed = setup.seed if method.EXACTNESS == "distribution-only" else None
+        models = [(str(source.model), source.name) for source in (entry.base, *entry.experts)]
+        whole = [(str(part.base), [(str(s.model), s.layers) for s in part.sources]) for part in recipe.slices]
+        key = digest(recipe.method, dict(setup.options), seed, str(recipe.base), whole, models)
+        state = self._prepared.get(key, entry.name, lambda: method.prepare(setup))
+        setup.sources.hold(
+            {
+                name: self._placement.place_tensor(tensor) if name.startswith("bank.") else tensor
+                for name, tensor in state.items()
+            }
+        )
+
+    def _sources(self, at: TensorPlan) -> Sources:
+        name = self.family.base.parameter.get(at.name, at.name)
+        updates = [self._placed(expert, at.base) for expert in at.experts]
+        base = self._placed(at.base, None)
+        assert isinstance(base, Tensor)
+        return Sources(name, base, updates, self.device)
+
+    def _placed(self, source: Input, base: Input | None) -> Held:
+        """A model's tensor where it stays: relative to `base`, or as it is; one copy for every method and recipe.
+
+        A dense weight that an adapter makes (DoRA, an adapter of another base) is made again for each use: kept, it
+        would be a whole model in fp32.
+        """
+        key = (source.model, source.name, base and (base.model, base.name))
+        if key not in self._places:
+            if base is None:
+                self._places[key] = self._placement.place(self._dense(source))
+            else:
+                update = self._update(source, base)
+                made = source.model.adapter and isinstance(update, Tensor)
+                self._places[key] = partial(self._update, source, base) if made else self._placement.place(update)
+        return self._places[key]
 
     def _dense(self, source: Input) -> Tensor:
         """A model's own tensor in the base's place, dense even where the model is an adapter."""
@@ -77,46 +204,22 @@ class Materializer:
         same_place = base.model == self.family.ref and base.name == expert.name
         return update if same_place else self._dense(expert)
 
-    def _state(
-        self,
-        recipe: Recipe,
-        method: methods.Method,
-        options: Mapping[str, str],
-        at: TensorPlan,
-        sources: Sources,
-    ) -> Any:
-        inputs = (at.base.model, at.base.name, *((expert.model, expert.name) for expert in at.experts))
-        key = (recipe.method, recipe.seed, tuple(options.items()), at.name, inputs)
-        if key not in self._states:
-            self._states[key] = method.prepare(sources, options, recipe.seed)
-        return self._states[key]
 
-    def _model_threshold(self, base: ModelRef, expert: ModelRef, density: float) -> float:
-        """The magnitude that a share `density` of the expert's whole task vector, from that base, reaches."""
-        if (base, expert, density) not in self._magnitudes:
-            names = self.family.layout.names
-            flat = torch.cat([self._delta(base, expert, name).abs_().flatten() for name in names])
-            place = flat.numel() - max(1, int(density * flat.numel())) + 1
-            self._magnitudes[base, expert, density] = float(flat.kthvalue(place).values)
-        return self._magnitudes[base, expert, density]
-
-    def _delta(self, base: ModelRef, expert: ModelRef, name: str) -> Tensor:
-        start = Input(base, name, {})
-        update = self._update(Input(expert, name, {}), start)
-        return Sources(name, self._dense(start), (update,), device=self.device).delta(0)
+def _apply(coefficients: Coefficients, sources: Sources, parameter: Tensor, runner: Runner) -> Tensor:
+    if parameter.is_contiguous():
+        return kernels.apply(coefficients, sources, parameter, runner)
+    out = torch.empty_like(parameter, memory_format=torch.contiguous_format)
+    flag = kernels.apply(coefficients, sources, out, runner)
+    parameter.copy_(out)
+    return flag
 
 
-def _refuse_non_finite(name: str, tensor: Tensor) -> None:
-    if not torch.isfinite(tensor).all():
-        raise CandidateError(f"{name}: the merged tensor is not finite in {tensor.dtype}; look for NaN in the experts")
-
-
-def rounded(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """The one cast at the write, for export: what `write` leaves in a model of this dtype."""
-    for name, tensor in tensors:
-        cast = tensor.to(dtype).contiguous().cpu()
-        _refuse_non_finite(name, cast)
-        yield name, cast
+def _refuse_non_finite(names: list[str], flags: list[Tensor], dtype: torch.dtype) -> None:
+    """CandidateError for the first tensor that is not finite; one synchronisation for all of them."""
+    found = torch.stack(flags).nonzero()  # NaN is not zero
+    if len(found):
+        name = names[int(found[0])]
+        raise CandidateError(f"{name}: the merged tensor is not finite in {dtype}; look for NaN in the experts")
 
 
 class Fingerprint:

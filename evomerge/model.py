@@ -51,6 +51,11 @@ def check_device(name: str, here: bool) -> None:
         raise ConfigError(f"model.device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use auto")
 
 
+def resolve_device(name: str) -> str:
+    """The device that `auto` means on this machine."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
 def skeleton(folder: Path, trust_remote_code: bool = False) -> Skeleton:
     """The parameters of the architecture in `folder`, built on the meta device: no weight is read."""
     config = _config(folder, trust_remote_code)

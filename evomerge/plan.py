@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.groups import Layout, layer_of, outer_kind, relative_depth, shift_layer
-from evomerge.recipe import ModelRef, Recipe, Scalar, Settings, Slice, Source, evaluate
+from evomerge.recipe import ModelRef, Reader, Recipe, Scalar, Settings, Slice, Source, reader
+
+BASE, SHARED = -1, -2  # beside the places of a slice's sources
 
 
 @dataclass(frozen=True)
@@ -113,45 +115,74 @@ class _Planner:
     def __init__(self, recipe: Recipe, layout: Layout) -> None:
         self._recipe, self._layout = recipe, layout
         self._method = methods.load(recipe.method)
+        self._resolvers: dict[tuple[int, int], _Resolver] = {}
 
     def tensor(self, site: _Site) -> TensorPlan:
-        model = _base_of(self._recipe, site.part)
-        own = next((source for source in site.part.sources if source.model == model), None)
-        scopes = (site.part.settings, self._recipe.settings)
-        # A base that is not listed takes part with weight 0, unless the recipe's own level gives it one.
-        defaults = {key: None if own else 0.0 for key in self._method.BASE}
-        name = _name(site, _base_start(self._recipe, site.part))
-        values = self._values(defaults, (own.settings if own else {}, *scopes), site, name, model)
-        experts = tuple(self._expert(source, site, scopes) for source in site.part.sources if source.model != model)
-        shared = self._values(self._method.SHARED, scopes, site, site.name, model)
+        part = site.part
+        model = _base_of(self._recipe, part)
+        name = _name(site, _base_start(self._recipe, part))
+        values = self._resolver(part, BASE, model).at(self._layout.spellings(name), name, site.depth)
+        experts = tuple(
+            self._expert(place, source, site) for place, source in enumerate(part.sources) if source.model != model
+        )
+        shared = self._resolver(part, SHARED, model).at(self._layout.spellings(site.name), site.name, site.depth)
         return TensorPlan(site.name, Input(model, name, values), experts, shared)
 
-    def _expert(self, source: Source, site: _Site, scopes: tuple[Settings, ...]) -> Input:
+    def _expert(self, place: int, source: Source, site: _Site) -> Input:
         name = _name(site, source.layers[0] if source.layers else 0)
-        values = self._values(self._method.PER_EXPERT, (source.settings, *scopes), site, name, source.model)
-        return Input(source.model, name, values)
+        resolver = self._resolver(site.part, place, source.model)
+        return Input(source.model, name, resolver.at(self._layout.spellings(name), name, site.depth))
 
-    def _values(
-        self,
-        defaults: Mapping[str, Scalar | None],
-        scopes: tuple[Settings, ...],
-        site: _Site,
-        name: str,
-        owner: ModelRef,
-    ) -> dict[str, Scalar]:
-        names, values = self._layout.spellings(name), {}
+    def _resolver(self, part: Slice, place: int, owner: ModelRef) -> "_Resolver":
+        """The settings of the base, of all models, or of the source at a place, in one slice."""
+        key = (id(part), place)
+        if key not in self._resolvers:
+            scopes: tuple[Settings, ...] = (part.settings, self._recipe.settings)
+            defaults = self._method.SHARED
+            if place == BASE:
+                own = next((source for source in part.sources if source.model == owner), None)
+                # A base that is not listed takes part with weight 0, unless the recipe's own level gives it one.
+                defaults = {key: None if own else 0.0 for key in self._method.BASE}
+                scopes = (own.settings if own else {}, *scopes)
+            elif place != SHARED:
+                defaults, scopes = self._method.PER_EXPERT, (part.sources[place].settings, *scopes)
+            self._resolvers[key] = _Resolver(owner, defaults, scopes)
+        return self._resolvers[key]
+
+
+class _Resolver:
+    """The values of one set of parameters, tensor by tensor; what is the same for every tensor is looked up once."""
+
+    def __init__(self, owner: ModelRef, defaults: Mapping[str, Scalar | None], scopes: tuple[Settings, ...]) -> None:
+        self._owner = owner
+        self._fixed: dict[str, Scalar] = {}
+        self._varying: dict[str, tuple[list[Reader], Scalar | None]] = {}
         for key, default in defaults.items():
-            found = (evaluate(scope[key], names, site.depth) for scope in scopes if key in scope)
+            chain = [scope[key] for scope in scopes if key in scope]
+            first = chain[0] if chain else default
+            if first is None or isinstance(first, tuple):
+                self._varying[key] = [reader(setting) for setting in chain], default
+            else:
+                self._fixed[key] = first
+
+    def at(self, names: tuple[str, ...], name: str, depth: float) -> Mapping[str, Scalar]:
+        """The values for the tensor of these spellings; ConfigError where one is missing."""
+        if not self._varying:
+            return self._fixed
+        values = dict(self._fixed)
+        for key, (chain, default) in self._varying.items():
+            found = (read(names, depth) for read in chain)
             value = next((hit for hit in found if hit is not None), default)
             if value is None:
-                raise ConfigError(f"{owner}: parameter {key} has no value for {name}; add an entry without a filter")
+                raise ConfigError(
+                    f"{self._owner}: parameter {key} has no value for {name}; add an entry without a filter"
+                )
             values[key] = value
         return values
 
 
 def _name(site: _Site, first: int) -> str:
     """An input's own name: `first` is its slice's first layer in that model."""
-    place = layer_of(site.name)
-    if site.index is None or place is None:
+    if site.index is None or (place := layer_of(site.name)) is None:
         return site.name
     return shift_layer(site.name, place[0], first + site.index - place[1])

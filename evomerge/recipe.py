@@ -6,8 +6,9 @@ mergekit's schema plus one `evomerge:` block.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,10 @@ class Rule:
     filter: str | None
     value: "Scalar | tuple[Scalar, ...]"
 
-    def matches(self, names: tuple[str, ...]) -> bool:
-        """Whether the filter is part of any of a tensor's spellings."""
-        return self.filter is None or any(self.filter in name for name in names)
-
 
 Setting = Scalar | tuple[Scalar, ...] | tuple[Rule, ...]
 Settings = Mapping[str, Setting]
+Reader = Callable[[tuple[str, ...], float], Scalar | None]
 
 
 def evaluate(setting: Setting, names: tuple[str, ...], depth: float) -> Scalar | None:
@@ -35,19 +33,43 @@ def evaluate(setting: Setting, names: tuple[str, ...], depth: float) -> Scalar |
 
     A tuple of numbers is a gradient, interpolated linearly over the depth; of rules the first match wins.
     """
+    return reader(setting)(names, depth)
+
+
+def reader(setting: Setting) -> Reader:
+    """`evaluate` of one setting, for many tensors."""
     if not isinstance(setting, tuple):
-        return setting
-    if setting and isinstance(setting[0], Rule):
-        rules = (rule for rule in setting if isinstance(rule, Rule))
-        hit = next((rule for rule in rules if rule.matches(names)), None)
-        return None if hit is None else evaluate(hit.value, names, depth)
-    values = tuple(value for value in setting if not isinstance(value, Rule))
-    if any(isinstance(value, bool) for value in values):
-        return values[int(depth * (len(values) - 1))]
-    scaled = depth * (len(values) - 1)
-    low = int(scaled)
-    high, fraction = min(len(values) - 1, low + 1), scaled - low
-    return (1 - fraction) * values[low] + fraction * values[high]
+        return lambda names, depth: setting
+    if not (setting and isinstance(setting[0], Rule)):
+        return _gradient(tuple(value for value in setting if not isinstance(value, Rule)))
+    rules = [rule for rule in setting if isinstance(rule, Rule)]
+    filters, values = tuple(rule.filter for rule in rules), [reader(rule.value) for rule in rules]
+
+    def read(names: tuple[str, ...], depth: float) -> Scalar | None:
+        place = _first_match(filters, names)
+        return None if place is None else values[place](names, depth)
+
+    return read
+
+
+def _gradient(values: tuple[Scalar, ...]) -> Reader:
+    last, discrete = len(values) - 1, any(isinstance(value, bool) for value in values)
+
+    def read(names: tuple[str, ...], depth: float) -> Scalar:
+        low = int(depth * last)
+        if discrete:
+            return values[low]
+        fraction = depth * last - low
+        return (1 - fraction) * values[low] + fraction * values[min(last, low + 1)]
+
+    return read
+
+
+@lru_cache(maxsize=1 << 16)
+def _first_match(filters: tuple[str | None, ...], names: tuple[str, ...]) -> int | None:
+    """The first filter that a tensor's spellings meet; every candidate of a search asks the same."""
+    hits = (i for i, text in enumerate(filters) if text is None or any(text in name for name in names))
+    return next(hits, None)
 
 
 def simplify(setting: Setting) -> Setting:

@@ -6,6 +6,7 @@ from evomerge import methods
 from evomerge.recipe import Recipe, Rule, Setting, Slice, Source
 
 SCHEMA = 1
+FROZEN_FROM = "frozen_from"  # in the notes: the recipe whose coefficients this one holds as plain weights
 
 
 def to_document(recipe: Recipe) -> dict[str, Any]:
@@ -19,15 +20,22 @@ def to_document(recipe: Recipe) -> dict[str, Any]:
     if recipe.out_dtype:
         document["dtype"] = "float32"  # computed in fp32 by both, and rounded once
         document["out_dtype"] = recipe.out_dtype
-    grade = methods.exactness(recipe.method, recipe.options)
     document["evomerge"] = {
         "schema": SCHEMA,
-        "exactness": grade,
+        "exactness": grade(recipe),
         "seed": recipe.seed,
         "options": dict(recipe.options),
     }
     document["evomerge"] |= dict(recipe.notes)
     return document
+
+
+def grade(recipe: Recipe) -> methods.Exactness:
+    """How this very recipe can be rebuilt elsewhere; until it is frozen, mergekit cannot read a `frozen-linear` one."""
+    if FROZEN_FROM in recipe.notes:
+        return "frozen-linear"
+    found = methods.exactness(recipe.method, recipe.options)
+    return "native" if found == "frozen-linear" else found
 
 
 def _body(recipe: Recipe) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import yaml
 from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.recipe import ModelRef, Recipe, Rule, Scalar, Setting, Slice, Source
-from evomerge.recipe_document import SCHEMA, to_document
+from evomerge.recipe_document import FROZEN_FROM, SCHEMA, to_document
 from evomerge.suggest import nearest
 
 TOP = (
@@ -85,6 +85,12 @@ def parse(document: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def original(recipe: Recipe) -> Recipe:
+    """The merge as it was searched, of a recipe that holds its coefficients as plain weights."""
+    document = recipe.notes.get(FROZEN_FROM)
+    return parse(document) if isinstance(document, Mapping) else recipe
+
+
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML that mergekit-yaml reads unchanged, wherever it has the method."""
     return yaml.dump(to_document(recipe), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
@@ -94,6 +100,8 @@ def _slices(document: Mapping[str, Any], method: methods.Method) -> tuple[Slice,
     if "models" in document:
         sources = _sources(document["models"], method, ("model", "parameters"))
         silent = Source(ModelRef.parse(str(document.get("base_model"))), {"weight": 0.0})
+        if "weight" in (document.get("parameters") or {}):  # which an unlisted base would have
+            return (Slice(sources),)
         return (Slice(tuple(source for source in sources if source != silent)),)  # see _body
     found = []
     for entry in _listed(document["slices"], "slices"):
@@ -170,13 +178,14 @@ def _scalar(key: str, value: Any) -> Scalar:
 
 
 def _check_models(recipe: Recipe) -> None:
-    low, high = methods.load(recipe.method).EXPERTS
+    method = methods.load(recipe.method)
+    (low, high), required = method.EXPERTS, method.BASE_MODEL == "required"
     for part in recipe.slices:
         models = {source.model for source in part.sources}
         base = part.base or recipe.base or part.sources[0].model
-        if recipe.method != "linear" and not (part.base or recipe.base):
+        if required and not (part.base or recipe.base):
             raise ConfigError(f"{recipe.method} needs a base_model")
-        count = len(models - {base})
+        count = len(models - {base}) if required or recipe.base else len(models)
         if not low <= count <= high and not (recipe.method == "linear" and models):
             raise ConfigError(f"{recipe.method} merges {low} model{'s' * (low > 1)} with its base, not {count}")
 

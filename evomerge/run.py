@@ -46,9 +46,10 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
     ledger = Ledger(folder / LEDGER, {**known, "models": models, "versions": versions()})
     _warn_of_other_versions(ledger)
     write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
-    pool, tracker = _LazyPool(experiment.pool), experiment.tracker(folder, config)
+    display = Display(console, experiment.budget.evaluations)
+    pool, tracker = _LazyPool(lambda: _start(experiment, display)), experiment.tracker(folder, config)
     try:
-        with Display(console, experiment.budget.evaluations) as display:
+        with display:
             evaluator = Evaluator(scorer, pool, ledger, [display])
             listeners: list[Listener] = [display, _BestSoFar(folder / RECIPE, evaluator), tracker]
             board = search(evaluator, space, optimizer, rows, experiment.budget.evaluations, listeners)
@@ -57,7 +58,7 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
             digest = _fingerprint(folder, result, pool)
         layers = {"layers": experiment.family.layout.layers}
         document = result.as_dict() | layers | _record(board, evaluator, ledger, digest, time.monotonic() - start)
-        _freeze(folder, result, document, models)
+        _freeze(folder, experiment, result, document, models)
         write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
         tracker.finish(document)
     finally:
@@ -74,6 +75,13 @@ def _warn_of_other_versions(ledger: Ledger) -> None:
     changed = [f"{name} {old} → {now.get(name, 'absent')}" for name, old in before.items() if now.get(name) != old]
     if changed:
         log.warning("resumed with other versions than it began with: %s", ", ".join(changed))
+
+
+def _start(experiment: Experiment, display: Display) -> Pool:
+    for done, total in experiment.prepare():
+        display.prepared(done, total)
+    display.phase("baselines")
+    return experiment.pool()
 
 
 class _LazyPool:
@@ -149,6 +157,7 @@ def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, sec
 
 def _freeze(
     folder: Path,
+    experiment: Experiment,
     result: Result,
     document: Mapping[str, Any],
     models: Mapping[str, str],
@@ -161,7 +170,7 @@ def _freeze(
         "models": dict(models),
         "versions": versions(),
     }
-    write_atomically(folder / RECIPE, recipe_yaml.dump(result.winner.recipe.with_notes(notes)))
+    write_atomically(folder / RECIPE, recipe_yaml.dump(experiment.frozen(result.winner.recipe.with_notes(notes))))
 
 
 def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Board) -> None:

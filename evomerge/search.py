@@ -16,7 +16,7 @@ from evomerge.pools import Pool
 from evomerge.recipe import Recipe
 from evomerge.recipe_document import to_document
 from evomerge.scorers import Chunk, Scorer
-from evomerge.space import Space
+from evomerge.space import SearchSpace
 
 FAILED = math.nan  # a failed candidate's score: it compares as no better than anything
 
@@ -147,7 +147,7 @@ class Board:
 
 def search(
     evaluator: Evaluator,
-    space: Space,
+    space: SearchSpace,
     optimizer: Optimizer,
     baselines: Mapping[str, Recipe],
     evaluations: int,

@@ -5,7 +5,7 @@ plateaus. Weights that the method normalises are coded as a point of the simplex
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,6 +17,34 @@ from evomerge.methods import Gene
 from evomerge.recipe import ModelRef, Recipe, Rule, Setting, Source, models_form, simplify
 from evomerge.schedules import Schedule
 from evomerge.suggest import nearest
+
+# Where a gene of this name masks and scales nothing, so that the weight of one expert alone gives that expert.
+NEUTRAL = {"density": 1.0, "gamma": 0.0, "epsilon": 0.0, "lambda": 1.0, "base_model_weight": 0.0}
+IN = 0.5  # from this coordinate on an expert takes part
+
+
+class SearchSpace(Protocol):
+    """What a search asks of a space: recipes for points of the unit cube."""
+
+    method: str
+    out_dtype: str | None
+    seed: int
+    dimensions: int
+
+    def names(self) -> list[str]:
+        """A name per coordinate."""
+
+    def decode(self, vector: Vector) -> Recipe:
+        """The recipe of a point; any point of the cube is a valid recipe."""
+
+    def seeds(self) -> dict[str, Vector]:
+        """The points worth knowing first."""
+
+    def defaults(self) -> dict[str, Vector]:
+        """Label → point of every baseline that the space's methods bring."""
+
+    def examples(self) -> list[Vector]:
+        """A point of every method."""
 
 
 class Space:
@@ -50,12 +78,12 @@ class Space:
         self._survey(layout, components, outer)
         self._normalizes = methods.normalizes(self._module, self._settings)
         self._genes = {gene.name: gene for gene in self._module.GENES}
-        if not self._normalizes:
-            self._genes.pop("lambda", None)  # the common scale of unnormalised weights: a redundant direction
-        if self._normalizes and any(group.frozen for group in self._groups):
-            raise ConfigError(
-                f"space.outer=base: {method} normalises its weights and leaves the base none; use joint or each"
-            )
+        # Whether weights scale task vectors one by one: an expert that is the base adds nothing, whatever its weight.
+        self._adds = "normalize" in self._module.SHARED and not self._normalizes and "weight" not in self._module.BASE
+        if self._adds:
+            self._genes.pop("lambda", None)  # the common scale of the weights: a redundant direction
+        if any(group.frozen for group in self._groups):
+            self._refuse_frozen()
         self._fixed: dict[str, float] = {}
         self.axes = self._axes(genes or {}, schedule)
         self.dimensions = sum(axes.size for axes in self.axes)
@@ -72,16 +100,28 @@ class Space:
                 found += [f"{axes.gene.name}.{owner}.{axes.group.name}{place}" for owner in owners]
         return found
 
-    def decode(self, vector: Vector) -> Recipe:
-        """The recipe of a point; any point of the cube is a valid recipe."""
+    def decode(self, vector: Vector, part: Mapping[str, float] | None = None) -> Recipe:
+        """The recipe of a point; any point of the cube is a valid recipe.
+
+        `part` gives each expert a coordinate, from IN on it takes part; so do as many of the next as the method needs.
+        """
         if vector.shape != (self.dimensions,):
             raise ValueError(f"a vector of shape {vector.shape} for a space of {self.dimensions} dimensions")
+        absent = self._absent(part) if part else frozenset()
         tables: dict[tuple[str, int | None], dict[str, tuple[float, ...]]] = {}
         for axes in self.axes:
-            values = axes.decode(vector)
+            values = _shared_out(axes, axes.decode(vector), absent)
             for column, expert in enumerate(axes.experts or (None,)):
                 tables.setdefault((axes.gene.name, expert), {})[axes.group.name] = tuple(values[:, column].tolist())
-        return self._recipe(tables)
+        return self._recipe(tables, absent)
+
+    def examples(self) -> list[Vector]:
+        """A point of every method that the space holds."""
+        return [np.full(self.dimensions, 0.5)]
+
+    def defaults(self) -> dict[str, Vector]:
+        """The method's textbook default as a baseline, where the space holds it."""
+        return {label: vector for label, vector in self.seeds().items() if label == "default"}
 
     def encode(self, values: Mapping[str, float | Sequence[float]]) -> Vector | None:
         """The point whose genes have these values (one per expert, or one for all) in every group.
@@ -97,17 +137,41 @@ class Space:
         return vector
 
     def seeds(self) -> dict[str, Vector]:
-        """The points worth knowing first: textbook default, uniform average, each expert, base, where they exist."""
-        count = len(self.experts)
-        neutral = {gene.name: gene.high for gene in self._module.GENES if gene.name == "density"} | {"lambda": 1.0}
-        wanted: dict[str, dict[str, Any]] = {"default": {}}
-        if "weight" in self._module.PER_EXPERT:
-            wanted["uniform"] = {**neutral, "weight": [1.0 / count] * count}
-            wanted["base"] = {**neutral, "weight": [0.0] * count}
+        """The points worth knowing first, where they exist: the textbook default, all experts alike, each expert, base.
+
+        Base and experts are exactly that, in all that is searched; under some masks there is no such point.
+        """
+        found = {"default": self.encode({})}
+        if "weight" in self._genes and "weight" not in self._fixed:
+            count = len(self.experts)
+            alike: dict[str, Any] = {"weight": [1.0 / count] * count}
+            whole = self.encode({**NEUTRAL, **alike})
+            found["uniform"] = self.encode(alike) if whole is None else whole
+            found["base"] = self.encode({"weight": [0.0] * count}) if self._adds else None
             for i, label in enumerate(self.labels):
-                wanted[label] = {**neutral, "weight": [float(i == j) for j in range(count)]}
-        found = {label: self.encode(values) for label, values in wanted.items()}
+                found[label] = self._alone([float(i == j) for j in range(count)])
         return {label: vector for label, vector in found.items() if vector is not None}
+
+    @property
+    def spare(self) -> int:
+        """How many of its experts the method can do without."""
+        return 0 if methods.banks_of_all(self._module) else len(self.experts) - self._module.EXPERTS[0]
+
+    def _alone(self, weights: list[float]) -> Vector | None:
+        """The point at which one expert comes back as it is."""
+        held = {**self._settings, **self._fixed}
+        if any(held.get(name, value) != value for name, value in NEUTRAL.items()):
+            return None
+        if self._rest["options"].get("sign") == "unweighted" and len(weights) > 1:  # the others vote too
+            return None
+        return self.encode({**NEUTRAL, "weight": weights})
+
+    def _absent(self, part: Mapping[str, float]) -> frozenset[int]:
+        """The places of the experts that do not take part."""
+        shares = [part[label] for label in self.labels]
+        order = sorted(range(len(shares)), key=lambda place: -shares[place])
+        fewest = len(shares) - self.spare
+        return frozenset(order[max(fewest, sum(share >= IN for share in shares)) :])
 
     def _survey(self, layout: Layout, components: Any, outer: str) -> None:
         """The groups, their tensors and depths, and those that no expert brings anything to."""
@@ -130,8 +194,16 @@ class Space:
         if len(self.experts) == high + 1 == 2:
             self.base, self.experts, self.labels = self.experts[0], self.experts[1:], self.labels[1:]
         if not low <= len(self.experts) <= high:
-            count = len(self.experts)
-            raise ConfigError(f"method {self.method} merges the base with one expert, or two experts; got {count}")
+            takes = f"at least {low} experts" if len(self.experts) < low else f"at most {high} experts"
+            takes = "the base with one expert, or two experts" if high == 1 else takes
+            raise ConfigError(f"method {self.method} merges {takes}; got {len(self.experts)}")
+
+    def _refuse_frozen(self) -> None:
+        """ConfigError where no gene leaves the base as it is."""
+        own = "weight" in self._module.BASE or self._normalizes  # a base that is not listed has no weight
+        if not any(gene.base is not None and not (gene.name == "weight" and own) for gene in self._genes.values()):
+            reason = "normalises its weights and leaves the base none" if own else "has no value that leaves the base"
+            raise ConfigError(f"space.outer=base: {self.method} {reason}; use joint or each")
 
     def _axes(self, overrides: Mapping[str, Any], schedule: Any) -> list[Axes]:
         for name in overrides:
@@ -166,21 +238,28 @@ class Space:
         if group.frozen or not touching:
             return []
         simplex = gene.name == "weight" and self._normalizes
-        everyone = tuple(range(len(self.experts)))  # a normalised weight counts even where its expert is the base
-        experts = () if gene.per == "group" else everyone if simplex else touching
+        everyone = tuple(range(len(self.experts)))
+        counts = gene.name == "weight" and not self._adds  # even where the expert is the base
+        experts = () if gene.per == "group" else everyone if counts else touching
         layers = self._layers[group.name] if group.layered else 1
         schedule = Schedule.parse(spec if group.layered else "all", layers, "space.schedule")
         axes = Axes(gene, group, schedule, experts, simplex, start)
         return [axes] if axes.size else []
 
-    def _recipe(self, tables: Mapping[tuple[str, int | None], Mapping[str, tuple[float, ...]]]) -> Recipe:
+    def _recipe(
+        self, tables: Mapping[tuple[str, int | None], Mapping[str, tuple[float, ...]]], absent: frozenset[int]
+    ) -> Recipe:
         def settings(per: str, owner: int | None) -> dict[str, Setting]:
             own = (gene.name for gene in self._genes.values() if gene.per == per)
             return {name: self._setting(name, tables.get((name, owner), {})) for name in own}
 
-        sources = tuple(Source(expert, settings("expert", i)) for i, expert in enumerate(self.experts))
+        sources = [Source(expert, settings("expert", i)) for i, expert in enumerate(self.experts) if i not in absent]
+        # With weight 0 instead, so that what was prepared still serves; but an unweighted election counts every expert.
+        if "weight" in self._module.PER_EXPERT and self._rest["options"].get("sign") != "unweighted":
+            for i in sorted(absent):
+                sources.insert(i, Source(self.experts[i], {**settings("expert", i), "weight": 0.0}))
         shared = {**self._settings, **settings("group", None)}
-        return models_form(self.method, self.base, sources, shared, **self._rest)
+        return models_form(self.method, self.base, tuple(sources), shared, **self._rest)
 
     def _setting(self, name: str, table: Mapping[str, tuple[float, ...]]) -> Setting:
         schedules = {axes.group.name: axes.schedule for axes in self.axes if axes.gene.name == name}
@@ -200,9 +279,19 @@ class Space:
             return gene.base
         if name in self._fixed:
             return self._fixed[name]
-        if name == "weight" and self._normalizes:
-            return 1.0  # the only expert, or a group that is the base's in every expert
+        if name == "weight" and not self._adds:  # the only expert, or a group that is the base's in every expert
+            return 1.0 if self._normalizes else round(1.0 / len(self.experts), gene.decimals)
         return gene.default if gene.base is None else gene.base
+
+
+def _shared_out(axes: Axes, values: Vector, absent: frozenset[int]) -> Vector:
+    """Normalised weights without those of the absent experts, alike where nothing is left of them."""
+    if not absent or not axes.simplex:
+        return values
+    present = np.array([expert not in absent for expert in axes.experts], dtype=np.float64)
+    kept: Vector = values * present
+    kept[kept.sum(axis=1) == 0.0] = present
+    return kept
 
 
 def _check_settings(method: str, settings: Mapping[str, float | bool]) -> dict[str, Setting]:
@@ -228,3 +317,11 @@ def _depth(layout: Layout, members: frozenset[str]) -> int:
     """Layers of the deepest stack that a group has tensors in."""
     places = (layer_of(name) for name in members)
     return max((layout.stacks[place[0]] for place in places if place), default=1)
+
+
+def refuse_unknown_genes(genes: Mapping[str, Any], names: Sequence[str]) -> None:
+    """ConfigError for a gene that none of these methods has."""
+    known = {gene.name for name in names for gene in methods.load(name).GENES}
+    for gene in genes:
+        if gene not in known:
+            raise ConfigError(f"space.genes: {gene} is not a gene of {' or '.join(names)}{nearest(gene, known)}")

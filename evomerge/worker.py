@@ -5,6 +5,7 @@ A worker knows chunks by their id and returns raw responses; tasks, metrics and 
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ import torch
 from evomerge.errors import CandidateError
 from evomerge.family import Family
 from evomerge.jobs import Job, Outcome, WorkerSpec
-from evomerge.materialize import Materializer, fingerprint
-from evomerge.model import load_model, load_tokenizer
+from evomerge.materialize import COMPILE, Materializer, fingerprint
+from evomerge.model import load_model, load_tokenizer, resolve_device
+from evomerge.placement import placement
 from evomerge.recipe import Recipe
 from evomerge.scorers.engine import HarnessEngine
 
@@ -26,7 +28,7 @@ class Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
         self._family = Family(spec.base, spec.experts, spec.trust_remote_code)
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
+        device = resolve_device(spec.device)
         folder = self._family.base.folder
         self._model = load_model(
             folder,
@@ -35,7 +37,13 @@ class Worker:
             attn_implementation=spec.attn_implementation,
             trust_remote_code=spec.trust_remote_code,
         )
-        self._materializer = Materializer(self._family, device)
+        self._materializer = Materializer(
+            self._family,
+            device,
+            compiled=COMPILE[spec.compile],
+            placement=placement(spec.placement, self._family, device, spec.dtype, loaded=True),
+            prepared=Path(spec.prepared) if spec.prepared else None,
+        )
         tokenizer = load_tokenizer(folder, spec.trust_remote_code)
         self._engine = HarnessEngine(self._model, tokenizer, batch_size=spec.batch_size, max_length=spec.max_length)
         self._held: str | None = None
@@ -50,6 +58,7 @@ class Worker:
         except Exception as error:  # the one broad except: a candidate may fail in any way and the search goes on
             log.info("candidate %s failed", job.key, exc_info=True)
             self._held = None
+            self._materializer.forget()  # whatever failed may have touched the model
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             return Outcome(job, error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")

@@ -58,10 +58,11 @@ def command(tmp_path: Path) -> Command:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def offline() -> Iterator[None]:
-    """No test may reach a hub; one thread keeps the machine usable."""
-    old = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "HYDRA_FULL_ERROR")}
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test may reach a hub or the user's cache."""
+    old = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "HYDRA_FULL_ERROR", "EVOMERGE_CACHE")}
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["EVOMERGE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
     for name, value in old.items():
         os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)

@@ -26,7 +26,7 @@ LLAMA_LAYERS = 3
 
 @dataclass(frozen=True)
 class Folders:
-    """A base and full experts of it, by reference."""
+    """A base and experts of it, by reference."""
 
     base: ModelRef
     experts: tuple[ModelRef, ...]
@@ -73,6 +73,13 @@ def save_family(
         shift(model, 0.05 * index, seed=index)
         model.to(dtype).save_pretrained(folder / name, **options)
     return Folders(ModelRef(str(folder / "base")), tuple(ModelRef(str(folder / f"e{i}")) for i in range(experts)))
+
+
+def with_adapters(kind: str, family: Folders, folder: Path) -> Folders:
+    """The family with random adapters of its base, of ranks 2, 3, …, below `folder` in the place of its experts."""
+    places = range(len(family.experts))
+    refs = (save_adapter(kind, family.base, folder / f"a{i}", rank=2 + i, seed=i)[0] for i in places)
+    return Folders(family.base, tuple(refs))
 
 
 def save_adapter(kind: str, base: ModelRef, folder: Path, rank: int, seed: int) -> tuple[ModelRef, dict[str, Tensor]]:

@@ -69,6 +69,7 @@ def test_a_sound_experiment_is_described(project: Path) -> None:
     for text in (
         "base      family/base: 0.3M parameters",
         "expert    last: family/last",
+        "placement mmap: 2.7 MB of base and experts in the page cache, which all workers share",
         "space     task_arithmetic, 6 dimensions: weight",
         "baselines base, shift, last, max, uniform, default",
         "budget    16 evaluations",
@@ -77,6 +78,42 @@ def test_a_sound_experiment_is_described(project: Path) -> None:
     ):
         assert text in said.out, text
     assert not list(project.rglob("trials.jsonl")), "check begins nothing"
+
+
+@pytest.mark.parametrize("mode", ["device", "pinned", "mmap"])
+def test_a_chosen_placement_is_said(project: Path, mode: str) -> None:
+    said = evomerge("check", "+experiment=mine", *SMALL, f"model.placement={mode}", cwd=project)
+    assert said.code == 0 and f"placement {mode}: 2.7 MB" in said.out
+
+
+def test_workers_elsewhere_plan_with_their_own_memory(project: Path) -> None:
+    said = evomerge("check", "+experiment=mine", *SMALL, "pool=ray", "pool.workers=1", cwd=project)
+    assert said.code == 0 and "placement 2.7 MB of base and experts; each worker plans" in said.out
+
+
+@pytest.mark.parametrize(
+    ("sources", "mode", "text"),
+    [
+        (10e9, "device", "device: 10.00 GB of base and experts all on cuda"),
+        (50e9, "pinned", "in pinned host memory, prefetched, at most {staged:.2f} GB of them on cuda at once"),
+        (900e9, "mmap", "in the page cache, at most {staged:.2f} GB of them on cuda at once"),
+    ],
+)
+def test_the_plan_for_a_gpu_is_said(
+    project: Path, monkeypatch: pytest.MonkeyPatch, sources: float, mode: str, text: str
+) -> None:
+    """Sizes and memory are given: a machine without a GPU plans for one."""
+    from evomerge import check, placement
+    from evomerge.placement import Memory, Sizes
+
+    given = Sizes(int(8e9), int(sources), int(1e9))
+    monkeypatch.setattr(check, "resolve_device", lambda device: "cuda")
+    for module in (check, placement):
+        monkeypatch.setattr(module, "sizes", lambda family, dtype: given)
+    monkeypatch.setattr(placement, "memory", lambda device, model: Memory(int(48e9), int(256e9)))
+    said = evomerge("check", "+experiment=mine", *SMALL, cwd=project)
+    assert said.code == 0, said
+    assert f"placement {mode}: " in said.out and text.format(staged=placement.AHEAD * 1.0) in said.out
 
 
 def test_a_run_that_has_begun_is_said_to_be_resumed(mine: Path) -> None:

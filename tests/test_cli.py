@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from evomerge import recipe_yaml
+from evomerge.recipe import Source, models_form
 from tests.conftest import ROOT, SMALL, Command, evomerge
+from tests.families import save_adapter, save_family
 
 
 def check(command: Command, *overrides: str, code: int = 2) -> str:
@@ -51,6 +54,8 @@ def test_an_unknown_command_shows_the_usage(command: Command, arguments: tuple[s
         ("+space.genes.weight.lo=0.5", "space.genes.weight.lo", "'low'"),
         ("method={nme: ties}", "method.nme", "'name'"),
         ("method=tie", "tie", "'ties'"),
+        ("method=[ties,liner]", "liner", "'linear'"),
+        ("method=[ties,{nme: linear}]", "method.nme", "'name'"),
         ("method={name: ties, settings: {normalise: true}}", "normalise", "'normalize'"),
         ("method={name: ties, options: {trimm: x}}", "trimm", "'trim'"),
         ("optimizer=cmaa", "cmaa", "'cma'"),
@@ -83,11 +88,21 @@ def test_a_misspelt_word_is_named_with_the_nearest_known_one(
         "model.dtype=float8",
         "model.batch_size=0",
         "model.batch_size=auto",
+        "model.compile=maybe",
+        "model.placement=disk",
+        "model.placement=3",
         "method=3",
         "method={name: ties, settings: 3}",
         "method={name: ties, settings: {normalize: abc}}",
         "method={name: ties, options: {trim: sideways}}",
         "method=slerp",
+        "method=[]",
+        "method=[3]",
+        "method=[ties,ties]",
+        "method=[task_arithmetic,slerp]",
+        "method=[task_arithmetic,nuslerp]",
+        "space.subset=maybe",
+        "space.subset=1",
         "space.schedule=foo",
         "space.schedule=blocks:99",
         "space.outer=x",
@@ -109,6 +124,45 @@ def test_a_value_that_cannot_be_meant_is_a_usage_error(command: Command, overrid
     line = check(command, override)
     key = override.lstrip("+").partition("=")[0].split(".")[-1]
     assert any(word in line for word in (key, key.rstrip("s"), "merges", "dtype", "preset"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("method=[]",), "method: the list is empty; name at least one method"),
+        (("method=[ties,{name: ties}]",), "method: ties is listed twice; list each method once"),
+        (("method=[task_arithmetic,slerp]",), "method slerp merges the base with one expert, or two experts; got 3"),
+        (("method=[linear,nuslerp]", "space.outer=joint"), "method nuslerp merges at most 2 experts; got 3"),
+        (("method=[ties,lines]", "+space.genes.wieght=0.4"), "wieght is not a gene of ties or lines (did you mean"),
+        (("method=[task_arithmetic,ties]",), "space.outer=base: ties normalises its weights and leaves the base none"),
+        (("method=ties,linear",), "use key=[value1,value2]"),
+        (("model.compile=maybe",), "model.compile=maybe: choose of auto, always, never"),
+        (("model.placement=disk",), "model.placement=disk: choose of auto, device, pinned, mmap"),
+        (("space.subset=maybe",), "space.subset=maybe: choose true or false"),
+        (("method=model_stock", "space.subset=true", "~experts.max"), "model_stock needs all 2 experts"),
+    ],
+)
+def test_choices_that_cannot_be_meant_name_their_remedy(
+    command: Command, overrides: tuple[str, ...], reason: str
+) -> None:
+    assert reason in check(command, *overrides)
+
+
+@pytest.mark.parametrize("given", ["method=[ties,linear]", "method=[{name: ties, settings: {normalize: true}},linear]"])
+def test_a_list_of_methods_is_typed_in_brackets(command: Command, given: str) -> None:
+    """In a shell the brackets stand in quotes: method='[ties,linear]'."""
+    said = command("check", "+experiment=quickstart", *SMALL, given, "space.outer=joint", "space.subset=true")
+    assert said.code == 0, said
+    assert (
+        "ties or linear, 28 dimensions: takes_part.shift, takes_part.last, takes_part.max, method, ties.w" in said.out
+    )
+    assert "baselines base, shift, last, max, uniform, default (ties), default (linear)" in said.out
+
+
+def test_genes_of_a_choice_go_to_the_methods_that_have_them(command: Command) -> None:
+    given = ("method=[dare_ties,task_arithmetic]", "+space.genes.density=0.5", "+space.genes.weight.high=1.2")
+    said = command("check", "+experiment=quickstart", *SMALL, *given)
+    assert said.code == 0 and "dare_ties or task_arithmetic, 13 dimensions" in said.out, said
 
 
 @pytest.mark.parametrize(
@@ -173,6 +227,18 @@ def test_merge_of_a_bad_recipe(command: Command, tmp_path: Path, text: str, reas
     line = command("merge", "bad.yaml", "out").refused(2)
     assert "bad.yaml" in line and reason in line
     assert not (tmp_path / "out").exists()
+
+
+def test_merge_into_one_adapter(command: Command, tmp_path: Path) -> None:
+    base = save_family("llama", tmp_path / "family", experts=0).base
+    sources = [Source(save_adapter("llama", base, tmp_path / f"a{i}", 2, i)[0], {"weight": 0.5}) for i in range(2)]
+    (tmp_path / "r.yaml").write_text(recipe_yaml.dump(models_form("linear", base, tuple(sources), {})))
+    assert command("merge", "r.yaml", "out", "--adapter").out == "out: rank 4, 6 tensors, exact\n"
+    said = command("merge", "r.yaml", "cut", "--adapter", "--rank", "3").out
+    assert said.startswith("cut: rank 3, 6 tensors, relative error 0.") and said.count("\n") == 1
+    assert "add --adapter" in command("merge", "r.yaml", "no", "--rank", "3").refused(2)
+    assert "--rank 0" in command("merge", "r.yaml", "no", "--adapter", "--rank", "0").refused(2)
+    assert not (tmp_path / "no").exists()
 
 
 def test_merge_into_an_unknown_dtype(command: Command, tmp_path: Path, finished: Path) -> None:

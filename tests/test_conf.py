@@ -81,3 +81,20 @@ def test_a_users_conf_elsewhere_is_found(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "elsewhere").mkdir()
     said = evomerge("check", "+experiment=other", *SMALL[:2], cwd=tmp_path / "elsewhere")
     assert said.code == 0 and "5 evaluations" in said.out, said
+
+
+@pytest.mark.parametrize("preset", [choice for choice in GROUPS if choice.startswith("space=")])
+def test_every_space_can_search_for_subsets(preset: str, command: Command) -> None:
+    """The key stands in every preset, so that it is set without a plus."""
+    said = command("check", "+experiment=quickstart", *SMALL, preset, "space.subset=true")
+    assert said.code == 0 and "takes_part.shift" in said.out, said
+
+
+def test_the_model_keys_are_those_of_the_code() -> None:
+    from dataclasses import fields
+
+    from evomerge.experiment import ModelConfig
+
+    shown = yaml.safe_load((CONF / "config.yaml").read_text())["model"]
+    assert list(shown) == [entry.name for entry in fields(ModelConfig)]
+    assert shown == {entry.name: entry.default for entry in fields(ModelConfig)}

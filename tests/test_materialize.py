@@ -1,15 +1,18 @@
 """Recipes into live models: adapters, whole-model thresholds, refusals, rounding and fingerprints."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from evomerge import kernels
 from evomerge.errors import CandidateError
 from evomerge.family import Family
-from evomerge.materialize import Fingerprint, Materializer, fingerprint, rounded
+from evomerge.materialize import Fingerprint, Materializer, fingerprint
 from evomerge.model import load_model
+from evomerge.placement import Mode, Placement
 from evomerge.recipe import ModelRef, Recipe, Setting, Slice, Source, models_form
 from tests.families import Folders, save_adapter, save_family
 
@@ -107,7 +110,7 @@ def test_a_threshold_over_the_model_counts_from_the_recipes_base(llama: Folders,
 def test_what_is_written_is_what_is_exported(llama: Folders, materializer: Materializer) -> None:
     recipe = task_arithmetic(llama, (llama.experts[0], 0.8), (llama.experts[1], 0.5))
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)):
-        stream = dict(rounded(materializer.tensors(recipe), dtype))
+        stream = dict(materializer.tensors(recipe, dtype))
         live = written(materializer, recipe, name)
         assert stream.keys() == live.keys()
         assert fingerprint(stream.items()) == fingerprint(live.items())
@@ -119,7 +122,7 @@ def test_a_value_beyond_half_precision_is_a_failed_candidate(llama: Folders, mat
     with pytest.raises(CandidateError, match=r"is not finite in torch\.float16"):
         written(materializer, recipe, "float16")
     with pytest.raises(CandidateError, match=r"is not finite in torch\.float16"):
-        list(rounded(materializer.tensors(recipe), torch.float16))
+        list(materializer.tensors(recipe, torch.float16))
 
 
 def test_a_failed_candidate_leaves_the_next_one_whole(llama: Folders, materializer: Materializer) -> None:
@@ -191,6 +194,211 @@ def test_the_order_of_tensors_in_a_file_is_irrelevant(llama: Folders, tmp_path: 
         recipe = models_form("dare_ties", family.base, sources, {})
         found.append(fingerprint(Materializer(Family(family.base, family.experts)).tensors(recipe)))
     assert found[0] == found[1]
+
+
+# --- what is written again, and what is left alone ---
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tensors that were merged."""
+    names: list[str] = []
+    original = kernels.apply
+
+    def apply(coefficients: kernels.Coefficients, sources: kernels.Sources, *rest: Any) -> torch.Tensor:
+        names.append(sources.name)
+        return original(coefficients, sources, *rest)
+
+    monkeypatch.setattr(kernels, "apply", apply)
+    return names
+
+
+def graded(folders: Folders, method: str, early: float, late: float, **shared: Setting) -> Recipe:
+    """Of three layers the first expert's weight is `early`, `late` and `late`; the outer tensors have the first's."""
+    own: dict[str, Setting] = {} if method in ("linear", "task_arithmetic") else {"density": 0.4}
+    sources = [
+        Source(ref, {"weight": weight, **own})
+        for ref, weight in zip(folders.experts, ((early, late, late), 0.5), strict=False)
+    ]
+    return models_form(method, folders.base, tuple(sources), shared)
+
+
+def state(model: torch.nn.Module) -> str:
+    return fingerprint(model.named_parameters())
+
+
+def live(folders: Folders, dtype: str = "float32") -> torch.nn.Module:
+    return load_model(Path(folders.base.path), dtype=dtype)
+
+
+def fresh(folders: Folders, recipe: Recipe, dtype: str = "float32") -> str:
+    """By a materializer and a model that know of nothing before."""
+    model = live(folders, dtype)
+    Materializer(Family(folders.base, folders.experts)).write(recipe, model)
+    return state(model)
+
+
+METHODS = ["linear", "task_arithmetic", "ties", "dare_ties", "dare_linear"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_what_changes_is_written_again(method: str, llama: Folders, passes: list[str]) -> None:
+    one, two = graded(llama, method, 0.6, 0.3), graded(llama, method, 0.6, 0.4)
+    wanted = [fresh(llama, recipe) for recipe in (one, two)]
+    materializer, model = Materializer(Family(llama.base, llama.experts)), live(llama)
+    count = len(materializer.family.base.parameter)
+    deep = sorted(name for name in materializer.family.base.parameter.values() if ".layers.1." in name or ".2." in name)
+    written = []
+    for recipe in (one, one, two, one):
+        passes.clear()
+        materializer.write(recipe, model)
+        written.append((sorted(passes), state(model)))
+    assert [bits for _, bits in written] == [wanted[0], wanted[0], wanted[1], wanted[0]]
+    assert len(written[0][0]) == count and written[1][0] == []
+    assert written[2][0] == deep == written[3][0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_other_methods_options_seeds_and_models_are_written_in_full(
+    method: str, llama: Folders, passes: list[str]
+) -> None:
+    """A candidate that has the numbers of the last one but means something else."""
+    other = "task_arithmetic" if method == "linear" else "linear"
+    sources = tuple(Source(ref, {"weight": 0.5}) for ref in llama.experts[:2])
+    moved = tuple(Source(ref, {"weight": 0.5}) for ref in llama.experts[1:])
+    settings: dict[str, Setting] = {"density": 0.5}
+    recipes = [
+        models_form(method, llama.base, sources, settings),
+        models_form(other, llama.base, sources, settings),
+        models_form(method, llama.base, moved, settings),
+        models_form(method, llama.experts[2], sources, settings),
+        models_form(method, llama.base, sources, settings, seed=7),
+    ]
+    materializer, model = Materializer(Family(llama.base, llama.experts)), live(llama)
+    for recipe in [*recipes, *recipes[::-1][1:], recipes[2], recipes[0]]:
+        passes.clear()
+        materializer.write(recipe, model)
+        assert len(passes) == len(materializer.family.base.parameter)
+        assert state(model) == fresh(llama, recipe)
+
+
+def test_another_model_is_written_in_full(llama: Folders, materializer: Materializer, passes: list[str]) -> None:
+    recipe, first, second = graded(llama, "ties", 0.6, 0.3), live(llama), live(llama)
+    for model, again in ((first, True), (first, False), (second, True), (first, True)):
+        passes.clear()
+        materializer.write(recipe, model)
+        assert bool(passes) == again and state(model) == fresh(llama, recipe)
+
+
+def test_after_a_failed_write_nothing_is_known(llama: Folders, passes: list[str]) -> None:
+    materializer, model = Materializer(Family(llama.base, llama.experts)), live(llama, "float16")
+    good, bad = graded(llama, "task_arithmetic", 0.6, 0.3), graded(llama, "task_arithmetic", 0.6, 1e7)
+    wanted, count = fresh(llama, good, "float16"), len(materializer.family.base.parameter)
+    for again in range(2):
+        materializer.write(good, model)
+        for _ in range(2):
+            with pytest.raises(CandidateError, match="not finite"):
+                materializer.write(bad, model)
+        passes.clear()
+        materializer.write(good, model)
+        assert len(passes) == count and state(model) == wanted, again
+
+
+def test_after_a_pass_that_raises_nothing_is_known(
+    llama: Folders, passes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    materializer, model = Materializer(Family(llama.base, llama.experts)), live(llama)
+    one, two = graded(llama, "ties", 0.6, 0.3), graded(llama, "ties", 0.7, 0.4)
+    materializer.write(one, model)
+
+    def fail(*given: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
+        patch.setattr(kernels, "apply", fail)
+        materializer.write(two, model)
+    passes.clear()
+    materializer.write(one, model)
+    assert len(passes) == len(materializer.family.base.parameter) and state(model) == fresh(llama, one)
+
+
+def test_a_candidate_without_a_merge_changes_nothing(llama: Folders, passes: list[str]) -> None:
+    materializer, model = Materializer(Family(llama.base, llama.experts)), live(llama)
+    good, before = graded(llama, "linear", 0.6, 0.3), fresh(llama, graded(llama, "linear", 0.6, 0.3))
+    materializer.write(good, model)
+    passes.clear()
+    opposed = tuple(Source(ref, {"weight": sign * 0.5}) for ref, sign in zip(llama.experts, (1, -1), strict=False))
+    with pytest.raises(CandidateError, match="weights sum to 0"):
+        materializer.write(models_form("linear", llama.base, opposed, {}), model)
+    assert not passes and state(model) == before
+    materializer.write(good, model)
+    assert not passes and state(model) == before
+
+
+def test_exports_do_not_disturb_what_is_known(llama: Folders, passes: list[str]) -> None:
+    materializer, model = Materializer(Family(llama.base, llama.experts)), live(llama)
+    one, two = graded(llama, "dare_ties", 0.6, 0.3), graded(llama, "dare_ties", 0.7, 0.4)
+    materializer.write(one, model)
+    list(materializer.tensors(two))
+    passes.clear()
+    materializer.write(one, model)
+    assert not passes and state(model) == fresh(llama, one)
+
+
+def test_a_strided_parameter_is_written_like_any_other(llama: Folders, materializer: Materializer) -> None:
+    recipe, model = graded(llama, "ties", 0.6, 0.3), live(llama)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.data = parameter.data.T.contiguous().T
+    materializer.write(recipe, model)
+    assert state(model) == fresh(llama, recipe)
+
+
+@pytest.mark.parametrize("mode", ["device", "pinned", "mmap"])
+@pytest.mark.parametrize("kept", [False, True], ids=["memory", "disk"])
+def test_every_place_gives_the_same_bits(mode: Mode, kept: bool, llama: Folders, tmp_path: Path) -> None:
+    for method in ("ties", "dare_ties", "slerp"):
+        own: dict[str, Setting] = {} if method == "slerp" else {"weight": 0.6, "density": 0.4}
+        shared: dict[str, Setting] = {"t": 0.3} if method == "slerp" else {}
+        recipe = models_form(method, llama.base, (Source(llama.experts[0], own),), shared)
+        placed = Materializer(
+            Family(llama.base, llama.experts),
+            placement=Placement(mode, torch.device("cpu")),
+            prepared=tmp_path if kept else None,
+        )
+        model = live(llama)
+        placed.write(recipe, model)
+        assert state(model) == fresh(llama, recipe)
+
+
+def test_preparing_beforehand_reports_progress_and_is_done_once(llama: Folders, tmp_path: Path) -> None:
+    recipe = graded(llama, "ties", 0.6, 0.3)
+    materializer = Materializer(Family(llama.base, llama.experts), prepared=tmp_path)
+    count = len(materializer.family.base.parameter)
+    assert list(materializer.prepare(recipe)) == [(done, count) for done in range(1, count + 1)]
+    assert all(part.setup.sources.ready for part in materializer.parts(recipe))
+    model = live(llama)
+    materializer.write(recipe, model)
+    assert state(model) == fresh(llama, recipe)
+
+
+@pytest.mark.slow
+def test_a_compiler_changes_no_bit_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of the tiny family are below what is compiled, so the bound goes down for this one."""
+    monkeypatch.setattr("evomerge.kernels.runner.SMALL", 8)
+    folders = save_family("llama", tmp_path, torch.bfloat16, experts=2)
+    adapter, _ = save_adapter("llama", folders.base, tmp_path / "lora", rank=2, seed=1)
+    family = Family(folders.base, [*folders.experts, adapter])
+    plain, compiled = Materializer(family, compiled=False), Materializer(family, compiled=True)
+    for method, dtype in (("task_arithmetic", torch.float32), ("dare_ties", torch.bfloat16)):
+        own: dict[str, Setting] = {"weight": 0.4, "density": 0.5}
+        sources = tuple(Source(ref, own) for ref in (*folders.experts, adapter))
+        recipe = models_form(method, folders.base, sources, {"lambda": 0.7})
+        assert fingerprint(plain.tensors(recipe, dtype)) == fingerprint(compiled.tensors(recipe, dtype))
+    assert compiled.runner.compiled, "the compiler gave up"
+
+
+# --- fingerprints ---
 
 
 def test_fingerprints_see_names_bytes_shapes_and_dtypes_but_not_order() -> None:

@@ -22,6 +22,8 @@ from evomerge.run import open_run, write_atomically
 from tests.conftest import ITEMS, QUICKSTART, ROOT, SMALL, Command, evomerge
 from tests.test_ledger import disk_of
 
+TINY = ("scorer.slices={search: 4, select: 4, holdout: 4}", "scorer.chunk_items=16", "budget.evaluations=6")
+CHOICE = ("method=[task_arithmetic,ties,linear]", "space.subset=true", "space.outer=joint")
 TIMINGS = ("seconds", "counts", "machine", "versions")
 
 
@@ -337,3 +339,187 @@ def test_the_experts_and_the_base_are_never_written(finished: Path, copied: Path
     for name in ("base", "shift", "last", "max"):
         folder = QUICKSTART / "family" / name
         assert header["models"][str(folder)] == Checkpoint(folder).sha256
+
+
+# --- a search over methods and experts ---
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished search over three methods and every subset of the experts; read it, do not change it."""
+    cwd = tmp_path_factory.mktemp("chosen")
+    said = evomerge("+experiment=quickstart", *SMALL, *CHOICE, "budget.evaluations=24", cwd=cwd)
+    assert said.code == 0, said
+    return cwd / "runs" / "quickstart"
+
+
+def test_a_search_over_methods_and_experts(chosen: Path) -> None:
+    result = json.loads((chosen / "result.json").read_text())
+    defaults = [f"default ({name})" for name in ("task_arithmetic", "ties", "linear")]
+    assert [row["label"] for row in result["rows"]][:-1] == ["base", "shift", "last", "max", "uniform", *defaults]
+    assert result["counts"]["failed"] == 0
+    recipes = [line["recipe"] for line in trials(chosen) if "recipe" in line]
+    assert {recipe["merge_method"] for recipe in recipes} == {"task_arithmetic", "ties", "linear"}
+    assert any(0.0 in [model.get("parameters", {}).get("weight") for model in r["models"]] for r in recipes)
+    assert "ties" in (chosen / "report.html").read_text()
+
+
+def test_its_recipe_rebuilds_and_replays(chosen: Path, tmp_path: Path) -> None:
+    noted = yaml.safe_load((chosen / "recipe.yaml").read_text())["evomerge"]["fingerprint"]
+    said = evomerge("merge", str(chosen / "recipe.yaml"), "merged", cwd=tmp_path)
+    assert said.code == 0 and noted in said.out
+    said = evomerge("replay", str(chosen), cwd=tmp_path)
+    assert said.code == 0 and said.out.count("same  ") == 4, said
+    assert evomerge("report", str(chosen), "--figures", str(tmp_path / "figures"), cwd=tmp_path).code == 0
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.6])
+def test_cut_anywhere_it_ends_the_same(chosen: Path, tmp_path: Path, kept: float) -> None:
+    folder = tmp_path / "runs" / "quickstart"
+    folder.mkdir(parents=True)
+    data = (chosen / "trials.jsonl").read_bytes()
+    (folder / "trials.jsonl").write_bytes(data[: int(len(data) * kept)])
+    said = evomerge("+experiment=quickstart", *SMALL, *CHOICE, "budget.evaluations=24", cwd=tmp_path)
+    assert said.code == 0, said
+    same_run(folder, chosen)
+
+
+@pytest.mark.parametrize("method", ["lines", "karcher"])
+def test_a_frozen_winner_is_what_was_scored(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `frozen-linear` winner: native in the ledger, plain weights in recipe.yaml, the same bytes and scores."""
+    from evomerge import experiment
+
+    made = experiment.baselines
+    monkeypatch.setattr(  # without the rows that are task arithmetic, the winner is the method's own
+        experiment, "baselines", lambda *given: {k: v for k, v in made(*given).items() if k in ("base", "default")}
+    )
+    said = evomerge("+experiment=quickstart", *TINY, f"method={method}", "seed=3", cwd=tmp_path)
+    assert said.code == 0, said
+    folder = tmp_path / "runs" / "quickstart"
+    document = yaml.safe_load((folder / "recipe.yaml").read_text())
+    winner = json.loads((folder / "result.json").read_text())["winner"]
+    native = next(line["recipe"] for line in trials(folder) if line.get("key") == winner["key"] and "recipe" in line)
+    assert native["merge_method"] == document["evomerge"]["frozen_from"]["merge_method"] == method
+    assert native["models"] == document["evomerge"]["frozen_from"]["models"]
+    assert document["merge_method"] == {"lines": "task_arithmetic", "karcher": "linear"}[method]
+    said = evomerge("replay", str(folder), cwd=tmp_path)
+    assert said.code == 0 and said.out.count("same  ") == 4, said
+    said = evomerge("merge", str(folder / "recipe.yaml"), "merged", cwd=tmp_path)
+    assert said.code == 0 and document["evomerge"]["fingerprint"] in said.out
+    assert yaml.safe_load((tmp_path / "merged" / "recipe.yaml").read_text()) == document
+    before = (folder / "recipe.yaml").read_bytes()
+    assert evomerge("+experiment=quickstart", *TINY, f"method={method}", "seed=3", cwd=tmp_path).code == 0
+    assert (folder / "recipe.yaml").read_bytes() == before
+
+
+# --- what methods prepare ---
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test's own."""
+    monkeypatch.setenv("EVOMERGE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def prepares(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tensors for which TIES prepared anything."""
+    from evomerge.methods import Setup, State, ties
+
+    names: list[str] = []
+    original = ties.prepare
+
+    def prepare(setup: Setup) -> State:
+        names.append(setup.sources.name)
+        return original(setup)
+
+    monkeypatch.setattr(ties, "prepare", prepare)
+    return names
+
+
+TIES = (*TINY, "method=ties", "space.outer=joint")
+
+
+def test_a_later_run_a_sweep_and_replay_prepare_nothing(cache: Path, prepares: list[str], command: Command) -> None:
+    assert command("+experiment=quickstart", *TIES, "name=first").code == 0
+    assert len(prepares) == len(set(prepares)) == 38
+    files = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
+    assert len(files) == 38
+    assert command("+experiment=quickstart", *TIES, "name=second").code == 0
+    assert command("-m", "+experiment=quickstart", *TIES, "seed=4,5", "name=sweep").code == 0
+    assert command("replay", "runs/first").code == 0
+    assert len(prepares) == 38
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")} == files
+
+
+def test_other_weights_are_prepared_anew(cache: Path, prepares: list[str], project: Path) -> None:
+    tamper(project / "family" / "last")
+    assert evomerge("+experiment=quickstart", *TIES, cwd=project).code == 0
+    assert evomerge("+experiment=mine", *TIES, cwd=project).code == 0
+    assert len(prepares) == 2 * 38 and len(list(cache.iterdir())) == 2
+
+
+def test_a_cache_that_takes_nothing_is_one_warning(
+    prepares: list[str], command: Command, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("EVOMERGE_CACHE", str(tmp_path / "cache"))
+    assert command("+experiment=quickstart", *TIES).code == 0
+    warned = [
+        record for record in caplog.records if record.levelname == "WARNING" and record.name == "evomerge.prepared"
+    ]
+    assert len(warned) == 1 and "could not be kept" in warned[0].getMessage()
+    assert (tmp_path / "runs" / "quickstart" / "report.html").is_file()
+
+
+def test_an_expert_with_a_nan_does_not_stop_what_is_prepared(cache: Path, project: Path) -> None:
+    path = project / "family" / "last" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.self_attn.q_proj.weight"][0, 0] = math.nan
+    save_file(tensors, path, metadata={"format": "pt"})
+    said = evomerge("+experiment=mine", *TINY, "method=[ties,tsv_m]", "space.outer=joint", cwd=project)
+    assert said.code == 0, said
+    assert json.loads((project / "runs" / "mine" / "result.json").read_text())["counts"]["failed"] > 0
+
+
+# --- how candidates are written ---
+
+
+def test_another_compiler_place_or_batch_resumes(copied: Path, command: Command) -> None:
+    before = (copied / "trials.jsonl").read_bytes()
+    given = ("model.compile=never", "model.placement=mmap", "model.batch_size=32")
+    said = command("+experiment=quickstart", *SMALL, *given)
+    assert said.code == 0, said
+    assert (copied / "trials.jsonl").read_bytes() == before
+
+
+def test_leaving_unchanged_tensors_alone_changes_no_score(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole search again by a worker that writes every tensor of every candidate."""
+    from evomerge.materialize import Materializer
+
+    write, written = Materializer.write, []
+
+    def in_full(self: Materializer, recipe: Any, model: Any) -> None:
+        self.forget()
+        written.append(recipe.key())
+        write(self, recipe, model)
+
+    monkeypatch.setattr(Materializer, "write", in_full)
+    assert evomerge("+experiment=quickstart", *SMALL, cwd=tmp_path).code == 0
+    same_run(tmp_path / "runs" / "quickstart", finished)
+    assert len(written) > 16
+
+
+@pytest.mark.slow
+def test_a_compiler_changes_no_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of the quickstart are below what is compiled, so the bound goes down for this one."""
+    monkeypatch.setattr("evomerge.kernels.runner.SMALL", 8)
+    folders = {}
+    for mode in ("always", "never"):
+        said = evomerge("+experiment=quickstart", *TIES, f"model.compile={mode}", f"name={mode}", cwd=tmp_path)
+        assert said.code == 0, said
+        folders[mode] = tmp_path / "runs" / mode
+    same_run(folders["always"], folders["never"])

@@ -1,19 +1,24 @@
 """The search space: a contract over every method × schedule × components, and the refusals."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from evomerge import methods, recipe_yaml
 from evomerge.errors import ConfigError
-from evomerge.groups import Layout
+from evomerge.family import Family
+from evomerge.groups import Layout, layer_of
+from evomerge.materialize import Materializer, fingerprint
 from evomerge.plan import TensorPlan, plan
-from evomerge.recipe import ModelRef, Recipe
+from evomerge.recipe import ModelRef, Recipe, Source, models_form
 from evomerge.recipe_document import to_document
 from evomerge.space import Space
-from tests.families import BUILDERS
+from tests.families import BUILDERS, Folders, save_family
 
 LAYERS = 4
 BASE = ModelRef("org/base")
@@ -120,7 +125,7 @@ def test_seeds_encode_and_decode(method: str, schedule: Any) -> None:
         assert vector.shape == (space.dimensions,) and (vector >= 0).all() and (vector <= 1).all()
         merged = space.decode(vector)
         if label in EXPERTS and "weight" in methods.load(method).PER_EXPERT:
-            wanted = [float(label == other) for other in EXPERTS]
+            wanted = [float(label == other) for other in space.labels]
             assert all(weights(merged, name) == pytest.approx(wanted, abs=1e-6) for name in NAMES)
     default = {gene.name: gene.default for gene in methods.load(method).GENES}
     entry = values(space.decode(space.seeds()["default"]))[0]
@@ -134,9 +139,106 @@ def test_seeds_of_weighted_methods_name_every_baseline(method: str) -> None:
     if "weight" not in methods.load(method).PER_EXPERT:
         pytest.skip("the method has no weights")
     space = make(method)
+    genes = {gene.name: gene for gene in methods.load(method).GENES}
+    masked = "density" in genes and genes["density"].high < 1.0  # it drops something of any expert
     normal = methods.normalizes(methods.load(method), {})
-    assert set(space.seeds()) == {"default", "uniform", *EXPERTS, *(() if normal else ("base",))}
-    assert weights(space.decode(space.seeds()["uniform"]), NAMES[0]) == pytest.approx([1 / 3] * 3, abs=1e-6)
+    wanted = {"default", "uniform", *(() if normal else ("base",)), *(() if masked else space.labels)}
+    assert set(space.seeds()) == wanted
+    count = len(space.labels)
+    assert weights(space.decode(space.seeds()["uniform"]), NAMES[0]) == pytest.approx([1 / count] * count, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    return save_family("llama", tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def materializer(folders: Folders) -> Materializer:
+    return Materializer(Family(folders.base, folders.experts))
+
+
+def real(materializer: Materializer, method: str, **changes: Any) -> Space:
+    """A space over a family on disk."""
+    family = materializer.family
+    experts = dict(list(zip(EXPERTS, family.experts, strict=True))[: methods.load(method).EXPERTS[1]])
+    touched = [family.touched(ref) for ref in experts.values()]
+    return Space(method=method, base=family.ref, experts=experts, layout=family.layout, touched=touched, **changes)
+
+
+def bits(materializer: Materializer, merged: Recipe) -> str:
+    return fingerprint(materializer.tensors(merged))
+
+
+def stored(materializer: Materializer, ref: ModelRef) -> str:
+    whole = models_form("task_arithmetic", materializer.family.ref, (Source(ref, {"weight": 1.0}),), {})
+    return bits(materializer, whole)
+
+
+@pytest.mark.parametrize("method", [name for name in methods.names() if "weight" in methods.load(name).PER_EXPERT])
+@pytest.mark.parametrize("setting", ["as it is", "the other normalisation", "fixed", "narrowed", "unweighted signs"])
+def test_base_and_expert_seeds_are_what_they_say(
+    method: str, setting: str, folders: Folders, materializer: Materializer
+) -> None:
+    """To the bit, where they exist; what a setting makes impossible is not among the seeds."""
+    if method.startswith("core_"):
+        pytest.skip("merges adapters only")
+    module, changes = methods.load(method), {}
+    if setting == "the other normalisation" and "normalize" in module.SHARED:
+        changes["settings"] = {"normalize": not module.SHARED["normalize"]}
+    if setting == "unweighted signs" and "sign" in module.OPTIONS:
+        changes["options"] = {"sign": "unweighted"}
+    shrunk = next((gene for gene in module.GENES if gene.name in ("density", "lambda")), None)
+    if setting == "fixed" and shrunk:
+        changes["genes"] = {shrunk.name: 0.7}
+    if setting == "narrowed" and shrunk:
+        changes["genes"] = {shrunk.name: {"low": 0.3, "high": 0.7}}
+    if method == "task_arithmetic" and "genes" in changes:  # its λ is no gene
+        changes = {"settings": {"lambda": 0.7}}
+    space = real(materializer, method, **changes)
+    seeds = space.seeds()
+    assert "uniform" in seeds
+    for label, ref in {"base": folders.base, **space_experts(space)}.items():
+        if label in seeds:
+            assert bits(materializer, space.decode(seeds[label])) == stored(materializer, ref), label
+    impossible = setting in ("fixed", "narrowed") and shrunk is not None
+    if impossible or (setting == "unweighted signs" and changes):
+        assert not set(seeds) & set(EXPERTS)
+
+
+def space_experts(space: Space) -> dict[str, ModelRef]:
+    return dict(zip(space.labels, space.experts, strict=True))
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "ties", "geometric_median"])
+def test_under_a_fixed_weight_only_the_default_is_left(method: str) -> None:
+    assert set(make(method, genes={"weight": 0.4}).seeds()) == {"default"}
+
+
+def test_uniform_is_the_mean_for_the_methods_that_add_up(folders: Folders, materializer: Materializer) -> None:
+    experts = [load_file(Path(ref.path) / "model.safetensors") for ref in folders.experts]
+    for method in ("linear", "task_arithmetic", "dare_linear", "breadcrumbs"):
+        space = real(materializer, method)
+        for name, tensor in materializer.tensors(space.decode(space.seeds()["uniform"])):
+            assert torch.allclose(tensor, sum(expert[name] for expert in experts) / 3, atol=1e-6)  # type: ignore[arg-type]
+
+
+@every_method
+@pytest.mark.parametrize("outer", ["joint", "base"])
+def test_corners_and_random_points_merge(method: str, outer: str, materializer: Materializer) -> None:
+    """A point of the cube is more than a valid recipe: it is a merge. With `outer=base` the outer tensors stay."""
+    if method.startswith("core_"):
+        pytest.skip("merges adapters only")
+    try:
+        space = real(materializer, method, outer=outer)
+    except ConfigError as error:
+        assert outer == "base" and str(error).startswith(f"space.outer=base: {method} ")
+        return
+    own = {name: materializer.family.base.checkpoint.tensor(name) for name in materializer.family.base.parameter}
+    for vector in (*points(space, 2), np.zeros(space.dimensions), np.ones(space.dimensions)):
+        for name, tensor in materializer.tensors(space.decode(vector)):
+            if outer == "base" and layer_of(name) is None:
+                assert torch.equal(tensor, own[name]), name
 
 
 @every_method
@@ -181,20 +283,38 @@ def test_schedules_reach_the_layers(schedule: Any, wanted: list[float]) -> None:
 
 
 @every_method
-def test_frozen_outer_tensors_stay_the_bases(method: str) -> None:
+def test_frozen_outer_tensors_have_the_values_that_leave_the_base(method: str) -> None:
     module = methods.load(method)
-    if methods.normalizes(module, {}):
+    neutral = {gene.name: gene.base for gene in module.GENES if gene.base is not None}
+    if methods.normalizes(module, {}):  # no weight leaves the base then
+        neutral = {name: value for name, value in neutral.items() if name != "weight"}
+    if not neutral:
         with pytest.raises(ConfigError, match=rf"^space\.outer=base: {method} normalises its weights"):
             make(method, outer="base")
         return
     space = make(method, outer="base")
-    neutral = {gene.name: gene.base for gene in module.GENES if gene.base is not None}
     for vector in points(space):
         for entry in values(space.decode(vector)):
             if entry.name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"):
                 for key, value in neutral.items():
                     found = {**entry.shared, **entry.experts[0].values}
                     assert found[key] == value
+
+
+def test_a_method_that_weighs_its_base_cannot_leave_it_unlisted() -> None:
+    """θ₀ with weight 0 and nothing else is no model at all."""
+    with pytest.raises(ConfigError, match=r"^space\.outer=base: linear normalises its weights"):
+        make("linear", outer="base", settings={"normalize": False})
+
+
+@pytest.mark.parametrize("method", ["nuslerp", "multislerp", "karcher", "geometric_median", "linear", "ties"])
+def test_relative_weights_count_even_where_an_expert_is_the_base(method: str) -> None:
+    """A model that equals the base holds the others back, so it keeps its share there."""
+    experts = dict(list(EXPERTS.items())[: min(3, methods.load(method).EXPERTS[1])])
+    touched = [frozenset(NAMES), *[ATTENTION] * (len(experts) - 1)]
+    space = make(method, touched=touched, components=("attention",))
+    assert len([name for name in space.names() if name.startswith("weight.")]) == 3 * (len(experts) - 1)
+    assert all(weight > 0 for weight in weights(space.decode(space.seeds()["uniform"]), NAMES[0]))
 
 
 def test_frozen_outer_tensors_stay_the_bases_under_a_fixed_weight() -> None:
@@ -334,6 +454,20 @@ def test_slerp_takes_one_expert_or_two(count: int) -> None:
     experts = dict(list(EXPERTS.items())[:count])
     with pytest.raises(ConfigError, match=r"^method slerp merges the base with one expert"):
         Space(method="slerp", base=BASE, experts=experts, layout=LAYOUT, touched=[frozenset(NAMES)] * count)
+
+
+@pytest.mark.parametrize(
+    ("method", "count", "takes"), [("model_stock", 1, "at least 2"), ("nuslerp", 3, "at most 2"), ("nuslerp", 1, "at")]
+)
+def test_the_number_of_experts_that_a_method_takes(method: str, count: int, takes: str) -> None:
+    experts = dict(list(EXPERTS.items())[:count])
+    with pytest.raises(ConfigError, match=rf"^method {method} merges {takes}.* experts; got {count}$"):
+        Space(method=method, base=BASE, experts=experts, layout=LAYOUT, touched=[frozenset(NAMES)] * count)
+
+
+@pytest.mark.parametrize("method", ["arcee_fusion", "emr_elect", "geometric_median", "magmax", "model_stock"])
+def test_lambda_is_a_gene_where_it_is_no_scale_of_weights(method: str) -> None:
+    assert any(axes.gene.name == "lambda" for axes in make(method).axes)
 
 
 def test_normalised_weights_have_no_range_to_narrow() -> None:

@@ -1,6 +1,7 @@
 """One live model: candidates come and go in place, failures are values, a score depends on the candidate alone."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,3 +119,29 @@ def test_bfloat16_is_the_rounded_float32_merge() -> None:
     exact = dict(Materializer(Family(BASE, EXPERTS)).tensors(recipe))
     for name, parameter in half._model.named_parameters():
         assert torch.equal(parameter, exact[name].to(torch.bfloat16)), name
+
+
+def test_it_reads_what_was_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is given a folder computes nothing that is in it."""
+    from evomerge.methods import ties
+
+    sources = tuple(Source(ref, {"weight": 0.5, "density": 0.3}) for ref in EXPERTS)
+    recipe = models_form("ties", BASE, sources, {}, out_dtype="float32")
+    list(Materializer(Family(BASE, EXPERTS), prepared=tmp_path).prepare(recipe))
+
+    def computed(setup: object) -> None:
+        raise AssertionError("prepared again")
+
+    plain = Worker(WorkerSpec(BASE, EXPERTS, REQUESTS, device="cpu"))
+    wanted = plain.fingerprint(recipe)
+    monkeypatch.setattr(ties, "prepare", computed)
+    assert (
+        Worker(WorkerSpec(BASE, EXPERTS, REQUESTS, device="cpu", prepared=str(tmp_path))).fingerprint(recipe) == wanted
+    )
+
+
+@pytest.mark.parametrize("mode", ["device", "pinned", "mmap"])
+def test_every_place_gives_the_same_fingerprint(worker: Worker, mode: str) -> None:
+    placed = Worker(WorkerSpec(BASE, EXPERTS, REQUESTS, device="cpu", placement=mode))
+    for weights in ((0.5, 0.5), (1.0, 0.0), (0.5, 0.5)):
+        assert placed.fingerprint(merged(*weights)) == worker.fingerprint(merged(*weights))

@@ -1,12 +1,13 @@
-"""The model card of a merged checkpoint, in the hub's format."""
+"""The model card of a merged checkpoint or adapter, in the hub's format."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from evomerge import methods, recipe_yaml
-from evomerge.recipe import Recipe
+from evomerge import recipe_yaml
+from evomerge.recipe import ModelRef, Recipe
+from evomerge.recipe_document import grade
 
 REPRODUCED = {
     "exact": "`evomerge merge recipe.yaml OUT` rebuilds it to the byte, `mergekit-yaml` to fp32 rounding.",
@@ -20,13 +21,27 @@ def model_card(recipe: Recipe, dtype: str) -> str:
     """README.md: hub front matter, how it was made, what it scored, the recipe."""
     models = [str(model) for model in recipe.models()]
     front = {"library_name": "transformers", "tags": ["evomerge", "mergekit", "merge"], "base_model": models}
-    method = methods.exactness(recipe.method, recipe.options)
+    made = f"Weights in {dtype}, computed in float32 by evomerge from:"
+    return _card(recipe, front, made, REPRODUCED[grade(recipe)])
+
+
+def adapter_card(recipe: Recipe, base: ModelRef, summary: str, rank: int | None) -> str:
+    """README.md of an adapter; `summary` says what it holds, `rank` what it was cut to."""
+    tags = ["evomerge", "merge", "lora"]
+    front = {"library_name": "peft", "tags": tags, "base_model": str(base), "base_model_relation": "adapter"}
+    made = f"A LoRA adapter on {base} in float32 ({summary}), computed by evomerge from:"
+    again = f"`evomerge merge recipe.yaml OUT --adapter{f' --rank {rank}' if rank else ''}` makes it again."
+    cut = " The scores are those of the merge before it was cut to that rank." if rank else ""
+    return _card(recipe, front, made, again + (cut if recipe.notes.get("scores") else ""))
+
+
+def _card(recipe: Recipe, front: Mapping[str, Any], made: str, again: str) -> str:
     lines = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# A merge by {recipe.method}",
-        f"Weights in {dtype}, computed in float32 by evomerge from:",
-        "\n".join(f"- {model}" for model in models),
-        REPRODUCED[method],
+        f"---\n{yaml.safe_dump(dict(front), sort_keys=False)}---",
+        f"# A merge by {recipe_yaml.original(recipe).method}",
+        made,
+        "\n".join(f"- {model}" for model in recipe.models()),
+        again,
         _scores(recipe.notes.get("scores") or {}),
         f"## Recipe\n\n```yaml\n{recipe_yaml.dump(recipe)}```",
     ]

@@ -8,17 +8,17 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from evomerge import recipe_yaml
 from evomerge.checkpoint import INDEX, SINGLE
-from evomerge.errors import ConfigError, ExpertError, RunError
+from evomerge.errors import ExpertError
 from evomerge.export.card import model_card
+from evomerge.export.staging import staged
 from evomerge.family import Family
-from evomerge.materialize import Fingerprint, Materializer, rounded
+from evomerge.freeze import freeze
+from evomerge.materialize import Fingerprint, Materializer
 from evomerge.model import torch_dtype
 from evomerge.plan import base_layers, output_layers
 from evomerge.recipe import Recipe
@@ -35,38 +35,31 @@ PER_LAYER = ("layer_types", "no_rope_layers")
 
 def merge_recipe(path: Path, out: Path, *, shard_bytes: int = SHARD_BYTES, trust_remote_code: bool = False) -> str:
     """Build the model of a recipe file, evomerge's or mergekit's, in the folder `out`; returns its fingerprint."""
+    recipe, family = open_recipe(path, trust_remote_code)
+    return export_recipe(recipe, family, out, shard_bytes=shard_bytes)
+
+
+def open_recipe(path: Path, trust_remote_code: bool = False) -> tuple[Recipe, Family]:
+    """A recipe file with its models; ExpertError where one is not what the recipe was scored with."""
     recipe = recipe_yaml.load(path)
     models = recipe.models()
     family = Family(models[0], models[1:], trust_remote_code)
     _refuse_other_weights(recipe, family)
-    return export_recipe(recipe, family, out, shard_bytes=shard_bytes)
+    return recipe, family
 
 
 def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int = SHARD_BYTES) -> str:
-    """Write the folder; a full disk or a used folder is a RunError, and a half-written folder is removed."""
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise ConfigError(f"{out}: already exists and is not empty; give a new folder")
-    dtype = recipe.out_dtype or _stored_dtype(family)
-    staging = out.with_name(out.name + ".partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        staging.mkdir(parents=True)
-        _copy_metadata(family.base.folder, staging)
-        digest = _write_weights(_tensors(recipe, family, dtype), family, staging, shard_bytes)
+    """Write the folder; a full disk is a RunError, a used folder a ConfigError; a half-written folder is removed."""
+    with staged(out) as folder:
+        dtype = recipe.out_dtype or _stored_dtype(family)
+        _copy_metadata(family.base.folder, folder)
+        materializer = Materializer(family, compiled=False)
+        digest = _write_weights(materializer.tensors(recipe, torch_dtype(dtype)), family, folder, shard_bytes)
         _warn_of_another_result(recipe, digest)
-        _write_config(recipe, family, dtype, staging)
-        (staging / "recipe.yaml").write_text(recipe_yaml.dump(recipe))
-        (staging / "README.md").write_text(model_card(recipe, dtype))
-        if out.exists():
-            out.rmdir()
-        staging.rename(out)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(f"{out}: could not be written ({reason}); free space or choose another folder") from error
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        _write_config(recipe, family, dtype, folder)
+        kept = freeze(recipe, materializer)
+        (folder / "recipe.yaml").write_text(recipe_yaml.dump(kept))
+        (folder / "README.md").write_text(model_card(kept, dtype))
     return digest
 
 
@@ -100,11 +93,6 @@ def _warn_of_another_result(recipe: Recipe, digest: str) -> None:
             digest[:16],
             scored[:16],
         )
-
-
-def _tensors(recipe: Recipe, family: Family, dtype: str) -> Iterator[tuple[str, Tensor]]:
-    with torch.no_grad():
-        yield from rounded(Materializer(family).tensors(recipe), torch_dtype(dtype))
 
 
 def _stored_dtype(family: Family) -> str:

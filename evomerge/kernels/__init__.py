@@ -1,17 +1,42 @@
-"""The passes that apply every method, in plain torch: fp32 inside; the caller rounds once, at the write."""
+"""The fused passes that apply every method: fp32 inside, one rounding at the write, compiled where that pays."""
 
+import torch
 from torch import Tensor
 
-from evomerge.kernels.coefficients import Coefficients, Consensus, Drop, Keep, LinComb, Mask, Trim
-from evomerge.kernels.consensus import consensus
+from evomerge.kernels.coefficients import Block, Coefficients, Consensus, LinComb, LowRank, Rows
+from evomerge.kernels.consensus import consensus, lowrank
 from evomerge.kernels.lincomb import lincomb
+from evomerge.kernels.runner import Runner
 from evomerge.kernels.sources import Sources
 
-__all__ = ["Coefficients", "Consensus", "Drop", "Keep", "LinComb", "Mask", "Sources", "Trim", "apply"]
+__all__ = [
+    "Block",
+    "Coefficients",
+    "Consensus",
+    "LinComb",
+    "LowRank",
+    "Rows",
+    "Runner",
+    "Sources",
+    "apply",
+    "merged",
+]
 
 
-def apply(coefficients: Coefficients, sources: Sources) -> Tensor:
-    """One merged tensor in fp32, in the base's shape."""
+def apply(coefficients: Coefficients, sources: Sources, out: Tensor, runner: Runner) -> Tensor:
+    """Write one merged tensor into `out`, contiguous and of any dtype; a scalar that is 0 where all of it is finite.
+
+    The scalar stays on the device, so that a whole model costs one synchronisation.
+    """
     if isinstance(coefficients, LinComb):
-        return lincomb(sources, coefficients)
-    return consensus(sources, coefficients)
+        return lincomb(sources, coefficients, out, runner)
+    if isinstance(coefficients, LowRank):
+        return lowrank(sources, coefficients, out, runner)
+    return consensus(sources, coefficients, out, runner)
+
+
+def merged(coefficients: Coefficients, sources: Sources) -> Tensor:
+    """One merged tensor in fp32, by the plain passes."""
+    out = torch.empty(sources.shape, device=sources.device)
+    apply(coefficients, sources, out, Runner())
+    return out

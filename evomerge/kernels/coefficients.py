@@ -1,57 +1,73 @@
 """What a method says about one tensor: a few numbers for one of the passes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A coefficient of its own for each row, the first axis of the tensor."""
+
+    values: tuple[float, ...]
+
+
+Weight = float | Rows
 
 
 @dataclass(frozen=True)
 class LinComb:
-    """out = base·x₀ + Σ experts[i]·xᵢ, over weights (not task vectors)."""
+    """out = base·x₀ + Σ experts[i]·xᵢ + Σ directions[j]·dⱼ, over weights (not task vectors).
 
-    base: float
-    experts: tuple[float, ...]
+    dⱼ is the tensor that the method prepared as `direction.j`, of the base's shape.
+    """
 
-
-@dataclass(frozen=True)
-class Keep:
-    """Every element takes part."""
-
-
-@dataclass(frozen=True)
-class Trim:
-    """Elements with |δ| ≥ threshold take part."""
-
-    threshold: float
+    base: Weight
+    experts: tuple[Weight, ...]
+    directions: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
-class Drop:
-    """Element j takes part where the counter-based generator's u(key, j) < density (masks.py)."""
+class Block(NamedTuple):
+    """What an elementwise rule sees: the same elements of every tensor, flat; fp32 where not said otherwise."""
 
-    key: tuple[int, int]
-    density: float
+    base: Tensor
+    deltas: tuple[Tensor, ...]  # task vectors, one per expert
+    bank: tuple[Tensor, ...]  # prepared tensors, in their stored dtype
+    numbers: Tensor  # [k]
+    words: Tensor  # int32 [m]
+    start: Tensor  # int32 scalar: low word of the first element's index in the tensor
+    high: Tensor  # int32 scalar: its high word
 
 
-Mask = Keep | Trim | Drop
+Rule = Callable[[Block], Tensor]
 
 
 @dataclass(frozen=True)
 class Consensus:
-    """out = base + λ·(Σ wᵢ·mᵢ·sᵢ·δ̂ᵢ) / divisor, with masked task vectors δ̂ᵢ scaled by sᵢ.
+    """out = base + rule(elements): any rule that looks at one element of every task vector at a time.
 
-    `elect` keeps, per element, the experts that agree with the elected sign; the sign is that of Σ wᵢδ̂ᵢ ("weighted")
-    or of Σ δ̂ᵢ ("unweighted"). The divisor, where `normalize`, is Σ wᵢ over the agreeing experts ("weights") or their
-    number ("count").
+    A rule is a function of a module, or a frozen dataclass with `__call__`: it is hashed and compiled once, so whatever
+    changes between candidates travels in `numbers` and `words` (32-bit), and `bank` names prepared tensors.
     """
 
-    weights: tuple[float, ...]
-    masks: tuple[Mask, ...]
-    scales: tuple[float, ...]
-    elect: bool
-    normalize: bool
-    lam: float
-    sign: Literal["weighted", "unweighted"] = "weighted"
-    divisor: Literal["weights", "count"] = "weights"
+    rule: Rule
+    numbers: tuple[float, ...] = ()
+    words: tuple[int, ...] = ()
+    bank: tuple[str, ...] = ()
 
 
-Coefficients = LinComb | Consensus
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """out = base + U·core·V, with U [rows, p] and V [q, columns] prepared as `up` and `down`; core [p, q]."""
+
+    core: NDArray[np.float64]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LowRank) and np.array_equal(self.core, other.core)
+
+
+Coefficients = LinComb | Consensus | LowRank

@@ -1,60 +1,81 @@
-"""The `consensus` pass: sparsify, elect a sign, average, add."""
+"""The `consensus` pass: an elementwise rule over the task vectors, added to the base."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from evomerge.kernels.coefficients import Consensus, Drop, Mask, Trim
-from evomerge.kernels.masks import drop_mask
-from evomerge.kernels.sources import Sources
+from evomerge.kernels.coefficients import Block, Consensus, LowRank, Rule
+from evomerge.kernels.lowrank import Tiles, tile
+from evomerge.kernels.runner import Runner
+from evomerge.kernels.sources import Key, Sources
+from evomerge.lora import Factors
+
+Kind = Literal["weight", "update", "none"]
 
 
-def apply_mask(delta: Tensor, mask: Mask) -> Tensor:
-    """The task vector with the elements that do not take part at zero; works in place."""
-    if isinstance(mask, Trim):
-        return delta.masked_fill_(delta.abs() < mask.threshold, 0.0)
-    if isinstance(mask, Drop):
-        # A product, not a fill: NaN and infinity of an expert must not vanish behind a mask.
-        return delta.mul_(drop_mask(mask.key, mask.density, delta.shape, delta.device))
-    return delta
+@dataclass(frozen=True)
+class Elementwise:
+    """base + rule(task vectors) in fp32; `kinds` says what each expert brings: a weight, an update or nothing new."""
+
+    rule: Rule
+    kinds: tuple[Kind, ...]
+
+    def __call__(self, numbers: Tensor, words: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        """The merged elements of one block; `tensors` are the base, what the experts bring, and the bank."""
+        base, rest = tensors[0].float(), list(tensors[1:])
+        deltas = []
+        for kind in self.kinds:
+            if kind == "none":
+                deltas.append(torch.zeros_like(base))
+            else:
+                deltas.append(rest.pop(0).float() - base if kind == "weight" else rest.pop(0))
+        block = Block(base, tuple(deltas), tuple(rest), numbers, words[2:], words[0], words[1])
+        update = self.rule(block)
+        return torch.where(update == 0, base, update + base)  # a sum would turn −0.0 into 0.0
 
 
-def consensus(sources: Sources, coefficients: Consensus) -> Tensor:
-    """base + λ·Δ in fp32, for any mix of masks, sign election and divisor (formulas at `Consensus`).
-
-    Zero elements never agree with a sign, a zero sum elects +1 (mergekit's rule, TIES eq. 2 leaves it open), and an
-    element on which nobody agrees keeps the base's value. Products are rounded before they are added, see `lincomb`.
-    """
-    deltas = [
-        apply_mask(sources.delta(i), mask).mul_(scale)
-        for i, (mask, scale) in enumerate(zip(coefficients.masks, coefficients.scales, strict=True))
-    ]
-    out = torch.zeros_like(sources.base, dtype=torch.float32)
-    if coefficients.elect:
-        _add_agreeing(out, deltas, coefficients)
-    else:
-        for weight, delta in zip(coefficients.weights, deltas, strict=True):
-            out.add_(delta * weight)
-        out.div_(_plain_divisor(coefficients))
-    return out.mul_(coefficients.lam).add_(sources.base)
+def consensus(sources: Sources, coefficients: Consensus, out: Tensor, runner: Runner) -> Tensor:
+    """Write base + rule(δ₁ … δ_N) into `out`; the updates of adapters are made tile by tile."""
+    updates = [sources.update(i) for i in range(len(sources))]
+    kernel = Elementwise(coefficients.rule, tuple(_kind(update) for update in updates))
+    numbers = torch.tensor(coefficients.numbers, dtype=torch.float32).to(out.device, non_blocking=True)
+    keys: list[Key] = [None, *(i for i, update in enumerate(updates) if update is not None), *coefficients.bank]
+    if not any(isinstance(update, Factors) for update in updates):
+        return runner.run(kernel, out.view(-1), [sources.flat(key) for key in keys], numbers, coefficients.words)
+    flags = []
+    held = [sources.base, *(u for u in updates if u is not None), *(sources.bank(name) for name in coefficients.bank)]
+    for rows in Tiles(out):
+        flat = [_tile(entry, rows).reshape(-1) for entry in held]
+        start = rows.start * out[:1].numel()
+        flags.append(runner.run(kernel, out[rows].view(-1), flat, numbers, coefficients.words, start))
+    return torch.stack(flags).sum()
 
 
-def _plain_divisor(coefficients: Consensus) -> float:
-    if not coefficients.normalize:
-        return 1.0
-    total = sum(coefficients.weights) if coefficients.divisor == "weights" else float(len(coefficients.weights))
-    return total if abs(total) >= 1e-8 else 1.0
+def lowrank(sources: Sources, coefficients: LowRank, out: Tensor, runner: Runner) -> Tensor:
+    """Write base + U·core·V into `out`, from the prepared `up` and `down`."""
+    core = torch.from_numpy(coefficients.core).to(out.device, torch.float32)
+    update = Factors(sources.bank("up").float() @ core, sources.bank("down").float(), 1.0)
+    base, flags = sources.base, []
+    kernel = Elementwise(_add, ("update",))
+    nothing = torch.empty(0, device=out.device)
+    for rows in Tiles(out):
+        flat = [base[rows].reshape(-1), _tile(update, rows).reshape(-1)]
+        flags.append(runner.run(kernel, out[rows].view(-1), flat, nothing, ()))
+    return torch.stack(flags).sum()
 
 
-def _add_agreeing(out: Tensor, deltas: list[Tensor], coefficients: Consensus) -> None:
-    elected = torch.zeros_like(out)
-    for weight, delta in zip(coefficients.weights, deltas, strict=True):
-        elected.add_(delta * weight if coefficients.sign == "weighted" else delta)
-    positive = elected >= 0
-    divisor = torch.zeros_like(out)
-    for weight, delta in zip(coefficients.weights, deltas, strict=True):
-        vote = delta * weight if coefficients.sign == "weighted" else delta
-        agrees = torch.where(positive, vote > 0, vote < 0)
-        out.add_(delta * weight * agrees)
-        divisor.add_(agrees * (weight if coefficients.divisor == "weights" else 1.0))
-    if coefficients.normalize:
-        out.div_(divisor.masked_fill_(divisor == 0, 1.0))
+def _add(block: Block) -> Tensor:
+    return block.deltas[0]
+
+
+def _kind(update: Tensor | Factors | None) -> Kind:
+    if update is None:
+        return "none"
+    return "weight" if isinstance(update, Tensor) else "update"
+
+
+def _tile(entry: Tensor | Factors, rows: slice) -> Tensor:
+    return tile(entry, rows) if isinstance(entry, Factors) else entry[rows]

@@ -1,41 +1,100 @@
-"""The `lincomb` pass, with `lowrank` for experts that are adapters."""
+"""The `lincomb` pass: a weighted sum of the base, the experts and prepared directions."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from evomerge.kernels.coefficients import LinComb
-from evomerge.kernels.lowrank import add_lowrank
-from evomerge.kernels.sources import Sources
+from evomerge.kernels.coefficients import LinComb, Rows, Weight
+from evomerge.kernels.lowrank import Tiles, joined
+from evomerge.kernels.runner import Runner
+from evomerge.kernels.sources import Key, Sources
 from evomerge.lora import Factors
 
 
-def lincomb(sources: Sources, coefficients: LinComb) -> Tensor:
-    """Σ cᵢ·xᵢ in fp32; terms with a zero coefficient are not read, so a one-hot combination is its source to the bit.
+@dataclass(frozen=True)
+class WeightedSum:
+    """Σ numbers[i]·tensors[i] in fp32, plus one more fp32 tensor where `update`.
 
     Products are rounded before they are added: a fused multiply-add, which some processors have, gives other bytes.
+    """
+
+    update: bool
+
+    def __call__(self, numbers: Tensor, words: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        """The sum of one block."""
+        terms = tensors[:-1] if self.update else tensors
+        total = tensors[-1] if not terms else terms[0].float() * numbers[0]
+        for i, term in enumerate(terms[1:], 1):
+            total = total + term.float() * numbers[i]
+        return total + tensors[-1] if self.update and terms else total
+
+
+SUM, SUM_WITH_UPDATE = WeightedSum(update=False), WeightedSum(update=True)
+
+
+def lincomb(sources: Sources, coefficients: LinComb, out: Tensor, runner: Runner) -> Tensor:
+    """Write the combination into `out`; zero coefficients are not read, so a one-hot combination is exact to the bit.
 
     An adapter is base + ΔW: its coefficient joins the base's, and ΔW is added from its factors, never rounded through
     a dense copy.
     """
-    base, dense, factors = coefficients.base, [], []
+    terms, factors = _terms(sources, coefficients)
+    weights = [weight for weight, _ in terms]
+    if not terms and not factors:
+        out.zero_()
+        return torch.zeros((), device=out.device)
+    if factors:
+        tensors = [sources.dense(key) for _, key in terms]
+        return _with_factors(out, tensors, _numbers(weights, out, rowwise=False), factors, runner)
+    if any(isinstance(weight, Rows) for weight in weights):
+        shape = (out.shape[0], -1)
+        rows = [sources.dense(key).reshape(shape) for _, key in terms]
+        return runner.run(SUM, out.view(shape), rows, _numbers(weights, out, rowwise=True))
+    flat = [sources.flat(key) for _, key in terms]
+    return runner.run(SUM, out.view(-1), flat, _numbers(weights, out, rowwise=False))
+
+
+def _terms(sources: Sources, coefficients: LinComb) -> tuple[list[tuple[Weight, Key]], list[tuple[float, Factors]]]:
+    """Dense terms and low-rank updates, without those whose coefficient is zero."""
+    base = coefficients.base
+    dense: list[tuple[Weight, Key]] = []
+    factors = []
+    rowwise = any(isinstance(weight, Rows) for weight in (base, *coefficients.experts))
     for index, weight in enumerate(coefficients.experts):
-        update = sources.update(index)
-        if isinstance(update, Tensor):
-            dense.append((weight, update))
+        if weight == 0.0:
             continue
+        update = None if rowwise else sources.update(index)
+        if rowwise or isinstance(update, Tensor):
+            dense.append((weight, index))
+            continue
+        assert not isinstance(base, Rows) and not isinstance(weight, Rows)
         base += weight
         if isinstance(update, Factors):
             factors.append((weight, update))
     # 1 − Σw leaves crumbs like 1e-17 where the base cancels exactly; reading it for those would cost one-hot exactness.
-    base = 0.0 if abs(base) < 1e-12 else base
-    terms = [(weight, tensor) for weight, tensor in [(base, sources.base), *dense] if weight]
-    products = (tensor.float() * weight for weight, tensor in terms)
-    out = next(products, None)  # not added to zeros, which would turn −0.0 into 0.0
-    if out is None:
-        out = torch.zeros_like(sources.base, dtype=torch.float32)
-    for product in products:
-        out.add_(product)
-    for weight, factor in factors:
-        if weight:
-            add_lowrank(out, factor, weight)
-    return out
+    if isinstance(base, Rows) or not abs(base) < 1e-12:  # a NaN is no crumb
+        dense.insert(0, (base, None))
+    directions = enumerate(coefficients.directions)
+    return [*dense, *((weight, f"direction.{j}") for j, weight in directions if weight)], factors
+
+
+def _numbers(weights: Iterable[Weight], out: Tensor, rowwise: bool) -> Tensor:
+    """fp32 coefficients [k], or [k, rows, 1] where one of them is per row."""
+    if not rowwise:
+        return torch.tensor(list(weights), dtype=torch.float32).to(out.device, non_blocking=True)
+    rows = out.shape[0]
+    table = [weight.values if isinstance(weight, Rows) else (weight,) * rows for weight in weights]
+    return torch.tensor(table, dtype=torch.float32).unsqueeze(-1).to(out.device, non_blocking=True)
+
+
+def _with_factors(
+    out: Tensor, tensors: list[Tensor], numbers: Tensor, factors: list[tuple[float, Factors]], runner: Runner
+) -> Tensor:
+    up, down = joined(factors)
+    flags = []
+    for rows in Tiles(out):
+        parts = [tensor[rows].reshape(-1) for tensor in tensors]
+        flags.append(runner.run(SUM_WITH_UPDATE, out[rows].view(-1), [*parts, (up[rows] @ down).view(-1)], numbers))
+    return torch.stack(flags).sum()

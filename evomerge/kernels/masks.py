@@ -1,7 +1,8 @@
 """Counter-based random masks: no state, no storage, the same bits on every device and in every file layout.
 
 An element's number depends on (seed, tensor, expert, element index) alone. The generator is two keyed rounds of the
-32-bit mixer `lowbias32` (C. Wellons, hash-prospector; constants with bias 0.107) in wrap-around integer arithmetic.
+32-bit mixer `lowbias32` (C. Wellons, hash-prospector; constants with bias 0.107). All arithmetic is int32 that wraps,
+which vectorises on every device; the first round is common to all experts of a tensor.
 """
 
 import hashlib
@@ -9,35 +10,38 @@ import hashlib
 import torch
 from torch import Tensor
 
-MASK32 = 0xFFFFFFFF
-BLOCK = 1 << 20
+from evomerge.kernels.coefficients import Block
+
+LEVELS = 1 << 24  # a mask's resolution: an element is kept where its 24-bit number is below density·2²⁴
 
 
-def mask_key(seed: int, tensor: str, expert: int) -> tuple[int, int]:
-    """Two 32-bit words from BLAKE2b over seed, parameter name and the expert's place in the recipe."""
-    digest = hashlib.blake2b(f"{seed}\0{tensor}\0{expert}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+def mask_keys(seed: int, tensor: str, experts: int) -> tuple[int, ...]:
+    """One 32-bit word for the tensor, then one per expert: BLAKE2b over seed, parameter name and the expert's place."""
+    return tuple(_word(f"{seed}\0{tensor}\0{expert}") for expert in range(-1, experts))
 
 
-def uniform32(key: tuple[int, int], start: int, stop: int, device: torch.device) -> Tensor:
-    """Uniform 32-bit integers (in int64) for the elements start … stop − 1."""
-    index = torch.arange(start, stop, dtype=torch.int64, device=device)
-    inner = _mix((index & MASK32) ^ key[0])
-    return _mix(inner ^ key[1] ^ (index >> 32))
+def limit(density: float) -> int:
+    """The 24-bit number below which elements are kept; 0 keeps none and 1 all of them, exactly."""
+    return round(min(max(density, 0.0), 1.0) * LEVELS)
 
 
-def drop_mask(key: tuple[int, int], density: float, shape: torch.Size, device: torch.device) -> Tensor:
-    """Boolean mask that keeps an element with probability `density`; masks of one key are nested in the density."""
-    limit = round(density * 2**32)
-    mask = torch.empty(shape.numel(), dtype=torch.bool, device=device)
-    for start in range(0, mask.numel(), BLOCK):  # blocks bound the int64 scratch
-        stop = min(start + BLOCK, mask.numel())
-        mask[start:stop] = uniform32(key, start, stop, device) < limit
-    return mask.view(shape)
+def shared_round(block: Block, key: Tensor) -> Tensor:
+    """The first mixing round of a block's elements; `key` is the tensor's word."""
+    index = torch.arange(block.base.numel(), dtype=torch.int32, device=block.base.device) + block.start
+    return _mix(index ^ key)
+
+
+def uniform24(mixed: Tensor, key: Tensor, high: Tensor) -> Tensor:
+    """Uniform 24-bit integers (in int32) for one expert, from the tensor's first round and the expert's word."""
+    return (_mix(mixed ^ key ^ high) >> 8) & 0xFFFFFF
 
 
 def _mix(x: Tensor) -> Tensor:
-    """A bijection of 32-bit words; products wrap modulo 2⁶⁴ and are cut to 32 bits, which is exact."""
-    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & MASK32
-    x = ((x ^ (x >> 15)) * 0xD35A2D97) & MASK32
-    return x ^ (x >> 15)
+    """A bijection of 32-bit words: `>>` is arithmetic on int32, so the sign bits that it drags in are cut off."""
+    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x21F0AAAD
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * (0xD35A2D97 - (1 << 32))
+    return x ^ ((x >> 15) & 0x1FFFF)
+
+
+def _word(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little", signed=True)

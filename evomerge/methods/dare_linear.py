@@ -4,31 +4,31 @@ mergekit rescales to the L1 norm before dropping; the paper's 1/density is the o
 """
 
 from collections.abc import Mapping
-from typing import Literal, cast
 
-from evomerge.kernels import Consensus, LinComb, Sources
-from evomerge.methods import Exactness, Gene, Genes
-from evomerge.methods._task_vectors import WEIGHT_AND_DENSITY, TaskVectors, merge, shared
+from evomerge.kernels import Consensus, LinComb
+from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State, _drops
+from evomerge.methods._magnitudes import DENSITY_DECIMALS
+from evomerge.methods._task_vectors import WEIGHT_AND_DENSITY, drop, merge, rescaling, shared
 
 GENES = (
     Gene("weight", 0.0, 1.5, 0.3, base=0.0),
-    Gene("density", 0.1, 1.0, 0.5),
+    Gene("density", 0.1, 1.0, 0.5, decimals=DENSITY_DECIMALS),
     Gene("lambda", 0.0, 2.0, 1.0, per="group"),
 )
 SHARED = shared(normalize=False, rescale=True)
 PER_EXPERT = WEIGHT_AND_DENSITY
 BASE: tuple[str, ...] = ()
+BASE_MODEL: BaseModel = "required"
 EXPERTS = (1, 1000)
 EXACTNESS: Exactness = "distribution-only"
 OPTIONS: Mapping[str, tuple[str, ...]] = {"rescale_by": ("l1", "inv_density")}
 
 
-def prepare(sources: Sources, options: Mapping[str, str], seed: int) -> TaskVectors:
-    """Rescaling factors, found on demand and kept for the run."""
-    return TaskVectors(sources, options, seed)
+def prepare(setup: Setup) -> State:
+    """What masks of every density leave of the L1 norms."""
+    return _drops.prepare(setup.sources, setup.seed)
 
 
-def coefficients(state: TaskVectors, genes: Genes) -> Consensus | LinComb:
+def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
     """θ₀ + λ Σ wᵢ·rescale(mask(δᵢ)) (/ Σ wᵢ where `normalize`)."""
-    by = cast(Literal["l1", "inv_density"], state.options["rescale_by"])
-    return merge(state, genes, state.drop, elect=False, rescale=by if genes.shared["rescale"] else "none")
+    return merge(setup, genes, drop, rescaling(setup, genes), elect=False)

@@ -3,23 +3,25 @@
 from collections.abc import Mapping
 
 from evomerge.errors import CandidateError
-from evomerge.kernels import LinComb, Sources
-from evomerge.methods import Exactness, Gene, Genes
+from evomerge.kernels import LinComb
+from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State
 
 GENES = (Gene("weight", 0.0, 1.0, 1.0, base=0.0),)
 SHARED: Mapping[str, float | bool | None] = {"normalize": True}
 PER_EXPERT: Mapping[str, float | None] = {"weight": None}
 BASE = ("weight",)
+BASE_MODEL: BaseModel = "optional"
 EXPERTS = (1, 1000)
 EXACTNESS: Exactness = "exact"
 OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 
-def prepare(sources: Sources, options: Mapping[str, str], seed: int) -> None:
+def prepare(setup: Setup) -> State:
     """Nothing: the mean depends on the weights alone."""
+    return {}
 
 
-def coefficients(state: None, genes: Genes) -> LinComb:
+def coefficients(setup: Setup, genes: Genes) -> LinComb:
     """Σ wᵢθᵢ, divided by Σ wᵢ where `normalize`; the base takes part with its own weight."""
     weights = [float(values["weight"]) for values in genes.experts]
     base = float(genes.base["weight"])

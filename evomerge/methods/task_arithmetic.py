@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from evomerge.kernels import LinComb, Sources
-from evomerge.methods import Exactness, Gene, Genes
+from evomerge.kernels import LinComb
+from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State
 
 GENES = (Gene("weight", 0.0, 1.5, 0.3, base=0.0), Gene("lambda", 0.0, 2.0, 1.0, per="group"))
 SHARED: Mapping[str, float | bool | None] = {
@@ -14,19 +14,21 @@ SHARED: Mapping[str, float | bool | None] = {
 }
 PER_EXPERT: Mapping[str, float | None] = {
     "weight": None,
-    "density": 1.0,
-}  # density: mergekit accepts and ignores it
+    "density": 1.0,  # mergekit accepts and ignores it
+}
 BASE: tuple[str, ...] = ()
+BASE_MODEL: BaseModel = "required"
 EXPERTS = (1, 1000)
 EXACTNESS: Exactness = "exact"
 OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 
-def prepare(sources: Sources, options: Mapping[str, str], seed: int) -> None:
+def prepare(setup: Setup) -> State:
     """Nothing: the sum depends on the weights alone."""
+    return {}
 
 
-def coefficients(state: None, genes: Genes) -> LinComb:
+def coefficients(setup: Setup, genes: Genes) -> LinComb:
     """θ₀ + λ Σ wᵢδᵢ (/ Σ wᵢ where `normalize`), written over weights as (1 − Σc)·θ₀ + Σ cᵢθᵢ."""
     weights = [float(values["weight"]) for values in genes.experts]
     total = sum(weights) if genes.shared["normalize"] else 1.0

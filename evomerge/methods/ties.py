@@ -6,18 +6,28 @@ over the number of agreeing experts, `trim: model` takes one threshold over the 
 
 from collections.abc import Mapping
 
-from evomerge.kernels import Consensus, LinComb, Sources
-from evomerge.methods import Exactness, Gene, Genes
-from evomerge.methods._task_vectors import DIVISOR, WEIGHT_AND_DENSITY, WEIGHTED_SIGN, TaskVectors, merge, shared
+from evomerge.kernels import Consensus, LinComb
+from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State, _magnitudes
+from evomerge.methods._task_vectors import (
+    DIVISOR,
+    WEIGHT_AND_DENSITY,
+    WEIGHTED_SIGN,
+    merge,
+    shared,
+    trim,
+    trimmed_scale,
+    unscaled,
+)
 
 GENES = (
     Gene("weight", 0.0, 1.0, 1.0, base=0.0),
-    Gene("density", 0.05, 1.0, 0.2),
+    Gene("density", 0.05, 1.0, 0.2, decimals=_magnitudes.DENSITY_DECIMALS),
     Gene("lambda", 0.0, 2.0, 1.0, per="group"),
 )
 SHARED = shared(normalize=True, rescale=False)
 PER_EXPERT = WEIGHT_AND_DENSITY
 BASE: tuple[str, ...] = ()
+BASE_MODEL: BaseModel = "required"
 EXPERTS = (1, 1000)
 EXACTNESS: Exactness = "exact"
 OPTIONS: Mapping[str, tuple[str, ...]] = {
@@ -27,11 +37,12 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def prepare(sources: Sources, options: Mapping[str, str], seed: int) -> TaskVectors:
-    """Magnitude thresholds, found on demand and kept for the run."""
-    return TaskVectors(sources, options, seed)
+def prepare(setup: Setup) -> State:
+    """Magnitude thresholds and kept norms for every density."""
+    state = _magnitudes.prepare(setup.sources)
+    return state | _magnitudes.prepare_model(setup) if setup.options["trim"] == "model" else state
 
 
-def coefficients(state: TaskVectors, genes: Genes) -> Consensus | LinComb:
+def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
     """Trim to `density`, elect Σ wᵢδ̂ᵢ's sign, average by Σ wᵢ over those that agree, scale by λ."""
-    return merge(state, genes, state.trim, elect=True, rescale="l1" if genes.shared["rescale"] else "none")
+    return merge(setup, genes, trim, trimmed_scale if genes.shared["rescale"] else unscaled, elect=True)

@@ -17,6 +17,8 @@ VERDICTS = {
     "worse": "worse than the best baseline",
 }
 
+PATIENCE = 30.0  # seconds between two lines of a long preparation
+
 
 class Display:
     """One line per generation, and on a terminal a bar for the chunks of the present one."""
@@ -24,12 +26,12 @@ class Display:
     def __init__(self, console: Console, evaluations: int) -> None:
         self._console = console
         self._evaluations = evaluations
-        self._asked = 0
+        self._asked = self._told = 0
         self._start = time.monotonic()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} chunks"),
+            TextColumn("{task.completed}/{task.total}"),
         )
         self._progress = Progress(
             *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
@@ -63,6 +65,14 @@ class Display:
             soft_wrap=True,
         )
         self._progress.update(self._bar, description=f"generation {number + 1}", completed=0, total=None)
+
+    def prepared(self, done: int, total: int) -> None:
+        """Move the bar over the tensors of what is prepared once; a line where there is no bar and it takes long."""
+        self._progress.update(self._bar, description="prepare, tensors", completed=done, total=total)
+        slow = time.monotonic() - self._start > PATIENCE * (1 + self._told)
+        if slow and not self._console.is_terminal:
+            self._told += 1
+            self._console.print(f"prepare        {done}/{total} tensors", highlight=False)
 
     def phase(self, name: str) -> None:
         """Say what comes after the search."""

@@ -101,7 +101,7 @@ def read(folder: Path) -> Record:
         points = _points(_plan(header), lines, _baseline_keys(result, lines))
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise RunError(f"{folder}: its files do not fit together ({error!r}); repeat the run's command") from None
-    recipe = recipe_yaml.load(folder / "recipe.yaml")
+    recipe = recipe_yaml.original(recipe_yaml.load(folder / "recipe.yaml"))
     name = str(config.get("name") or folder.resolve().name)
     return Record(name, config, result, recipe, (folder / "recipe.yaml").read_text(), points)
 

@@ -2,89 +2,131 @@
 
 import hashlib
 import math
+from itertools import combinations
 
 import pytest
 import torch
+from torch import Tensor
 
-from evomerge.kernels.masks import BLOCK, drop_mask, mask_key, uniform32
+from evomerge.kernels.coefficients import Block
+from evomerge.kernels.consensus import Elementwise
+from evomerge.kernels.masks import LEVELS, limit, mask_keys, shared_round, uniform24
+from evomerge.kernels.runner import BLOCK, Runner
 
-CPU = torch.device("cpu")
-KEY = mask_key(7, "model.layers.0.mlp.up_proj.weight", 0)
-GOLDEN_KEY = (1450187702, 1758428932)
-GOLDEN_WORDS = [4073827265, 3833266349, 2539674135, 1225636655]
+LONG_BLOCK = BLOCK["cpu"]
+NAME = "model.layers.0.mlp.up_proj.weight"
+KEYS = mask_keys(7, NAME, 3)
+GOLDEN_KEYS = (374853335, 943085930, 607869474, 1033194977)
+GOLDEN_NUMBERS = [4528684, 11540709, 3619209, 3039143]
 SIZE = 100_000
+WORD = 2**32 - 1
 
 
 def mix(x: int) -> int:
-    x = ((x ^ (x >> 16)) * 0x21F0AAAD) % 2**32
-    x = ((x ^ (x >> 15)) * 0xD35A2D97) % 2**32
+    """lowbias32 with plain integers."""
+    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & WORD
+    x = ((x ^ (x >> 15)) * 0xD35A2D97) & WORD
     return x ^ (x >> 15)
 
 
-def word(key: tuple[int, int], index: int) -> int:
-    return mix(mix(index % 2**32 ^ key[0]) ^ key[1] ^ index // 2**32)
+def number(tensor: int, expert: int, index: int) -> int:
+    """The 24-bit number of one element."""
+    return mix(mix((index & WORD) ^ (tensor & WORD)) ^ (expert & WORD) ^ (index >> 32)) >> 8
 
 
-def mask(key: tuple[int, int] = KEY, density: float = 0.5, size: int = SIZE) -> torch.Tensor:
-    return drop_mask(key, density, torch.Size([size]), CPU)
+def rule(block: Block) -> Tensor:
+    """24-bit numbers as floats, which hold them exactly."""
+    return uniform24(shared_round(block, block.words[0]), block.words[1], block.high).float()
+
+
+def numbers(keys: tuple[int, int] = (KEYS[0], KEYS[1]), size: int = SIZE, start: int = 0) -> Tensor:
+    """The numbers of `size` elements as a pass makes them, block by block."""
+    out = torch.empty(size)
+    Runner().run(Elementwise(rule, ()), out, [torch.zeros(size)], torch.empty(0), keys, start)
+    return out.to(torch.int64)
+
+
+def mask(density: float = 0.5, keys: tuple[int, int] = (KEYS[0], KEYS[1]), size: int = SIZE) -> Tensor:
+    return numbers(keys, size) < limit(density)
 
 
 def test_keys_are_blake2b_of_seed_tensor_and_expert() -> None:
-    digest = hashlib.blake2b(b"7\0model.layers.0.mlp.up_proj.weight\x000", digest_size=8).digest()
-    assert tuple(int.from_bytes(half, "little") for half in (digest[:4], digest[4:])) == KEY
+    for place, key in enumerate(KEYS):
+        digest = hashlib.blake2b(f"7\0{NAME}\0{place - 1}".encode(), digest_size=4).digest()
+        assert key == int.from_bytes(digest, "little", signed=True)
+    assert len(set(KEYS)) == 4
+    assert mask_keys(7, NAME, 1) == KEYS[:2], "another expert more changes no key"
 
 
-def test_golden_words() -> None:
-    assert KEY == GOLDEN_KEY
-    assert uniform32(KEY, 0, 4, CPU).tolist() == GOLDEN_WORDS
+def test_golden_numbers() -> None:
+    assert KEYS == GOLDEN_KEYS
+    assert numbers(size=4).tolist() == GOLDEN_NUMBERS
 
 
 @pytest.mark.parametrize("start", [0, 1, 12_345, 2**31 - 2, 2**32 - 2, 2**32, 2**33 + 5, 2**40 + 1])
-@pytest.mark.parametrize("key", [KEY, (0, 0), (2**32 - 1, 2**32 - 1)])
-def test_words_are_those_of_exact_integer_arithmetic(start: int, key: tuple[int, int]) -> None:
-    assert uniform32(key, start, start + 5, CPU).tolist() == [word(key, start + i) for i in range(5)]
+@pytest.mark.parametrize("keys", [(KEYS[0], KEYS[2]), (0, 0), (-1, -1), (2**31 - 1, -(2**31))])
+def test_numbers_are_those_of_exact_integer_arithmetic(start: int, keys: tuple[int, int]) -> None:
+    assert numbers(keys, 5, start).tolist() == [number(*keys, start + i) for i in range(5)]
 
 
-def test_words_differ_beyond_32_bits_of_index() -> None:
-    near, far = uniform32(KEY, 0, 1000, CPU), uniform32(KEY, 2**32, 2**32 + 1000, CPU)
+def test_numbers_differ_beyond_32_bits_of_index() -> None:
+    near, far = numbers(size=1000), numbers(size=1000, start=2**32)
     assert (near == far).sum() <= 1
 
 
-def test_masks_do_not_see_the_edges_of_blocks() -> None:
-    size = BLOCK + 3000
-    whole = mask(size=size)
-    words = uniform32(KEY, 0, size, CPU)
-    assert torch.equal(whole, words < 2**31)
-    assert torch.equal(whole[: BLOCK - 10], mask(size=BLOCK - 10))
+@pytest.mark.parametrize("start", [0, 17, 2**31 - LONG_BLOCK, 2**32 - LONG_BLOCK - 7])
+def test_numbers_do_not_see_the_edges_of_blocks(start: int) -> None:
+    size = 2 * LONG_BLOCK + 3000
+    whole = numbers(size=size, start=start)
+    for first in (1, LONG_BLOCK - 5, LONG_BLOCK, LONG_BLOCK + 1, 2 * LONG_BLOCK + 9):
+        assert torch.equal(whole[first : first + 500], numbers(size=500, start=start + first))
 
 
-def test_the_shape_only_folds_the_mask() -> None:
-    assert torch.equal(drop_mask(KEY, 0.4, torch.Size([25, 8, 5]), CPU).flatten(), mask(density=0.4, size=1000))
-    assert drop_mask(KEY, 0.4, torch.Size([0, 3]), CPU).shape == (0, 3)
-    assert drop_mask(KEY, 0.4, torch.Size([]), CPU).shape == ()
+def test_the_limit_of_nothing_and_of_everything_is_exact() -> None:
+    assert limit(0.0) == limit(-0.5) == 0 and limit(1.0) == limit(1.5) == LEVELS == 2**24
+    found = numbers()
+    assert found.min() >= 0 and found.max() < LEVELS
+    assert not mask(0.0).any() and mask(1.0).all()
+    assert limit(0.25) == LEVELS // 4 and limit(1 / LEVELS) == 1 and limit(1 - 1 / LEVELS) == LEVELS - 1
 
 
 def test_masks_are_nested_in_the_density() -> None:
-    previous = torch.zeros(SIZE, dtype=torch.bool)
-    for density in (0.0, 0.01, 0.3, 0.300001, 0.7, 0.999, 1.0):
-        current = mask(density=density)
+    previous = mask(0.0)
+    for density in (0.01, 0.3, 0.300001, 0.7, 0.999, 1.0):
+        current = mask(density)
         assert not (previous & ~current).any()
         previous = current
-    assert not mask(density=0.0).any() and mask(density=1.0).all()
 
 
 @pytest.mark.parametrize("density", [0.01, 0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_kept_share_is_the_density(density: float, seed: int) -> None:
-    kept = mask(mask_key(seed, "w", 0), density).double().mean().item()
+    tensor, expert = mask_keys(seed, "w", 1)
+    kept = mask(density, (tensor, expert)).double().mean().item()
     assert abs(kept - density) < 5 * math.sqrt(density * (1 - density) / SIZE)
 
 
-@pytest.mark.parametrize("other", [(8, "w", 0), (7, "v", 0), (7, "w", 1)], ids=["seed", "tensor", "expert"])
-def test_seeds_tensors_and_experts_are_independent(other: tuple[int, str, int]) -> None:
-    one, two = mask(mask_key(7, "w", 0)), mask(mask_key(*other))
-    both = (one & two).double().mean().item()
-    assert abs(both - 0.25) < 5 * math.sqrt(0.25 * 0.75 / SIZE)
+def chi2(observed: Tensor) -> float:
+    """Standard deviations between the counts' χ² and its mean."""
+    expected = SIZE / observed.numel()
+    free = observed.numel() - 1
+    return (((observed.double() - expected) ** 2 / expected).sum().item() - free) / math.sqrt(2 * free)
+
+
+def test_numbers_are_uniform_in_every_byte() -> None:
+    for shift in (0, 8, 16):
+        assert abs(chi2(torch.bincount((numbers() >> shift) & 255, minlength=256))) < 5
+
+
+def test_seeds_tensors_and_experts_are_independent() -> None:
+    """All pairs, by the counts of the 16 × 16 combinations of their top four bits; experts share half of the work."""
+    found = {
+        (seed, name, expert): numbers((mask_keys(seed, name, 4)[0], mask_keys(seed, name, 4)[1 + expert])) >> 20
+        for seed, name in ((7, "w"), (8, "w"), (7, "v"))
+        for expert in range(4)
+    }
+    for one, two in combinations(found, 2):
+        assert abs(chi2(torch.bincount(found[one] * 16 + found[two], minlength=256))) < 6, (one, two)
 
 
 def test_neighbours_and_rows_are_independent() -> None:
@@ -92,10 +134,5 @@ def test_neighbours_and_rows_are_independent() -> None:
     for lag in (1, 2, 7, 64, 1024, 4096):
         correlation = (kept[:-lag] * kept[lag:]).mean().item() / 0.25
         assert abs(correlation) < 5 / math.sqrt(SIZE - lag)
-
-
-def test_words_are_uniform() -> None:
-    counts = torch.bincount(uniform32(KEY, 0, SIZE, CPU) >> 24, minlength=256).double()
-    expected = SIZE / 256
-    chi2 = ((counts - expected) ** 2 / expected).sum().item()
-    assert abs(chi2 - 255) < 5 * math.sqrt(2 * 255)
+    top = numbers() >> 20
+    assert abs(chi2(torch.bincount(top * 16 + top.roll(1), minlength=256))) < 5

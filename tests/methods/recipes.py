@@ -7,6 +7,7 @@ from torch import Tensor
 
 from evomerge import kernels, methods
 from evomerge.kernels.sources import Sources, Update
+from evomerge.lora import Factors
 from evomerge.recipe import ModelRef, Recipe, Source, models_form
 from tests.families import Folders
 
@@ -21,6 +22,16 @@ def count(name: str) -> int:
 def weighted(name: str) -> bool:
     """Whether each expert has a weight of its own."""
     return "weight" in methods.load(name).PER_EXPERT
+
+
+def selects(name: str) -> bool:
+    """Whether genes of the method can ask for one of the models, all of it: by a weight, or by `t`."""
+    return weighted(name) or any(gene.name == "t" for gene in methods.load(name).GENES)
+
+
+def has_base(name: str) -> bool:
+    """Whether the method has values at which it returns its base; one that shares out among experts has none."""
+    return any(gene.base is not None for gene in methods.load(name).GENES)
 
 
 def split(name: str, values: Values) -> tuple[dict[str, float | bool], dict[str, float | bool]]:
@@ -83,12 +94,15 @@ def merge(
     options: Mapping[str, str] | None = None,
     **values: float | bool,
 ) -> Tensor:
-    """One tensor by the method, without files."""
+    """One tensor by the method, without files; adapters stand for dense experts where it takes nothing else."""
     method = methods.load(name)
+    if methods.adapters_only(method):
+        experts = [as_factors(base, expert) for expert in experts]
     own, shared = split(name, values)
     shared = {**{key: value for key, value in method.SHARED.items() if value is not None}, **shared}
     sources = Sources(tensor, base, experts)
-    state = method.prepare(sources, methods.choose_options(name, options or {}), seed)
+    setup = methods.Setup(sources, methods.choose_options(name, options or {}), seed, depth=0.5)
+    sources.hold(method.prepare(setup))
     rows = []
     for place in range(len(experts)):
         row = dict(own)
@@ -98,7 +112,14 @@ def merge(
             row["density"] = densities[place]
         rows.append(row)
     genes = methods.Genes(shared, tuple(rows), dict.fromkeys(method.BASE, base_weight))
-    return kernels.apply(method.coefficients(state, genes), sources)
+    return kernels.merged(method.coefficients(setup, genes), sources)
+
+
+def as_factors(base: Tensor, expert: Update) -> Update:
+    """A dense matrix as an adapter of full rank; what is no matrix has no factors, and is the base."""
+    if not isinstance(expert, Tensor):
+        return expert
+    return Factors(expert.float() - base.float(), torch.eye(base.shape[1]), 1.0) if base.ndim == 2 else None
 
 
 def random_tensors(shape: tuple[int, ...], experts: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:

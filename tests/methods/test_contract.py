@@ -2,35 +2,55 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from evomerge import methods, recipe_yaml
 from evomerge.errors import CandidateError
-from evomerge.materialize import Materializer, fingerprint, rounded
+from evomerge.kernels.sources import Update
+from evomerge.lora import Factors
+from evomerge.materialize import Materializer, fingerprint
 from evomerge.model import load_model
-from evomerge.recipe import Recipe
+from evomerge.recipe import ModelRef, Recipe
 from tests.families import Folders
-from tests.methods.recipes import at_base, count, merge, one_hot, random_tensors, recipe, some, weighted
+from tests.methods.recipes import (
+    at_base,
+    count,
+    has_base,
+    merge,
+    one_hot,
+    random_tensors,
+    recipe,
+    selects,
+    some,
+    weighted,
+)
 
 Open = Callable[..., tuple[Folders, Materializer]]
 SHAPES = [(1,), (7,), (1, 5), (13, 3), (2, 3, 5), (257, 65)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Their weights are shares among experts, none of which the base can have.
+SHARES = {"nuslerp", "multislerp"}
+# Only an ε above every |δ| leaves nothing of these, which is no value to search.
+THRESHOLD_OF_ALL = {"ram", "ramplus_tl"}
 
 every_method = pytest.mark.parametrize("name", methods.names())
 full_formats = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 
 
 def bits(materializer: Materializer, merged: Recipe, dtype: str = "float32") -> str:
-    return fingerprint(rounded(materializer.tensors(merged), DTYPES[dtype]))
+    return fingerprint(materializer.tensors(merged, DTYPES[dtype]))
 
 
-def stored(materializer: Materializer, folder: str, dtype: str) -> str:
+def stored(materializer: Materializer, ref: ModelRef, dtype: str) -> str:
     family = materializer.family
-    held = load_model(Path(folder), dtype=dtype).state_dict()
+    if ref.adapter:  # what its factors add to the base, as the plainest method writes it
+        return bits(materializer, recipe("task_arithmetic", family.ref, [ref], [1.0]), dtype)
+    held = load_model(Path(ref.path), dtype=dtype).state_dict()
     return fingerprint((name, held[parameter]) for name, parameter in family.base.parameter.items())
 
 
@@ -41,39 +61,43 @@ def test_declares_known_parameters_with_sane_ranges(name: str) -> None:
     for gene in method.GENES:
         assert gene.name in (method.PER_EXPERT if gene.per == "expert" else method.SHARED)
         assert gene.low <= gene.default <= gene.high and gene.low < gene.high
-        assert gene.base is None or gene.low <= gene.base <= gene.high
+        assert gene.base is None or gene.low <= gene.base <= gene.high or name in THRESHOLD_OF_ALL
     genes = {gene.name for gene in method.GENES}
     required = [key for values in (method.SHARED, method.PER_EXPERT) for key, value in values.items() if value is None]
     assert genes.issuperset(required), "a search could not give a required parameter"
-    assert any(gene.base is not None for gene in method.GENES), "no value returns the base, which frozen groups need"
+    assert has_base(name) or name in SHARES, "no value returns the base, which frozen groups need"
     assert set(method.BASE) <= set(method.PER_EXPERT)
     assert 1 <= method.EXPERTS[0] <= method.EXPERTS[1]
     assert all(values for values in method.OPTIONS.values())
     assert method.EXACTNESS in ("exact", "frozen-linear", "distribution-only", "native")
 
 
-@every_method
+@pytest.mark.parametrize("name", [name for name in methods.names() if has_base(name)])
 @full_formats
 def test_neutral_genes_give_the_base_to_the_bit(name: str, dtype: str, open_family: Open) -> None:
-    folders, materializer = open_family(dtype=dtype)
-    assert bits(materializer, at_base(name, folders), dtype) == stored(materializer, folders.base.path, dtype)
+    folders, materializer = open_family(dtype=dtype, method=name)
+    assert bits(materializer, at_base(name, folders), dtype) == stored(materializer, folders.base, dtype)
 
 
-@every_method
+every_selecting = pytest.mark.parametrize("name", [name for name in methods.names() if selects(name)])
+
+
+@every_selecting
 @full_formats
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "t5"])
 def test_one_hot_is_the_expert_to_the_bit(name: str, dtype: str, kind: str, open_family: Open) -> None:
-    folders, materializer = open_family(kind, dtype)
+    folders, materializer = open_family(kind, dtype, method=name)
     place = count(name) - 1
     merged = one_hot(name, folders, place)
-    assert bits(materializer, merged, dtype) == stored(materializer, folders.experts[place].path, dtype)
+    assert bits(materializer, merged, dtype) == stored(materializer, folders.experts[place], dtype)
 
 
 @every_method
 def test_candidates_in_a_live_model_do_not_depend_on_the_last_one(name: str, open_family: Open) -> None:
-    folders, materializer = open_family()
+    folders, materializer = open_family(method=name)
     model = load_model(Path(folders.base.path), dtype="float32")
-    first, second = some(name, folders), one_hot(name, folders, 0)
+    last = count(name) - 1
+    first, second = some(name, folders), one_hot(name, folders, last) if selects(name) else at_base(name, folders)
 
     def written(candidate: Recipe) -> str:
         materializer.write(candidate, model)
@@ -85,7 +109,7 @@ def test_candidates_in_a_live_model_do_not_depend_on_the_last_one(name: str, ope
 
 @every_method
 def test_a_fresh_process_state_gives_the_same_bits(name: str, open_family: Open) -> None:
-    folders, materializer = open_family()
+    folders, materializer = open_family(method=name)
     materializer2 = Materializer(materializer.family)
     bits(materializer2, one_hot(name, folders, 0))  # other candidates first: what is prepared must not depend on them
     assert bits(materializer, some(name, folders)) == bits(materializer2, some(name, folders))
@@ -93,18 +117,20 @@ def test_a_fresh_process_state_gives_the_same_bits(name: str, open_family: Open)
 
 @every_method
 def test_leaves_the_files_of_the_models_alone(name: str, open_family: Open) -> None:
-    folders, materializer = open_family()
-    files = [Path(ref.path) / "model.safetensors" for ref in (folders.base, *folders.experts)]
+    folders, materializer = open_family(method=name)
+    files = [
+        file for ref in (folders.base, *folders.experts) for file in Path(ref.adapter or ref.path).glob("*model.s*")
+    ]
     before = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     materializer.write(some(name, folders), load_model(Path(folders.base.path), dtype="float32"))
     aliased = {n: materializer.family.base.checkpoint.tensor(n) for n in materializer.family.base.parameter}
-    assert fingerprint(aliased.items()) == stored(materializer, folders.base.path, "float32")
+    assert fingerprint(aliased.items()) == stored(materializer, folders.base, "float32")
     assert before == [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
 @every_method
 def test_sharding_changes_nothing(name: str, open_family: Open) -> None:
-    whole, shards = open_family(), open_family(shard="2KB")
+    whole, shards = open_family(method=name), open_family(shard="2KB", method=name)
     assert len(list(Path(shards[0].base.path).glob("*.safetensors"))) > 3
     assert bits(whole[1], some(name, whole[0])) == bits(shards[1], some(name, shards[0]))
 
@@ -112,7 +138,7 @@ def test_sharding_changes_nothing(name: str, open_family: Open) -> None:
 @every_method
 @pytest.mark.parametrize("dtype", list(DTYPES))
 def test_writes_any_dtype_with_one_rounding(name: str, dtype: str, open_family: Open) -> None:
-    folders, materializer = open_family(dtype=dtype)
+    folders, materializer = open_family(dtype=dtype, method=name)
     model = load_model(Path(folders.base.path), dtype=dtype)
     materializer.write(some(name, folders), model)
     exact = dict(materializer.tensors(some(name, folders)))
@@ -166,7 +192,7 @@ def test_the_order_of_other_tensors_changes_no_bit(name: str) -> None:
 
 @every_method
 def test_a_recipe_survives_its_yaml(name: str, tmp_path: Path, folders: Callable[..., Folders]) -> None:
-    found = folders()
+    found = folders(method=name)
     for merged in (some(name, found), one_hot(name, found, 0), at_base(name, found)):
         file = tmp_path / "recipe.yaml"
         file.write_text(recipe_yaml.dump(merged))
@@ -178,18 +204,17 @@ def test_a_recipe_survives_its_yaml(name: str, tmp_path: Path, folders: Callable
 @every_method
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_broken_expert_is_a_failed_candidate(name: str, value: float, open_family: Open) -> None:
-    folders, materializer = open_family()
+    folders, materializer = open_family(method=name)
     model = load_model(Path(folders.base.path), dtype="float32")
-    broken = "model.layers.1.mlp.up_proj.weight"
+    broken = "model.layers.1.mlp.down_proj.weight"
     family = materializer.family
     original = family.update
 
-    def update(ref: object, tensor: str) -> object:
+    def update(ref: ModelRef, tensor: str) -> Update:
         found = original(ref, tensor)
-        if ref == folders.experts[0] and tensor == broken:
-            assert isinstance(found, Tensor)
-            found = found.clone()
-            found[0, 0] = value
+        if found is not None and ref == folders.experts[0] and tensor == broken:
+            found = replace(found, up=found.up.clone()) if isinstance(found, Factors) else found.clone()
+            (found.up if isinstance(found, Factors) else found)[0, 0] = value
         return found
 
     family.update = update
@@ -212,7 +237,7 @@ def test_an_all_zero_tensor_stays_finite(name: str) -> None:
     assert torch.equal(merge(name, zero, [zero] * count(name)), zero)
 
 
-@every_method
+@every_selecting
 def test_identical_experts_with_equal_shares_give_that_expert(name: str) -> None:
     base, expert = random_tensors((9, 14), 1)
     copies = [expert.clone() for _ in range(count(name))]
@@ -235,23 +260,33 @@ def test_a_density_of_nothing_keeps_the_base(name: str) -> None:
 @with_density
 def test_a_density_below_one_element_is_finite(name: str) -> None:
     base, *experts = random_tensors((3,), count(name))
-    assert torch.isfinite(merge(name, base, experts, density=1e-6)).all()
+    # DELLA's density ± ε must stay a probability; other methods have no ε.
+    assert torch.isfinite(merge(name, base, experts, density=1e-6, epsilon=0.0)).all()
 
 
 @pytest.mark.parametrize("name", [name for name in methods.names() if weighted(name) and count(name) > 1])
 def test_weights_that_sum_to_nothing(name: str) -> None:
     base, *experts = random_tensors((9, 14), 2)
-    if name == "linear":  # θ / 0 has no reading; a task vector over 0 is guarded, as in mergekit
-        with pytest.raises(CandidateError, match="weights sum to 0"):
+    if name == "nuslerp":  # mergekit: half way
+        assert torch.equal(merge(name, base, experts, [0.5, -0.5]), merge(name, base, experts, [1.0, 1.0]))
+        return
+    if name in {"linear", "multislerp", "karcher", "geometric_median"}:
+        # No reading: θ / 0, directions of no weight, a negative distance. A task vector over 0 is guarded.
+        with pytest.raises(CandidateError, match="weights sum to 0|a weight is negative"):
             merge(name, base, experts, [0.5, -0.5], normalize=True)
         return
     assert torch.isfinite(merge(name, base, experts, [0.5, -0.5], normalize=True)).all()
     assert torch.equal(merge(name, base, experts, [0.0, 0.0], normalize=True), base)
 
 
-@pytest.mark.parametrize("name", [name for name in methods.names() if weighted(name)])
+# The bases of Core Space are those of all adapters in the recipe; test_core.py says what a weight of zero means there.
+@pytest.mark.parametrize(
+    "name", [n for n in methods.names() if weighted(n) and not methods.adapters_only(methods.load(n))]
+)
 def test_an_expert_of_weight_zero_does_not_take_part(name: str, open_family: Open) -> None:
-    folders, materializer = open_family()
+    if methods.load(name).EXPERTS[1] < 3:
+        pytest.skip("takes no third expert")
+    folders, materializer = open_family(method=name)
     two = recipe(name, folders.base, folders.experts[:2], [0.6, 0.3])
     three = recipe(name, folders.base, folders.experts[:3], [0.6, 0.3, 0.0])
     assert bits(materializer, two) == bits(materializer, three)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from evomerge.kernels.masks import mask_key
-from evomerge.methods import Genes, slerp
+from evomerge.kernels import Sources
+from evomerge.kernels.masks import mask_keys
+from evomerge.methods import Genes, Setup, slerp
 from tests.methods.recipes import merge, random_tensors
 
 Array = NDArray[np.float64]
@@ -144,9 +145,9 @@ def mix32(x: int) -> int:
 
 
 def kept(shape: tuple[int, ...], expert: int, density: float, seed: int = 3, tensor: str = "layer.weight") -> Array:
-    first, second = mask_key(seed, tensor, expert)
-    words = [mix32(mix32(j ^ first) ^ second) for j in range(math.prod(shape))]
-    return np.array([word / 2**32 < density for word in words]).reshape(shape)
+    first, *others = (key & 0xFFFFFFFF for key in mask_keys(seed, tensor, expert + 1))
+    words = [mix32(mix32(j ^ first) ^ others[expert]) for j in range(math.prod(shape))]
+    return np.array([(word >> 8) / 2**24 < density for word in words]).reshape(shape)
 
 
 def l1(delta: Array, masked: Array, density: float) -> Array:
@@ -209,7 +210,9 @@ def test_another_seed_is_another_mask_and_only_then() -> None:
 
 @pytest.mark.parametrize(("cosine", "arc"), [(0.9994, True), (0.9996, False), (-0.9994, True), (-0.9996, False)])
 def test_slerp_is_a_line_only_beyond_its_threshold(cosine: float, arc: bool) -> None:
-    found = slerp.coefficients(cosine, Genes({"t": 0.3}, ({},), {}))
+    sources = Sources("w", torch.ones(1), [torch.ones(1)])
+    sources.hold({"gram": torch.tensor([[1.0, cosine], [cosine, 1.0]], dtype=torch.float64)})
+    found = slerp.coefficients(Setup(sources), Genes({"t": 0.3}, ({},), {}))
     angle = math.acos(cosine)
     wanted = (math.sin(0.7 * angle) / math.sin(angle), math.sin(0.3 * angle) / math.sin(angle)) if arc else (0.7, 0.3)
     assert (found.base, *found.experts) == pytest.approx(wanted, abs=1e-12)

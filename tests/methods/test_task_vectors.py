@@ -1,13 +1,27 @@
-"""Norms and thresholds that must not depend on order, threads or devices."""
+"""Masks and scales of the sparsifying methods, and the shortcut for one expert alone."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from evomerge.kernels import Drop, Keep, Sources, Trim
-from evomerge.methods._task_vectors import TaskVectors, exact_l1
+from evomerge.kernels import Consensus, LinComb, Sources
+from evomerge.kernels.masks import limit, mask_keys
+from evomerge.kernels.vote import Drop, Keep, Trim
+from evomerge.methods import Genes, Setup, State, _drops, _magnitudes
+from evomerge.methods._task_vectors import (
+    drop,
+    dropped_scale,
+    inverse_density,
+    merge,
+    rescaling,
+    trim,
+    trimmed_count,
+    trimmed_scale,
+    unscaled,
+)
 
 
 def spread(size: int, seed: int = 0) -> Tensor:
@@ -16,78 +30,98 @@ def spread(size: int, seed: int = 0) -> Tensor:
     return torch.randn(size, generator=generator) * 10 ** (6 * torch.rand(size, generator=generator) - 3)
 
 
-def state(deltas: list[Tensor], **options: str) -> TaskVectors:
-    base = torch.zeros_like(deltas[0])
-    return TaskVectors(Sources("w", base, deltas), options, seed=3)
+def setup(deltas: list[Tensor], **options: str) -> Setup:
+    sources = Sources("w", torch.zeros_like(deltas[0]), deltas)
+    found = Setup(sources, options, seed=3)
+    state: State = _magnitudes.prepare(sources) | _drops.prepare(sources, 3)
+    sources.hold(state | (_magnitudes.prepare_model(found) if options.get("trim") == "model" else {}))
+    return found
 
 
-def test_exact_l1_is_the_same_in_any_order() -> None:
-    values = spread(50_001)
-    wanted = exact_l1(values)
-    for seed in range(5):
-        order = torch.randperm(values.numel(), generator=torch.Generator().manual_seed(seed))
-        assert exact_l1(values[order]) == wanted
-    assert exact_l1(values.view(3, -1).T) == exact_l1(-values) == wanted
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e30])
-def test_exact_l1_is_close_to_float64(scale: float) -> None:
-    values = torch.randn(10_000, generator=torch.Generator().manual_seed(1)) * scale
-    assert exact_l1(values) == pytest.approx(values.double().abs().sum().item(), rel=1e-8)
-
-
-def test_exact_l1_of_edges() -> None:
-    assert exact_l1(torch.empty(0)) == 0.0 == exact_l1(torch.zeros(4))
-    assert exact_l1(torch.tensor([3.0])) == 3.0
-    assert math.isinf(exact_l1(torch.tensor([1.0, -math.inf])))
-    assert math.isnan(exact_l1(torch.tensor([1.0, math.nan])))
-
-
-@pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 0.77, 0.999])
+@pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 0.77, 0.999, 0.12345])
 def test_trim_keeps_the_floor_of_the_share(density: float) -> None:
     delta = torch.randn(1000, generator=torch.Generator().manual_seed(2))
-    mask = state([delta]).trim(0, density)
+    mask = trim(setup([delta]), 0, density)
     assert isinstance(mask, Trim)
-    assert (delta.abs() >= mask.threshold).sum() == max(1, int(density * 1000))
+    assert (delta.abs() >= mask.low).sum() == max(1, int(density * 1000)) == trimmed_count(setup([delta]), density)
 
 
 def test_trim_keeps_one_element_at_least_and_every_tie() -> None:
-    delta = torch.tensor([1.0, -3.0, 3.0, 2.0])
-    assert state([delta]).trim(0, 1e-9) == Trim(3.0)
-    assert state([delta]).trim(0, 0.25) == Trim(3.0)
-    assert state([delta]).trim(0, 0.75) == Trim(2.0)
+    found = setup([torch.tensor([1.0, -3.0, 3.0, 2.0])])
+    assert trim(found, 0, 1e-9) == Trim(3.0)
+    assert trim(found, 0, 0.25) == Trim(3.0)
+    assert trim(found, 0, 0.75) == Trim(2.0)
 
 
+@pytest.mark.parametrize("options", [{}, {"trim": "model"}], ids=["tensor", "model"])
 @pytest.mark.parametrize("density", [1.0, 1.5])
-def test_a_density_of_one_or_more_masks_nothing(density: float) -> None:
-    vectors = state([torch.ones(3)])
-    assert vectors.trim(0, density) == Keep() == vectors.drop(0, density)
-    assert vectors.l1_scale(0, Keep()) == 1.0
+def test_a_density_of_one_or_more_masks_nothing(density: float, options: dict[str, str]) -> None:
+    vectors = setup([torch.ones(3)], **options)
+    assert trim(vectors, 0, density) == Keep() == drop(vectors, 0, density)
+    for scale in (trimmed_scale, dropped_scale, inverse_density, unscaled):
+        assert scale(vectors, 0, density) == 1.0
 
 
+@pytest.mark.parametrize("options", [{}, {"trim": "model"}], ids=["tensor", "model"])
 @pytest.mark.parametrize("density", [0.0, -0.5])
-def test_a_density_of_zero_or_less_keeps_nothing(density: float) -> None:
-    vectors = state([torch.ones(3)])
-    drop = vectors.drop(0, density)
-    assert vectors.trim(0, density) == Trim(math.inf)
-    assert isinstance(drop, Drop) and drop.density == 0.0
-    assert vectors.l1_scale(0, drop) == 1.0
+def test_a_density_of_zero_or_less_keeps_nothing(density: float, options: dict[str, str]) -> None:
+    vectors = setup([torch.ones(3)], **options)
+    assert drop(vectors, 0, density) == Drop(0.0)
+    assert trim(vectors, 0, density) == Trim(math.inf)
+    for scale in (trimmed_scale, dropped_scale, inverse_density, unscaled):
+        assert scale(vectors, 0, density) == 1.0
 
 
-def test_experts_have_masks_of_their_own() -> None:
-    vectors = state([torch.ones(3), torch.ones(3)])
-    assert vectors.drop(0, 0.5) != vectors.drop(1, 0.5)
-
-
-def test_l1_scale_restores_the_norm() -> None:
+@pytest.mark.parametrize("density", [0.1, 0.3337])
+def test_l1_scales_restore_the_norm(density: float) -> None:
     delta = spread(5000)
-    vectors = state([delta])
-    mask = vectors.trim(0, 0.1)
+    vectors, whole = setup([delta]), delta.double().abs().sum().item()
+    mask = trim(vectors, 0, density)
     assert isinstance(mask, Trim)
-    kept = delta[delta.abs() >= mask.threshold].double().abs().sum()
-    assert vectors.l1_scale(0, mask) == pytest.approx((delta.double().abs().sum() / kept).item(), rel=1e-6)
+    kept = delta[delta.abs() >= mask.low].double().abs().sum().item()
+    assert trimmed_scale(vectors, 0, density) == pytest.approx(whole / kept, rel=1e-6)
+    numbers = next(part for _, part in _drops.numbers_of(delta, *mask_keys(3, "w", 1)))
+    kept = delta[numbers < limit(density)].double().abs().sum().item()
+    assert dropped_scale(vectors, 0, density) == pytest.approx(whole / kept, rel=1e-6)
+    assert inverse_density(vectors, 0, density) == 1 / density
 
 
-def test_l1_scale_leaves_vanishing_vectors_alone() -> None:
-    assert state([torch.zeros(8)]).l1_scale(0, Trim(1.0)) == 1.0
-    assert state([torch.full((8,), 1e-9)]).l1_scale(0, Trim(0.0)) == 1.0
+def test_l1_scales_leave_vanishing_vectors_alone() -> None:
+    for delta in (torch.zeros(8), torch.full((8,), 1e-9)):
+        vectors = setup([delta])
+        for density in (0.5, 0.1234):
+            assert trimmed_scale(vectors, 0, density) == 1.0 == dropped_scale(vectors, 0, density)
+
+
+def test_the_recipe_chooses_the_rescaling() -> None:
+    genes = {rescale: Genes({"rescale": rescale}, (), {}) for rescale in (True, False)}
+    vectors = {by: setup([torch.ones(3)], rescale_by=by) for by in ("l1", "inv_density")}
+    assert rescaling(vectors["l1"], genes[True]) is dropped_scale
+    assert rescaling(vectors["inv_density"], genes[True]) is inverse_density
+    assert rescaling(vectors["l1"], genes[False]) is unscaled is rescaling(vectors["inv_density"], genes[False])
+
+
+def assembled(vectors: Setup, weights: tuple[float, ...], density: float, mask: Any = drop) -> Consensus | LinComb:
+    rows = tuple({"weight": weight, "density": density} for weight in weights)
+    return merge(vectors, Genes({"normalize": True, "lambda": 0.7}, rows, {}), mask, unscaled, elect=True)
+
+
+def test_every_expert_has_a_key_of_its_own_and_only_drops_have_keys() -> None:
+    vectors = setup([torch.ones(3), torch.ones(3)])
+    found = assembled(vectors, (0.5, 0.5), 0.5)
+    assert isinstance(found, Consensus)
+    assert found.words == (*mask_keys(3, "w", 2), limit(0.5), limit(0.5))
+    assert len(set(mask_keys(3, "w", 2))) == 3
+    trimmed = assembled(vectors, (0.5, 0.5), 0.5, trim)
+    assert isinstance(trimmed, Consensus) and trimmed.words == ()
+
+
+def test_one_expert_alone_and_unmasked_is_a_combination_of_two_models() -> None:
+    vectors = setup([torch.ones(3), torch.ones(3)])
+    for mask in (drop, trim):
+        found = assembled(vectors, (0.0, 0.5), 1.0, mask)
+        assert isinstance(found, LinComb) and found.experts == (0.0, 0.7) and found.base == pytest.approx(0.3)
+        assert isinstance(assembled(vectors, (0.0, 0.5), 0.9, mask), Consensus)
+        assert isinstance(assembled(vectors, (0.1, 0.5), 1.0, mask), Consensus)
+    unweighted = setup([torch.ones(3), torch.ones(3)], sign="unweighted")  # the idle expert still elects
+    assert isinstance(assembled(unweighted, (0.0, 0.5), 1.0), Consensus)

@@ -87,6 +87,7 @@ def build(name: str, folder: Path) -> Family:
     name, dtype = STORED.get(name, (name, torch.float32))
     builder, layers = BUILDERS[name]
     generator = torch.Generator().manual_seed(sum(name.encode()))
+    torch.manual_seed(sum(name.encode()))  # the builders draw their weights from the global generator
     model = builder().float()
     # A fresh model has constant norms and zero biases, on which most mistakes do not show.
     shift(model, 0.3, generator)

@@ -1,0 +1,105 @@
+"""Categorical genes around a search space: which method, and which of the experts take part."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from evomerge.axes import Vector
+from evomerge.errors import ConfigError
+from evomerge.recipe import Recipe
+from evomerge.space import IN, Space
+
+WELL_IN = (1.0 + IN) / 2  # a coordinate that a step of the search does not carry out
+
+
+class MethodChoice:
+    """One coordinate chooses the method, and each method has coordinates of its own behind it."""
+
+    def __init__(self, spaces: Sequence[Space]) -> None:
+        self._spaces = tuple(spaces)
+        self.method = " or ".join(space.method for space in spaces)
+        self.out_dtype, self.seed = spaces[0].out_dtype, spaces[0].seed
+        ends = np.cumsum([1, *(space.dimensions for space in spaces)])
+        self._spans = [slice(first, last) for first, last in pairwise(ends)]
+        self.dimensions = int(ends[-1])
+
+    def names(self) -> list[str]:
+        """A name per coordinate; a method's genes begin with its name."""
+        return ["method", *(f"{space.method}.{name}" for space in self._spaces for name in space.names())]
+
+    @property
+    def spare(self) -> int:
+        """How many experts the least demanding of the methods can do without."""
+        return max(space.spare for space in self._spaces)
+
+    def decode(self, vector: Vector, part: Mapping[str, float] | None = None) -> Recipe:
+        """The recipe of a point, in the space of the method that its first coordinate chooses."""
+        place = min(int(np.clip(vector[0], 0.0, 1.0) * len(self._spaces)), len(self._spaces) - 1)
+        return self._spaces[place].decode(vector[self._spans[place]], part)
+
+    def seeds(self) -> dict[str, Vector]:
+        """The points worth knowing first of every method."""
+        return {
+            f"{space.method} {label}": self._embed(place, vector)
+            for place, space in enumerate(self._spaces)
+            for label, vector in space.seeds().items()
+        }
+
+    def defaults(self) -> dict[str, Vector]:
+        """Every method's textbook default."""
+        return {
+            f"default ({space.method})": self._embed(place, vector)
+            for place, space in enumerate(self._spaces)
+            for vector in space.defaults().values()
+        }
+
+    def examples(self) -> list[Vector]:
+        """A point of every method."""
+        pairs = enumerate(self._spaces)
+        return [self._embed(place, vector) for place, space in pairs for vector in space.examples()]
+
+    def _embed(self, place: int, inner: Vector) -> Vector:
+        vector = np.full(self.dimensions, 0.5)
+        vector[0] = (place + 0.5) / len(self._spaces)
+        vector[self._spans[place]] = inner
+        return vector
+
+
+class ExpertSubset:
+    """One coordinate per expert says whether it takes part, from the middle of its axis on; the largest always does.
+
+    ConfigError where no expert can be spared.
+    """
+
+    def __init__(self, space: Space | MethodChoice, experts: Sequence[str]) -> None:
+        if not space.spare > 0:
+            raise ConfigError(f"space.subset: {space.method} needs all {len(experts)} experts; set it to false")
+        self._space, self._labels = space, tuple(experts)
+        self.method, self.out_dtype, self.seed = space.method, space.out_dtype, space.seed
+        self.dimensions = len(self._labels) + space.dimensions
+
+    def names(self) -> list[str]:
+        """A name per coordinate."""
+        return [*(f"takes_part.{label}" for label in self._labels), *self._space.names()]
+
+    def decode(self, vector: Vector) -> Recipe:
+        """The recipe of a point; an expert that does not take part has weight 0, or is not in it."""
+        count = len(self._labels)
+        part = dict(zip(self._labels, vector[:count].tolist(), strict=True))
+        return self._space.decode(vector[count:], part)
+
+    def seeds(self) -> dict[str, Vector]:
+        """The inner space's points, with every expert in."""
+        return {label: self._all_in(vector) for label, vector in self._space.seeds().items()}
+
+    def defaults(self) -> dict[str, Vector]:
+        """The textbook defaults, with every expert in."""
+        return {label: self._all_in(vector) for label, vector in self._space.defaults().items()}
+
+    def examples(self) -> list[Vector]:
+        """The inner space's examples, with every expert in."""
+        return [self._all_in(vector) for vector in self._space.examples()]
+
+    def _all_in(self, inner: Vector) -> Vector:
+        return np.concatenate([np.full(len(self._labels), WELL_IN), inner])

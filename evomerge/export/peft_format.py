@@ -1,0 +1,123 @@
+"""Low-rank updates as the two files that peft's `PeftModel.from_pretrained` reads.
+
+peft names factors by the kind of module: a Linear stores its weight [out, in], a Conv1D (GPT-2) and an Embedding the
+other way round. alpha equals rank in every module, so that peft's scaling alpha / rank is exactly 1. `r` in the
+configuration is the highest rank, for loaders that reserve memory by it.
+"""
+
+import json
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from evomerge.errors import ConfigError
+from evomerge.experts import Base
+from evomerge.lora_kinds import CONFIG_FILE
+from evomerge.model import quiet
+from evomerge.recipe import ModelRef
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+class Modules:
+    """The modules of the base's architecture, on the meta device: no weight is read."""
+
+    def __init__(self, base: Base) -> None:
+        self._model = _empty_model(base)
+        self.paths = frozenset(path for path, _ in self._model.named_modules())
+        self.task = "SEQ_2_SEQ_LM" if self._model.config.is_encoder_decoder else "CAUSAL_LM"
+
+    def kind(self, path: str) -> type[nn.Module]:
+        """Linear, Conv1D or Embedding; ConfigError for a module that peft does not adapt."""
+        module = self._model.get_submodule(path)
+        found = next((kind for kind in (nn.Linear, nn.Embedding, Conv1D) if isinstance(module, kind)), None)
+        if found is None:
+            name = type(module).__name__
+            raise ConfigError(f"{path}: a {name}, which is no module that peft adapts; merge without --adapter")
+        return found
+
+
+def _empty_model(base: Base) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(base.folder, trust_remote_code=base.trust_remote_code)
+    auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with torch.device("meta"), quiet():
+        model: PreTrainedModel = auto.from_config(config, trust_remote_code=base.trust_remote_code)
+    return model
+
+
+def write_weights(modules: Modules, base: ModelRef, factors: Mapping[str, tuple[Tensor, Tensor]], folder: Path) -> None:
+    """Both files into `folder`; `factors` are (up, down) of each changed parameter, in its own orientation."""
+    ranks: dict[str, int] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, (up, down) in factors.items():
+        path = name.removesuffix(".weight")  # factors of anything else do not exist (lora_kinds.py)
+        ranks[path] = up.shape[1]
+        tensors |= _stored(path, modules.kind(path), up, down)
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    os.chmod(folder / WEIGHTS_FILE, 0o644)  # safetensors leaves it to its owner alone
+    conv = any(modules.kind(path) is Conv1D for path in ranks)
+    config = _config(base, modules, ranks) | {"fan_in_fan_out": conv}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _stored(path: str, kind: type[nn.Module], up: Tensor, down: Tensor) -> dict[str, Tensor]:
+    first, second = (down, up) if kind is nn.Linear else (up.T, down.T)
+    keys = ("embedding_A", "embedding_B") if kind is nn.Embedding else ("A.weight", "B.weight")
+    return {
+        f"base_model.model.{path}.lora_{key}": tensor.contiguous()
+        for key, tensor in zip(keys, (first, second), strict=True)
+    }
+
+
+def _config(base: ModelRef, modules: Modules, ranks: Mapping[str, int]) -> dict[str, object]:
+    highest = max(ranks.values())
+    others = _patterns(ranks, highest)
+    return {
+        "peft_type": "LORA",
+        "task_type": modules.task,
+        "base_model_name_or_path": base.path,
+        "revision": base.revision,
+        "r": highest,
+        "lora_alpha": highest,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "target_modules": _targets(ranks, modules.paths),
+        "bias": "none",
+        "lora_dropout": 0.0,
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+        "inference_mode": True,
+    }
+
+
+def _targets(chosen: Collection[str], known: Collection[str]) -> list[str]:
+    """The last part of their names where it means the same modules, else whole names."""
+    other = {_last(path) for path in known if path not in chosen}
+    return sorted({path if _last(path) in other else _last(path) for path in chosen})
+
+
+def _patterns(ranks: Mapping[str, int], default: int) -> dict[str, int]:
+    """peft's regular expressions for the ranks that are not `default`, one for modules of a name where they agree."""
+    by_last: dict[str, set[int]] = {}
+    for path, rank in ranks.items():
+        by_last.setdefault(_last(path), set()).add(rank)
+    found = {
+        re.escape(_last(path)) if len(by_last[_last(path)]) == 1 else f"^{re.escape(path)}": rank
+        for path, rank in ranks.items()
+        if rank != default
+    }
+    return dict(sorted(found.items()))
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]

@@ -1,0 +1,35 @@
+"""A folder that appears whole or not at all."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from evomerge.errors import ConfigError, RunError
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its name when the block ends well, and is removed when it does not.
+
+    A used folder is a ConfigError, a disk that refuses a RunError.
+    """
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise ConfigError(f"{out}: already exists and is not empty; give a new folder")
+    staging = out.with_name(out.name + ".partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        if out.exists():
+            out.rmdir()
+        staging.rename(out)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{out}: could not be written ({reason}); free space or choose another folder") from error
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise

@@ -1,0 +1,73 @@
+"""What DARE's random masks leave of a task vector's L1 norm, for any density, from one pass over it."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evomerge.kernels import Sources
+from evomerge.kernels.coefficients import Block
+from evomerge.kernels.masks import LEVELS, limit, mask_keys, shared_round, uniform24
+from evomerge.methods import Setup, State
+from evomerge.methods._magnitudes import STEPS, exact_l1, fixed_point_unit, make_room
+
+BLOCK = 1 << 20
+LIMITS = torch.tensor([limit(k / STEPS) for k in range(STEPS + 1)], dtype=torch.int32)
+
+
+def prepare(sources: Sources, seed: int) -> State:
+    """`dropped_l1` float64 [experts, 1001]: the L1 norm that a mask of density k/1000 keeps; its last column is all."""
+    keys = mask_keys(seed, sources.name, len(sources))
+    return {"dropped_l1": torch.stack([table(sources.delta(i), keys[0], keys[1 + i]) for i in range(len(sources))])}
+
+
+def kept_l1(setup: Setup, expert: int, density: float) -> float:
+    """The L1 norm of the expert's task vector behind its mask of this density."""
+    step = round(density * STEPS)
+    if step / STEPS == density and "dropped_l1" in setup.state:
+        return float(setup.state["dropped_l1"][expert, step])
+    if (expert, density) not in setup.memo:
+        make_room(setup.memo)
+        keys = mask_keys(setup.seed, setup.sources.name, len(setup.sources))
+        delta = setup.sources.delta(expert).abs_().flatten()
+        top = float(delta.max())  # the table's unit, whether or not the largest element is kept
+        parts = [part < limit(density) for _, part in numbers_of(delta, keys[0], keys[1 + expert])]
+        setup.memo[expert, density] = exact_l1(delta.mul_(torch.cat(parts)), top)
+    return float(setup.memo[expert, density])
+
+
+def numbers_of(flat: Tensor, tensor_key: int, expert_key: int) -> "list[tuple[slice, Tensor]]":
+    """The elements' 24-bit numbers, block by block, as the pass makes them."""
+    found = []
+    for first in range(0, flat.numel(), BLOCK):
+        part = flat[first : first + BLOCK]
+        words = torch.tensor([tensor_key, expert_key], dtype=torch.int32, device=flat.device)
+        low = torch.tensor(((first & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000, dtype=torch.int32, device=flat.device)
+        high = torch.tensor(first >> 32, dtype=torch.int32, device=flat.device)
+        block = Block(part, (), (), part, words, low, high)
+        found.append((slice(first, first + BLOCK), uniform24(shared_round(block, words[0]), words[1], high)))
+    return found
+
+
+def table(delta: Tensor, tensor_key: int, expert_key: int) -> Tensor:
+    flat = delta.abs_().flatten()
+    top = float(flat.max()) if flat.numel() else 0.0
+    if top == 0.0 or not np.isfinite(top):
+        return torch.full((STEPS + 1,), top, dtype=torch.float64)
+    unit = fixed_point_unit(top)
+    totals = torch.zeros(STEPS + 2, dtype=torch.int64)
+    for part, numbers in numbers_of(flat, tensor_key, expert_key):
+        steps = _first_step(numbers)
+        weights = (flat[part].double() / unit).round()
+        # A block's sums stay below 2⁵³, where float64 adds integers exactly.
+        totals += torch.bincount(steps, weights, minlength=STEPS + 2).to(torch.int64).cpu()
+    return totals.cumsum(0)[: STEPS + 1].double() * unit
+
+
+def _first_step(numbers: Tensor) -> Tensor:
+    """The smallest k whose density k/1000 keeps an element; a guess by division, one step off at most, then mended."""
+    limits = LIMITS.to(numbers.device)
+    guess: Tensor = (numbers.float() * (STEPS / LEVELS)).long()
+    guess += limits[guess] <= numbers
+    guess += limits[guess] <= numbers
+    too_far: Tensor = limits[guess - 1] > numbers
+    return guess - too_far.long()

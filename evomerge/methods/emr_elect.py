@@ -1,0 +1,45 @@
+"""EMR's elected task vector: the majority's sign, the largest change of that sign (Huang et al., arXiv 2405.17461).
+
+Only the "elect" step of EMR-Merging: its masks and rescalers make one model per task, which is not a merge.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from evomerge.kernels import Block, Consensus, LinComb
+from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State
+from evomerge.methods._elementwise import scaled
+
+# The paper has no λ, which is 1; the range is MagMax's, whose vectors are of the same size.
+GENES = (Gene("lambda", 0.0, 1.2, 1.0, per="group", base=0.0),)
+SHARED: Mapping[str, float | bool | None] = {"lambda": 1.0}
+PER_EXPERT: Mapping[str, float | None] = {}
+BASE: tuple[str, ...] = ()
+BASE_MODEL: BaseModel = "required"
+EXPERTS = (1, 1000)
+EXACTNESS: Exactness = "native"
+OPTIONS: Mapping[str, tuple[str, ...]] = {}
+
+
+def prepare(setup: Setup) -> State:
+    """Nothing: the election is held while merging."""
+    return {}
+
+
+def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
+    """θ₀ + λ·γ·maxᵢ |δᵢ| over the experts with sign γ = sgn(Σ δᵢ), element by element."""
+    return scaled(elected, genes)
+
+
+def elected(block: Block) -> Tensor:
+    """The update of a block; a zero sum elects −1, as in the authors' code (sgn would give 0)."""
+    total = block.deltas[0]
+    for delta in block.deltas[1:]:
+        total = total + delta
+    sign = torch.where(total > 0, torch.ones_like(total), -torch.ones_like(total))
+    size = (block.deltas[0] * sign).clamp(min=0.0)
+    for delta in block.deltas[1:]:
+        size = torch.maximum(size, delta * sign)  # keeps NaN
+    return size * sign * block.numbers[0]

@@ -1,0 +1,68 @@
+"""Iso-C: the sum of the task vectors with one singular value in all directions (Marczak et al., arXiv 2502.04959).
+
+β blends between the sum's own spectrum (0) and the flat one (1, the paper). `mean` is over all min(rows, columns)
+singular values, as in the authors' code, or over those that are not zero, as Core Space does for adapters
+(arXiv 2509.17786): theirs is the scale that low ranks need. `outer: linear` averages the matrices outside the layers.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from evomerge.kernels import LinComb, LowRank, Sources
+from evomerge.kernels.lowrank import joined
+from evomerge.lora import Factors
+from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State, _spectral
+
+GENES = (
+    Gene("alpha", 0.0, 3.0, 1.0, per="group", base=0.0),
+    Gene("beta", 0.0, 1.0, 1.0, per="group"),
+)
+SHARED: Mapping[str, float | bool | None] = {"alpha": None, "beta": 1.0}
+PER_EXPERT: Mapping[str, float | None] = {}
+BASE: tuple[str, ...] = ()
+BASE_MODEL: BaseModel = "required"
+EXPERTS = (1, 1000)
+EXACTNESS: Exactness = "native"
+BANKS_OF_ALL = True
+OPTIONS: Mapping[str, tuple[str, ...]] = {"mean": ("all", "rank"), **_spectral.OUTER}
+
+
+@_spectral.one_thread()
+def prepare(setup: Setup) -> State:
+    """`bank.direction.0`: σ̄·UVᵀ of Σ δᵢ = U·diag(σ)·Vᵀ, null directions left out; of adapters `bank.up` U,
+    `bank.down` Vᵀ, `values` σ and `level` σ̄."""
+    sources = setup.sources
+    if _spectral.averaged(setup):
+        return {}
+    left, values, right = _sum(sources)
+    level = values.sum() / (max(1, len(values)) if setup.options["mean"] == "rank" else min(sources.shape))
+    dtype = sources.base.dtype
+    if sources.factors() is not None:
+        tables = {"values": values.cpu(), "level": level.reshape(1).cpu()}
+        return {"bank.up": left.to(dtype), "bank.down": right.to(dtype), **tables}
+    return {"bank.direction.0": (level * (left @ right)).to(dtype)}
+
+
+def coefficients(setup: Setup, genes: Genes) -> LinComb | LowRank:
+    """θ₀ + α·((1−β) Σ δᵢ + β·σ̄UVᵀ); θ₀ + α Σ δᵢ / N for tensors that are no matrices."""
+    alpha, beta, count = float(genes.shared["alpha"]), float(genes.shared["beta"]), len(genes.experts)
+    if not setup.state:
+        return _spectral.mean([alpha] * count)
+    if "values" in setup.state and alpha:
+        values, level = setup.state["values"].numpy(), float(setup.state["level"])
+        return LowRank(np.diag(alpha * ((1.0 - beta) * values + beta * level)))
+    own = alpha * (1.0 - beta)
+    return LinComb(1.0 - count * own, (own,) * count, (alpha * beta,))
+
+
+def _sum(sources: Sources) -> _spectral.Triplets:
+    limit, factors = min(sources.shape), sources.factors()
+    if factors is not None:
+        up, down = joined([(1.0, update) for update in factors])
+        return _spectral.of_factors(Factors(up, down, 1.0), limit)
+    total = torch.zeros(sources.shape, dtype=torch.float64, device=sources.device)
+    for i in range(len(sources)):
+        total += sources.delta(i)
+    return _spectral.triplets(total, limit)

@@ -1,0 +1,55 @@
+"""MoD: each MLP weight from one of two models, by its place in the first one's range (Dang & Ngo, arXiv 2411.00406).
+
+The paper mixes output distributions; this is what its code (knovel-eng/mod) does to weights. The base is the code's
+first model, and everything outside the MLPs is the base's, as there; `tensors: all` is for models whose MLPs are not
+called "mlp".
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from evomerge.kernels import Block, Consensus, LinComb
+from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State
+
+GENES = (Gene("threshold", 0.3, 1.0, 0.9, per="group", base=1.0),)
+SHARED: Mapping[str, float | bool | None] = {"threshold": None}
+PER_EXPERT: Mapping[str, float | None] = {}
+BASE: tuple[str, ...] = ()
+BASE_MODEL: BaseModel = "required"
+EXPERTS = (1, 1)
+EXACTNESS: Exactness = "native"
+OPTIONS: Mapping[str, tuple[str, ...]] = {"tensors": ("mlp", "all")}
+
+
+def prepare(setup: Setup) -> State:
+    """`range` float64 [2]: the base's smallest and largest element."""
+    if not _mixed(setup):
+        return {}
+    return {"range": torch.stack(setup.sources.base.float().aminmax()).double().cpu()}
+
+
+def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
+    """θ₀ where (θ₀ − min) / (max − min) < threshold, else θ₁.
+
+    From 1 on that is θ₀; the code's strict comparison would still take θ₁ where θ₀ is largest.
+    """
+    threshold = float(genes.shared["threshold"])
+    if threshold >= 1 or not _mixed(setup):
+        return LinComb(1.0, (0.0,))
+    if threshold <= 0:
+        return LinComb(0.0, (1.0,))
+    low, high = setup.state["range"].tolist()
+    # A constant tensor has rank 0 everywhere, below any threshold.
+    return Consensus(below, (low + threshold * (high - low) if low != high else float("inf"),))
+
+
+def below(block: Block) -> Tensor:
+    """The update of a block: nothing where the base is below the bound, else all of the expert's."""
+    delta = block.deltas[0]
+    return torch.where(block.base < block.numbers[0], delta * 0.0, delta)
+
+
+def _mixed(setup: Setup) -> bool:
+    return setup.options["tensors"] == "all" or "mlp" in setup.sources.name

@@ -1,0 +1,46 @@
+"""NearSwap: take the expert's value where it is near the base's, and at most `t` of the way elsewhere (as in mergekit).
+
+mergekit's weight min(1, t/|δ|) on the expert is the task vector clipped to ±t.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from evomerge.kernels import Block, Consensus, LinComb
+from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State
+
+GENES = (Gene("t", 0.0, 0.005, 0.001, per="group", base=0.0),)  # fine-tuning moves weights by 1e-4 … 1e-2
+SHARED: Mapping[str, float | bool | None] = {"t": None}
+PER_EXPERT: Mapping[str, float | None] = {}
+BASE: tuple[str, ...] = ()
+BASE_MODEL: BaseModel = "required"
+EXPERTS = (1, 1)
+EXACTNESS: Exactness = "exact"
+OPTIONS: Mapping[str, tuple[str, ...]] = {}
+
+TINY = 1e-6  # a difference below it counts as this large (mergekit's guard)
+
+
+def prepare(setup: Setup) -> State:
+    """`largest` float64 [1]: max |δ|, from which on `t` swaps everything."""
+    delta = setup.sources.delta(0).abs_()
+    return {"largest": delta.max().double().cpu().view(1)}
+
+
+def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
+    """θ₀ + clip(δ, ±t); a `t` below 1e-6 also scales the differences below 1e-6, by t/1e-6."""
+    t = float(genes.shared["t"])
+    if t <= 0.0:
+        return LinComb(1.0, (0.0,))
+    if t >= max(TINY, float(setup.state["largest"])):  # not where it is NaN
+        return LinComb(0.0, (1.0,))
+    return Consensus(clip, (t, min(1.0, t / TINY)))
+
+
+def clip(block: Block) -> Tensor:
+    """clip(δ·scale, ±t); a product with 0 lets infinity, which a clip would hide, come out as NaN."""
+    t, scale = block.numbers[0], block.numbers[1]
+    delta = block.deltas[0]
+    return torch.minimum(torch.maximum(delta * scale, -t), t) + delta * 0.0
