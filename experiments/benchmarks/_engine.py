@@ -1,8 +1,6 @@
 """What runs in this process: a copy, evomerge's engine, and plain torch for the same candidates."""
 
-import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from _cases import Case, Values
@@ -12,25 +10,23 @@ from torch import Tensor
 from evomerge.family import Family
 from evomerge.kernels.sources import Update
 from evomerge.lora import Factors
-from evomerge.materialize import Materializer
+from evomerge.materialize import COMPILE, Materializer
+from evomerge.placement import Placement
 
-MODES = {"auto": None, "always": True, "never": False}
 COPY_BYTES = {"cpu": 1 << 29, "cuda": 1 << 32}  # of one buffer: larger than any cache
-COMPILER = next((name for name in inspect.signature(Materializer).parameters if name.startswith("compile")), None)
 AGREEMENT = 0.01  # share of elements: sums in another order may round or elect another way
 FIRST = -1  # the values of the first candidate: those of no repeat, which would be skipped as unchanged
 
 
 def engine(family: Family, device: str, mode: str) -> Materializer:
     """The one construction of what is measured."""
-    chosen: dict[str, Any] = {COMPILER: MODES[mode] if COMPILER == "compiled" else mode} if COMPILER else {}
-    return Materializer(family, device, **chosen)
+    placement = Placement("device" if torch.device(device).type == "cuda" else "mmap", torch.device(device))
+    return Materializer(family, device, compiled=COMPILE[mode], placement=placement)
 
 
 def engines(modes: list[str]) -> dict[str, str]:
-    """Contestant → mode of the engine, the first one as `ours`; an engine without a compiler has one mode."""
-    others = {f"ours, compile={mode}": mode for mode in modes[1:]} if COMPILER else {}
-    return {"ours": modes[0], **others}
+    """Contestant → mode of the engine, the first one as `ours`."""
+    return {"ours": modes[0], **{f"ours, compile={mode}": mode for mode in modes[1:]}}
 
 
 def copy_bytes(device: str) -> int:

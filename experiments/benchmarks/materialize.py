@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from _cases import ADAPTERS, METHODS, Case, cases
-from _engine import FIRST, MODES, check_agreement, copy_bytes, copying, engine, engines, plain_torch, writing
+from _engine import COMPILE, FIRST, check_agreement, copy_bytes, copying, engine, engines, plain_torch, writing
 from _families import SIZES, build, lacking
 from _mergekit import Mergekit, find_mergekit, mergekit_command, our_command
 from _rows import Contestant, Race, Row, Skip, environment, print_table, ratio_cell, seconds_cell, write_json
@@ -42,7 +42,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.sizes = _words(parser, "--sizes", options.sizes or ("1M" if options.quick else "10M,135M,1B"), SIZES)
     options.methods = _words(parser, "--methods", options.methods, METHODS)
-    options.compile = _words(parser, "--compile", options.compile, MODES)
+    options.compile = _words(parser, "--compile", options.compile, COMPILE)
     options.experts = _counts(parser, options.experts or ("2" if options.quick else "3"))
     options.repeats = options.repeats or (2 if options.quick else 7)
     options.no_mergekit |= (options.quick and options.mergekit is None) or options.device != "cpu"
