@@ -70,7 +70,7 @@ class Case:
         return Values(
             base=draw(0.2, 0.8),
             weights=tuple(draw(0.2, 0.8) for _ in self.experts),
-            densities=tuple(draw(0.3, 0.7) for _ in self.experts),
+            densities=tuple(round(draw(0.3, 0.7), 3) for _ in self.experts),  # the steps of a search
             lam=draw(0.7, 1.3),
             t=draw(0.2, 0.8),
         )
