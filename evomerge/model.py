@@ -58,14 +58,20 @@ def resolve_device(name: str) -> str:
 
 def skeleton(folder: Path, trust_remote_code: bool = False) -> Skeleton:
     """The parameters of the architecture in `folder`, built on the meta device: no weight is read."""
-    config = _config(folder, trust_remote_code)
-    refuse_unmergeable(folder, config.to_dict())
-    with torch.device("meta"), quiet():
-        model = _auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+    refuse_unmergeable(folder, full_config(folder, trust_remote_code))
+    model = empty_model(folder, trust_remote_code)
     tied = dict(model.all_tied_weights_keys)
     parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
     persistent = frozenset(model.state_dict()) - set(parameters) - set(tied)
     return Skeleton(parameters, tied, persistent, str(model.base_model_prefix))
+
+
+def empty_model(folder: Path, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The architecture in `folder` on the meta device: modules and shapes, no weights."""
+    config = _config(folder, trust_remote_code)
+    with torch.device("meta"), quiet():
+        model: PreTrainedModel = _auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+    return model
 
 
 def full_config(folder: Path, trust_remote_code: bool = False) -> dict[str, Any]:

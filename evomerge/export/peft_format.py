@@ -10,18 +10,15 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from evomerge.errors import ConfigError
 from evomerge.experts import Base
 from evomerge.lora_kinds import CONFIG_FILE
-from evomerge.model import quiet
+from evomerge.model import empty_model
 from evomerge.recipe import ModelRef
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -31,7 +28,7 @@ class Modules:
     """The modules of the base's architecture, on the meta device: no weight is read."""
 
     def __init__(self, base: Base) -> None:
-        self._model = _empty_model(base)
+        self._model = empty_model(base.folder, base.trust_remote_code)
         self.paths = frozenset(path for path, _ in self._model.named_modules())
         self.task = "SEQ_2_SEQ_LM" if self._model.config.is_encoder_decoder else "CAUSAL_LM"
 
@@ -43,14 +40,6 @@ class Modules:
             name = type(module).__name__
             raise ConfigError(f"{path}: a {name}, which is no module that peft adapts; merge without --adapter")
         return found
-
-
-def _empty_model(base: Base) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(base.folder, trust_remote_code=base.trust_remote_code)
-    auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    with torch.device("meta"), quiet():
-        model: PreTrainedModel = auto.from_config(config, trust_remote_code=base.trust_remote_code)
-    return model
 
 
 def write_weights(modules: Modules, base: ModelRef, factors: Mapping[str, tuple[Tensor, Tensor]], folder: Path) -> None:
