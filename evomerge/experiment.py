@@ -13,14 +13,16 @@ from typing import Any, TypeVar
 import torch
 
 from evomerge import methods, optimizers, pools, trackers
-from evomerge.baselines import baselines
+from evomerge.baselines import baselines, controls
 from evomerge.categorical import ExpertSubset, MethodChoice
 from evomerge.errors import ConfigError
 from evomerge.family import Family, expert_ref, pinned
+from evomerge.finalise import Finalise
 from evomerge.freeze import freeze
 from evomerge.jobs import WorkerSpec
 from evomerge.materialize import COMPILE, Materializer
 from evomerge.model import check_device, is_encoder_decoder, load_tokenizer, resolve_device, torch_dtype
+from evomerge.objective import Objective
 from evomerge.placement import MODES
 from evomerge.prepared import cache_folder, digest
 from evomerge.recipe import ModelRef, Recipe
@@ -32,7 +34,7 @@ from evomerge.space import SearchSpace, Space, refuse_unknown_genes
 log = logging.getLogger(__name__)
 
 Section = TypeVar("Section")
-FREE = ("name", "budget", "pool", "tracker")  # what may change when a search is resumed
+FREE = ("name", "budget", "pool", "tracker", "finalise", "baselines")  # what may change when a search is resumed
 SPACE_GIVEN = ("method", "base", "experts", "layout", "touched", "settings", "options", "out_dtype", "seed")
 SCORER_GIVEN = ("tokenizer", "seed")
 FREE_OF_MODEL = ("batch_size", "device", "compile", "placement")
@@ -68,13 +70,6 @@ class Budget:
     evaluations: int = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finalise:
-    """How many of the best go from `search` to `select`."""
-
-    top: int = 5
-
-
 class Experiment:
     """The parts of one search, each made when it is first asked for and checked as it is made.
 
@@ -96,6 +91,8 @@ class Experiment:
         tracker: Mapping[str, Any] | None = None,
         budget: Mapping[str, Any] | None = None,
         finalise: Mapping[str, Any] | None = None,
+        objective: Mapping[str, Any] | None = None,
+        baselines: Mapping[str, bool] | None = None,
         seed: int = 1,
     ) -> None:
         if not base or not experts:
@@ -120,7 +117,15 @@ class Experiment:
         _one_of("model.placement", self.model.placement, ("auto", *MODES))
         _positive("budget.evaluations", self.budget.evaluations)
         _positive("finalise.top", self.finalise.top)
+        _not_negative("finalise.simplify", self.finalise.simplify)
+        _not_negative("finalise.cloud", self.finalise.cloud)
+        if not 0 < self.finalise.radius < 1:
+            raise ConfigError(f"finalise.radius={self.finalise.radius}: give a step in the unit cube, above 0, below 1")
         _positive("model.batch_size", self.model.batch_size)
+        self._objective = dict(objective or {})
+        check_section(Objective, self._objective, "objective")
+        self._controls = dict(baselines or {})
+        check_section(controls, self._controls, "baselines")
         self._subset = self._space.pop("subset", False)
         if not isinstance(self._subset, bool):
             raise ConfigError(f"space.subset={self._subset}: choose true or false")
@@ -182,7 +187,13 @@ class Experiment:
     @cached_property
     def baselines(self) -> dict[str, Recipe]:
         """Label → recipe of every mandatory row."""
-        return baselines(self.space, self.base, self.experts)
+        mandatory = baselines(self.space, self.base, self.experts)
+        return mandatory | controls(self.base, self.experts, self.space, **self._controls)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What the search maximises, and what it keeps."""
+        return Objective(self.scorer.plan.weights, tuple(self.experts), tuple(self.baselines), **self._objective)
 
     @cached_property
     def scorer(self) -> LMEvalScorer:
@@ -204,7 +215,7 @@ class Experiment:
         settings = dict(self._optimizer)
         name = str(settings.pop("name"))
         seeds = list({self.space.decode(point).key(): point for point in self.space.seeds().values()}.values())
-        return optimizers.create(name, self.space.dimensions, seeds, self.seed, settings)
+        return optimizers.create(name, self.space.dimensions, seeds, self.seed, settings, self.objective.dimensions)
 
     def pool(self) -> pools.Pool:
         """The pool with its workers started."""
@@ -298,3 +309,8 @@ def _one_of(key: str, value: str, known: Iterable[str]) -> None:
 def _positive(key: str, value: int) -> None:
     if value < 1:
         raise ConfigError(f"{key}={value}: give at least 1")
+
+
+def _not_negative(key: str, value: int) -> None:
+    if value < 0:
+        raise ConfigError(f"{key}={value}: give 0 or more")

@@ -15,6 +15,7 @@ Means = Mapping[str, float]  # task → mean of its items
 References = Mapping[str, Means]  # baseline → its means on the same slice
 Loss = float | tuple[float, ...]
 BEST = "best_expert"
+ROUNDING = 1e-9  # a floor is kept where no more than this is missing
 GAIN = 0.02  # an expert that gains less on a task than this gives no unit to measure by
 
 
@@ -128,7 +129,8 @@ class Objective:
     def _violation(self, means: Means, references: References) -> float:
         """The sum of what is missing to the floors, in the tasks' own units."""
         floors = {task: self._level(task, floor, references) for task, floor in self._floors.items() if task in means}
-        return math.fsum(max(0.0, level - means[task]) for task, level in floors.items())
+        missing = (level - means[task] for task, level in floors.items())
+        return math.fsum(gap for gap in missing if gap > ROUNDING)
 
     def _level(self, task: str, floor: Floor, references: References) -> float:
         if floor.name is None:
@@ -156,8 +158,8 @@ def _floor(given: str | float, known: Sequence[str], where: str) -> Floor:
     if not sign and (alone := _number(name)) is not None:
         return Floor(None, alone)
     if name not in known:
-        raise ConfigError(f"{where}={given}: {name!r} is no baseline{nearest(name, known)}; give a number, or one of "
-                          f"{', '.join(known)}, with `+ number` or `- number` after it")  # fmt: skip
+        hint = f"give a number, or one of {', '.join(known)}, with `+ number` or `- number` after it"
+        raise ConfigError(f"{where}={given}: {name!r} is no baseline{nearest(name, known)}; {hint}")
     if number is None:
         raise ConfigError(f"{where}={given}: {margin!r} is no number; write it as in `{name} - 0.01`")
     return Floor(name, -number if sign == "-" else number)

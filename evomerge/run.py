@@ -16,13 +16,14 @@ from evomerge.atomic import write_atomically
 from evomerge.environment import machine, versions
 from evomerge.errors import RunError
 from evomerge.experiment import Experiment, fixed_part, from_config
-from evomerge.finalise import Result, finalise
+from evomerge.finalise import Final
 from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
 from evomerge.pools import Pool
 from evomerge.recipe import Recipe
 from evomerge.report.console import Display, result_table
 from evomerge.report.html import write_report
+from evomerge.result import Result
 from evomerge.search import Board, Candidate, Evaluator, Listener, header, search
 
 log = logging.getLogger(__name__)
@@ -50,11 +51,12 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
     pool, tracker = _LazyPool(lambda: _start(experiment, display)), experiment.tracker(folder, config)
     try:
         with display:
-            evaluator = Evaluator(scorer, pool, ledger, [display])
+            evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
             listeners: list[Listener] = [display, _BestSoFar(folder / RECIPE, evaluator), tracker]
             board = search(evaluator, space, optimizer, rows, experiment.budget.evaluations, listeners)
             display.phase("finalise")
-            result = finalise(evaluator, board, rows, experiment.finalise.top, experiment.seed)
+            labels = {ref: label for label, ref in experiment.experts.items()}
+            result = Final(evaluator, board, rows, experiment.finalise, experiment.seed).run(space, labels)
             digest = _fingerprint(folder, result, pool)
         layers = {"layers": experiment.family.layout.layers}
         document = result.as_dict() | layers | _record(board, evaluator, ledger, digest, time.monotonic() - start)

@@ -4,23 +4,26 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.finalise import Result, finalise
+from evomerge.finalise import Final, Finalise
 from evomerge.jobs import Job
+from evomerge.result import Result
 from evomerge.scorers import SLICES
 from evomerge.search import Board
-from tests.toys import Run, ToyPool, toy_baselines
+from tests.toys import EXPERTS, Run, ToyPool, toy_baselines, toy_space
 
 
-def finished(path: Path, pool: ToyPool | None = None, top: int = 3) -> tuple[Run, Board, Result]:
+def finished(path: Path, pool: ToyPool | None = None, top: int = 3, **settings: Any) -> tuple[Run, Board, Result]:
     """A search of 24 evaluations and its final, on one ledger."""
     run = Run(path, pool)
     board = run.search(24, close=False)
     try:
-        return run, board, finalise(run.evaluator, board, toy_baselines(), top, seed=1)
+        final = Final(run.evaluator, board, toy_baselines(), Finalise(top=top, **settings), seed=1)
+        return run, board, final.run(toy_space(), {ref: label for label, ref in EXPERTS.items()})
     finally:
         run.ledger.close()
 
