@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.errors import RunError
+from evomerge.optimizers import Vector
 from evomerge.pareto import front, hypervolume, knee, spread_out
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.result import Front, Result, Row
@@ -67,10 +68,16 @@ class Final:
             points = [tuple(self._board.worth[c.key].values.values()) for c in kept]
             best = [kept[place] for place in spread_out(points, self._settings.top)]
         if self._board.centre is not None:
-            centre = Candidate.of("centre", space.decode(self._board.centre), self._board.centre)
-            best.append(self._board.candidates.get(centre.key, centre))
-        self._evaluator.evaluate(best, "search")
+            best += self._centre(space, self._board.centre)
         return list({c.key: c for c in (*self._able, *best)}.values())
+
+    def _centre(self, space: SearchSpace, vector: Vector) -> list[Candidate]:
+        """The distribution's mean as one more candidate, where it can be scored."""
+        centre = Candidate.of("centre", space.decode(vector), vector)
+        self._evaluator.evaluate([centre], "search")
+        self._board.add([centre])
+        able = self._evaluator.error(centre.key, "search") is None
+        return [self._board.candidates[centre.key]] if able else []
 
     def _front(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Of several objectives, the candidates that none dominates on `select`; of one, none."""

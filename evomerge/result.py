@@ -1,7 +1,7 @@
 """What a run ends with: the rows of its table, every comparison, and the same as plain objects for result.json."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,11 @@ class Result:
         """What may be said of the winner and the best baseline."""
         return next((c.verdict for c in self.comparisons if c.label == self.best_baseline), "tie")
 
+    def members(self) -> Iterator[tuple[Candidate, Row]]:
+        """The candidates of the front with their rows."""
+        if self.front:
+            yield from zip(self.front.members, self.front.rows, strict=True)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain objects for result.json."""
         return {
@@ -79,6 +84,15 @@ class Result:
             "sensitivity": self.sensitivity and _sensitivity(self.sensitivity),
             "front": self.front and _front(self.front),
         }
+
+
+def looks(entries: Sequence[Mapping[str, Any]]) -> int:
+    """How many looks at holdout, of those in the ledger, showed a candidate that none before had."""
+    seen, found = set[str](), 0
+    for keys in (set(entry["keys"]) for entry in entries if entry["look"] == "holdout"):
+        found += not keys <= seen
+        seen |= keys
+    return found
 
 
 def _interval(interval: Interval) -> dict[str, float]:

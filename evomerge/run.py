@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,14 +22,16 @@ from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
 from evomerge.pools import Pool
 from evomerge.recipe import Recipe
-from evomerge.report.console import Display, result_table
+from evomerge.report.console import Display
 from evomerge.report.html import write_report
-from evomerge.result import Result
+from evomerge.report.table import result_table
+from evomerge.result import Result, looks
 from evomerge.search import Board, Candidate, Evaluator, Listener, header, search
 
 log = logging.getLogger(__name__)
 
 CONFIG, LEDGER, RECIPE, RESULT = "config.yaml", "trials.jsonl", "recipe.yaml", "result.json"
+SIMPLER, FRONT = "recipe.simple.yaml", "front"
 
 
 def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, Any]:
@@ -61,6 +64,7 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
         layers = {"layers": experiment.family.layout.layers}
         document = result.as_dict() | layers | _record(board, evaluator, ledger, digest, time.monotonic() - start)
         _freeze(folder, experiment, result, document, models)
+        _offer(folder, experiment, result)
         write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
         tracker.finish(document)
     finally:
@@ -147,7 +151,7 @@ def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, sec
         "counts": {
             "candidates": len(board.candidates),
             "failed": len(board.failures()),
-            "holdout_looks": len(ledger.looks),
+            "holdout_looks": looks(ledger.looks),
             "items_scored": sum(len(s) for trial in ledger.trials.values() for s in trial.scores.values()),
             "items_scored_this_time": evaluator.scored,
         },
@@ -173,6 +177,20 @@ def _freeze(
         "versions": versions(),
     }
     write_atomically(folder / RECIPE, recipe_yaml.dump(experiment.frozen(result.winner.recipe.with_notes(notes))))
+
+
+def _offer(folder: Path, experiment: Experiment, result: Result) -> None:
+    """Recipes of what may be built beside the winner; those of an earlier end of this run go."""
+    found = {FRONT + "/" + re.sub(r"[^\w.-]+", "-", row.label) + ".yaml": (c, row) for c, row in result.members()}
+    if result.simpler:
+        found[SIMPLER] = (result.simpler[0].candidate, result.simpler[1])
+    for path in (folder / SIMPLER, *folder.glob(f"{FRONT}/*.yaml")):
+        if str(path.relative_to(folder)) not in found:
+            path.unlink(missing_ok=True)
+    for name, (candidate, row) in found.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        notes = {"label": row.label, "scores": row.as_dict()["scores"], "versions": versions()}
+        write_atomically(folder / name, recipe_yaml.dump(experiment.frozen(candidate.recipe.with_notes(notes))))
 
 
 def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Board) -> None:
@@ -204,17 +222,22 @@ def replay(folder: Path, console: Console) -> bool:
     pool = experiment.pool()
     scratch = folder / "replay.partial"
     scratch.unlink(missing_ok=True)
-    ledger = Ledger(scratch, {})
+    ledger, held = Ledger(scratch, {}), Ledger(folder / LEDGER, {})
     try:
+        recorded = Evaluator(experiment.scorer, pool, held, objective=experiment.objective)
+        recorded.baselines = {label: recipe.key() for label, recipe in experiment.baselines.items()}
         evaluator = Evaluator(experiment.scorer, pool, ledger)
         digest = pool.fingerprint(recipe)
         same = _compare(console, "fingerprint", result["fingerprint"], digest)
         for name, value in result["rows"][-1]["scores"].items():
             evaluator.evaluate([candidate], name)
-            same &= _compare(console, f"score on {name}", value, evaluator.score(candidate.key, name))
+            means = evaluator.plan.by_task(evaluator.items(candidate.key, name))
+            score = experiment.objective.worth(means, recorded.references(name)).score
+            same &= _compare(console, f"score on {name}", value, score)
     finally:
         pool.close()
         ledger.close()
+        held.close()
         scratch.unlink(missing_ok=True)
     return same
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.report.console import claim
 from evomerge.report.html import write_report
 from evomerge.report.record import read
+from evomerge.report.table import claim
 
 from .conftest import HOSTILE
 

@@ -1,0 +1,116 @@
+"""The result in words and as the terminal's table: what the run claims, and what it does not."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+
+from evomerge.scorers import SLICES
+
+Result = Mapping[str, Any]  # what result.json holds
+VERDICTS = {
+    "better": "better than the best baseline",
+    "tie": "a tie with the best baseline",
+    "worse": "worse than the best baseline",
+}
+
+
+def result_table(result: Result) -> Table:
+    """Baselines, winner, and what else may be built, on every slice; what the winner is ahead by; tasks on holdout."""
+    tasks = list(result["rows"][-1]["tasks"])
+    compared = {comparison["label"]: comparison for comparison in result["comparisons"]}
+    caption = "\n".join((claim(result), *notes(result)))
+    table = Table(caption=caption, caption_justify="left", caption_style="")
+    table.add_column("model")
+    for name in (*SLICES, "winner ahead by", "p, corrected"):
+        table.add_column(name, justify="right")
+    for task in tasks:
+        table.add_column(task, justify="right", style="dim")
+    for row in (*result["rows"], *offered(result)):
+        cells = [number(row["scores"][name]) for name in SLICES]
+        cells += _against(compared.get(row["label"]) if row["role"] == "baseline" else None)
+        cells += [number(row["tasks"].get(task)) for task in tasks]
+        table.add_row(name_of(row), *cells, style="bold" if row["role"] == "winner" else "")
+    return table
+
+
+def offered(result: Result) -> list[Mapping[str, Any]]:
+    """The rows of what may be built beside the winner: the simpler recipe and the members of the front."""
+    simpler = [result["simpler"]["row"]] if result["simpler"] else []
+    return simpler + (result["front"]["members"] if result["front"] else [])
+
+
+def claim(result: Result) -> str:
+    """The one sentence that the run supports."""
+    looks = result["counts"]["holdout_looks"]
+    again = f"; the holdout was looked at {looks} times, and whoever chose after the first may fit it" * (looks > 1)
+    if result["rows"][-1]["label"] == result["best_baseline"]:
+        return f"The search found nothing better than a baseline: the winner is {result['best_baseline']}{again}"
+    found = next(c for c in result["comparisons"] if c["label"] == result["best_baseline"])
+    return (
+        f"On holdout the winner is {VERDICTS[result['verdict']]} ({found['label']}): {ahead(found)}, "
+        f"{found['interval']['level']:.0%} interval, p {p_value(found['corrected'])} "
+        f"({found['test']}, corrected for {len(result['comparisons'])} baselines){again}"
+    )
+
+
+def notes(result: Result) -> Iterator[str]:
+    """What else belongs to the claim, a line each: ties, the gap, the optimum, the simpler recipe, the front."""
+    ties = [
+        c["label"] for c in result["comparisons"] if c["verdict"] == "tie" and c["label"] != result["best_baseline"]
+    ]
+    if ties:
+        yield f"A tie with {', '.join(ties)} too: these differences may be chance"
+    gap, others = result["gap"]["winner"], result["gap"]["baselines"]
+    if gap is not None:
+        beside = "" if others is None else f"; the baselines, which nobody chose, lose {others:+.4f}"
+        yield f"From search to holdout the winner loses {gap:+.4f}{beside}"
+    if result["sensitivity"]:
+        yield _around(result["sensitivity"])
+    if result["simpler"]:
+        yield f"Simpler, {ahead(result['simpler'])} beside the winner: {', '.join(result['simpler']['steps'])}"
+    if result["front"]:
+        front = result["front"]
+        volume = f"its volume over the worst baselines on holdout is {front['hypervolume']:.4f}"
+        yield f"The front has {len(front['members'])} members; {volume}"
+
+
+def ahead(found: Mapping[str, Any]) -> str:
+    """A difference with its interval."""
+    return f"{found['difference']:+.4f} [{found['interval']['low']:+.4f}, {found['interval']['high']:+.4f}]"
+
+
+def p_value(p: float) -> str:
+    """A p-value for a table cell."""
+    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
+
+
+def number(value: float | None) -> str:
+    """A score for a table cell."""
+    return "failed" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """A row's name in a table: for the winner which baseline it is, where it is one."""
+    label = str(row["label"])
+    if row["role"] == "member":
+        return f"front: {label}"
+    return label if row["role"] != "winner" or label == "winner" else f"winner (= {label})"
+
+
+def _against(comparison: Mapping[str, Any] | None) -> tuple[str, str]:
+    if comparison is None:
+        return "", ""
+    mark = " tie" if comparison["verdict"] == "tie" else ""
+    return ahead(comparison), p_value(comparison["corrected"]) + mark
+
+
+def _around(found: Mapping[str, Any]) -> str:
+    """Whether the optimum is flat, in one line."""
+    most = max(abs(found["worst"]), abs(found["best"]))
+    shape = "flat" if found["flat"] else "not flat"
+    return (
+        f"The optimum is {shape}: {found['points']} points at radius {found['radius']:g} are within ±{most:.4f} of the "
+        f"winner on select, {ahead(found)} in the mean"
+    )
