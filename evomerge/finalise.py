@@ -8,13 +8,13 @@ from evomerge.errors import RunError
 from evomerge.optimizers import Vector
 from evomerge.pareto import front, hypervolume, knee, spread_out
 from evomerge.recipe import ModelRef, Recipe
-from evomerge.result import Front, Result, Row
+from evomerge.result import Beside, Front, Result, Row
 from evomerge.scorers import SLICES, task_of
 from evomerge.search import Board, Candidate, Evaluator
 from evomerge.sensitivity import Sensitivity, sensitivity
 from evomerge.simplify import Simpler, backward
 from evomerge.space import SearchSpace
-from evomerge.statistics import Comparison, Interval, compare
+from evomerge.statistics import Comparison, compare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class Final:
             tuple(rows),
             self._compared(winner, {label: items for label, items in others.items() if items}),
             _gap(rows),
-            self._beside(winner, simpler),
+            self._beside(winner, simpler) if simpler else None,
             around,
             self._covered(members),
         )
@@ -120,17 +120,13 @@ class Final:
         own = self._evaluator.scaled(winner.key, "holdout")
         return compare(own, others, self._evaluator.objective.weights, task_of, self._seed)
 
-    def _beside(self, winner: Candidate, simpler: Simpler | None) -> tuple[Simpler, Row, Interval] | None:
-        """The simpler recipe's row and its difference to the winner on holdout; None where it could not be scored."""
-        if simpler is None or not (items := self._evaluator.scaled(simpler.candidate.key, "holdout")):
-            return None
+    def _beside(self, winner: Candidate, simpler: Simpler) -> Beside:
+        """The simpler recipe, and its row and difference to the winner where there is one that can be scored."""
+        items = self._evaluator.scaled(simpler.candidate.key, "holdout")
+        if not simpler.steps or not items:
+            return Beside(simpler)
         (against,) = self._compared(winner, {"simpler": items})
-        span = against.interval
-        return (
-            simpler,
-            self._row(simpler.candidate, "simpler"),
-            Interval(-span.difference, -span.high, -span.low, span.level),
-        )
+        return Beside(simpler, self._row(simpler.candidate, "simpler"), against.interval.reversed)
 
     def _covered(self, members: Sequence[Candidate]) -> Front | None:
         if not members:

@@ -41,6 +41,15 @@ class Front:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """The simpler recipe, with its row and its difference to the winner on holdout where something could go."""
+
+    simpler: Simpler
+    row: Row | None = None
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
 class Result:
     """The winner, every baseline, and what the winner is worth against each of them on unseen items."""
 
@@ -49,7 +58,7 @@ class Result:
     rows: tuple[Row, ...]
     comparisons: tuple[Comparison, ...]
     gap: Mapping[str, float | None]
-    simpler: tuple[Simpler, Row, Interval] | None = None
+    simpler: Beside | None = None
     sensitivity: Sensitivity | None = None
     front: Front | None = None
 
@@ -64,8 +73,10 @@ class Result:
         """What may be said of the winner and the best baseline."""
         return next((c.verdict for c in self.comparisons if c.label == self.best_baseline), "tie")
 
-    def members(self) -> Iterator[tuple[Candidate, Row]]:
-        """The candidates of the front with their rows."""
+    def offered(self) -> Iterator[tuple[Candidate, Row]]:
+        """What may be built beside the winner, with its rows: the simpler recipe, the members of the front."""
+        if self.simpler and self.simpler.row:
+            yield self.simpler.simpler.candidate, self.simpler.row
         if self.front:
             yield from zip(self.front.members, self.front.rows, strict=True)
 
@@ -80,7 +91,7 @@ class Result:
             "rows": [row.as_dict() for row in self.rows],
             "comparisons": [_comparison(comparison) for comparison in self.comparisons],
             "gap": dict(self.gap),
-            "simpler": self.simpler and _simpler(*self.simpler),
+            "simpler": self.simpler and _simpler(self.simpler),
             "sensitivity": self.sensitivity and _sensitivity(self.sensitivity),
             "front": self.front and _front(self.front),
         }
@@ -112,9 +123,12 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _simpler(simpler: Simpler, row: Row, interval: Interval) -> dict[str, Any]:
-    span = {"difference": interval.difference, "interval": _interval(interval)}
-    return {"steps": list(simpler.steps), "row": row.as_dict(), **span}
+def _simpler(beside: Beside) -> dict[str, Any]:
+    found = {"steps": list(beside.simpler.steps), "tried": beside.simpler.tried, "row": None}
+    if beside.row is None or beside.interval is None:
+        return found
+    difference = {"difference": beside.interval.difference, "interval": _interval(beside.interval)}
+    return {**found, "row": beside.row.as_dict(), **difference}
 
 
 def _sensitivity(found: Sensitivity) -> dict[str, Any]:

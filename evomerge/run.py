@@ -24,8 +24,8 @@ from evomerge.pools import Pool
 from evomerge.recipe import Recipe
 from evomerge.report.console import Display
 from evomerge.report.html import write_report
-from evomerge.report.table import result_table
-from evomerge.result import Result, looks
+from evomerge.report.table import comparison_table, result_table
+from evomerge.result import Result, Row, looks
 from evomerge.search import Board, Candidate, Evaluator, Listener, header, search
 
 log = logging.getLogger(__name__)
@@ -181,9 +181,7 @@ def _freeze(
 
 def _offer(folder: Path, experiment: Experiment, result: Result) -> None:
     """Recipes of what may be built beside the winner; those of an earlier end of this run go."""
-    found = {FRONT + "/" + re.sub(r"[^\w.-]+", "-", row.label) + ".yaml": (c, row) for c, row in result.members()}
-    if result.simpler:
-        found[SIMPLER] = (result.simpler[0].candidate, result.simpler[1])
+    found = {_file_of(row): (candidate, row) for candidate, row in result.offered()}
     for path in (folder / SIMPLER, *folder.glob(f"{FRONT}/*.yaml")):
         if str(path.relative_to(folder)) not in found:
             path.unlink(missing_ok=True)
@@ -193,8 +191,14 @@ def _offer(folder: Path, experiment: Experiment, result: Result) -> None:
         write_atomically(folder / name, recipe_yaml.dump(experiment.frozen(candidate.recipe.with_notes(notes))))
 
 
+def _file_of(row: Row) -> str:
+    plain = re.sub(r"[^\w.-]+", "-", row.label)
+    return SIMPLER if row.role == "simpler" else f"{FRONT}/{plain}.yaml"
+
+
 def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Board) -> None:
     console.print(result_table(document))
+    console.print(comparison_table(document))
     for label, reason in list(board.failures().items())[:3]:
         console.print(f"failed: {label}: {reason}", highlight=False, soft_wrap=True)
     console.print(f"recipe: {folder / RECIPE}", highlight=False, soft_wrap=True)

@@ -17,7 +17,8 @@ class Simpler:
     """A recipe that says less and scores alike on `select`, with what was taken away, in order."""
 
     candidate: Candidate
-    steps: tuple[str, ...]
+    steps: tuple[str, ...]  # empty where everything matters: the candidate is then the winner
+    tried: int
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Step:
         return _changed(recipe, lambda name, setting: default if name == self.gene else setting)
 
 
-def backward(evaluator: Evaluator, winner: Candidate, most: int, labels: Mapping[ModelRef, str]) -> Simpler | None:
-    """Take away whatever costs no more than noise, the cheapest first; None where everything matters.
+def backward(evaluator: Evaluator, winner: Candidate, most: int, labels: Mapping[ModelRef, str]) -> Simpler:
+    """Take away whatever costs no more than noise, the cheapest first.
 
     Greedy backward elimination with at most `most` candidates scored on `select`: half of them try each step alone.
     A step stays where the score is within one standard error of the winner's, both on the same items (the
@@ -60,7 +61,7 @@ def backward(evaluator: Evaluator, winner: Candidate, most: int, labels: Mapping
         if candidate.key != present.key and _alike(evaluator, candidate, winner):
             present = candidate
             taken.append(step.words)
-    return Simpler(Candidate("simpler", present.recipe, present.key), tuple(taken)) if taken else None
+    return Simpler(Candidate("simpler", present.recipe, present.key), tuple(taken), len(tried))
 
 
 def steps(recipe: Recipe, labels: Mapping[ModelRef, str]) -> Iterator[Step]:

@@ -29,6 +29,11 @@ class Interval:
             return "better"
         return "worse" if self.high < 0 else "tie"
 
+    @property
+    def reversed(self) -> "Interval":
+        """Of the same two the other way round."""
+        return Interval(-self.difference, -self.high, -self.low, self.level)
+
 
 @dataclass(frozen=True)
 class Paired:

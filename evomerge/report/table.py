@@ -17,27 +17,36 @@ VERDICTS = {
 
 
 def result_table(result: Result) -> Table:
-    """Baselines, winner, and what else may be built, on every slice; what the winner is ahead by; tasks on holdout."""
+    """Baselines, winner, and what else may be built, on every slice and on each task of holdout."""
     tasks = list(result["rows"][-1]["tasks"])
-    compared = {comparison["label"]: comparison for comparison in result["comparisons"]}
-    caption = "\n".join((claim(result), *notes(result)))
-    table = Table(caption=caption, caption_justify="left", caption_style="")
+    table = Table()
     table.add_column("model")
-    for name in (*SLICES, "winner ahead by", "p, corrected"):
+    for name in SLICES:
         table.add_column(name, justify="right")
     for task in tasks:
         table.add_column(task, justify="right", style="dim")
     for row in (*result["rows"], *offered(result)):
-        cells = [number(row["scores"][name]) for name in SLICES]
-        cells += _against(compared.get(row["label"]) if row["role"] == "baseline" else None)
-        cells += [number(row["tasks"].get(task)) for task in tasks]
-        table.add_row(name_of(row), *cells, style="bold" if row["role"] == "winner" else "")
+        cells = [*(row["scores"][name] for name in SLICES), *(row["tasks"].get(task) for task in tasks)]
+        table.add_row(name_of(row), *map(number, cells), style="bold" if row["role"] == "winner" else "")
+    return table
+
+
+def comparison_table(result: Result) -> Table:
+    """The winner against each baseline on holdout, and what may be said of it."""
+    caption = "\n".join((claim(result), *notes(result)))
+    table = Table(caption=caption, caption_justify="left", caption_style="")
+    table.add_column("on holdout, against")
+    for head in ("winner ahead by", "p", "corrected", ""):
+        table.add_column(head, justify="right")
+    for found in result["comparisons"]:
+        cells = (ahead(found), p_value(found["p"]), p_value(found["corrected"]), found["verdict"])
+        table.add_row(found["label"], *cells)
     return table
 
 
 def offered(result: Result) -> list[Mapping[str, Any]]:
     """The rows of what may be built beside the winner: the simpler recipe and the members of the front."""
-    simpler = [result["simpler"]["row"]] if result["simpler"] else []
+    simpler = [result["simpler"]["row"]] if result["simpler"] and result["simpler"]["row"] else []
     return simpler + (result["front"]["members"] if result["front"] else [])
 
 
@@ -64,12 +73,12 @@ def notes(result: Result) -> Iterator[str]:
         yield f"A tie with {', '.join(ties)} too: these differences may be chance"
     gap, others = result["gap"]["winner"], result["gap"]["baselines"]
     if gap is not None:
-        beside = "" if others is None else f"; the baselines, which nobody chose, lose {others:+.4f}"
-        yield f"From search to holdout the winner loses {gap:+.4f}{beside}"
+        beside = "" if others is None else f", those of the baselines, which nobody chose, by {-others:+.4f}"
+        yield f"From search to holdout the winner's score changes by {-gap:+.4f}{beside}"
     if result["sensitivity"]:
         yield _around(result["sensitivity"])
     if result["simpler"]:
-        yield f"Simpler, {ahead(result['simpler'])} beside the winner: {', '.join(result['simpler']['steps'])}"
+        yield _without(result["simpler"])
     if result["front"]:
         front = result["front"]
         volume = f"its volume over the worst baselines on holdout is {front['hypervolume']:.4f}"
@@ -99,13 +108,6 @@ def name_of(row: Mapping[str, Any]) -> str:
     return label if row["role"] != "winner" or label == "winner" else f"winner (= {label})"
 
 
-def _against(comparison: Mapping[str, Any] | None) -> tuple[str, str]:
-    if comparison is None:
-        return "", ""
-    mark = " tie" if comparison["verdict"] == "tie" else ""
-    return ahead(comparison), p_value(comparison["corrected"]) + mark
-
-
 def _around(found: Mapping[str, Any]) -> str:
     """Whether the optimum is flat, in one line."""
     most = max(abs(found["worst"]), abs(found["best"]))
@@ -114,3 +116,12 @@ def _around(found: Mapping[str, Any]) -> str:
         f"The optimum is {shape}: {found['points']} points at radius {found['radius']:g} are within ±{most:.4f} of the "
         f"winner on select, {ahead(found)} in the mean"
     )
+
+
+def _without(found: Mapping[str, Any]) -> str:
+    """What can go, or that nothing can."""
+    if not found["steps"]:
+        return f"Of {found['tried']} simplifications none came without a loss on select"
+    if not found["row"]:
+        return f"A simpler recipe could not be scored on holdout: {', '.join(found['steps'])}"
+    return f"As good within noise on select, {ahead(found)} on holdout: {', '.join(found['steps'])}"
