@@ -35,7 +35,7 @@ def comparison_table(result: Result) -> Table:
     """The winner against each baseline on holdout, and what may be said of it."""
     caption = "\n".join((claim(result), *notes(result)))
     table = Table(caption=caption, caption_justify="left", caption_style="")
-    table.add_column("on holdout, against")
+    table.add_column("against")
     for head in ("winner ahead by", "p", "corrected", ""):
         table.add_column(head, justify="right")
     for found in result["comparisons"]:
@@ -82,7 +82,8 @@ def notes(result: Result) -> Iterator[str]:
     if result["front"]:
         front = result["front"]
         volume = f"its volume over the worst baselines on holdout is {front['hypervolume']:.4f}"
-        yield f"The front has {len(front['members'])} members; {volume}"
+        count = len(front["members"])
+        yield f"The front has {count} member{'s' * (count != 1)}; {volume}"
 
 
 def ahead(found: Mapping[str, Any]) -> str:
