@@ -24,10 +24,8 @@ def search_curve(record: Record) -> str:
     radius = 3.2 if len(points) <= 300 else 2.2
     parts += [_mark(point, x(point.number), y, radius, record.result["winner"]["key"]) for point in points]
     scored = sum(not missing(point.score) for point in points)
-    description = (
-        f"{scored} of {len(points)} candidates scored; the best score rises from {number(best[0])} of the best "
-        f"baseline to {number(best[-1])}."
-    )
+    first = " comes" if missing(best[0]) else f" rises from {number(best[0])} of the best baseline"
+    description = f"{scored} of {len(points)} candidates scored; the best score{first} to {number(best[-1])}."
     size = (LEFT + PLOT + LABELS, TOP + HEIGHT + 46)
     return svg("search", "Score of each candidate on the search slice", description, size, parts)
 

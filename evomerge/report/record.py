@@ -70,12 +70,17 @@ class Record:
         return {point.number: point.error for point in self.points if point.error is not None}
 
     def best_so_far(self) -> list[float]:
-        """The best score on the search slice after no, one, two … candidates; baselines are known from the start."""
-        known = [row["scores"]["search"] for row in self.baselines]
+        """The best score on the search slice after no, one, two … candidates; baselines are known from the start.
+
+        Whoever breaks a floor does not lead; NaN as long as nobody keeps them all.
+        """
+        kept = {label for label, worth in self.standing.items() if not worth.violation}
+        known = [row["scores"]["search"] for row in self.baselines if row["label"] in kept]
         best = [max((score for score in known if not missing(score)), default=math.nan)]
         for point in self.points:
             counts = point.whole and not missing(point.score) and not point.worth.violation
-            best.append(max(point.score, best[-1]) if counts and not missing(best[-1]) else best[-1])
+            leads = counts and (missing(best[-1]) or point.score > best[-1])
+            best.append(point.score if leads else best[-1])
         return best
 
     def contenders(self) -> list[Contender]:
