@@ -43,6 +43,12 @@ class Floor:
     name: str | None
     margin: float
 
+    def __str__(self) -> str:
+        if self.name is None:
+            return f"{self.margin:g}"
+        sign = "−" if self.margin < 0 else "+"
+        return f"{self.name} {sign} {abs(self.margin):g}" if self.margin else self.name
+
 
 class Objective:
     """The weighted mean of the tasks, or what `objective:` makes of it.
@@ -74,6 +80,13 @@ class Objective:
         self.front, self._normalise, self._experts = front, normalise, tuple(experts)
         names = [*baselines, BEST]
         self._floors = {task: _floor(given, names, f"objective.keep.{task}") for task, given in (keep or {}).items()}
+
+    def __str__(self) -> str:
+        """In words, for whoever checks a configuration."""
+        one = " and ".join(self.tasks) + ", a front" if self.front else "mean of " + ", ".join(self.tasks)
+        unit = ", from 0 for the base to 1 for the best expert" if self._normalise else ""
+        kept = ", ".join(f"{task} ≥ {floor}" for task, floor in self._floors.items())
+        return one + unit + (f"; keep {kept}" if kept else "")
 
     @property
     def dimensions(self) -> int:

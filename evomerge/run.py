@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,18 +19,18 @@ from evomerge.experiment import Experiment, fixed_part, from_config
 from evomerge.finalise import Final
 from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
+from evomerge.offers import write_offers
 from evomerge.pools import Pool
 from evomerge.recipe import Recipe
 from evomerge.report.console import Display
 from evomerge.report.html import write_report
 from evomerge.report.table import comparison_table, result_table
-from evomerge.result import Result, Row, looks
+from evomerge.result import Result, looks
 from evomerge.search import Board, Candidate, Evaluator, Listener, header, search
 
 log = logging.getLogger(__name__)
 
 CONFIG, LEDGER, RECIPE, RESULT = "config.yaml", "trials.jsonl", "recipe.yaml", "result.json"
-SIMPLER, FRONT = "recipe.simple.yaml", "front"
 
 
 def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, Any]:
@@ -64,7 +63,7 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
         layers = {"layers": experiment.family.layout.layers}
         document = result.as_dict() | layers | _record(board, evaluator, ledger, digest, time.monotonic() - start)
         _freeze(folder, experiment, result, document, models)
-        _offer(folder, experiment, result)
+        write_offers(folder, result, experiment.frozen)
         write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
         tracker.finish(document)
     finally:
@@ -177,23 +176,6 @@ def _freeze(
         "versions": versions(),
     }
     write_atomically(folder / RECIPE, recipe_yaml.dump(experiment.frozen(result.winner.recipe.with_notes(notes))))
-
-
-def _offer(folder: Path, experiment: Experiment, result: Result) -> None:
-    """Recipes of what may be built beside the winner; those of an earlier end of this run go."""
-    found = {_file_of(row): (candidate, row) for candidate, row in result.offered()}
-    for path in (folder / SIMPLER, *folder.glob(f"{FRONT}/*.yaml")):
-        if str(path.relative_to(folder)) not in found:
-            path.unlink(missing_ok=True)
-    for name, (candidate, row) in found.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        notes = {"label": row.label, "scores": row.as_dict()["scores"], "versions": versions()}
-        write_atomically(folder / name, recipe_yaml.dump(experiment.frozen(candidate.recipe.with_notes(notes))))
-
-
-def _file_of(row: Row) -> str:
-    plain = re.sub(r"[^\w.-]+", "-", row.label)
-    return SIMPLER if row.role == "simpler" else f"{FRONT}/{plain}.yaml"
 
 
 def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Board) -> None:

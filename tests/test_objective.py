@@ -179,3 +179,22 @@ def test_a_baseline_that_failed_is_named() -> None:
         objective(keep={"law": "uniform"}).worth(means(1.0, 1.0, 1.0), {})
     one = {"base": REFERENCES["base"], "law-firm": REFERENCES["law-firm"]}
     assert objective(keep={"law": "best_expert"}).worth(means(0.0, 0.8, 0.0), one).violation == 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "mean of math, law, chat"),
+        (
+            {"maximise": ["law", "chat"], "normalise": True},
+            "mean of law, chat, from 0 for the base to 1 for the best expert",
+        ),
+        (
+            {"front": True, "keep": {"law": "best_expert - 0.01", "chat": "base", "math": 0.5}},
+            "math and law and chat, a front; keep law ≥ best_expert − 0.01, chat ≥ base, math ≥ 0.5",
+        ),
+    ],
+    ids=str,
+)
+def test_it_says_what_it_does(settings: dict[str, Any], words: str) -> None:
+    assert str(objective(**settings)) == words
