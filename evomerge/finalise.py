@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from evomerge.errors import RunError
 from evomerge.optimizers import Vector
-from evomerge.pareto import front, hypervolume, knee, spread_out
+from evomerge.pareto import front, knee, share_of_box, spread_out
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.result import Beside, Front, Result, Row
 from evomerge.scorers import SLICES, task_of
@@ -111,6 +111,7 @@ class Final:
             tuple(rows),
             self._compared(winner, {label: items for label, items in others.items() if items}),
             _gap(rows),
+            evaluator.objective.floors(evaluator.references("holdout")),
             self._beside(winner, simpler) if simpler else None,
             around,
             self._covered(members),
@@ -131,15 +132,13 @@ class Final:
     def _covered(self, members: Sequence[Candidate]) -> Front | None:
         if not members:
             return None
-        shown = [c for c in members if self._evaluator.items(c.key, "holdout")]
-        baselines = [c for c in self._able if self._evaluator.items(c.key, "holdout")]
-        worst = tuple(map(min, zip(*self._points(baselines, "holdout"), strict=True)))
-        return Front(
-            tuple(shown),
-            tuple(self._row(c, "member") for c in shown),
-            dict(zip(self._evaluator.objective.tasks, worst, strict=True)),
-            hypervolume(self._points(shown, "holdout"), worst),
+        shown, standing = (
+            [c for c in some if self._evaluator.items(c.key, "holdout")] for some in (members, self._able)
         )
+        points = self._points(shown, "holdout")
+        share = share_of_box(points, [*points, *self._points(standing, "holdout")])
+        rows = tuple(self._row(c, "member") for c in shown)
+        return Front(tuple(shown), rows, self._evaluator.objective.tasks, share)
 
     def _row(self, candidate: Candidate, role: str, label: str | None = None) -> Row:
         scores = {name: self._evaluator.score(candidate.key, name) for name in SLICES}

@@ -139,10 +139,14 @@ class Objective:
         gain = self._best(task, references) - base
         return base, gain if gain >= GAIN else 1.0
 
+    def floors(self, references: References) -> dict[str, float]:
+        """The lowest mean that each task with a floor may have."""
+        return {task: self._level(task, floor, references) for task, floor in self._floors.items()}
+
     def _violation(self, means: Means, references: References) -> float:
         """The sum of what is missing to the floors, in the tasks' own units."""
-        floors = {task: self._level(task, floor, references) for task, floor in self._floors.items() if task in means}
-        missing = (level - means[task] for task, level in floors.items())
+        levels = self.floors(references)
+        missing = (level - means[task] for task, level in levels.items() if task in means)
         return math.fsum(gap for gap in missing if gap > ROUNDING)
 
     def _level(self, task: str, floor: Floor, references: References) -> float:

@@ -39,13 +39,23 @@ def hypervolume(points: Sequence[Point], reference: Point) -> float:
     return total
 
 
+def share_of_box(points: Sequence[Point], everybody: Sequence[Point]) -> float:
+    """How much of the box of everybody's scores some of them dominate, 0 … 1.
+
+    The hypervolume in units of the ranges; the box begins a tenth below the worst, so that the ends of a front count.
+    """
+    bounds = _bounds(everybody)
+    return hypervolume([_scaled(point, bounds) for point in points], (-0.1,) * len(bounds)) / 1.1 ** len(bounds)
+
+
 def spread_out(points: Sequence[Point], count: int) -> list[int]:
     """The places of at most `count` points of the front: its knee, then always the farthest from those chosen.
 
     Distances are those of the objective that differs most, in units of the front's range (Gonzalez 1985).
     """
     places = front(points)
-    scaled = dict(zip(places, _scaled([points[i] for i in places]), strict=True))
+    bounds = _bounds([points[i] for i in places])
+    scaled = {i: _scaled(points[i], bounds) for i in places}
     chosen = [knee(points)] if points else []
     while len(chosen) < min(count, len(places)):
         chosen.append(max(scaled, key=lambda i: min(_distance(scaled[i], scaled[j]) for j in chosen)))
@@ -58,19 +68,24 @@ def knee(points: Sequence[Point]) -> int:
     The Chebyshev distance to the ideal point (compromise programming, Zeleny 1973), over the front alone.
     """
     places = front(points)
-    scaled = _scaled([points[i] for i in places])
-    order = [(round(min(row), 12), round(math.fsum(row), 12), points[i]) for i, row in zip(places, scaled, strict=True)]
-    return places[order.index(max(order))]
+    bounds = _bounds([points[i] for i in places])
+
+    def order(place: int) -> tuple[float, float, Point]:
+        scaled = _scaled(points[place], bounds)
+        return round(min(scaled), 12), round(math.fsum(scaled), 12), points[place]
+
+    return max(places, key=order)
 
 
 def _distance(one: Point, other: Point) -> float:
     return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
-def _scaled(points: Sequence[Point]) -> list[Point]:
-    """Every objective from 0, the worst of the points, to 1, the best; 1 for all where they are equal."""
-    spans = [(min(column), max(column)) for column in zip(*points, strict=True)]
-    return [
-        tuple((a - low) / (high - low) if high > low else 1.0 for a, (low, high) in zip(point, spans, strict=True))
-        for point in points
-    ]
+def _bounds(points: Sequence[Point]) -> list[tuple[float, float]]:
+    return [(min(column), max(column)) for column in zip(*points, strict=True)]
+
+
+def _scaled(point: Point, bounds: Sequence[tuple[float, float]]) -> Point:
+    """Every objective from 0, the lower bound, to 1, the upper; 1 where they are equal."""
+    pairs = zip(point, bounds, strict=True)
+    return tuple((a - low) / (high - low) if high > low else 1.0 for a, (low, high) in pairs)

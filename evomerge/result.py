@@ -29,15 +29,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Front:
-    """The candidates that none dominates on `select`, with their rows, and the volume that they cover on holdout.
+    """The candidates that none dominates on `select`, with their rows.
 
-    The volume is measured from `reference`, the worst baseline of each task on holdout.
+    `share` of the box of all rows' scores on holdout, the baselines' included, is dominated by them.
     """
 
     members: tuple[Candidate, ...]
     rows: tuple[Row, ...]
-    reference: Mapping[str, float]
-    hypervolume: float
+    tasks: tuple[str, ...]
+    share: float
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Result:
     rows: tuple[Row, ...]
     comparisons: tuple[Comparison, ...]
     gap: Mapping[str, float | None]
+    floors: Mapping[str, float]  # on holdout
     simpler: Beside | None = None
     sensitivity: Sensitivity | None = None
     front: Front | None = None
@@ -91,6 +92,7 @@ class Result:
             "rows": [row.as_dict() for row in self.rows],
             "comparisons": [_comparison(comparison) for comparison in self.comparisons],
             "gap": dict(self.gap),
+            "floors": dict(self.floors),
             "simpler": self.simpler and _simpler(self.simpler),
             "sensitivity": self.sensitivity and _sensitivity(self.sensitivity),
             "front": self.front and _front(self.front),
@@ -146,6 +148,6 @@ def _sensitivity(found: Sensitivity) -> dict[str, Any]:
 def _front(front: Front) -> dict[str, Any]:
     return {
         "members": [row.as_dict() for row in front.rows],
-        "reference": dict(front.reference),
-        "hypervolume": front.hypervolume,
+        "tasks": list(front.tasks),
+        "share_of_box": front.share,
     }

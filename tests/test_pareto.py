@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from evomerge.pareto import Point, dominates, front, hypervolume, knee, spread_out
+from evomerge.pareto import Point, dominates, front, hypervolume, knee, share_of_box, spread_out
 
 
 def cloud(seed: int, count: int, objectives: int, steps: int = 12) -> list[Point]:
@@ -83,3 +83,20 @@ def test_spreading_out_keeps_the_knee_and_the_ends() -> None:
     assert spread_out(points, 1) == [3]
     assert spread_out(points, 99) == [0, 1, 2, 3, 4]
     assert spread_out([], 3) == []
+
+
+def test_the_share_of_the_box_does_not_depend_on_units() -> None:
+    points = cloud(5, 12, 3)
+    best = [points[i] for i in front(points)]
+    share = share_of_box(best, points)
+    scaled = [[(100 * a - 3, b, 0.01 * c) for a, b, c in some] for some in (best, points)]
+    assert share_of_box(*scaled) == pytest.approx(share) and 0 < share < 1
+    assert share_of_box(points, points) == pytest.approx(share), "the dominated add nothing"
+    assert share_of_box(best[:1], points) < share
+
+
+def test_the_share_of_the_box_by_hand() -> None:
+    assert share_of_box([(1.0, 1.0)], [(0.0, 0.0), (1.0, 1.0)]) == pytest.approx(1.0)
+    assert share_of_box([(0.0, 1.0), (1.0, 0.0)], [(0.0, 1.0), (1.0, 0.0)]) == pytest.approx((2 * 0.11 - 0.01) / 1.21)
+    assert share_of_box([(0.5, 1.0)], [(0.0, 1.0), (1.0, 1.0)]) == pytest.approx(0.6 / 1.1), "an objective of one value"
+    assert share_of_box([], [(0.0, 1.0)]) == 0.0

@@ -12,7 +12,7 @@ from evomerge.finalise import Final, Finalise
 from evomerge.jobs import Job
 from evomerge.ledger import Ledger
 from evomerge.objective import Objective
-from evomerge.pareto import dominates, front, hypervolume
+from evomerge.pareto import dominates, front, share_of_box
 from evomerge.result import Result
 from evomerge.scorers import SLICES, Chunk, Plan, task_of
 from evomerge.search import Board, Evaluator, header, search
@@ -66,8 +66,9 @@ def test_a_front_is_chosen_on_select_and_every_member_has_a_row(tmp_path: Path) 
     for row in result.front.rows:
         assert set(row.tasks) == {"a", "b"}
     covered = [tuple(row.tasks.values()) for row in result.front.rows]
-    reference = tuple(result.front.reference.values())
-    assert result.front.hypervolume == pytest.approx(hypervolume(covered, reference)) and result.front.hypervolume > 0
+    standing = [tuple(row.tasks.values()) for row in result.rows[:-1]]
+    assert result.front.share == pytest.approx(share_of_box(covered, [*covered, *standing]))
+    assert result.front.share > share_of_box(standing, [*covered, *standing])
     assert json.loads(json.dumps(result.as_dict()))["front"]["members"][0]["role"] == "member"
 
 
@@ -83,6 +84,7 @@ def test_a_floor_is_kept_where_the_mean_alone_breaks_it(tmp_path: Path) -> None:
     _, _, free = ended(tmp_path / "free.jsonl", "cma", 120, maximise=["b"])
     _, _, kept = ended(tmp_path / "kept.jsonl", "cma", 120, maximise=["b"], keep={"a": "left - 0.2"})
     floor = next(row.tasks["a"] for row in kept.rows if row.label == "left") - 0.2
+    assert kept.floors == pytest.approx({"a": floor}) and free.floors == {}
     assert free.rows[-1].tasks["a"] < floor <= kept.rows[-1].tasks["a"] + 1e-9
     assert free.rows[-1].tasks["b"] > kept.rows[-1].tasks["b"]
     # The optimum on the floor, by a fine grid over the square of weights.

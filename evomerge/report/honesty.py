@@ -35,8 +35,7 @@ def front(record: Record) -> str:
     found = record.result["front"]
     if not found:
         return ""
-    tasks = list(found["reference"])
-    pairs = list(combinations(tasks, 2))[:SHOWN]
+    pairs = list(combinations(found["tasks"], 2))[:SHOWN]
     figures = "".join(
         f"<figure><h3>{escape(first)} and {escape(second)}</h3>{front_chart(record, first, second, f'front-{place}')}"
         "</figure>"

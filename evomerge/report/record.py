@@ -132,7 +132,7 @@ def _plan(header: Mapping[str, Any]) -> Plan:
 
 def _refuse_older(result: Mapping[str, Any]) -> None:
     """KeyError where an earlier version wrote the result: repeating the command brings it up to date for nothing."""
-    for name in ("comparisons", "gap", "simpler", "sensitivity", "front"):
+    for name in ("comparisons", "gap", "floors", "simpler", "sensitivity", "front"):
         result[name]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from evomerge.objective import ROUNDING
 from evomerge.scorers import SLICES
 
 Result = Mapping[str, Any]  # what result.json holds
@@ -57,15 +58,17 @@ def claim(result: Result) -> str:
     if result["rows"][-1]["label"] == result["best_baseline"]:
         return f"The search found nothing better than a baseline: the winner is {result['best_baseline']}{again}"
     found = next(c for c in result["comparisons"] if c["label"] == result["best_baseline"])
+    rival = next(row for row in result["rows"] if row["label"] == found["label"])
+    floors = " that keeps the floors" * (bool(result["floors"]) and not _broken(result["floors"], rival["tasks"]))
     return (
-        f"On holdout the winner is {VERDICTS[result['verdict']]} ({found['label']}): {ahead(found)}, "
+        f"On holdout the winner is {VERDICTS[result['verdict']]}{floors} ({found['label']}): {ahead(found)}, "
         f"{found['interval']['level']:.0%} interval, p {p_value(found['corrected'])} "
         f"({found['test']}, corrected for {len(result['comparisons'])} baselines){again}"
     )
 
 
 def notes(result: Result) -> Iterator[str]:
-    """What else belongs to the claim, a line each: ties, the gap, the optimum, the simpler recipe, the front."""
+    """What else belongs to the claim, a line each: ties, gap, floors, optimum, simpler recipe, front."""
     ties = [
         c["label"] for c in result["comparisons"] if c["verdict"] == "tie" and c["label"] != result["best_baseline"]
     ]
@@ -75,15 +78,16 @@ def notes(result: Result) -> Iterator[str]:
     if gap is not None:
         beside = "" if others is None else f", those of the baselines, which nobody chose, by {-others:+.4f}"
         yield f"From search to holdout the winner's score changes by {-gap:+.4f}{beside}"
+    yield from _floors(result["floors"], result["rows"][-1]["tasks"])
     if result["sensitivity"]:
         yield _around(result["sensitivity"])
     if result["simpler"]:
         yield _without(result["simpler"])
     if result["front"]:
         front = result["front"]
-        volume = f"its volume over the worst baselines on holdout is {front['hypervolume']:.4f}"
         count = len(front["members"])
-        yield f"The front has {count} member{'s' * (count != 1)}; {volume}"
+        share = f"on holdout dominating {front['share_of_box']:.0%} of the box of all scores"
+        yield f"The front has {count} member{'s' * (count != 1)}, {share}"
 
 
 def ahead(found: Mapping[str, Any]) -> str:
@@ -107,6 +111,20 @@ def name_of(row: Mapping[str, Any]) -> str:
     if row["role"] == "member":
         return f"front: {label}"
     return label if row["role"] != "winner" or label == "winner" else f"winner (= {label})"
+
+
+def _floors(floors: Mapping[str, float], means: Mapping[str, float]) -> Iterator[str]:
+    """Which floors the winner keeps on holdout, and which it does not."""
+    broken = _broken(floors, means)
+    kept = [task for task in floors if task not in broken]
+    for words, tasks in (("keeps", kept), ("breaks", broken)):
+        if tasks:
+            levels = ", ".join(f"{task} {number(means[task])} of {number(floors[task])}" for task in tasks)
+            yield f"On holdout the winner {words} the floor{'s' * (len(tasks) > 1)}: {levels}"
+
+
+def _broken(floors: Mapping[str, float], means: Mapping[str, float]) -> list[str]:
+    return [task for task, level in floors.items() if means[task] < level - ROUNDING]
 
 
 def _around(found: Mapping[str, Any]) -> str:

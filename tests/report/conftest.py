@@ -84,6 +84,7 @@ def write_run(folder: Path, winner: str = "c3", label: str = "winner") -> Path:
         "rows": rows,
         "comparisons": [comparison("base", 0.4), comparison("math", 0.2), comparison("uniform", 0.3, "tie")],
         "gap": {"winner": 0.05, "baselines": 0.01},
+        "floors": {},
         "simpler": None,
         "sensitivity": None,
         "front": None,

@@ -122,7 +122,7 @@ def several(folder: Path) -> Page:
     """The page of the same run with a front of two members."""
     result = json.loads((folder / "result.json").read_text())
     members = [row("1/2", 0.6, "c3", "member"), row("math", 0.4, "b1", "member")]
-    result["front"] = {"members": members, "reference": {"easy": 0.2, "hard": 0.1}, "hypervolume": 0.1}
+    result["front"] = {"members": members, "tasks": ["easy", "hard"], "share_of_box": 0.5}
     (folder / "result.json").write_text(json.dumps(result))
     return Page(write_report(folder).read_text(encoding="utf-8"))
 
@@ -135,7 +135,7 @@ def test_a_front_is_drawn_for_each_pair_of_tasks(run_folder: Path, page: Page) -
     assert len(found.all("circle", "rival")) == 4, "the baselines"
     assert len(found.all("circle", "winner")) == 2, "in the search curve and in the front"
     text = "".join(found.text)
-    assert "front: math" in text and "its volume over the worst baselines" in text
+    assert "front: math" in text and "dominating 50% of the box" in text
     names = {name for _, attrs in found.elements for name in attrs}
     assert not names & {"src", "href", "srcset", "xlink:href"}
 

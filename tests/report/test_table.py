@@ -66,6 +66,16 @@ def test_the_gap_is_told_beside_that_of_the_baselines(result: dict[str, Any]) ->
     assert not [n for n in notes(changed(result, gap={"winner": None, "baselines": 0.1})) if "search to holdout" in n]
 
 
+def test_floors_are_told_kept_or_broken_on_holdout(result: dict[str, Any]) -> None:
+    found = list(notes(changed(result, floors={"easy": 0.6, "hard": 0.31})))
+    assert "On holdout the winner keeps the floor: easy 0.6000 of 0.6000" in found
+    assert "On holdout the winner breaks the floor: hard 0.3000 of 0.3100" in found
+    assert "the best baseline (math)" in claim(changed(result, floors={"hard": 0.9}))
+    assert "the best baseline that keeps the floors (math)" in claim(changed(result, floors={"hard": 0.2}))
+    both = list(notes(changed(result, floors={"easy": 0.5, "hard": 0.2})))
+    assert "On holdout the winner keeps the floors: easy 0.6000 of 0.5000, hard 0.3000 of 0.2000" in both
+
+
 def test_the_optimum_is_told_in_one_line(result: dict[str, Any]) -> None:
     span = {"low": -0.02, "high": 0.01, "level": 0.95}
     found = {"radius": 0.05, "points": 6, "difference": -0.005, "interval": span, "worst": -0.03, "best": 0.01}
@@ -80,14 +90,14 @@ def test_the_optimum_is_told_in_one_line(result: dict[str, Any]) -> None:
 def test_what_else_may_be_built_has_rows_after_the_winner(result: dict[str, Any]) -> None:
     span = {"difference": -0.01, "interval": {"low": -0.02, "high": 0.0, "level": 0.95}}
     simpler = {"steps": ["without law"], "tried": 3, "row": row("simpler", 0.55, "s", "simpler"), **span}
-    front = {"members": [row("3/4", 0.5, "m", "member")], "reference": {"easy": 0.1}, "hypervolume": 0.25}
+    front = {"members": [row("3/4", 0.5, "m", "member")], "tasks": ["easy", "hard"], "share_of_box": 0.25}
     more = changed(result, simpler=simpler, front=front)
     assert [found["label"] for found in offered(more)] == ["simpler", "3/4"]
     labels = [line.split("│")[1].strip() for line in shown(result_table(more)).splitlines() if "│" in line]
     assert labels[-3:] == ["winner", "simpler", "front: 3/4"]
     text = list(notes(more))
     assert "As good within noise on select, -0.0100 [-0.0200, +0.0000] on holdout: without law" in text
-    assert "The front has 1 member; its volume over the worst baselines on holdout is 0.2500" in text
+    assert "The front has 1 member, on holdout dominating 25% of the box of all scores" in text
 
 
 def test_a_search_for_simplifications_that_found_none_says_so(result: dict[str, Any]) -> None:
