@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evomerge.errors import CandidateError
 from evomerge.scorers import Request
 from evomerge.scorers.batches import plan
 from evomerge.scorers.encode import Encoder, Work
@@ -93,7 +94,10 @@ class ScoringEngine:
             return None
         text = model.config.get_text_config()
         pairs = _probe(text.vocab_size)
-        theirs = self._plain.pairs(pairs)
+        try:
+            theirs = self._plain.pairs(pairs)
+        except CandidateError:  # these weights give no number on any path: nothing to compare, and scoring will say so
+            return None
         for overhead in (-1000, 1000):  # every shared beginning cached; none, and several units in a row
             costs = Costs(width=6 * text.hidden_size, most=32, states=8, overhead=overhead)
             try:
