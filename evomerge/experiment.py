@@ -4,13 +4,14 @@ Constructors are the schema: a key that none of them takes is a ConfigError that
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from evomerge import methods, optimizers, pools, trackers
 from evomerge.baselines import baselines, controls
@@ -21,13 +22,14 @@ from evomerge.finalise import Finalise
 from evomerge.freeze import freeze
 from evomerge.jobs import WorkerSpec
 from evomerge.materialize import COMPILE, Materializer
-from evomerge.model import check_device, is_encoder_decoder, load_tokenizer, resolve_device, torch_dtype
+from evomerge.model import check_device, load_tokenizer, model_config, resolve_device, torch_dtype
 from evomerge.objective import Objective
 from evomerge.placement import MODES
 from evomerge.prepared import cache_folder, digest
 from evomerge.recipe import ModelRef, Recipe
-from evomerge.schema import check_section
-from evomerge.scorers.engine import check_tokenizer
+from evomerge.schema import check_section, one_of, positive
+from evomerge.scorers.encode import Encoder, Work, check_tokenizer
+from evomerge.scorers.engine import PATHS
 from evomerge.scorers.lm_eval import LMEvalScorer
 from evomerge.space import SearchSpace, Space, refuse_unknown_genes
 
@@ -37,7 +39,7 @@ Section = TypeVar("Section")
 FREE = ("name", "budget", "pool", "tracker", "finalise", "baselines")  # what may change when a search is resumed
 SPACE_GIVEN = ("method", "base", "experts", "layout", "touched", "settings", "options", "out_dtype", "seed")
 SCORER_GIVEN = ("tokenizer", "seed")
-FREE_OF_MODEL = ("batch_size", "device", "compile", "placement")
+FREE_OF_MODEL = ("batch_size", "batch_tokens", "device", "compile", "placement")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,8 @@ class ModelConfig:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     batch_size: int = 16
+    batch_tokens: int = 4096
+    scoring: str = "auto"
     max_length: int | None = None
     compile: str = "auto"
     placement: str = "auto"
@@ -112,16 +116,13 @@ class Experiment:
         torch_dtype(self.model.dtype)
         check_device(self.model.device, here=self._pool["name"] == "local")
         if self.model.max_length is not None:
-            _positive("model.max_length", self.model.max_length)
-        _one_of("model.compile", self.model.compile, COMPILE)
-        _one_of("model.placement", self.model.placement, ("auto", *MODES))
-        _positive("budget.evaluations", self.budget.evaluations)
-        _positive("finalise.top", self.finalise.top)
-        _not_negative("finalise.simplify", self.finalise.simplify)
-        _not_negative("finalise.cloud", self.finalise.cloud)
-        if not 0 < self.finalise.radius < 1:
-            raise ConfigError(f"finalise.radius={self.finalise.radius}: give a step in the unit cube, above 0, below 1")
-        _positive("model.batch_size", self.model.batch_size)
+            positive("model.max_length", self.model.max_length)
+        one_of("model.compile", self.model.compile, COMPILE)
+        one_of("model.placement", self.model.placement, ("auto", *MODES))
+        positive("budget.evaluations", self.budget.evaluations)
+        positive("model.batch_size", self.model.batch_size)
+        positive("model.batch_tokens", self.model.batch_tokens)
+        one_of("model.scoring", self.model.scoring, PATHS)
         self._objective = dict(objective or {})
         check_section(Objective, self._objective, "objective")
         self._controls = dict(baselines or {})
@@ -204,11 +205,25 @@ class Experiment:
             raise ConfigError(f"scorer {name!r} is not known; choose lm_eval")
         if not settings.get("tasks"):
             raise ConfigError("scorer.tasks is empty; name at least one task")
+        given: dict[str, Any] = {"tokenizer": self.tokenizer, "seed": self.seed}
+        return LMEvalScorer(**given, **settings)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer."""
         folder = self.family.base.folder
         tokenizer = load_tokenizer(folder, self.model.trust_remote_code)
-        check_tokenizer(tokenizer, is_encoder_decoder(folder, self.model.trust_remote_code))
-        given: dict[str, Any] = {"tokenizer": tokenizer, "seed": self.seed}
-        return LMEvalScorer(**given, **settings)
+        check_tokenizer(tokenizer, model_config(folder, self.model.trust_remote_code).is_encoder_decoder)
+        return tokenizer
+
+    @cached_property
+    def work(self) -> dict[str, Work]:
+        """Chunk id → its requests as token ids and batches."""
+        model = self.model
+        config = model_config(self.family.base.folder, model.trust_remote_code)
+        encoder = Encoder(self.tokenizer, config, max_length=model.max_length, batch_tokens=model.batch_tokens)
+        chunks = (chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks)
+        return {chunk.id: encoder.work(self.scorer.requests(chunk)) for chunk in chunks}
 
     def optimizer(self) -> optimizers.Optimizer:
         """A fresh optimizer, seeded with the points worth knowing first."""
@@ -262,10 +277,8 @@ class Experiment:
         trackers.check(str(settings.pop("name")), settings)
 
     def _worker_spec(self) -> WorkerSpec:
-        chunks = [chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks]
-        requests = {chunk.id: self.scorer.requests(chunk) for chunk in chunks}
-        folder = str(self.prepared)
-        return WorkerSpec(self.base, tuple(self.experts.values()), requests, prepared=folder, **asdict(self.model))
+        experts, folder = tuple(self.experts.values()), str(self.prepared)
+        return WorkerSpec(self.base, experts, self.work, prepared=folder, **asdict(self.model))
 
 
 def from_config(config: Mapping[str, Any]) -> Experiment:
@@ -299,18 +312,3 @@ def _methods(given: Any) -> list[MethodConfig]:
         if names.count(name) > 1:
             raise ConfigError(f"method: {name} is listed twice; list each method once")
     return found
-
-
-def _one_of(key: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        raise ConfigError(f"{key}={value}: choose of {', '.join(known)}")
-
-
-def _positive(key: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"{key}={value}: give at least 1")
-
-
-def _not_negative(key: str, value: int) -> None:
-    if value < 0:
-        raise ConfigError(f"{key}={value}: give 0 or more")

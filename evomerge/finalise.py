@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evomerge.errors import RunError
+from evomerge.errors import ConfigError, RunError
 from evomerge.optimizers import Vector
 from evomerge.pareto import front, knee, share_of_box, spread_out
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.result import Beside, Front, Result, Row
+from evomerge.schema import positive
 from evomerge.scorers import SLICES, task_of
 from evomerge.search import Board, Candidate, Evaluator
 from evomerge.sensitivity import Sensitivity, sensitivity
@@ -29,6 +30,14 @@ class Finalise:
     simplify: int = 0
     cloud: int = 0
     radius: float = 0.05
+
+    def __post_init__(self) -> None:
+        positive("finalise.top", self.top)
+        for key in ("simplify", "cloud"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"finalise.{key}={getattr(self, key)}: give 0 or more")
+        if not 0 < self.radius < 1:
+            raise ConfigError(f"finalise.radius={self.radius}: give a step in the unit cube, above 0, below 1")
 
 
 class Final:

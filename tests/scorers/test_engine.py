@@ -1,112 +1,129 @@
-"""The engine answers in order, from the weights of the moment, and refuses numbers that are not finite."""
+"""The engine chooses the fast path where it is exact, goes on with less memory, and keeps kinds in order."""
 
+import logging
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import GPTNeoXConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config
 
-from evomerge.errors import CandidateError, TaskError
+from evomerge.errors import TaskError
 from evomerge.scorers import Request
-from evomerge.scorers.engine import HarnessEngine, check_tokenizer
+from evomerge.scorers.encode import Encoder
+from evomerge.scorers.harness import HarnessEngine
+from evomerge.scorers.windows import reach
+from tests.scorers.conftest import Answers, forwards, random_model
 
-GREEDY = {"until": ["\n"], "max_gen_toks": 3, "do_sample": False}
 PAIRS = [Request("loglikelihood", (f"{i}+{i}=", f" {2 * i}")) for i in range(5)]
+LONG = [Request("loglikelihood", ("long " * 30, word)) for word in ("yes", "no")]
 
 
-def test_kinds_may_be_mixed(engine) -> None:
-    rolling = Request("loglikelihood_rolling", ("some text",))
-    generate = Request("generate_until", ("go on", GREEDY))
+def test_kinds_may_be_mixed_and_repeated(engine: Any) -> None:
+    rolling = Request("loglikelihood_rolling", ("some text",), repeats=2)
+    generate = Request("generate_until", ("go on", {"until": ["\n"], "max_gen_toks": 3, "do_sample": False}))
     mixed = engine.respond([PAIRS[0], generate, rolling, PAIRS[1], generate])
-    assert mixed[0] == engine.respond(PAIRS[:1])[0]
-    assert mixed[3] == pytest.approx(engine.respond(PAIRS[1:2])[0], rel=1e-5)
-    assert isinstance(mixed[2], float) and isinstance(mixed[1], str) and mixed[1] == mixed[4]
+    assert mixed[0] == pytest.approx(engine.respond(PAIRS[:1])[0], rel=1e-5)
+    assert mixed[2][0] == mixed[2][1] == pytest.approx(engine.respond([rolling])[0][0], rel=1e-5)
+    assert isinstance(mixed[1], str) and mixed[1] == mixed[4]
 
 
-def test_log_likelihoods_are_those_of_the_model(engine, model, tokenizer) -> None:
-    ids = torch.tensor([tokenizer("1+1= 2").input_ids])
-    with torch.no_grad():
-        logs = model(ids).logits.log_softmax(-1)
-    expected = sum(logs[0, i - 1, ids[0, i]].item() for i in (-2, -1) for i in [ids.shape[1] + i])
-    assert engine.respond(PAIRS[1:2])[0][0] == pytest.approx(expected, rel=1e-5)
+def test_a_model_that_does_not_fit_is_scored_plainly_and_says_so(tokenizer: Any, caplog: Any) -> None:
+    model = random_model("mpt")
+    with caplog.at_level(logging.WARNING, "evomerge"):
+        ours = Answers(model, tokenizer)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("scored by lm-eval's own forward pass, not by token trees: the two differ")
+    assert ours.respond(PAIRS) == HarnessEngine(model, tokenizer).respond(PAIRS)
 
 
-def test_a_half_precision_model_gets_a_full_precision_softmax(model, tokenizer) -> None:
-    answers = HarnessEngine(model.to(torch.bfloat16), tokenizer).respond(PAIRS)
-    values = torch.tensor([value for value, _ in answers])
-    assert not torch.equal(values, values.to(torch.bfloat16).float())
+def test_the_path_can_be_chosen(tokenizer: Any, caplog: Any) -> None:
+    model = random_model("llama")
+    assert Answers(model, tokenizer, path="plain").respond(PAIRS) == HarnessEngine(model, tokenizer).respond(PAIRS)
+    assert Answers(random_model("mpt"), tokenizer, path="tree").engine.plain_because is None
+    assert not caplog.records
 
 
-def test_new_weights_are_seen_at_once(engine, model) -> None:
-    before = engine.respond(PAIRS)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(0.5)
-    assert engine.respond(PAIRS) != before
+def test_beyond_a_sliding_window_the_plain_path_is_taken(tokenizer: Any) -> None:
+    """Gemma 2 has windows of 64 tokens here: a mask of our own would look further."""
+    model = random_model("gemma2")
+    ours = Answers(model, tokenizer)
+    plain = HarnessEngine(model, tokenizer).respond(LONG)
+    assert ours.respond(LONG) == plain
+    forced = Answers(model, tokenizer, path="tree").engine
+    forced._reach = 10**6
+    with torch.inference_mode():
+        wrong = forced.respond(ours.encoder.work(tuple(LONG)))
+    assert wrong[0][0] != pytest.approx(plain[0][0], rel=1e-3)
 
 
-@pytest.mark.parametrize("requests", [PAIRS, [Request("loglikelihood_rolling", ("text",))]])
-def test_nan_weights_fail_the_candidate(engine, model, requests) -> None:
-    with torch.no_grad():
-        model.model.norm.weight[3] = float("nan")
-    with pytest.raises(CandidateError, match="log-likelihood is nan: the merged weights") as error:
-        engine.respond(requests)
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4, "original_max_position_embeddings": 99}
+LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (LlamaConfig(), float("inf")),
+        (GPTNeoXConfig(), float("inf")),
+        (MistralConfig(sliding_window=77), 77),
+        (MistralConfig(sliding_window=None), float("inf")),
+        (Qwen2Config(use_sliding_window=False), float("inf")),
+        (Qwen2Config(use_sliding_window=True, sliding_window=55, max_window_layers=1), 55),
+        (LlamaConfig(rope_parameters=DYNAMIC), 99),
+        (Phi3Config(original_max_position_embeddings=44, rope_parameters=LONG_ROPE), 44),
+    ],
+)
+def test_how_far_a_model_sees(config: Any, expected: float) -> None:
+    assert reach(config) == expected
+
+
+class Small:
+    """A device that has no memory for more than so many tokens at once."""
+
+    def __init__(self, model: Any, most: int) -> None:
+        self.most = most
+        model.register_forward_pre_hook(self.look, with_kwargs=True)
+
+    def look(self, module: Any, arguments: Any, named: Any) -> None:
+        if named["input_ids"].numel() > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_without_memory_for_a_batch_scoring_goes_on_in_smaller_ones(tokenizer: Any, caplog: Any) -> None:
+    requests = [Request("loglikelihood", (f"number {i} ", w)) for i in range(60) for w in ("even", "odd")]
+    model = random_model("llama")
+    expected = Answers(model, tokenizer).respond(requests)
+    ours = Answers(model, tokenizer, path="tree")
+    Small(model, 300)
+    shapes = forwards(model)
+    with caplog.at_level(logging.WARNING, "evomerge"):
+        answers = ours.respond(requests)
+    assert [value for value, _ in answers] == pytest.approx([value for value, _ in expected], rel=1e-5)
+    assert [record.getMessage() for record in caplog.records][-1].startswith("out of memory: scoring goes on")
+    caplog.clear()
+    shapes.clear()
+    assert ours.respond(requests) == answers
+    assert not caplog.records and max(rows * length for rows, length in shapes) <= 300
+
+
+def test_without_memory_for_one_request_the_candidate_fails(tokenizer: Any) -> None:
+    model = random_model("llama")
+    ours = Answers(model, tokenizer, path="tree")
+    Small(model, 3)
+    with pytest.raises(torch.OutOfMemoryError):
+        ours.respond(PAIRS)
+
+
+@pytest.mark.parametrize("arguments", [("", ""), ("go", ""), ("go", " on" * 9)])
+def test_a_request_that_does_not_fit_is_refused_before_weights_are_read(
+    arguments: Any, model: Any, tokenizer: Any
+) -> None:
+    with pytest.raises(TaskError, match=r"a loglikelihood request does not fit the model: \('") as error:
+        Encoder(tokenizer, model.config, max_length=8).work([Request("loglikelihood", arguments)])
     assert "\n" not in str(error.value)
 
 
-def test_nan_weights_fail_a_generation(engine, model) -> None:
-    engine.respond([Request("generate_until", ("go", GREEDY))])
-    with torch.no_grad():
-        model.model.norm.weight[3] = float("nan")
-    with pytest.raises(CandidateError, match="logits are not finite"):
-        engine.respond([Request("generate_until", ("go", GREEDY))])
-    assert not model.lm_head._forward_hooks
-
-
-def test_repeats_come_back_as_lists_and_leave_torch_alone(engine) -> None:
-    sampled = {"until": ["\n"], "max_gen_toks": 4, "do_sample": True, "temperature": 1.5}
-    torch.manual_seed(3), np.random.seed(3)
-    expected = torch.rand(1), np.random.rand()
-    torch.manual_seed(3), np.random.seed(3)
-    (many,) = engine.respond([Request("generate_until", ("go", sampled), repeats=4)])
-    assert len(many) == 4 and len(set(many)) > 1
-    assert (torch.rand(1), np.random.rand()) == expected
-
-
-def test_what_does_not_fit_the_model_is_a_task_error(model, tokenizer) -> None:
-    engine = HarnessEngine(model, tokenizer, max_length=8)
-    with pytest.raises(TaskError, match=r"generate_until requests do not fit the model: .*max"):
-        engine.respond([Request("generate_until", ("go", {**GREEDY, "max_gen_toks": 99}))])
-    with pytest.raises(TaskError, match="loglikelihood requests do not fit the model: a prompt"):
-        engine.respond([Request("loglikelihood", ("go", " on" * 9))])
-
-
-def test_the_engine_is_silent_and_copies_the_tokenizer(model, tokenizer, capfd: Any) -> None:
-    tokenizer = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>")
-    engine = HarnessEngine(model, tokenizer, batch_size=2)
-    engine.respond([*PAIRS, Request("loglikelihood_rolling", ("some text",)), Request("generate_until", ("a", GREEDY))])
-    assert capfd.readouterr() == ("", "")
-    assert tokenizer.pad_token is None
-
-
-def test_encoder_decoder_models_are_scored(chars) -> None:
-    tokenizer = chars(bos=False, eos=True)
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=2,
-        decoder_start_token_id=1, pad_token_id=2, eos_token_id=2,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = T5ForConditionalGeneration(config).eval()
-    answers = HarnessEngine(model, tokenizer).respond([*PAIRS, Request("generate_until", ("go", GREEDY))])
-    source = torch.tensor([tokenizer("1+1=").input_ids])
-    target = torch.tensor([tokenizer(" 2", add_special_tokens=False).input_ids])
-    loss = model(input_ids=source, labels=target).loss.item()
-    assert answers[1][0] == pytest.approx(-2 * loss, rel=1e-4)
-    assert isinstance(answers[-1], str)
-
-
-def test_an_encoder_input_must_be_closed(chars) -> None:
-    check_tokenizer(chars(bos=True), is_encoder_decoder=False)
-    check_tokenizer(chars(bos=False, eos=True), is_encoder_decoder=True)
-    with pytest.raises(TaskError, match="does not end its input with </s>; add it to its post-processor"):
-        check_tokenizer(chars(bos=False), is_encoder_decoder=True)
+def test_the_tokenizer_is_left_alone(model: Any, tokenizer: Any) -> None:
+    bare = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>")
+    Encoder(bare, model.config).work(PAIRS)
+    assert bare.pad_token is None
