@@ -9,7 +9,7 @@ from evomerge.errors import CandidateError
 from evomerge.groups import Layout
 from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
-from evomerge.optimizers import Optimizer, create
+from evomerge.optimizers import Optimizer, create, cube
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.scorers import SLICES, Chunk, Plan, Request
 from evomerge.search import Board, Evaluator, header, search
@@ -33,7 +33,7 @@ def toy_space() -> Space:
 
 
 def toy_optimizer(name: str = "cma", seed: int = 1, population: int = 6) -> Optimizer:
-    return create(name, 2, list(toy_space().seeds().values()), seed, {"population": population})
+    return create(name, cube(2), list(toy_space().seeds().values()), seed, {"population": population})
 
 
 def toy_baselines() -> dict[str, Recipe]:
