@@ -10,7 +10,7 @@ from evomerge.optimizers import Coordinate, Vector
 from evomerge.optimizers._restarts import KINDS, Restarts, rounded_up
 from evomerge.optimizers._screen import Screen
 from evomerge.optimizers._strategy import Start, Strategy
-from evomerge.schema import one_of
+from evomerge.schema import one_of, positive
 
 COVARIANCES = ("auto", "full", "diagonal", "vd")
 DIAGONAL_FROM = 24  # dimensions: from here on a full matrix learns too slowly for a thousand candidates
@@ -102,6 +102,7 @@ def create(
         raise ConfigError(f"optimizer.multiple_of={multiple_of}: give the number of workers, at least 1")
     if not 0 < tolerance < sigma:
         raise ConfigError(f"optimizer.tolerance={tolerance}: give a step below sigma={sigma}, above 0")
+    positive("optimizer.screen", screen)
     one_of("optimizer.covariance", covariance, COVARIANCES)
     one_of("optimizer.restarts", restarts, KINDS)
     if covariance == "vd" and len(coordinates) < VD_FROM:

@@ -35,9 +35,7 @@ class Grid:
 
     def ask(self) -> list[Vector]:
         """The next points that wait; none when the finest step brings nothing."""
-        while not self._waiting and self._step >= self._finest:
-            self._step = self._step if self._better else self._step / 2
-            self._better = False
+        while not self._waiting and self._next_step():
             self._waiting = [p for p in self._neighbours() if tuple(p.tolist()) not in self._tried]
         asked, self._waiting = self._waiting[: self._population], self._waiting[self._population :]
         self._tried |= {tuple(point.tolist()) for point in asked}
@@ -51,6 +49,12 @@ class Grid:
 
     def centre(self) -> None:
         """There is no more to it than its best point."""
+
+    def _next_step(self) -> bool:
+        """Stay with the step that has brought something, else halve it; False below the finest."""
+        self._step = self._step if self._better else self._step / 2
+        self._better = False
+        return self._step >= self._finest
 
     def _neighbours(self) -> Iterator[Vector]:
         for place in self._order:
