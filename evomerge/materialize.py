@@ -64,6 +64,7 @@ class Materializer:
         self._setups: dict[Any, list[methods.Setup]] = {}
         self._places: dict[Any, Held] = {}
         self._model: nn.Module | None = None
+        self._outs: dict[str, Tensor] = {}
         self._held: dict[str, tuple[methods.Setup, Coefficients]] = {}
 
     def parts(self, recipe: Recipe) -> Iterator[Part]:
@@ -99,9 +100,9 @@ class Materializer:
         model, are left alone.
         """
         if self._model is not model:
-            self._model, self._held = model, {}
+            self._model, self._held, self._outs = model, {}, dict(model.named_parameters())
         parts = list(self.parts(recipe))
-        outs = self._parameters([part.name for part in parts], model)
+        outs = self._parameters([part.name for part in parts])
         held, self._held = self._held, {}  # a write that fails half-way leaves nothing that is known
         work = [part for part in parts if held.get(part.name) != (part.setup, part.coefficients)]
         flags = [
@@ -116,10 +117,9 @@ class Materializer:
         """Take nothing for granted at the next write: somebody else may have written into the model."""
         self._held = {}
 
-    def _parameters(self, names: list[str], model: nn.Module) -> dict[str, Tensor]:
+    def _parameters(self, names: list[str]) -> dict[str, Tensor]:
         """Output name → the live parameter that it fills."""
-        left: dict[str, Tensor] = dict(model.named_parameters())
-        found = {}
+        left, found = dict(self._outs), {}
         for name in names:
             parameter = left.pop(self.family.base.parameter.get(name, ""), None)
             if parameter is None:
@@ -187,7 +187,7 @@ class Materializer:
             else:
                 update = self._update(source, base)
                 made = source.model.adapter and isinstance(update, Tensor)
-                self._places[key] = partial(self._update, source, base) if made else self._placement.place(update)
+                self._places[key] = partial(self._weight, source, base) if made else self._placement.place(update)
         return self._places[key]
 
     def _dense(self, source: Input) -> Tensor:
@@ -197,6 +197,11 @@ class Materializer:
         if update is None:
             return stored
         return update.delta().add_(stored) if isinstance(update, Factors) else update
+
+    def _weight(self, expert: Input, base: Input) -> Tensor:
+        update = self._update(expert, base)
+        assert isinstance(update, Tensor)
+        return update
 
     def _update(self, expert: Input, base: Input) -> Update:
         """The expert relative to the tensor that stands as base: factors only where that is the family's base."""

@@ -26,11 +26,12 @@ HIGH = 1 << 32  # elements that share the high word of their index
 LONG, WIDE = (1 << 20) + 7, 1031  # an example's sizes, like no other size and large enough for every thread
 # Plain torch's bytes from Triton too: no fused multiply-add, and a division that rounds.
 CUDA: dict[str, Any] = {"emulate_precision_casts": True, "eager_numerics.division_rounding": True}
-# A value that is used twice is not a buffer of its own: buffers of fp32 alone make the loop half as wide as bf16 allows.
+# A value that is used twice is no buffer of its own: one fp32 buffer makes the whole loop half as wide as bf16 can be.
 ONE_EXPRESSION = {
     "realize_reads_threshold": 1 << 20,
     "realize_opcount_threshold": 1 << 20,
     "realize_acc_reads_threshold": 1 << 20,
+    "size_asserts": False,
 }
 # The first fp32 magnitudes that round to infinity: halfway from the largest number to the next that there would be.
 OVERFLOW = {torch.float16: (2 - 2**-11) * 2.0**15, torch.bfloat16: (2 - 2**-8) * 2.0**127}
@@ -59,9 +60,9 @@ class Runner:
         """
         if not out.numel():
             return torch.zeros((), device=out.device)
-        small, width = out.numel() <= SMALL, out[:1].numel()
+        small, width = out.numel() <= SMALL, 1 if out.ndim == 1 else out.shape[1]
         step = (CHUNK if self.compiled and not small else BLOCK.get(out.device.type, BLOCK["cpu"])) // width or 1
-        parts = list(_parts(len(out), step, start, width))
+        parts = list(_parts(out.shape[0], step, start, width))
         if len(parts) == 1:
             return self._call(kernel, small, (out, numbers, _words(start, words, out.device), *tensors))
         flags = []
@@ -74,8 +75,6 @@ class Runner:
     def _call(self, kernel: Kernel, small: bool, arguments: tuple[Tensor, ...]) -> Tensor:
         if not self.compiled or small:
             return _entry(kernel)(*arguments)
-        # What a tensor is a view of would be compiled in, and whether it takes part in a gradient.
-        arguments = tuple(t.detach() if t._base is not None or t.requires_grad else t for t in arguments)
         try:
             return self._compiled(kernel, arguments)
         except torch.OutOfMemoryError:
@@ -89,8 +88,8 @@ class Runner:
     def _compiled(self, kernel: Kernel, arguments: tuple[Tensor, ...]) -> Tensor:
         """One entry for whatever a compiled function depends on, save the number of elements."""
         out, numbers, words, *_ = arguments
-        shape = (out.ndim, numbers.ndim, len(numbers), len(words), torch.get_num_threads())
-        key = (kernel, out.device.type, *shape, *(tensor.dtype for tensor in arguments))
+        sizes = (out.ndim, numbers.ndim, numbers.shape[0], words.shape[0], torch.get_num_threads())
+        key = (kernel, out.device.type, sizes, *[tensor.dtype for tensor in arguments])
         entry = self._entries.get(key)
         if entry is None:
             with warnings.catch_warnings():  # the compiler's own, about its own code
@@ -109,7 +108,9 @@ def _compile(entry: Entry, arguments: tuple[Tensor, ...]) -> Entry:
     one, and without it the pass over the elements and their maximum would be two passes, each with all of the work.
     """
     if arguments[0].device.type != "cpu":
-        return torch.compile(entry, dynamic=True, fullgraph=True, options=CUDA)
+        found = torch.compile(entry, dynamic=True, fullgraph=True, options=CUDA)
+        # What a tensor is a view of would be compiled in, and whether it takes part in a gradient.
+        return lambda *inputs: found(*(tensor.detach() for tensor in inputs))
     from torch._inductor import config  # seconds to import, which a small model never needs
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table

@@ -1,6 +1,7 @@
 """One tensor of the base and of each expert, read once and never written, with what was prepared for it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,8 +11,9 @@ from evomerge.lora import Factors
 
 # What an expert brings to one tensor: its dense weight, a low-rank update of the base, or nothing new.
 Update = Tensor | Factors | None
-# The same where it is kept, or a recipe for it where keeping it would cost a dense fp32 copy of a model.
-Held = Update | Callable[[], Update]
+# The same where it is kept, or what makes a dense weight where keeping it would cost an fp32 copy of a model.
+Held = Update | Callable[[], Tensor]
+Kind = Literal["weight", "update", "none"]
 Key = None | int | str  # the base, an expert's place, a prepared tensor's name
 
 
@@ -34,6 +36,7 @@ class Sources:
         self.prepared: Mapping[str, Tensor] = {}
         self.ready = False
         self.device = torch.device(device)
+        self.kinds = tuple(map(_kind, updates))
         self._base, self._updates = base, tuple(updates)
         self._flat: dict[Key, Tensor] = {}
 
@@ -64,7 +67,7 @@ class Sources:
             return self.base
         if isinstance(key, str):
             return self.bank(key)
-        update = self.update(key)
+        update = self.update(key) if self.kinds[key] == "weight" else None
         return update if isinstance(update, Tensor) else self.expert(key)
 
     def flat(self, key: Key) -> Tensor:
@@ -140,6 +143,12 @@ class Sources:
         if update is None:
             return torch.zeros_like(self.base, dtype=torch.float32)
         return update.to(torch.float32, copy=True).sub_(self.base)
+
+
+def _kind(held: Held) -> Kind:
+    if held is None:
+        return "none"
+    return "update" if isinstance(held, Factors) else "weight"
 
 
 def _made(held: Held) -> Update:
