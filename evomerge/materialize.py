@@ -34,9 +34,14 @@ COMPILE = {"auto": None, "always": True, "never": False}
 class Part:
     """One tensor of a candidate: what goes in, and the numbers that merge it."""
 
-    name: str
+    plan: TensorPlan
     setup: methods.Setup
     coefficients: Coefficients
+
+    @property
+    def name(self) -> str:
+        """The output's name."""
+        return self.plan.name
 
 
 class Materializer:
@@ -73,7 +78,7 @@ class Materializer:
         for entry, setup in zip(entries, setups, strict=True):
             self._ready(method, recipe, entry, setup)
             genes = methods.Genes(entry.shared, tuple(e.values for e in entry.experts), entry.base.values)
-            yield Part(entry.name, setup, method.coefficients(setup, genes))
+            yield Part(entry, setup, method.coefficients(setup, genes))
 
     def prepare(self, recipe: Recipe) -> Iterator[tuple[int, int]]:
         """Prepare everything that recipes of this method and these models need; yields (tensors done, tensors)."""
@@ -169,45 +174,37 @@ class Materializer:
 
     def _sources(self, at: TensorPlan) -> Sources:
         name = self.family.base.parameter.get(at.name, at.name)
-        updates = [self._placed(expert, at.base) for expert in at.experts]
         base = self._placed(at.base, None)
-        assert isinstance(base, Tensor)
-        return Sources(name, base, updates, self.device)
+        assert isinstance(base, Tensor) or callable(base)
+        return Sources(name, base, [self._placed(expert, at.base) for expert in at.experts], self.device)
 
     def _placed(self, source: Input, base: Input | None) -> Held:
         """A model's tensor where it stays: relative to `base`, or as it is; one copy for every method and recipe.
 
-        A dense weight that an adapter makes (DoRA, an adapter of another base) is made again for each use: kept, it
-        would be a whole model in fp32.
+        A dense weight that an adapter makes (DoRA, an adapter of another base or as base) is made again for each use:
+        kept, it would be a whole model in fp32.
         """
         key = (source.model, source.name, base and (base.model, base.name))
         if key not in self._places:
-            if base is None:
-                self._places[key] = self._placement.place(self._dense(source))
-            else:
-                update = self._update(source, base)
-                made = source.model.adapter and isinstance(update, Tensor)
-                self._places[key] = partial(self._weight, source, base) if made else self._placement.place(update)
+            update = self._update(source, base)
+            made = source.model.adapter and isinstance(update, Tensor)
+            self._places[key] = partial(self._weight, source, base) if made else self._placement.place(update)
         return self._places[key]
 
-    def _dense(self, source: Input) -> Tensor:
-        """A model's own tensor in the base's place, dense even where the model is an adapter."""
-        stored = self.family.base.checkpoint.tensor(source.name)
-        update = self.family.update(source.model, source.name)
-        if update is None:
-            return stored
-        return update.delta().add_(stored) if isinstance(update, Factors) else update
-
-    def _weight(self, expert: Input, base: Input) -> Tensor:
-        update = self._update(expert, base)
+    def _weight(self, source: Input, base: Input | None) -> Tensor:
+        update = self._update(source, base)
         assert isinstance(update, Tensor)
         return update
 
-    def _update(self, expert: Input, base: Input) -> Update:
-        """The expert relative to the tensor that stands as base: factors only where that is the family's base."""
-        update = self.family.update(expert.model, expert.name)
-        same_place = base.model == self.family.ref and base.name == expert.name
-        return update if same_place else self._dense(expert)
+    def _update(self, source: Input, base: Input | None) -> Update:
+        """The tensor relative to what stands as base: factors only where that is the family's base, else dense."""
+        stored = self.family.base.checkpoint.tensor(source.name)
+        update = self.family.update(source.model, source.name)
+        if base and base.model == self.family.ref and base.name == source.name:
+            return update
+        if update is None:
+            return stored
+        return update.delta().add_(stored) if isinstance(update, Factors) else update
 
 
 def _apply(coefficients: Coefficients, sources: Sources, parameter: Tensor, runner: Runner) -> Tensor:

@@ -1,6 +1,7 @@
 """One tensor of the base and of each expert, read once and never written, with what was prepared for it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -28,7 +29,7 @@ class Sources:
     def __init__(
         self,
         name: str,
-        base: Tensor,
+        base: Tensor | Callable[[], Tensor],
         updates: Sequence[Held],
         device: torch.device | str = "cpu",
     ) -> None:
@@ -47,15 +48,15 @@ class Sources:
     def __len__(self) -> int:
         return len(self._updates)
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size:
         """The tensor's shape, the same in every model."""
-        return self._base.shape
+        return self.base.shape
 
     @property
     def base(self) -> Tensor:
         """The base's tensor, on the device."""
-        return self._base.to(self.device)
+        return (self._base() if callable(self._base) else self._base).to(self.device)
 
     def bank(self, name: str) -> Tensor:
         """A prepared tensor that a pass reads (its name in the state is `bank.NAME`), on the device."""
@@ -95,7 +96,7 @@ class Sources:
                 return Factors(up, down, update.scale)
             return None if update is None else update.to(device, non_blocking=True)
 
-        base = self._base.to(device, non_blocking=True)
+        base = (self._base() if callable(self._base) else self._base).to(device, non_blocking=True)
         found = Sources(self.name, base, [moved(_made(update)) for update in self._updates], device)
         found.hold(
             {
@@ -106,11 +107,11 @@ class Sources:
         return found
 
     def tensors(self) -> list[Tensor]:
-        """Everything that a pass may read, as it is held."""
+        """Everything that a pass may read and that is held."""
         sides = (side for u in self._updates if isinstance(u, Factors) for side in (u.up, u.down))
-        whole = (update for update in self._updates if isinstance(update, Tensor))
+        whole = (held for held in (self._base, *self._updates) if isinstance(held, Tensor))
         banks = (tensor for name, tensor in self.prepared.items() if name.startswith("bank."))
-        return [self._base, *whole, *sides, *banks]
+        return [*whole, *sides, *banks]
 
     def update(self, index: int) -> Update:
         """What one expert brings, on the device."""
