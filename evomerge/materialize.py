@@ -89,13 +89,18 @@ class Materializer:
 
     @torch.no_grad()
     def tensors(self, recipe: Recipe, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
-        """Every merged tensor under its output name, one at a time, on the host; CandidateError where not finite."""
+        """Every merged tensor under its output name, one at a time, on the host; CandidateError where not finite.
+
+        Banks that are in memory only are let go of after their tensor: a stream is read once.
+        """
         for part in self.parts(recipe):
             (sources,) = self._placement.stream([part.setup.sources])
             out = torch.empty(sources.shape, dtype=dtype, device=self.device)
             flag = kernels.apply(part.coefficients, sources, out, self.runner)
             _refuse_non_finite([part.name], [flag], dtype)
             yield part.name, out.cpu()
+            if self._prepared.in_memory:
+                part.setup.sources.let_go()
 
     @torch.no_grad()
     def write(self, recipe: Recipe, model: nn.Module) -> None:

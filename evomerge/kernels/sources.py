@@ -45,6 +45,12 @@ class Sources:
         """Take in what the method prepared for this tensor."""
         self.prepared, self.ready = prepared, True
 
+    def let_go(self) -> None:
+        """Forget what was prepared where banks, as large as the weight, are among it."""
+        if any(name.startswith("bank.") for name in self.prepared):
+            self.prepared, self.ready = {}, False
+            self._flat = {key: flat for key, flat in self._flat.items() if not isinstance(key, str)}
+
     def __len__(self) -> int:
         return len(self._updates)
 
