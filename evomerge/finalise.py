@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.errors import ConfigError, RunError
+from evomerge.evaluator import Candidate, Evaluator
 from evomerge.optimizers import Vector
 from evomerge.pareto import front, knee, share_of_box, spread_out
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.result import Beside, Front, Result, Row
 from evomerge.schema import positive
 from evomerge.scorers import SLICES, task_of
-from evomerge.search import Board, Candidate, Evaluator
+from evomerge.search import Board
 from evomerge.sensitivity import Sensitivity, sensitivity
 from evomerge.simplify import Simpler, backward
 from evomerge.space import SearchSpace

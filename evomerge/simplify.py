@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from evomerge import methods
+from evomerge.evaluator import Candidate, Evaluator
 from evomerge.recipe import ModelRef, Recipe, Rule, Scalar, Setting, Settings, Slice, Source, simplify
 from evomerge.scorers import task_of
-from evomerge.search import Candidate, Evaluator
 from evomerge.statistics import Paired
 
 Change = Callable[[str, Setting], Setting]

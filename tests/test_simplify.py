@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from evomerge import methods
+from evomerge.evaluator import Candidate
 from evomerge.groups import Layout
 from evomerge.jobs import Job
 from evomerge.objective import Objective
 from evomerge.recipe import ModelRef, Recipe, Rule, Source, models_form
-from evomerge.search import Candidate
 from evomerge.simplify import Simpler, backward, steps
 from evomerge.space import Space
 from tests.toys import BASE, EXPERTS, Run, ToyPool, weights
