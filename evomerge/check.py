@@ -70,7 +70,7 @@ def _search(experiment: Experiment) -> Iterator[str]:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     yield f"space     {space.method}, {space.dimensions} dimensions: {', '.join(names[:SHOWN])}{more}"
     yield f"baselines {', '.join(experiment.baselines)}"
-    yield f"budget    {experiment.budget.evaluations} evaluations"
+    yield f"budget    {experiment.budget}"
 
 
 def _scoring(experiment: Experiment) -> Iterator[str]:

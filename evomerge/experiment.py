@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evomerge import methods, optimizers, pools, trackers, warm
 from evomerge.baselines import baselines, controls
+from evomerge.budget import Budget
 from evomerge.categorical import ExpertSubset, MethodChoice
 from evomerge.errors import ConfigError
 from evomerge.family import Family, expert_ref, pinned
@@ -26,6 +27,7 @@ from evomerge.model import check_device, load_tokenizer, model_config, resolve_d
 from evomerge.objective import Objective
 from evomerge.placement import MODES
 from evomerge.prepared import cache_folder, digest
+from evomerge.race import RaceConfig
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.schema import check_section, one_of, positive
 from evomerge.scorers.encode import Encoder, Work, check_tokenizer
@@ -67,13 +69,6 @@ class ModelConfig:
     placement: str = "auto"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """When a search ends: `evaluations` candidates asked of the optimizer; baselines come on top."""
-
-    evaluations: int = 100
-
-
 class Experiment:
     """The parts of one search, each made when it is first asked for and checked as it is made.
 
@@ -94,6 +89,7 @@ class Experiment:
         pool: Mapping[str, Any] | None = None,
         tracker: Mapping[str, Any] | None = None,
         budget: Mapping[str, Any] | None = None,
+        race: Mapping[str, Any] | None = None,
         finalise: Mapping[str, Any] | None = None,
         objective: Mapping[str, Any] | None = None,
         baselines: Mapping[str, bool] | None = None,
@@ -109,6 +105,7 @@ class Experiment:
         self.methods = _methods(method)
         self.model = _build(ModelConfig, model or {}, "model")
         self.budget = _build(Budget, budget or {}, "budget")
+        self.race = _build(RaceConfig, race or {}, "race")
         self.finalise = _build(Finalise, finalise or {}, "finalise")
         self._space, self._scorer = dict(space or {}), dict(scorer or {})
         self._optimizer = {"name": "cma", **(optimizer or {})}
@@ -121,7 +118,6 @@ class Experiment:
             positive("model.max_length", self.model.max_length)
         one_of("model.compile", self.model.compile, COMPILE)
         one_of("model.placement", self.model.placement, ("auto", *MODES))
-        positive("budget.evaluations", self.budget.evaluations)
         positive("model.batch_size", self.model.batch_size)
         positive("model.batch_tokens", self.model.batch_tokens)
         one_of("model.scoring", self.model.scoring, PATHS)
@@ -258,6 +254,12 @@ class Experiment:
     def frozen(self, recipe: Recipe) -> Recipe:
         """The recipe as it is kept: a `frozen-linear` method as task arithmetic, which mergekit reads."""
         return freeze(recipe, Materializer(self.family, compiled=False, prepared=self.prepared))
+
+    def reserve(self) -> int:
+        """About how many items are scored when the search has ended: finalists and baselines, then the winner."""
+        plan, standing = self.scorer.plan, len(self.baselines)
+        looks = self.finalise.top + self.finalise.simplify + self.finalise.cloud + standing + 1
+        return looks * len(plan.items("select")) + (standing + 1) * len(plan.items("holdout"))
 
     def check_pool(self) -> None:
         """ConfigError where the pool's settings cannot be met; starts nothing."""

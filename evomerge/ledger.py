@@ -38,6 +38,7 @@ class Ledger:
         self.path = path
         self.trials: dict[str, Trial] = {}
         self.looks: list[dict[str, Any]] = []
+        self.stops: list[dict[str, Any]] = []
         self.header: dict[str, Any] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +86,12 @@ class Ledger:
             self._write(look)
             self.looks.append(look)
 
+    def append_stop(self, generation: int, budget: Mapping[str, Any]) -> None:
+        """Record after which generation the time of a budget had run out."""
+        stop = {"after": generation, "budget": dict(budget)}
+        self._write({"stop": stop})
+        self.stops.append(stop)
+
     def close(self) -> None:
         """Let another process have the file."""
         self._file.close()
@@ -98,6 +105,9 @@ class Ledger:
     def _apply(self, line: Mapping[str, Any]) -> None:
         if "look" in line:
             self.looks.append(dict(line))
+            return
+        if "stop" in line:
+            self.stops.append(line["stop"])
             return
         trial = self.trials.setdefault(line["key"], Trial())
         if "error" in line:

@@ -94,6 +94,11 @@ class Objective:
         return len(self.tasks) if self.front else 1
 
     @property
+    def scalar(self) -> bool:
+        """Whether one number says all: no front, no floors."""
+        return not self.front and not self._floors
+
+    @property
     def relative(self) -> bool:
         """Whether scores depend on those of the baselines."""
         return self._normalise or any(floor.name for floor in self._floors.values())

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge.search import Candidate
+from evomerge.evaluator import Candidate
 from evomerge.sensitivity import Sensitivity
 from evomerge.simplify import Simpler
 from evomerge.statistics import Comparison, Interval, Verdict

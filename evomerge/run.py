@@ -13,8 +13,10 @@ from rich.console import Console
 
 from evomerge import recipe_yaml
 from evomerge.atomic import write_atomically
+from evomerge.budget import Allowance
 from evomerge.environment import machine, versions
 from evomerge.errors import RunError
+from evomerge.evaluator import Candidate, Evaluator
 from evomerge.experiment import Experiment, fixed_part, from_config
 from evomerge.finalise import Final
 from evomerge.jobs import Job, Outcome
@@ -26,7 +28,7 @@ from evomerge.report.console import Display
 from evomerge.report.html import write_report
 from evomerge.report.table import comparison_table, result_table
 from evomerge.result import Result, looks
-from evomerge.search import Board, Candidate, Evaluator, Listener, header, search
+from evomerge.search import Board, Listener, header, search
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,8 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
         with display:
             evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
             listeners: list[Listener] = [display, _BestSoFar(folder / RECIPE, evaluator), tracker]
-            board = search(evaluator, space, optimizer, rows, experiment.budget.evaluations, listeners)
+            allowance = Allowance(experiment.budget, evaluator, ledger, experiment.reserve())
+            board = search(evaluator, space, optimizer, rows, allowance, listeners, experiment.race)
             display.phase("finalise")
             labels = {ref: label for label, ref in experiment.experts.items()}
             result = Final(evaluator, board, rows, experiment.finalise, experiment.seed).run(space, labels)

@@ -1,13 +1,10 @@
 """`score`: lm-eval's table of a finished model, or of a recipe merged in memory, by this package's engine."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lm_eval
-from lm_eval.utils import handle_non_serializable, make_table
 from rich.console import Console
 from rich.progress import track
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +23,7 @@ from evomerge.schema import check_section, one_of, positive
 from evomerge.scorers.encode import check_tokenizer
 from evomerge.scorers.engine import PATHS
 from evomerge.scorers.entries import read_entries
-from evomerge.scorers.lm import EngineLM
+from evomerge.scorers.lm import EngineLM, evaluate
 from evomerge.scorers.quiet import quiet
 from evomerge.scorers.tasks import TaskLoader
 
@@ -78,13 +75,23 @@ def score(source: str, given: Mapping[str, Any], console: Console) -> dict[str, 
         scoring=config.scoring,
         track=lambda blocks: track(blocks, "scoring", console=Console(stderr=True), transient=True),
     )
-    results = _evaluate(lm, tasks, loader, config)
-    console.print(make_table(results), highlight=False, markup=False, soft_wrap=True)
-    if results.get("groups"):
-        console.print(make_table(results, "groups"), highlight=False, markup=False, soft_wrap=True)
+    multiturn = config.fewshot_as_multiturn
+    evaluation = evaluate(
+        lm,
+        tasks,
+        loader,
+        num_fewshot=config.num_fewshot,
+        limit=config.limit,
+        apply_chat_template=config.apply_chat_template,
+        fewshot_as_multiturn=config.apply_chat_template if multiturn is None else multiturn,
+        system_instruction=config.system_instruction,
+        gen_kwargs=dict(config.gen_kwargs) if config.gen_kwargs else None,
+    )
+    for table in evaluation.tables():
+        console.print(table, highlight=False, markup=False, soft_wrap=True)
     if config.out:
-        write_atomically(Path(config.out), json.dumps(results, indent=2, default=handle_non_serializable) + "\n")
-    return results
+        write_atomically(Path(config.out), evaluation.text())
+    return evaluation.results
 
 
 def _tasks(config: ScoreConfig, loader: TaskLoader) -> list[str | dict[str, Any]]:
@@ -127,21 +134,3 @@ def _model(source: str, config: ScoreConfig) -> tuple[PreTrainedModel, PreTraine
 def _stored(folder: Path, config: ScoreConfig) -> str:
     """The dtype that a checkpoint says it is in."""
     return str(model_config(folder, config.trust_remote_code).dtype or "float32").removeprefix("torch.")
-
-
-def _evaluate(lm: EngineLM, tasks: list[Any], loader: TaskLoader, config: ScoreConfig) -> dict[str, Any]:
-    multiturn = config.fewshot_as_multiturn
-    with quiet():
-        results: dict[str, Any] = lm_eval.simple_evaluate(
-            model=lm,
-            tasks=tasks,
-            task_manager=loader.manager,
-            num_fewshot=config.num_fewshot,
-            limit=config.limit,
-            apply_chat_template=config.apply_chat_template,
-            fewshot_as_multiturn=config.apply_chat_template if multiturn is None else multiturn,
-            system_instruction=config.system_instruction,
-            gen_kwargs=dict(config.gen_kwargs) if config.gen_kwargs else None,
-            log_samples=False,
-        )
-    return results

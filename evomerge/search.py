@@ -4,140 +4,31 @@ It imports no optimizer, no Ray, no lm-eval and no torch: those are behind `Opti
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from evomerge.errors import CandidateError, RunError
-from evomerge.jobs import Job, Outcome
-from evomerge.ledger import Ledger
-from evomerge.objective import FAILED, Objective, Worth
+from evomerge.budget import Allowance
+from evomerge.errors import RunError
+from evomerge.evaluator import Candidate, Evaluator, Progress
+from evomerge.generation import run_generation
+from evomerge.objective import Worth
 from evomerge.optimizers import Optimizer, Vector
-from evomerge.pools import Pool
+from evomerge.race import RaceConfig
 from evomerge.recipe import Recipe
-from evomerge.recipe_document import to_document
-from evomerge.scorers import Chunk, Scorer
+from evomerge.scorers import Scorer
 from evomerge.space import SearchSpace
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """A recipe under evaluation and where it came from: a baseline's name, or generation/place."""
-
-    label: str
-    recipe: Recipe
-    key: str
-    vector: Vector | None = field(default=None, compare=False)  # the point it was decoded from
-
-    @classmethod
-    def of(cls, label: str, recipe: Recipe, vector: Vector | None = None) -> "Candidate":
-        """The candidate of a recipe, with its content key."""
-        return cls(label, recipe, recipe.key(), vector)
+NO_RACE = RaceConfig(enabled=False)
 
 
-class Listener(Protocol):
+class Listener(Progress, Protocol):
     """Whoever wants to know how the search is going: progress display, best recipe so far, trackers."""
 
-    def work(self, done: int, total: int) -> None:
-        """`done` of `total` chunks of the present batch of candidates are scored."""
-
     def generation(self, number: int, board: "Board", scores: Sequence[float]) -> None:
-        """A generation is scored; `scores` in the order asked, NaN for failures; number 0 is the baselines."""
+        """A generation is scored; `scores` in the order asked, NaN for failures; number 0 is the baselines.
 
-
-class Evaluator:
-    """Pays for chunks that the ledger does not hold, and answers from it."""
-
-    def __init__(
-        self,
-        scorer: Scorer,
-        pool: Pool,
-        ledger: Ledger,
-        listeners: Sequence[Listener] = (),
-        objective: Objective | None = None,
-    ) -> None:
-        self.plan = scorer.plan
-        self.objective = objective or Objective(scorer.plan.weights)
-        self.baselines: Mapping[str, str] = {}  # label → key of what scores may be measured by
-        self._scorer, self._pool, self._ledger = scorer, pool, ledger
-        self._listeners = listeners
-        self._chunks = {chunk.id: chunk for chunks in self.plan.chunks.values() for chunk in chunks}
-        self.scored = 0
-
-    def evaluate(self, candidates: Sequence[Candidate], slice_name: str) -> None:
-        """Score the candidates on a slice; failures are recorded and end that candidate only."""
-        jobs = [
-            Job(candidate.key, candidate.recipe, chunk.id)
-            for candidate in {c.key: c for c in candidates}.values()
-            if self.error(candidate.key, slice_name) is None
-            for chunk in self.plan.chunks[slice_name]
-            if chunk.id not in self._ledger[candidate.key].scores
-        ]
-        for done, outcome in enumerate(self._pool.run(jobs), 1):
-            self._record(outcome)
-            for listener in self._listeners:
-                listener.work(done, len(jobs))
-
-    def score(self, key: str, slice_name: str) -> float:
-        """The candidate's score on a slice, NaN where it failed or was not scored there."""
-        return self.worth(key, slice_name).score
-
-    def worth(self, key: str, slice_name: str) -> Worth:
-        """What the objective makes of the candidate's scores on a slice, beside those of the baselines."""
-        scores = self.items(key, slice_name)
-        return self.objective.worth(self.plan.by_task(scores), self.references(slice_name)) if scores else FAILED
-
-    def references(self, slice_name: str) -> dict[str, dict[str, float]]:
-        """The task means of the baselines on a slice, where the objective needs them."""
-        known = self.baselines if self.objective.relative else {}
-        return {label: self.plan.by_task(self.items(key, slice_name)) for label, key in known.items()}
-
-    def items(self, key: str, slice_name: str) -> dict[str, float]:
-        """Item → score on a whole slice; empty where the candidate failed or the slice is incomplete."""
-        trial, chunks = self._ledger[key], self.plan.chunks[slice_name]
-        if self.error(key, slice_name) or any(chunk.id not in trial.scores for chunk in chunks):
-            return {}
-        pairs = (zip(chunk.items, trial.scores[chunk.id], strict=True) for chunk in chunks)
-        return {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
-
-    def scaled(self, key: str, slice_name: str) -> dict[str, float]:
-        """The same items in the objective's units, those of the tasks that count: their weighted mean is the score."""
-        return self.objective.items(self.items(key, slice_name), self.references(slice_name))
-
-    def retry(self, key: str, slice_name: str) -> None:
-        """Forget the candidate's failures on a slice: the base's, say, which have ended a run before."""
-        for chunk in self.plan.chunks[slice_name]:
-            self._ledger[key].errors.pop(chunk.id, None)
-
-    def look(self, slice_name: str, keys: Sequence[str]) -> None:
-        """Note in the ledger that these candidates are about to be looked at on a slice; once for the same ones."""
-        self._ledger.append_look(slice_name, list(dict.fromkeys(keys)))
-
-    def error(self, key: str, slice_name: str) -> str | None:
-        """Why the candidate failed on a slice, or None; a failure elsewhere does not change what a slice says."""
-        errors = self._ledger[key].errors
-        return next((errors[chunk.id] for chunk in self.plan.chunks[slice_name] if chunk.id in errors), None)
-
-    def _record(self, outcome: Outcome) -> None:
-        job, recipe = outcome.job, to_document(outcome.job.recipe)
-        chunk = self._chunks[job.chunk]
-        try:
-            scores = self._grade(chunk, outcome)
-        except CandidateError as error:
-            self._ledger.append_failure(job.key, chunk.id, str(error), recipe)
-            return
-        self.scored += len(scores)
-        in_order = [scores[item] for item in chunk.items]
-        self._ledger.append_scores(job.key, chunk.id, in_order, outcome.seconds, recipe)
-
-    def _grade(self, chunk: Chunk, outcome: Outcome) -> dict[str, float]:
-        if outcome.error is not None or outcome.responses is None:
-            raise CandidateError(outcome.error or "no responses")
-        scores = self._scorer.grade(chunk, outcome.responses)
-        for item, score in scores.items():
-            if not math.isfinite(score):
-                raise CandidateError(f"item {item} has score {score}")
-        return scores
+        The score of a candidate that a race has stopped is an estimate.
+        """
 
 
 class Board:
@@ -146,20 +37,22 @@ class Board:
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
         self.candidates: dict[str, Candidate] = {}
-        self.worth: dict[str, Worth] = {}  # a slice's scores never change once they are there
+        self.worth: dict[str, Worth] = {}  # of those with the whole slice
         self.centre: Vector | None = None  # the optimizer's, when the search has ended
 
-    def add(self, candidates: Sequence[Candidate]) -> list[float]:
-        """Take in scored candidates; returns their scores. A recipe keeps the first label it was seen under."""
+    def add(self, candidates: Sequence[Candidate], whole: Collection[str] | None = None) -> None:
+        """Take in candidates, of which those in `whole`, or all, have the whole slice: the others have no rank.
+
+        A recipe keeps the first label that it was seen under.
+        """
         for candidate in candidates:
-            if candidate.key not in self.candidates:
-                self.candidates[candidate.key] = candidate
-                self.worth[candidate.key] = self._evaluator.worth(candidate.key, "search")
-        return [self.worth[candidate.key].score for candidate in candidates]
+            self.candidates.setdefault(candidate.key, candidate)
+            if whole is None or candidate.key in whole:
+                self.worth.setdefault(candidate.key, self._evaluator.worth(candidate.key, "search"))
 
     def ranked(self) -> list[tuple[Candidate, float]]:
-        """Best first, failures left out; equal scores in the order seen."""
-        scored = [(c, self.worth[key].score) for key, c in self.candidates.items()]
+        """Best first, without failures and whoever a race has stopped; equal scores in the order seen."""
+        scored = [(c, self.worth[key].score) for key, c in self.candidates.items() if key in self.worth]
         good = (pair for pair in scored if not math.isnan(pair[1]))
         return sorted(good, key=lambda pair: self.worth[pair[0].key].rank, reverse=True)
 
@@ -174,10 +67,11 @@ def search(
     space: SearchSpace,
     optimizer: Optimizer,
     baselines: Mapping[str, Recipe],
-    evaluations: int,
+    allowance: Allowance,
     listeners: Sequence[Listener] = (),
+    rule: RaceConfig = NO_RACE,
 ) -> Board:
-    """Score the baselines, then generations until `evaluations` candidates were asked for.
+    """Score the baselines, then generations as long as the budget lasts.
 
     The last generation is cut to the budget and not told, so that a larger budget continues exactly here.
     RunError where the base itself cannot be scored.
@@ -189,18 +83,19 @@ def search(
     evaluator.baselines = {candidate.label: candidate.key for candidate in first}
     if error := evaluator.error(first[0].key, "search"):
         raise RunError(f"the base itself cannot be scored: {error}; mend that, then repeat the command")
-    _announce(listeners, 0, board, board.add(first))
-    asked = number = 0
-    while asked < evaluations and (vectors := optimizer.ask()):
+    board.add(first)
+    _announce(listeners, 0, board, [board.worth[candidate.key].score for candidate in first])
+    number = 0
+    while (room := allowance.room(number)) and (vectors := optimizer.ask()):
         number += 1
-        kept = vectors[: evaluations - asked]
-        asked += len(kept)
+        kept = vectors[:room]
         candidates = [Candidate.of(f"{number}/{place}", space.decode(v), v) for place, v in enumerate(kept)]
-        evaluator.evaluate(candidates, "search")
-        scores = board.add(candidates)
-        _announce(listeners, number, board, scores)
+        scored = run_generation(evaluator, candidates, rule)
+        allowance.spend(len(kept), scored.items)
+        board.add(candidates, scored.whole)
+        _announce(listeners, number, board, [scored.worth[c.key].score for c in candidates])
         if len(kept) == len(vectors):
-            optimizer.tell(vectors, [evaluator.objective.loss(board.worth[c.key]) for c in candidates])
+            optimizer.tell(vectors, [evaluator.objective.loss(scored.worth[c.key]) for c in candidates])
     board.centre = optimizer.centre()
     return board
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evomerge.evaluator import Candidate, Evaluator
 from evomerge.optimizers import Vector
 from evomerge.recipe import Recipe
 from evomerge.scorers import task_of
-from evomerge.search import Candidate, Evaluator
 from evomerge.statistics import Interval, Paired, paired_bootstrap
 
 

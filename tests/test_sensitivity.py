@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evomerge.evaluator import Candidate
 from evomerge.jobs import Job
-from evomerge.search import Candidate
 from evomerge.sensitivity import Sensitivity, cloud, sensitivity
 from tests.toys import Run, ToyPool, toy_space, weights
 

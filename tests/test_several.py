@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from evomerge import optimizers
+from evomerge.budget import Allowance, Budget
 from evomerge.errors import ConfigError
+from evomerge.evaluator import Evaluator
 from evomerge.finalise import Final, Finalise
 from evomerge.jobs import Job
 from evomerge.ledger import Ledger
@@ -15,7 +17,7 @@ from evomerge.objective import Objective
 from evomerge.pareto import dominates, front, share_of_box
 from evomerge.result import Result
 from evomerge.scorers import SLICES, Chunk, Plan, task_of
-from evomerge.search import Board, Evaluator, header, search
+from evomerge.search import Board, header, search
 from tests.toys import EXPERTS, ToyPool, ToyScorer, toy_baselines, toy_optimizer, toy_space, weights
 
 ITEMS = 8  # of each task in each slice
@@ -48,7 +50,9 @@ def ended(path: Path, optimizer: str = "random", count: int = 48, **settings: An
     ledger = Ledger(path, header(scorer, {}))
     evaluator = Evaluator(scorer, ToyPool(answers=answers), ledger, objective=objective)
     try:
-        board = search(evaluator, space, toy_optimizer(optimizer), rows, count)
+        board = search(
+            evaluator, space, toy_optimizer(optimizer), rows, Allowance(Budget(evaluations=count), evaluator, ledger)
+        )
         return evaluator, board, Final(evaluator, board, rows, Finalise(top=6), seed=1).run(space, {})
     finally:
         ledger.close()

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.baselines import baselines
+from evomerge.budget import Allowance, Budget
 from evomerge.errors import CandidateError
+from evomerge.evaluator import Evaluator
 from evomerge.groups import Layout
 from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
 from evomerge.optimizers import Optimizer, create, cube
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.scorers import SLICES, Chunk, Plan, Request
-from evomerge.search import Board, Evaluator, header, search
+from evomerge.search import Board, header, search
 from evomerge.space import Space
 
 BASE = ModelRef("base")
@@ -125,7 +127,8 @@ class Run:
     def search(self, evaluations: int, optimizer: Optimizer | None = None, close: bool = True) -> Board:
         recorded = _Recorded(toy_space(), self.asked)
         try:
-            return search(self.evaluator, recorded, optimizer or toy_optimizer(), toy_baselines(), evaluations, [self])
+            allowance = Allowance(Budget(evaluations=evaluations), self.evaluator, self.ledger)
+            return search(self.evaluator, recorded, optimizer or toy_optimizer(), toy_baselines(), allowance, [self])
         finally:
             if close:
                 self.ledger.close()

@@ -1,18 +1,24 @@
 """The scoring engine as an lm-eval model class, for evaluations of a finished model."""
 
 import copy
+import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import lm_eval
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import handle_non_serializable, make_table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.scorers import Request
 from evomerge.scorers.encode import MANY, Encoder
 from evomerge.scorers.engine import ScoringEngine
+from evomerge.scorers.quiet import quiet
+from evomerge.scorers.tasks import TaskLoader
 from evomerge.scorers.tree import Pair
 
 BLOCK = 1024  # pairs planned together
@@ -75,3 +81,49 @@ class EngineLM(HFLM):  # type: ignore[misc]
         asked = [Request("generate_until", request.args) for request in requests]
         blocks = [asked[start : start + BLOCK] for start in range(0, len(asked), BLOCK)]
         return [answer for block in self._track(blocks) for answer in self._engine.respond(self._encoder.work(block))]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """lm-eval's results, to print and to keep."""
+
+    results: dict[str, Any]
+
+    def tables(self) -> Iterator[str]:
+        """What the `lm_eval` command prints."""
+        yield make_table(self.results)
+        if self.results.get("groups"):
+            yield make_table(self.results, "groups")
+
+    def text(self) -> str:
+        """JSON."""
+        return json.dumps(self.results, indent=2, default=handle_non_serializable) + "\n"
+
+
+def evaluate(
+    lm: EngineLM,
+    tasks: Sequence[str | Mapping[str, Any]],
+    loader: TaskLoader,
+    *,
+    num_fewshot: int | None,
+    limit: float | None,
+    apply_chat_template: bool,
+    fewshot_as_multiturn: bool,
+    system_instruction: str | None,
+    gen_kwargs: dict[str, Any] | None,
+) -> Evaluation:
+    """`lm_eval.simple_evaluate` of whole tasks, with its own keywords, without its noise."""
+    with quiet():
+        results = lm_eval.simple_evaluate(
+            model=lm,
+            tasks=list(tasks),
+            task_manager=loader.manager,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            apply_chat_template=apply_chat_template,
+            fewshot_as_multiturn=fewshot_as_multiturn,
+            system_instruction=system_instruction,
+            gen_kwargs=gen_kwargs,
+            log_samples=False,
+        )
+    return Evaluation(results)

@@ -13,13 +13,16 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from evomerge.budget import Allowance, Budget
+from evomerge.evaluator import Candidate, Evaluator
 from evomerge.experiment import Experiment, from_config
 from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
 from evomerge.optimizers import Optimizer
 from evomerge.pools import Pool
+from evomerge.race import RaceConfig
 from evomerge.recipe import Recipe
-from evomerge.search import Board, Candidate, Evaluator, search
+from evomerge.search import Board, search
 from evomerge.space import SearchSpace
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +91,8 @@ class Arena:
             pass
         self._pool = self.experiment.pool()
         self._memo = Memo(self._pool)
-        self._scores = self._evaluator(Path(tempfile.mkdtemp(prefix="arena-")))
+        scratch = Path(tempfile.mkdtemp(prefix="arena-"))
+        self._scores = Evaluator(self.experiment.scorer, self._memo, Ledger(scratch / "trials.jsonl", {}))
 
     def variant(self, optimizer: Mapping[str, Any], *overrides: str) -> Experiment:
         """The same experiment with another optimizer and other settings."""
@@ -97,12 +101,23 @@ class Arena:
         assert isinstance(config, dict)
         return from_config({str(k): v for k, v in config.items()} | {"optimizer": dict(optimizer)})
 
-    def play(self, optimizer: Optimizer, space: SearchSpace, evaluations: int) -> list[Moment]:
-        """One search; a moment for every generation."""
+    def play(self, optimizer: Optimizer, space: SearchSpace, items: int, race: RaceConfig) -> list[Moment]:
+        """One search of so many items; a moment for every generation."""
         with tempfile.TemporaryDirectory(prefix="arena-") as folder:
-            evaluator = self._evaluator(Path(folder))
+            ledger = Ledger(Path(folder) / "trials.jsonl", {})
+            evaluator = Evaluator(self.experiment.scorer, self._memo, ledger)
             recorder = _Recorder(evaluator, space, optimizer)
-            search(evaluator, space, optimizer, self.experiment.baselines, evaluations, [recorder])
+            budget = Budget(evaluations=items, items=items)
+            search(
+                evaluator,
+                space,
+                optimizer,
+                self.experiment.baselines,
+                Allowance(budget, evaluator, ledger),
+                [recorder],
+                race,
+            )
+            ledger.close()
         return recorder.moments
 
     def score(self, candidate: Candidate, slice_name: str) -> float:
@@ -113,6 +128,3 @@ class Arena:
     def chosen(self, finalists: Sequence[Candidate]) -> Candidate:
         """The best of them on `select`; equal scores go to the earlier."""
         return max(finalists, key=lambda candidate: self.score(candidate, "select"))
-
-    def _evaluator(self, folder: Path) -> Evaluator:
-        return Evaluator(self.experiment.scorer, self._memo, Ledger(folder / "trials.jsonl", {}))

@@ -1,0 +1,104 @@
+"""One generation scored chunk by chunk: after each, whoever is decided stops, and the best one goes to the end."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evomerge.evaluator import Candidate, Evaluator
+from evomerge.objective import Worth
+from evomerge.race import Matrix, RaceConfig, Strata, decided
+from evomerge.scorers import task_of
+
+BEHIND = 1e-9
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A generation on the search slice: what each recipe is worth, on how many items, and who has seen all of them."""
+
+    worth: Mapping[str, Worth]
+    items: Mapping[str, int]
+    whole: frozenset[str]
+
+
+def run_generation(evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig) -> Scored:
+    """Score a generation; the worth of candidates that stop early is estimated, the leader is always complete.
+
+    Half of the candidates count as the best, as in CMA-ES. Every decision is made when all that are still running
+    have seen the same chunks, so it depends on no worker's speed.
+    """
+    unique = list({candidate.key: candidate for candidate in candidates}.values())
+    if not rule.enabled or not evaluator.objective.scalar:
+        evaluator.evaluate(unique, "search")
+        count = len(evaluator.plan.items("search"))
+        worth = {candidate.key: evaluator.worth(candidate.key, "search") for candidate in unique}
+        return Scored(worth, dict.fromkeys(worth, count), frozenset(worth))
+    return _Race(evaluator, unique, rule).run()
+
+
+class _Race:
+    def __init__(self, evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig) -> None:
+        self._evaluator, self._rule = evaluator, rule
+        self._candidates = {candidate.key: candidate for candidate in candidates}
+        self._chunks = evaluator.plan.chunks["search"]
+        self._running = list(self._candidates)
+        self._best = len(candidates) // 2
+        self._stopped: dict[str, int] = {}  # key → chunks seen
+        self._rejected: set[str] = set()
+
+    def run(self) -> Scored:
+        """The chunks one after the other, as long as anyone runs."""
+        for seen in range(1, len(self._chunks) + 1):
+            self._evaluator.evaluate([self._candidates[key] for key in self._running], "search", seen)
+            self._running = [k for k in self._running if self._evaluator.error(k, "search") is None]
+            if self._running and seen < len(self._chunks):
+                self._stop(seen)
+        length = [len(chunk.items) for chunk in self._chunks]
+        items = {key: sum(length[: self._stopped.get(key, len(length))]) for key in self._candidates}
+        return Scored(self._worths(), items, frozenset(self._candidates) - frozenset(self._stopped))
+
+    def _stop(self, seen: int) -> None:
+        """Let go of whoever is decided, but for the one that leads."""
+        scores, strata = self._matrix(self._running, seen)
+        taken = len(self._stopped) - len(self._rejected)
+        accepted, rejected = decided(scores, strata, max(0, self._best - taken), self._rule)
+        leader = int(np.argmax(strata.means(scores)))
+        for row in {*accepted, *rejected} - {leader}:
+            self._stopped[self._running[row]] = seen
+        self._rejected |= {self._running[row] for row in rejected if row != leader}
+        self._running = [key for key in self._running if key not in self._stopped]
+
+    def _worths(self) -> dict[str, Worth]:
+        """A stopped candidate is worth what the leader is, and the difference on the items that both have seen."""
+        found = {key: self._evaluator.worth(key, "search") for key in self._candidates}
+        whole = [key for key in self._running if not math.isnan(found[key].score)]
+        if not whole:
+            return found
+        leader = max(whole, key=lambda key: found[key].score)
+        for key, seen in self._stopped.items():
+            scores, strata = self._matrix([key, leader], seen)
+            own, leading = strata.means(scores)
+            found[key] = Worth(found[leader].score + float(own - leading))
+        return found | self._held_back(found)
+
+    def _held_back(self, found: Mapping[str, Worth]) -> dict[str, Worth]:
+        """Whoever was rejected ranks behind everyone that was not."""
+        kept = [w.score for key, w in found.items() if key not in self._rejected and not math.isnan(w.score)]
+        least = min(kept) - BEHIND
+        return {key: Worth(min(found[key].score, least)) for key in self._rejected}
+
+    def _matrix(self, keys: Sequence[str], seen: int) -> tuple[Matrix, Strata]:
+        """The scores of the first chunks' items in the objective's units, and which task each item is of."""
+        rows = [self._evaluator.first_items(key, seen) for key in keys]
+        items = list(rows[0]) if rows else []
+        weights = self._evaluator.objective.weights
+        tasks = list(weights)
+        totals = [sum(task_of(item) == task for item in self._evaluator.plan.items("search")) for task in tasks]
+        strata = Strata(
+            np.array([tasks.index(task_of(item)) for item in items], dtype=np.int64),
+            np.array(totals),
+            np.array([weights[task] for task in tasks]),
+        )
+        return np.array([[row[item] for item in items] for row in rows]), strata

@@ -1,0 +1,125 @@
+"""The stopping rule of a generation: who need not be scored further, a pure function of the scores so far.
+
+An evolution strategy only asks which μ candidates of a generation are its best, so a race over items may stop whoever
+is clearly among them or clearly not (Heidrich-Meisner & Igel, ICML 2009). Candidates are compared, paired, on the
+items that all of them have seen, with their neighbour across the border between rank μ and μ + 1. Standard errors are
+those of the mean over this very slice, which shrink to nothing as less of it is unseen (Cochran, Sampling Techniques,
+1977, ch. 5: strata without replacement). The certain bound holds at all looks together: an asymptotic confidence
+sequence (Waudby-Smith et al., Annals of Statistics 52, 2024).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evomerge.errors import ConfigError
+from evomerge.schema import positive
+
+Matrix = NDArray[np.float64]  # [candidates, items]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaceConfig:
+    """When a candidate may stop before it has seen its whole slice.
+
+    `margin` is by how many standard errors two candidates must differ to be told apart; `alpha` asks for certainty
+    instead: the chance that a pair is ever told apart wrongly. `least` items are seen before anyone stops.
+    """
+
+    enabled: bool = True
+    margin: float = 0.5
+    alpha: float | None = None
+    least: int = 24
+
+    def __post_init__(self) -> None:
+        if self.margin < 0:
+            raise ConfigError(f"race.margin={self.margin}: give 0 or more standard errors")
+        if self.alpha is not None and not 0 < self.alpha < 1:
+            raise ConfigError(f"race.alpha={self.alpha}: give a probability between 0 and 1, or null")
+        positive("race.least", self.least)
+
+    def width(self, seen: int, total: int) -> float:
+        """Standard errors that a difference on so many items of a slice must exceed."""
+        return self.margin if self.alpha is None else certain_width(seen, total, self.alpha)
+
+
+@dataclass(frozen=True)
+class Strata:
+    """The slice that a race is about: each item's task as a number, the items of each task, the weights of tasks."""
+
+    tasks: NDArray[np.int64]
+    totals: NDArray[np.int64]
+    weights: Matrix
+
+    def means(self, scores: Matrix) -> Matrix:
+        """Weighted mean of the task means of each row, over the items seen."""
+        means: Matrix = self._by_task(scores) @ self._shares()
+        return means
+
+    def spread(self, differences: Matrix, scale: Matrix) -> Matrix:
+        """Standard error of each row's mean as an estimate of the mean over the whole slice, by task.
+
+        Two imaginary items, one won and one lost by `scale`, keep a row without variance from being certain.
+        """
+        seen = np.bincount(self.tasks, minlength=len(self.totals))
+        mean = self._by_task(differences)
+        squares = self._by_task(differences**2) * seen
+        variance = (squares - seen * mean**2 + 2 * scale**2) / (seen + 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error = np.where(seen > 0, variance / seen * (1 - seen / self.totals), 0.0)
+        spread: Matrix = np.sqrt(error @ self._shares() ** 2)
+        return spread
+
+    def scale(self, scores: Matrix) -> Matrix:
+        """The range of each task's scores."""
+        columns = [scores[:, self.tasks == task] for task in range(len(self.totals))]
+        return np.array([np.ptp(column) if column.size else 0.0 for column in columns])
+
+    def _by_task(self, values: Matrix) -> Matrix:
+        sums = np.stack([values[:, self.tasks == task].sum(1) for task in range(len(self.totals))], axis=1)
+        seen = np.maximum(np.bincount(self.tasks, minlength=len(self.totals)), 1)
+        return sums / seen
+
+    def _shares(self) -> Matrix:
+        present = np.bincount(self.tasks, minlength=len(self.totals)) > 0
+        kept: Matrix = np.where(present, self.weights, 0.0)
+        shares: Matrix = kept / kept.sum()
+        return shares
+
+
+def decided(scores: Matrix, strata: Strata, best: int, rule: RaceConfig) -> tuple[list[int], list[int]]:
+    """Rows that count as among the `best` first ones, and rows that count as not.
+
+    `scores` holds the items that every row has seen, higher is better; equal rows keep their order.
+    """
+    seen = scores.shape[1]
+    if seen < rule.least:
+        return [], []
+    order = np.argsort(-strata.means(scores), kind="stable")
+    inside, outside = order[:best], order[best:]
+    ahead = _Ahead(scores, strata, rule.width(seen, int(strata.totals.sum())))
+    accepted = [row for row in inside if not len(outside) or ahead(row, outside[0])]
+    rejected = [row for row in outside if not len(inside) or ahead(inside[-1], row)]
+    return [int(row) for row in accepted], [int(row) for row in rejected]
+
+
+class _Ahead:
+    """Whether one row leads another by more than chance would have it."""
+
+    def __init__(self, scores: Matrix, strata: Strata, width: float) -> None:
+        self._scores, self._strata, self._width = scores, strata, width
+        self._scale = strata.scale(scores)
+
+    def __call__(self, upper: int, lower: int) -> bool:
+        difference = (self._scores[upper] - self._scores[lower])[None, :]
+        lead = self._strata.means(difference)[0]
+        return bool(lead > self._width * self._strata.spread(difference, self._scale)[0])
+
+
+def certain_width(seen: int, total: int, alpha: float) -> float:
+    """The one-sided asymptotic confidence sequence in standard errors, tightest where half of a slice is seen."""
+    rho = (-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / max(1.0, total / 2)
+    grown = seen * rho + 1
+    return math.sqrt(2 * grown / (seen * rho) * math.log(1 + math.sqrt(grown) / (2 * alpha)))

@@ -1,0 +1,187 @@
+"""A raced generation: the leader complete, the rest estimated, the same at any speed of workers and after a kill."""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evomerge.budget import Allowance, Budget
+from evomerge.evaluator import Candidate, Evaluator
+from evomerge.generation import Scored, run_generation
+from evomerge.jobs import Job, Outcome
+from evomerge.ledger import Ledger
+from evomerge.objective import Objective
+from evomerge.race import RaceConfig
+from evomerge.scorers import SLICES, Chunk, Plan
+from evomerge.search import Board, header, search
+from tests.toys import BEST, ToyPool, ToyScorer, toy_baselines, toy_optimizer, toy_space, weights
+
+CHUNKS, ITEMS = 12, 8
+RULE = RaceConfig(margin=0.5, least=16)
+
+
+class LongScorer(ToyScorer):
+    """Twelve chunks a slice, each with four items of two tasks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        chunks = {
+            name: tuple(
+                Chunk(f"{name}/{i}", name, tuple(f"{'ab'[j % 2]}/{name}/{ITEMS * i + j}" for j in range(ITEMS)))
+                for i in range(CHUNKS)
+            )
+            for name in SLICES
+        }
+        self.plan = Plan(chunks, {"a": 1.0, "b": 1.0})
+
+
+class Shuffled(ToyPool):
+    """Answers are right or wrong, by the item's difficulty and some luck; jobs end in any order."""
+
+    def __init__(self, seed: int = 0, dies_after: int = 10**9, fails: Any = lambda job: None) -> None:
+        super().__init__(fails, self.right)
+        self._draw, self._left = random.Random(seed), dies_after
+
+    def right(self, job: Job) -> list[Any]:
+        distance = sum((float(w) - best) ** 2 for w, best in zip(weights(job.recipe), BEST, strict=True))
+        luck = np.random.default_rng([*job.key.encode()[:8], int(job.chunk.rpartition("/")[2])])
+        return [float(u < 0.9 - 0.6 * min(1.0, distance)) for u in luck.random(ITEMS)]
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        jobs = list(jobs)
+        self._draw.shuffle(jobs)
+        for outcome in super().run(jobs):
+            if self._left == 0:
+                raise KeyboardInterrupt
+            self._left -= 1
+            yield outcome
+
+
+def evaluator(path: Path, pool: ToyPool, **objective: Any) -> tuple[Evaluator, Ledger]:
+    scorer = LongScorer()
+    ledger = Ledger(path, header(scorer, {}))
+    return Evaluator(scorer, pool, ledger, objective=Objective(scorer.plan.weights, **objective)), ledger
+
+
+def candidates(count: int = 10, seed: int = 0) -> list[Candidate]:
+    points = np.random.default_rng(seed).random((count, 2))
+    return [Candidate.of(f"1/{i}", toy_space().decode(point)) for i, point in enumerate(points)]
+
+
+def raced(path: Path, pool: ToyPool, rule: RaceConfig = RULE, **objective: Any) -> tuple[Scored, Evaluator]:
+    made, ledger = evaluator(path, pool, **objective)
+    try:
+        return run_generation(made, candidates(), rule), made
+    finally:
+        ledger.close()
+
+
+def test_the_leader_is_complete_and_losers_are_not(tmp_path: Path) -> None:
+    scored, made = raced(tmp_path / "a", Shuffled())
+    best = max(scored.worth, key=lambda key: scored.worth[key].score)
+    assert best in scored.whole and made.score(best, "search") == scored.worth[best].score
+    assert len(scored.whole) < 10 and sum(scored.items.values()) < 0.7 * 10 * CHUNKS * ITEMS
+    assert all(math.isfinite(worth.score) for worth in scored.worth.values())
+    assert {key for key, count in scored.items.items() if count == CHUNKS * ITEMS} == scored.whole
+
+
+def test_estimates_order_candidates_about_as_a_full_scoring_does(tmp_path: Path) -> None:
+    fast, _ = raced(tmp_path / "a", Shuffled())
+    full, _ = raced(tmp_path / "b", Shuffled(), RaceConfig(enabled=False))
+    keys = list(full.worth)
+    ranks = [np.argsort(np.argsort([scored.worth[key].score for key in keys])) for scored in (fast, full)]
+    assert np.corrcoef(*ranks)[0, 1] > 0.8
+    assert len(full.whole) == 10 and sum(full.items.values()) == 10 * CHUNKS * ITEMS
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_the_order_in_which_jobs_end_changes_nothing(tmp_path: Path, seed: int) -> None:
+    assert raced(tmp_path / "a", Shuffled(0))[0] == raced(tmp_path / "b", Shuffled(seed))[0]
+
+
+@pytest.mark.parametrize("paid", [1, 13, 25, 31])
+def test_after_a_kill_the_race_ends_as_if_undisturbed(tmp_path: Path, paid: int) -> None:
+    whole, _ = raced(tmp_path / "a", Shuffled())
+    with pytest.raises(KeyboardInterrupt):
+        raced(tmp_path / "b", Shuffled(dies_after=paid))
+    pool = Shuffled(seed=9)
+    assert raced(tmp_path / "b", pool)[0] == whole
+    assert paid + len(pool.jobs) == sum(whole.items.values()) // ITEMS
+
+
+def test_a_failed_candidate_leaves_the_race_and_has_no_worth(tmp_path: Path) -> None:
+    bad = candidates()[3].key
+    scored, _ = raced(tmp_path / "a", Shuffled(fails=lambda job: "no" if job.key == bad else None))
+    assert math.isnan(scored.worth[bad].score)
+    assert sum(math.isnan(worth.score) for worth in scored.worth.values()) == 1
+
+
+def test_a_generation_of_failures_is_no_error(tmp_path: Path) -> None:
+    scored, _ = raced(tmp_path / "a", Shuffled(fails=lambda job: "no"))
+    assert all(math.isnan(worth.score) for worth in scored.worth.values())
+
+
+@pytest.mark.parametrize("objective", [{"front": True}, {"keep": {"a": 0.1}}])
+def test_what_is_no_single_number_is_not_raced(tmp_path: Path, objective: dict[str, Any]) -> None:
+    scored, _ = raced(tmp_path / "a", Shuffled(), **objective)
+    assert len(scored.whole) == 10
+
+
+def searched(path: Path, pool: ToyPool, budget: Budget, rule: RaceConfig = RULE) -> Board:
+    made, ledger = evaluator(path, pool)
+    try:
+        allowance = Allowance(budget, made, ledger, reserve=100)
+        optimizer = toy_optimizer(population=8)
+        return search(made, toy_space(), optimizer, toy_baselines(), allowance, rule=rule)
+    finally:
+        ledger.close()
+
+
+def test_a_raced_search_can_be_killed_and_repeats_for_nothing(tmp_path: Path) -> None:
+    budget = Budget(evaluations=40)
+    whole = searched(tmp_path / "a", Shuffled(), budget)
+    for paid in (70, 30, 55):
+        with pytest.raises(KeyboardInterrupt):
+            searched(tmp_path / "b", Shuffled(seed=paid, dies_after=paid), budget)
+    assert searched(tmp_path / "b", Shuffled(seed=5), budget).ranked() == whole.ranked()
+    again = Shuffled()
+    assert searched(tmp_path / "a", again, budget).ranked() == whole.ranked() and not again.jobs
+
+
+def test_whoever_was_stopped_has_no_rank_and_is_no_failure(tmp_path: Path) -> None:
+    board = searched(tmp_path / "a", Shuffled(), Budget(evaluations=40))
+    ranked = {candidate.key for candidate, _ in board.ranked()}
+    assert len(ranked) < len(board.candidates) and not board.failures()
+
+
+def test_saved_items_buy_more_generations(tmp_path: Path) -> None:
+    budget = Budget(evaluations=1000, items=20 * CHUNKS * ITEMS)
+    plain = searched(tmp_path / "a", Shuffled(), budget, RaceConfig(enabled=False))
+    fast = searched(tmp_path / "b", Shuffled(), budget)
+    assert 20 <= len(plain.candidates) - len({r.key() for r in toy_baselines().values()}) <= 28
+    assert len(fast.candidates) > 1.4 * len(plain.candidates)
+
+
+def test_time_ends_a_search_once_and_for_all(tmp_path: Path) -> None:
+    """The hours of a budget end it at a generation that is noted: a repeated command ends there too."""
+
+    class Slow(Shuffled):
+        def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+            clock[0] += 10.0 * len(jobs)
+            yield from super().run(jobs)
+
+    clock = [0.0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.monotonic", lambda: clock[0])
+        budget = Budget(evaluations=1000, hours=1.5)
+        first = searched(tmp_path / "a", Slow(), budget)
+        assert 8 < len(first.candidates) < 100
+        assert clock[0] <= 1.5 * 3600  # with room for what comes after
+        pool = Slow(seed=3)
+        assert searched(tmp_path / "a", pool, budget).ranked() == first.ranked() and not pool.jobs
+        more = searched(tmp_path / "a", Slow(), Budget(evaluations=1000, hours=3.0))
+        assert len(more.candidates) > len(first.candidates)
