@@ -87,11 +87,12 @@ def create(
     covariance: str = "auto",
     restarts: str = "none",
     tolerance: float = 0.002,
-    screen: int = 1,
+    screen: int = 4,
 ) -> CMA:
-    """`population` None is 4 + ⌊3 ln n⌋; `sigma` is the first step size in units of the cube's edge.
+    """`population` None is 4 + ⌊1.5 ln n⌋; `sigma` is the first step size in units of the cube's edge.
 
     Populations are rounded up to a `multiple_of` the workers. `covariance` auto is full below DIAGONAL_FROM dimensions.
+    Of `screen` times as many points a model of what is known keeps the most promising; with 1 every one is a candidate.
     A run ends, where `restarts` has another follow it, when no axis varies by `tolerance`.
     """
     if population is not None and population < 4:
@@ -111,6 +112,6 @@ def create(
         )
     if covariance == "auto":
         covariance = "full" if len(coordinates) < DIAGONAL_FROM else "diagonal"
-    first = rounded_up(population or 4 + int(3 * math.log(len(coordinates))), multiple_of)
+    first = rounded_up(population or 4 + int(1.5 * math.log(len(coordinates))), multiple_of)
     plan = Restarts(restarts, first, sigma, multiple_of, np.random.default_rng(seed))
     return CMA(coordinates, seeds, plan, covariance, tolerance, screen)

@@ -94,6 +94,11 @@ class Arena:
         scratch = Path(tempfile.mkdtemp(prefix="arena-"))
         self._scores = Evaluator(self.experiment.scorer, self._memo, Ledger(scratch / "trials.jsonl", {}))
 
+    @property
+    def items(self) -> int:
+        """Of the search slice."""
+        return len(self.experiment.scorer.plan.items("search"))
+
     def variant(self, optimizer: Mapping[str, Any], *overrides: str) -> Experiment:
         """The same experiment with another optimizer and other settings."""
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
