@@ -10,8 +10,7 @@ from evomerge.optimizers import Vector
 LENGTHS = (0.15, 0.3, 0.6, 1.2, 2.4)  # of the kernel, in root mean square differences of a coordinate
 NOISES = (1e-3, 1e-2, 1e-1, 0.5)  # shares of the losses' variance
 LEAST = 4  # points to model anything from
-
-NEWEST = 300  # points that the model is of: the older ones lie elsewhere
+NEWEST = 150  # points that the model is of: the older ones lie elsewhere
 
 
 class Screen:
