@@ -29,7 +29,7 @@ def test_solves_a_sphere(seed: int) -> None:
 
 
 def test_learns_scales() -> None:
-    assert best(create("cma", cube(6), [], 1, {}), 250, np.full(6, 0.3), 10.0 ** np.arange(6)) < 1e-3
+    assert best(create("cma", cube(6), [], 1, PLAIN), 250, np.full(6, 0.3), 10.0 ** np.arange(6)) < 1e-3
 
 
 @pytest.mark.parametrize("corner", [0.0, 1.0])
