@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
 from evomerge.objective import FAILED, Objective, Worth
 from evomerge.optimizers import Vector
-from evomerge.pools import Pool
+from evomerge.pools import Dispatch, Pool
 from evomerge.recipe import Recipe
 from evomerge.recipe_document import to_document
 from evomerge.scorers import Chunk, Scorer
@@ -36,7 +36,15 @@ class Progress(Protocol):
     """Whoever wants to know how far the present candidates are."""
 
     def work(self, done: int, total: int) -> None:
-        """`done` of `total` chunks of the present batch of candidates are scored."""
+        """`done` chunks of the present candidates are scored, of `total` that are known to be needed."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Candidates that need the first `chunks` chunks of a slice, all of them scored before anything is decided."""
+
+    candidates: Sequence[Candidate]
+    chunks: int
 
 
 class Evaluator:
@@ -59,21 +67,24 @@ class Evaluator:
         self.scored = 0
         self.busy = 0.0  # seconds in which those items were scored
 
-    def evaluate(self, candidates: Sequence[Candidate], slice_name: str, chunks: int | None = None) -> None:
-        """Score the candidates on a slice, or on its first chunks; a failure is recorded and ends that candidate."""
-        start = time.monotonic()
-        jobs = [
-            Job(candidate.key, candidate.recipe, chunk.id)
-            for candidate in {c.key: c for c in candidates}.values()
-            if self.error(candidate.key, slice_name) is None
-            for chunk in self.plan.chunks[slice_name][:chunks]
-            if chunk.id not in self._ledger[candidate.key].scores
-        ]
-        for done, outcome in enumerate(self._pool.run(jobs), 1):
+    def evaluate(self, candidates: Sequence[Candidate], slice_name: str) -> None:
+        """Score the candidates on a slice; a failure is recorded and ends that candidate."""
+        self.in_stages(slice_name, iter([Stage(candidates, len(self.plan.chunks[slice_name]))]))
+
+    def in_stages(self, slice_name: str, stages: Iterator[Stage]) -> None:
+        """Score stage after stage; the next one is asked for when all that the last one needs is in the ledger.
+
+        Workers that would idle score later chunks of the present candidates ahead: they are in the ledger when a stage
+        needs them, and whoever decides between stages never looks at them.
+        """
+        start, work = time.monotonic(), _Work(self, self._ledger, slice_name, stages)
+        work.advance()
+        for done, outcome in enumerate(self._pool.run(work.jobs), 1):
             self._record(outcome)
+            work.take(outcome.job)
             for listener in self._listeners:
-                listener.work(done, len(jobs))
-        self.busy += time.monotonic() - start if jobs else 0.0
+                listener.work(done, done + len(work.waiting))
+        self.busy += time.monotonic() - start
 
     def score(self, key: str, slice_name: str) -> float:
         """The candidate's score on a slice, NaN where it failed or was not scored there."""
@@ -117,10 +128,18 @@ class Evaluator:
         """Note in the ledger that these candidates are about to be looked at on a slice; once for the same ones."""
         self._ledger.append_look(slice_name, list(dict.fromkeys(keys)))
 
-    def error(self, key: str, slice_name: str) -> str | None:
-        """Why the candidate failed on a slice, or None; a failure elsewhere does not change what a slice says."""
+    def note_race(self, generation: int, stopped: Mapping[str, int]) -> None:
+        """Note in the ledger whom a generation's race has stopped, and after how many chunks."""
+        if stopped:
+            self._ledger.append_race(generation, stopped)
+
+    def error(self, key: str, slice_name: str, chunks: int | None = None) -> str | None:
+        """Why the candidate failed on a slice, or on its first chunks, or None.
+
+        A failure elsewhere does not change what a slice says, nor one on a later chunk what was decided before it.
+        """
         errors = self._ledger[key].errors
-        return next((errors[chunk.id] for chunk in self.plan.chunks[slice_name] if chunk.id in errors), None)
+        return next((errors[chunk.id] for chunk in self.plan.chunks[slice_name][:chunks] if chunk.id in errors), None)
 
     def _record(self, outcome: Outcome) -> None:
         job, recipe = outcome.job, to_document(outcome.job.recipe)
@@ -142,3 +161,45 @@ class Evaluator:
             if not math.isfinite(score):
                 raise CandidateError(f"item {item} has score {score}")
         return scores
+
+
+class _Work:
+    """The stages of one slice: what the present one still waits for, and the jobs that workers take."""
+
+    def __init__(self, evaluator: Evaluator, ledger: Ledger, slice_name: str, stages: Iterator[Stage]) -> None:
+        self.jobs = Dispatch()
+        self.waiting: set[tuple[str, str]] = set()
+        self._evaluator, self._ledger, self._slice, self._stages = evaluator, ledger, slice_name, stages
+        self._chunks = [chunk.id for chunk in evaluator.plan.chunks[slice_name]]
+
+    def advance(self) -> None:
+        """Go to the next stage for which something is to be done."""
+        while not self.waiting:
+            stage = next(self._stages, None)
+            if stage is None:
+                self.jobs.put([])
+                return
+            candidates = {candidate.key: candidate for candidate in stage.candidates}.values()
+            needed = list(self._unscored(candidates, 0, stage.chunks))
+            self.waiting = {(job.key, job.chunk) for job in needed}
+            self.jobs.put(needed, self._unscored(candidates, stage.chunks, len(self._chunks)))
+
+    def take(self, job: Job) -> None:
+        """A job's outcome is in the ledger; one that was needed and has failed ends its candidate."""
+        self.jobs.done(job)
+        if (job.key, job.chunk) not in self.waiting:
+            return
+        self.waiting.discard((job.key, job.chunk))
+        if job.chunk in self._ledger[job.key].errors:
+            self.jobs.drop(job.key)
+            self.waiting = {at for at in self.waiting if at[0] != job.key}
+        self.advance()
+
+    def _unscored(self, candidates: Iterable[Candidate], start: int, end: int) -> Iterator[Job]:
+        """Jobs of those that have not failed before `end`."""
+        for candidate in candidates:
+            trial = self._ledger[candidate.key]
+            if self._evaluator.error(candidate.key, self._slice, end) is None:
+                for chunk in self._chunks[start:end]:
+                    if chunk not in trial.scores:
+                        yield Job(candidate.key, candidate.recipe, chunk)

@@ -1,13 +1,13 @@
 """One generation scored chunk by chunk: after each, whoever is decided stops, and the best one goes to the end."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from evomerge.evaluator import Candidate, Evaluator
-from evomerge.objective import Worth
+from evomerge.evaluator import Candidate, Evaluator, Stage
+from evomerge.objective import FAILED, Worth
 from evomerge.race import Matrix, RaceConfig, Strata, decided
 from evomerge.scorers import task_of
 
@@ -21,15 +21,17 @@ class Scored:
     worth: Mapping[str, Worth]
     items: Mapping[str, int]
     whole: frozenset[str]
+    stopped: Mapping[str, int] = field(default_factory=dict)  # key → chunks seen
 
 
 def run_generation(evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig) -> Scored:
     """Score a generation; the worth of candidates that stop early is estimated, the leader is always complete.
 
     Half of the candidates count as the best, as in CMA-ES. Every decision is made when all that are still running
-    have seen the same chunks, so it depends on no worker's speed.
+    have seen the same chunks, and from these chunks alone, so it depends on no worker's speed and no earlier run;
+    candidates stand in the order of their keys, so it does not depend on theirs either.
     """
-    unique = list({candidate.key: candidate for candidate in candidates}.values())
+    unique = sorted({candidate.key: candidate for candidate in candidates}.values(), key=lambda c: c.key)
     if not rule.enabled or not evaluator.objective.scalar:
         evaluator.evaluate(unique, "search")
         count = len(evaluator.plan.items("search"))
@@ -46,18 +48,26 @@ class _Race:
         self._running = list(self._candidates)
         self._best = len(candidates) // 2
         self._stopped: dict[str, int] = {}  # key → chunks seen
+        self._failed: dict[str, int] = {}
         self._rejected: set[str] = set()
 
     def run(self) -> Scored:
         """The chunks one after the other, as long as anyone runs."""
+        self._evaluator.in_stages("search", self._stages())
+        length = [len(chunk.items) for chunk in self._chunks]
+        ended = self._stopped | self._failed
+        items = {key: sum(length[: ended.get(key, len(length))]) for key in self._candidates}
+        whole = frozenset(self._candidates) - frozenset(self._stopped)
+        return Scored(self._worths(), items, whole, dict(self._stopped))
+
+    def _stages(self) -> Iterator[Stage]:
+        """One chunk more for whoever still runs; what is decided is a function of the chunks before."""
         for seen in range(1, len(self._chunks) + 1):
-            self._evaluator.evaluate([self._candidates[key] for key in self._running], "search", seen)
-            self._running = [k for k in self._running if self._evaluator.error(k, "search") is None]
+            yield Stage([self._candidates[key] for key in self._running], seen)
+            self._failed |= {k: seen for k in self._running if self._evaluator.error(k, "search", seen) is not None}
+            self._running = [key for key in self._running if key not in self._failed]
             if self._running and seen < len(self._chunks):
                 self._stop(seen)
-        length = [len(chunk.items) for chunk in self._chunks]
-        items = {key: sum(length[: self._stopped.get(key, len(length))]) for key in self._candidates}
-        return Scored(self._worths(), items, frozenset(self._candidates) - frozenset(self._stopped))
 
     def _stop(self, seen: int) -> None:
         """Let go of whoever is decided, but for the one that leads."""
@@ -71,23 +81,25 @@ class _Race:
         self._running = [key for key in self._running if key not in self._stopped]
 
     def _worths(self) -> dict[str, Worth]:
-        """A stopped candidate is worth what the leader is, and the difference on the items that both have seen."""
-        found = {key: self._evaluator.worth(key, "search") for key in self._candidates}
-        whole = [key for key in self._running if not math.isnan(found[key].score)]
-        if not whole:
-            return found
-        leader = max(whole, key=lambda key: found[key].score)
+        """A stopped candidate is worth what the leader is, and the difference on the items that both have seen.
+
+        Where nobody got to the end, its own mean has to do.
+        """
+        found = {key: self._evaluator.worth(key, "search") for key in self._running}
+        found |= dict.fromkeys(self._failed, FAILED)
+        leader = max(self._running, key=lambda key: found[key].score, default=None)
         for key, seen in self._stopped.items():
-            scores, strata = self._matrix([key, leader], seen)
+            scores, strata = self._matrix([key, leader or key], seen)
             own, leading = strata.means(scores)
-            found[key] = Worth(found[leader].score + float(own - leading))
+            found[key] = Worth(float(own) + (found[leader].score - float(leading) if leader else 0.0))
         return found | self._held_back(found)
 
     def _held_back(self, found: Mapping[str, Worth]) -> dict[str, Worth]:
-        """Whoever was rejected ranks behind everyone that was not."""
+        """Whoever was rejected ranks behind everyone that was not, in the order of what it is worth."""
         kept = [w.score for key, w in found.items() if key not in self._rejected and not math.isnan(w.score)]
-        least = min(kept) - BEHIND
-        return {key: Worth(min(found[key].score, least)) for key in self._rejected}
+        least = min(kept, default=math.inf)
+        order = sorted(self._rejected, key=lambda key: (-found[key].score, key))
+        return {key: Worth(min(found[key].score, least - BEHIND * place)) for place, key in enumerate(order, 1)}
 
     def _matrix(self, keys: Sequence[str], seen: int) -> tuple[Matrix, Strata]:
         """The scores of the first chunks' items in the objective's units, and which task each item is of."""

@@ -39,6 +39,7 @@ class Ledger:
         self.trials: dict[str, Trial] = {}
         self.looks: list[dict[str, Any]] = []
         self.stops: list[dict[str, Any]] = []
+        self.races: list[dict[str, Any]] = []
         self.header: dict[str, Any] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +93,13 @@ class Ledger:
         self._write({"stop": stop})
         self.stops.append(stop)
 
+    def append_race(self, generation: int, stopped: Mapping[str, int]) -> None:
+        """Record whom the race of a generation has stopped, and after how many chunks; once for the same race."""
+        race = {"generation": generation, "stopped": dict(stopped)}
+        if race not in self.races:
+            self._write({"race": race})
+            self.races.append(race)
+
     def close(self) -> None:
         """Let another process have the file."""
         self._file.close()
@@ -108,6 +116,9 @@ class Ledger:
             return
         if "stop" in line:
             self.stops.append(line["stop"])
+            return
+        if "race" in line:
+            self.races.append(line["race"])
             return
         trial = self.trials.setdefault(line["key"], Trial())
         if "error" in line:

@@ -19,10 +19,10 @@ from evomerge.errors import RunError
 from evomerge.evaluator import Candidate, Evaluator
 from evomerge.experiment import Experiment, fixed_part, from_config
 from evomerge.finalise import Final
-from evomerge.jobs import Job, Outcome
+from evomerge.jobs import Outcome
 from evomerge.ledger import Ledger
 from evomerge.offers import write_offers
-from evomerge.pools import Pool
+from evomerge.pools import Dispatch, Pool
 from evomerge.recipe import Recipe
 from evomerge.report.console import Display
 from evomerge.report.html import write_report
@@ -99,8 +99,8 @@ class _LazyPool:
         self._start = start
         self._pool: Pool | None = None
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        if jobs:
+    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+        if len(jobs):
             yield from self._started().run(jobs)
 
     def fingerprint(self, recipe: Recipe) -> str:

@@ -57,8 +57,8 @@ class Board:
         return sorted(good, key=lambda pair: self.worth[pair[0].key].rank, reverse=True)
 
     def failures(self) -> dict[str, str]:
-        """Label → reason of every candidate that failed in the search."""
-        errors = ((c.label, self._evaluator.error(c.key, "search")) for c in self.candidates.values())
+        """Label → reason of every candidate that failed in the search; whoever a race has stopped did not."""
+        errors = ((self.candidates[key].label, self._evaluator.error(key, "search")) for key in self.worth)
         return {label: error for label, error in errors if error}
 
 
@@ -91,6 +91,7 @@ def search(
         kept = vectors[:room]
         candidates = [Candidate.of(f"{number}/{place}", space.decode(v), v) for place, v in enumerate(kept)]
         scored = run_generation(evaluator, candidates, rule)
+        evaluator.note_race(number, scored.stopped)
         allowance.spend(len(kept), scored.items)
         board.add(candidates, scored.whole)
         _announce(listeners, number, board, [scored.worth[c.key].score for c in candidates])
