@@ -17,12 +17,20 @@ class Request:
 
     `kind` is lm-eval's request type and `arguments` what it takes: (context, continuation) for
     `loglikelihood`, (text,) for `loglikelihood_rolling`, (context, options) for `generate_until`. A response
-    is (log-likelihood in nats, is greedy), a log-likelihood, or a text; with `repeats` > 1 a list of these.
+    is (log-likelihood in nats, is greedy), a log-likelihood, or an `Answer`; with `repeats` > 1 a list of these.
     """
 
     kind: str
     arguments: tuple[Any, ...]
     repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A generated text; truncated when it reached its token limit before a stop sequence or an end token."""
+
+    text: str
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
