@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from evomerge import methods, optimizers, pools, trackers
 from evomerge.baselines import baselines
@@ -20,12 +21,13 @@ from evomerge.family import Family, expert_ref, pinned
 from evomerge.freeze import freeze
 from evomerge.jobs import WorkerSpec
 from evomerge.materialize import COMPILE, Materializer
-from evomerge.model import check_device, is_encoder_decoder, load_tokenizer, resolve_device, torch_dtype
+from evomerge.model import check_device, load_tokenizer, model_config, resolve_device, torch_dtype
 from evomerge.placement import MODES
 from evomerge.prepared import cache_folder, digest
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.schema import check_section
-from evomerge.scorers.engine import check_tokenizer
+from evomerge.scorers.encode import Encoder, Work, check_tokenizer
+from evomerge.scorers.engine import PATHS
 from evomerge.scorers.lm_eval import LMEvalScorer
 from evomerge.space import SearchSpace, Space, refuse_unknown_genes
 
@@ -35,7 +37,7 @@ Section = TypeVar("Section")
 FREE = ("name", "budget", "pool", "tracker")  # what may change when a search is resumed
 SPACE_GIVEN = ("method", "base", "experts", "layout", "touched", "settings", "options", "out_dtype", "seed")
 SCORER_GIVEN = ("tokenizer", "seed")
-FREE_OF_MODEL = ("batch_size", "device", "compile", "placement")
+FREE_OF_MODEL = ("batch_size", "batch_tokens", "device", "compile", "placement")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,8 @@ class ModelConfig:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     batch_size: int = 16
+    batch_tokens: int = 4096
+    scoring: str = "auto"
     max_length: int | None = None
     compile: str = "auto"
     placement: str = "auto"
@@ -121,6 +125,8 @@ class Experiment:
         _positive("budget.evaluations", self.budget.evaluations)
         _positive("finalise.top", self.finalise.top)
         _positive("model.batch_size", self.model.batch_size)
+        _positive("model.batch_tokens", self.model.batch_tokens)
+        _one_of("model.scoring", self.model.scoring, PATHS)
         self._subset = self._space.pop("subset", False)
         if not isinstance(self._subset, bool):
             raise ConfigError(f"space.subset={self._subset}: choose true or false")
@@ -193,11 +199,25 @@ class Experiment:
             raise ConfigError(f"scorer {name!r} is not known; choose lm_eval")
         if not settings.get("tasks"):
             raise ConfigError("scorer.tasks is empty; name at least one task")
+        given: dict[str, Any] = {"tokenizer": self.tokenizer, "seed": self.seed}
+        return LMEvalScorer(**given, **settings)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer."""
         folder = self.family.base.folder
         tokenizer = load_tokenizer(folder, self.model.trust_remote_code)
-        check_tokenizer(tokenizer, is_encoder_decoder(folder, self.model.trust_remote_code))
-        given: dict[str, Any] = {"tokenizer": tokenizer, "seed": self.seed}
-        return LMEvalScorer(**given, **settings)
+        check_tokenizer(tokenizer, model_config(folder, self.model.trust_remote_code).is_encoder_decoder)
+        return tokenizer
+
+    @cached_property
+    def work(self) -> dict[str, Work]:
+        """Chunk id → its requests as token ids and batches."""
+        model = self.model
+        config = model_config(self.family.base.folder, model.trust_remote_code)
+        encoder = Encoder(self.tokenizer, config, max_length=model.max_length, batch_tokens=model.batch_tokens)
+        chunks = (chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks)
+        return {chunk.id: encoder.work(self.scorer.requests(chunk)) for chunk in chunks}
 
     def optimizer(self) -> optimizers.Optimizer:
         """A fresh optimizer, seeded with the points worth knowing first."""
@@ -251,10 +271,8 @@ class Experiment:
         trackers.check(str(settings.pop("name")), settings)
 
     def _worker_spec(self) -> WorkerSpec:
-        chunks = [chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks]
-        requests = {chunk.id: self.scorer.requests(chunk) for chunk in chunks}
-        folder = str(self.prepared)
-        return WorkerSpec(self.base, tuple(self.experts.values()), requests, prepared=folder, **asdict(self.model))
+        experts, folder = tuple(self.experts.values()), str(self.prepared)
+        return WorkerSpec(self.base, experts, self.work, prepared=folder, **asdict(self.model))
 
 
 def from_config(config: Mapping[str, Any]) -> Experiment:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge.recipe import ModelRef, Recipe
-from evomerge.scorers import Request
+from evomerge.scorers.encode import Work
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,14 @@ class WorkerSpec:
 
     base: ModelRef
     experts: tuple[ModelRef, ...]
-    requests: Mapping[str, tuple[Request, ...]]  # by chunk id
+    work: Mapping[str, Work]  # by chunk id
     dtype: str = "float32"
     device: str = "auto"
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     batch_size: int = 16
+    batch_tokens: int = 4096
+    scoring: str = "auto"
     max_length: int | None = None
     compile: str = "auto"
     placement: str = "auto"

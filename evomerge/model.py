@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -68,7 +69,7 @@ def skeleton(folder: Path, trust_remote_code: bool = False) -> Skeleton:
 
 def empty_model(folder: Path, trust_remote_code: bool = False) -> PreTrainedModel:
     """The architecture in `folder` on the meta device: modules and shapes, no weights."""
-    config = _config(folder, trust_remote_code)
+    config = model_config(folder, trust_remote_code)
     with torch.device("meta"), quiet():
         model: PreTrainedModel = _auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
     return model
@@ -76,7 +77,7 @@ def empty_model(folder: Path, trust_remote_code: bool = False) -> PreTrainedMode
 
 def full_config(folder: Path, trust_remote_code: bool = False) -> dict[str, Any]:
     """config.json with the defaults of its architecture."""
-    return dict(_config(folder, trust_remote_code).to_dict())
+    return dict(model_config(folder, trust_remote_code).to_dict())
 
 
 def refuse_unmergeable(folder: Path, config: Mapping[str, Any]) -> None:
@@ -97,7 +98,7 @@ def load_model(
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """The model in eval mode, built with `dtype` (casting later would also cast its rotary buffers)."""
-    config = _config(folder, trust_remote_code)
+    config = model_config(folder, trust_remote_code)
     with quiet():
         model = _auto_class(config).from_pretrained(
             folder,
@@ -122,11 +123,6 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     return tokenizer
 
 
-def is_encoder_decoder(folder: Path, trust_remote_code: bool = False) -> bool:
-    """Whether the model has an encoder of its own."""
-    return bool(_config(folder, trust_remote_code).is_encoder_decoder)
-
-
 class quiet:
     """Silences transformers' progress bars and notices, which repeat what the run already says."""
 
@@ -140,12 +136,14 @@ class quiet:
         transformers_logging.enable_progress_bar()
 
 
-def _config(folder: Path, trust_remote_code: bool) -> Any:
+def model_config(folder: Path, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The configuration in `folder`; ExpertError where it cannot be read."""
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ExpertError(f"{folder}/config.json: {reason}") from error
+    return config
 
 
 def _auto_class(config: Any) -> Any:

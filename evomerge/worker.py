@@ -17,7 +17,8 @@ from evomerge.materialize import COMPILE, Materializer, fingerprint
 from evomerge.model import load_model, load_tokenizer, resolve_device
 from evomerge.placement import placement
 from evomerge.recipe import Recipe
-from evomerge.scorers.engine import HarnessEngine
+from evomerge.scorers.encode import Encoder
+from evomerge.scorers.engine import ScoringEngine
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ class Worker:
             prepared=Path(spec.prepared) if spec.prepared else None,
         )
         tokenizer = load_tokenizer(folder, spec.trust_remote_code)
-        self._engine = HarnessEngine(self._model, tokenizer, batch_size=spec.batch_size, max_length=spec.max_length)
+        encoder = Encoder(tokenizer, self._model.config, max_length=spec.max_length, batch_tokens=spec.batch_tokens)
+        self._engine = ScoringEngine(self._model, tokenizer, encoder, batch_size=spec.batch_size, path=spec.scoring)
         self._held: str | None = None
 
     def attempt(self, job: Job) -> Outcome:
@@ -73,11 +75,12 @@ class Worker:
     def _score(self, job: Job) -> list[Any]:
         self._hold(job.recipe)
         with torch.inference_mode():
-            return self._engine.respond(self._spec.requests[job.chunk])
+            return self._engine.respond(self._spec.work[job.chunk])
 
     def _hold(self, recipe: Recipe) -> None:
         key = recipe.key()
         if key != self._held:
             self._held = None  # a write that fails half-way leaves no candidate
+            self._engine.forget()
             self._materializer.write(recipe, self._model)
             self._held = key

@@ -10,18 +10,22 @@ import torch
 from evomerge.family import Family
 from evomerge.jobs import Job, WorkerSpec
 from evomerge.materialize import Materializer, fingerprint
+from evomerge.model import load_tokenizer, model_config
 from evomerge.recipe import ModelRef, Recipe, Source, models_form
 from evomerge.scorers import Request
+from evomerge.scorers.encode import Encoder, Work
 from evomerge.worker import Worker
 from tests.conftest import QUICKSTART
 
 BASE = ModelRef(str(QUICKSTART / "family" / "base"))
 EXPERTS = tuple(ModelRef(str(QUICKSTART / "family" / name)) for name in ("shift", "last"))
-REQUESTS = {
+REQUESTS: dict[str, tuple[Request, ...]] = {
     "search/0": tuple(Request("loglikelihood", (f"last agc = {c}"[:-1], c)) for c in "abcd"),
     "search/1": tuple(Request("loglikelihood", ("shift agc = ", word)) for word in ("bhd", "agc")),
-    "broken": (Request("loglikelihood", ("", "")),),
 }
+ENCODER = Encoder(load_tokenizer(Path(BASE.path)), model_config(Path(BASE.path)))
+BROKEN = Work((Request("loglikelihood", ("", "")),), (), (), None, 0)
+WORK = {chunk: ENCODER.work(requests) for chunk, requests in REQUESTS.items()} | {"broken": BROKEN}
 
 
 def merged(*weights: float, dtype: str = "float32") -> Recipe:
@@ -35,7 +39,7 @@ def job(recipe: Recipe, chunk: str = "search/0") -> Job:
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
-    yield Worker(WorkerSpec(BASE, EXPERTS, REQUESTS, device="cpu"))
+    yield Worker(WorkerSpec(BASE, EXPERTS, WORK, device="cpu"))
 
 
 def test_an_answer_depends_on_the_candidate_and_on_nothing_before_it(worker: Worker) -> None:
@@ -113,7 +117,7 @@ def test_its_fingerprint_is_that_of_the_export(worker: Worker) -> None:
 
 
 def test_bfloat16_is_the_rounded_float32_merge() -> None:
-    half = Worker(WorkerSpec(BASE, EXPERTS, REQUESTS, dtype="bfloat16", device="cpu"))
+    half = Worker(WorkerSpec(BASE, EXPERTS, WORK, dtype="bfloat16", device="cpu"))
     recipe = merged(0.7, 0.2, dtype="bfloat16")
     assert half.attempt(job(recipe)).error is None
     exact = dict(Materializer(Family(BASE, EXPERTS)).tensors(recipe))
@@ -132,16 +136,14 @@ def test_it_reads_what_was_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def computed(setup: object) -> None:
         raise AssertionError("prepared again")
 
-    plain = Worker(WorkerSpec(BASE, EXPERTS, REQUESTS, device="cpu"))
+    plain = Worker(WorkerSpec(BASE, EXPERTS, WORK, device="cpu"))
     wanted = plain.fingerprint(recipe)
     monkeypatch.setattr(ties, "prepare", computed)
-    assert (
-        Worker(WorkerSpec(BASE, EXPERTS, REQUESTS, device="cpu", prepared=str(tmp_path))).fingerprint(recipe) == wanted
-    )
+    assert Worker(WorkerSpec(BASE, EXPERTS, WORK, device="cpu", prepared=str(tmp_path))).fingerprint(recipe) == wanted
 
 
 @pytest.mark.parametrize("mode", ["device", "pinned", "mmap"])
 def test_every_place_gives_the_same_fingerprint(worker: Worker, mode: str) -> None:
-    placed = Worker(WorkerSpec(BASE, EXPERTS, REQUESTS, device="cpu", placement=mode))
+    placed = Worker(WorkerSpec(BASE, EXPERTS, WORK, device="cpu", placement=mode))
     for weights in ((0.5, 0.5), (1.0, 0.0), (0.5, 0.5)):
         assert placed.fingerprint(merged(*weights)) == worker.fingerprint(merged(*weights))

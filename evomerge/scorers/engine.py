@@ -1,123 +1,133 @@
-"""The harness engine: lm-eval's own Hugging Face model class around a live model."""
+"""The worker's engine: the tree engine where it agrees with lm-eval's own forward, that forward elsewhere."""
 
-import copy
 import logging
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
-from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evomerge.errors import CandidateError, TaskError
 from evomerge.scorers import Request
-from evomerge.scorers.quiet import SEED
-from evomerge.scorers.tasks import one_line
+from evomerge.scorers.batches import plan
+from evomerge.scorers.encode import Encoder, Work
+from evomerge.scorers.harness import HarnessEngine
+from evomerge.scorers.loglikelihood import Answers, TreeEngine
+from evomerge.scorers.tree import Costs, Pair
+from evomerge.scorers.windows import reach
+
+log = logging.getLogger(__name__)
+
+PATHS = ("auto", "tree", "plain")
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 0.01, torch.float16: 2e-3}  # relative to 1 + |log-likelihood|
+SMALLEST = 64  # tokens of a batch below which a lack of memory is the candidate's failure
 
 
-class HarnessEngine:
-    """Answers requests with whatever weights the model has when it is asked; nothing is cached between calls.
+class ScoringEngine:
+    """Answers a chunk's work with the weights that the model has at that moment.
 
-    Log-softmax is taken in fp32 whatever the model's dtype. Place the model on its device first; it is put in
-    evaluation mode. The tokenizer is copied, because lm-eval gives it a padding token. The random streams of
-    numpy and Python are never touched; torch's is seeded for each call that generates and then put back, so a
-    sampled answer depends on the chunk alone.
+    `path` is `plain` (lm-eval's forward for everything), `tree`, or `auto`: the tree engine, if it gives the same
+    numbers as the plain path on a few pairs with the weights that the model has now.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        encoder: Encoder,
         *,
         batch_size: int = 16,
-        max_length: int | None = None,
+        path: str = "auto",
     ) -> None:
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        self._model = model
-        self._lm = _QuietHFLM(
-            pretrained=model,
-            tokenizer=copy.deepcopy(tokenizer),
-            backend="seq2seq" if model.config.is_encoder_decoder else "causal",
-            batch_size=batch_size,
-            max_length=max_length,
-            softmax_dtype="float32",
-        )
+        self._plain = HarnessEngine(model, tokenizer, batch_size=batch_size, max_length=encoder.max_length)
+        self._encoder = encoder
+        self._tree = TreeEngine(model)
+        self._reach = reach(model.config)
+        self._share = 1  # of the planned batch that memory has room for
+        self.plain_because = self._refusal(path, model)
+        if self.plain_because and path == "auto":
+            log.warning("scored by lm-eval's own forward pass, not by token trees: %s", self.plain_because)
 
-    def respond(self, requests: Sequence[Request]) -> list[Any]:
+    def forget(self) -> None:
+        """To be called when the weights have changed: what is cached between chunks is void."""
+        self._tree.forget()
+
+    def respond(self, work: Work) -> list[Any]:
         """One raw response per request, in order; CandidateError when the model's numbers are not finite."""
-        responses: list[Any] = [None] * len(requests)
-        for kind in dict.fromkeys(request.kind for request in requests):
-            places = [i for i, request in enumerate(requests) if request.kind == kind]
-            for i, answer in zip(places, self._ask(kind, [requests[i] for i in places]), strict=True):
-                responses[i] = answer
+        fast = work.batches is not None and not self.plain_because and work.longest <= self._reach
+        if not fast:
+            return self._plain.respond(work.requests)
+        responses: list[Any] = [None] * len(work.requests)
+        answers = self._with_room(work)
+        owned: dict[int, Answers] = {}
+        for owner, answer in zip(work.owners, answers, strict=True):
+            owned.setdefault(owner, []).append(answer)
+        for place, parts in owned.items():
+            responses[place] = _response(work.requests[place], parts)
+        others = [place for place in range(len(responses)) if place not in owned]
+        for place, response in zip(others, self._plain.respond([work.requests[i] for i in others]), strict=True):
+            responses[place] = response
         return responses
 
-    def _ask(self, kind: str, requests: Sequence[Request]) -> Iterator[Any]:
-        instances = [_instance(request) for request in requests for _ in range(request.repeats)]
-        try:
-            with _generating(self._model) if kind == "generate_until" else nullcontext():
-                answers = iter(getattr(self._lm, kind)(instances, disable_tqdm=True))
-        except AssertionError as error:
-            reason = one_line(error) or "a prompt or an answer is empty, or longer than the model allows"
-            raise TaskError(f"{kind} requests do not fit the model: {reason}") from error
-        for request in requests:
-            own = [next(answers) for _ in range(request.repeats)]
-            yield own if request.repeats > 1 else own[0]
+    def _with_room(self, work: Work) -> Answers:
+        """The tree engine's answers, in smaller batches from now on where memory does not suffice."""
+        while True:
+            smaller = work if self._share == 1 else self._encoder.smaller(work, self._share)
+            assert smaller.batches is not None
+            try:
+                return self._tree.score(smaller.batches)
+            except RuntimeError as error:
+                widest = max(batch.tokens.size for batch in smaller.batches.batches)
+                if not out_of_memory(error) or widest <= SMALLEST:
+                    raise
+            self._share *= 2
+            self._tree.forget()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            log.warning("out of memory: scoring goes on in batches of 1/%d of model.batch_tokens", self._share)
+
+    def _refusal(self, path: str, model: PreTrainedModel) -> str | None:
+        """Why the plain path is taken, or None."""
+        if path != "auto":
+            return "model.scoring=plain" if path == "plain" else None
+        if model.config.is_encoder_decoder:
+            return None
+        text = model.config.get_text_config()
+        pairs = _probe(text.vocab_size)
+        theirs = self._plain.pairs(pairs)
+        for overhead in (-1000, 1000):  # every shared beginning cached; none, and several units in a row
+            costs = Costs(width=6 * text.hidden_size, most=32, states=8, overhead=overhead)
+            try:
+                with torch.inference_mode():
+                    ours = self._tree.score(plan(pairs, self._encoder.max_length, costs))
+            except Exception as error:  # custom code may fail in any way on arguments that it does not know
+                return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            finally:
+                self._tree.forget()
+            if found := _difference(ours, theirs, TOLERANCE[model.dtype]):
+                return found
+        return None
 
 
-class _QuietHFLM(HFLM):  # type: ignore[misc]
-    """lm-eval's rolling log-likelihood asks for bars whatever it is told."""
-
-    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, **options: Any) -> list[Any]:
-        answers: list[Any] = super()._loglikelihood_tokens(requests, disable_tqdm=True, **options)
-        for value, _ in answers:
-            if not math.isfinite(value):
-                raise CandidateError(f"the log-likelihood is {value}: the merged weights overflow or hold a NaN")
-        return answers
+def _probe(vocabulary: int) -> list[Pair]:
+    """Two items that begin alike, with answers of several lengths, of which one begins another."""
+    draw = np.random.default_rng(0).integers(0, vocabulary, (6, 8)).tolist()
+    start, one, other, *answers = map(tuple, draw)
+    wanted = [answers[0][:1], answers[0][:3], answers[1][:2], answers[2]]
+    return [Pair(start + context, answer) for context in (one, other) for answer in wanted]
 
 
-def _instance(request: Request) -> Instance:
-    return Instance(request.kind, {}, request.arguments, 0, metadata=(None, None, request.repeats))
+def _difference(ours: Answers, theirs: Answers, tolerance: float) -> str | None:
+    for (own, _), (plain, _) in zip(ours, theirs, strict=True):
+        if not abs(own - plain) <= tolerance * (1 + abs(plain)):
+            return f"the two differ on a trial item ({own:.6g} and {plain:.6g}); this model needs another mask"
+    return None
 
 
-@contextmanager
-def _generating(model: PreTrainedModel) -> Iterator[None]:
-    """A torch random stream of its own, from lm-eval's seed, and a look at every logit."""
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), _finite_logits(model):
-        torch.manual_seed(SEED)
-        yield
+def _response(request: Request, parts: Answers) -> Any:
+    answer = sum(value for value, _ in parts) if request.kind == "loglikelihood_rolling" else parts[0]
+    return [answer] * request.repeats if request.repeats > 1 else answer
 
 
-@contextmanager
-def _finite_logits(model: PreTrainedModel) -> Iterator[None]:
-    """Generation turns NaN logits into some text without a word; this raises CandidateError instead."""
-    finite: list[torch.Tensor] = []
-
-    def look(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        finite.append(output.isfinite().all())
-
-    head = model.get_output_embeddings()
-    hook = head.register_forward_hook(look) if head is not None else None
-    try:
-        yield
-    finally:
-        if hook is not None:
-            hook.remove()
-    if finite and not torch.stack(finite).all():
-        raise CandidateError("the logits are not finite: the merged weights overflow or hold a NaN")
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, is_encoder_decoder: bool) -> None:
-    """Refuse an encoder-decoder tokenizer that does not close its input with </s>: it would score wrongly."""
-    if not is_encoder_decoder:
-        return
-    ids = tokenizer("a").input_ids
-    if tokenizer.eos_token_id is None or not ids or ids[-1] != tokenizer.eos_token_id:
-        raise TaskError(
-            f"the tokenizer of {tokenizer.name_or_path or 'the base'} does not end its input with "
-            f"{tokenizer.eos_token or 'an end-of-sequence token'}; add it to its post-processor"
-        )
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device or the host had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

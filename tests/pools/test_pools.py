@@ -14,7 +14,7 @@ from evomerge.errors import ConfigError
 from evomerge.jobs import Job, WorkerSpec
 from evomerge.pools import ray as ray_pool
 from tests.conftest import ROOT
-from tests.test_worker import BASE, EXPERTS, REQUESTS, merged
+from tests.test_worker import BASE, EXPERTS, WORK, merged
 
 
 def test_the_folder_is_the_list() -> None:
@@ -99,7 +99,7 @@ def test_a_wrong_address_is_one_line() -> None:
 
 
 def test_local_answers_every_job_and_drops_the_rest_of_a_failed_candidate() -> None:
-    pool = pools.create("local", WorkerSpec(BASE, EXPERTS, REQUESTS, device="cpu"), {})
+    pool = pools.create("local", WorkerSpec(BASE, EXPERTS, WORK, device="cpu"), {})
     good, bad = merged(0.5, 0.5), merged(1e40, 1.0)
     todo = [Job(r.key(), r, f"search/{i}") for r in (bad, good) for i in range(2)]
     outcomes = list(pool.run(todo))

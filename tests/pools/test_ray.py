@@ -18,13 +18,13 @@ from evomerge.pools.ray import RayPool
 from evomerge.recipe import ModelRef
 from tests.conftest import SMALL, evomerge
 from tests.test_run import scores_of, without_timings
-from tests.test_worker import BASE, EXPERTS, REQUESTS, merged
+from tests.test_worker import BASE, EXPERTS, WORK, merged
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("default::ResourceWarning", "default::DeprecationWarning", "default::FutureWarning"),
 ]
-SPEC = WorkerSpec(BASE, EXPERTS, REQUESTS, device="cpu")
+SPEC = WorkerSpec(BASE, EXPERTS, WORK, device="cpu")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from tokenizers.decoders import Fuse
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from evomerge.scorers.engine import HarnessEngine
+from evomerge.scorers.harness import HarnessEngine
 from evomerge.scorers.lm_eval import LMEvalScorer
 
 CHAT = (

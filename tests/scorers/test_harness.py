@@ -9,7 +9,8 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from evomerge.errors import CandidateError, TaskError
 from evomerge.scorers import Request
-from evomerge.scorers.engine import HarnessEngine, check_tokenizer
+from evomerge.scorers.encode import check_tokenizer
+from evomerge.scorers.harness import HarnessEngine
 
 GREEDY = {"until": ["\n"], "max_gen_toks": 3, "do_sample": False}
 PAIRS = [Request("loglikelihood", (f"{i}+{i}=", f" {2 * i}")) for i in range(5)]

@@ -1,0 +1,129 @@
+"""Requests as token ids, by lm-eval's own tokenisation, and the batches that answer them; made once, in the driver."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import configure_pad_token, resolve_max_length
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from evomerge.errors import TaskError
+from evomerge.scorers import Request
+from evomerge.scorers.batches import BatchPlan, plan
+from evomerge.scorers.tree import Costs, Pair
+
+LOGITS = 512 * 2**20
+"""Bytes of fp32 logits that a batch may hold."""
+MANY = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A chunk's requests, the token pairs that answer them, and the batches that compute those.
+
+    `owners[i]` is the place of the request that pair i belongs to: a log-likelihood has one pair, a rolling one a
+    pair for every window, a generation none. Encoder-decoder models have no batches.
+    """
+
+    requests: tuple[Request, ...]
+    pairs: tuple[Pair, ...]
+    owners: tuple[int, ...]
+    batches: BatchPlan | None
+    longest: int  # tokens of the longest input
+
+
+class Encoder:
+    """Tokenises as lm-eval's Hugging Face class does for a model of this config and tokenizer.
+
+    `max_length` None is what the config says; `batch_tokens` bounds the tokens of one forward pass.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: PretrainedConfig,
+        *,
+        max_length: int | None = None,
+        batch_tokens: int = 4096,
+    ) -> None:
+        self._recorder = _Recorder(tokenizer, config, max_length)
+        self._trees = not config.is_encoder_decoder
+        text = config.get_text_config()
+        states = max(64, LOGITS // (4 * text.vocab_size))
+        self._costs = Costs(width=6 * int(text.hidden_size), most=batch_tokens, states=states)
+        self.max_length = int(self._recorder.max_length)
+
+    def work(self, requests: Sequence[Request]) -> Work:
+        """The work of a chunk; TaskError names a prompt or an answer that cannot be scored."""
+        pairs: list[Pair] = []
+        owners: list[int] = []
+        for place, request in enumerate(requests):
+            found = self._recorder.pairs(request)
+            pairs += found
+            owners += [place] * len(found)
+        longest = max((len(pair.inputs(self.max_length)) for pair in pairs), default=0)
+        batches = self._batches(pairs, self._costs) if self._trees and pairs else None
+        return Work(tuple(requests), tuple(pairs), tuple(owners), batches, longest)
+
+    def smaller(self, work: Work, times: int) -> Work:
+        """The same work in batches of a fraction of the tokens: a GPU was too small for them."""
+        costs = replace(self._costs, most=self._costs.most // times, states=max(1, self._costs.states // times))
+        return replace(work, batches=self._batches(work.pairs, costs))
+
+    def _batches(self, pairs: Sequence[Pair], costs: Costs) -> BatchPlan:
+        return plan(pairs, self.max_length, costs)
+
+
+class _Recorder(HFLM):  # type: ignore[misc]
+    """lm-eval's class without a model: it tokenises, splits and cuts into windows, and notes what it would score."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, max_length: int | None) -> None:
+        self.tokenizer = configure_pad_token(copy.deepcopy(tokenizer), model_config=config)
+        self.backend = "seq2seq" if config.is_encoder_decoder else "causal"
+        self.add_bos_token = self.custom_prefix_token_id = self.enable_thinking = None
+        self._max_length = max_length or resolve_max_length(config, self.tokenizer, default=self._DEFAULT_MAX_LENGTH)
+        self._rank, self._world_size, self.batch_size_per_gpu = 0, 1, MANY
+        self.cache_hook = CacheHook(None)
+        self._seen: list[Pair] = []
+
+    def pairs(self, request: Request) -> list[Pair]:
+        """The token pairs of one request, none for a generation."""
+        if request.kind == "generate_until":
+            return []
+        self._seen = []
+        instance = Instance(request.kind, {}, request.arguments, 0)
+        try:
+            getattr(self, request.kind)([instance], disable_tqdm=True)
+        except (AssertionError, IndexError):
+            self._seen = [Pair((), ())]
+        if any(not (p.context and 0 < len(p.continuation) <= self._max_length) for p in self._seen):
+            raise TaskError(
+                f"a {request.kind} request does not fit the model: {_short(request.arguments)} has an empty prompt or "
+                f"answer, or one longer than {self._max_length} tokens; drop the document, or raise model.max_length"
+            )
+        return self._seen
+
+    def _loglikelihood_tokens(self, requests: Any, **options: Any) -> list[tuple[float, bool]]:
+        self._seen += [Pair(tuple(context), tuple(continuation)) for _, context, continuation in requests]
+        return [(0.0, False)] * len(requests)
+
+
+def _short(arguments: tuple[Any, ...]) -> str:
+    text = repr(arguments)
+    return text if len(text) <= 80 else f"{text[:40]} … {text[-37:]}"
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, is_encoder_decoder: bool) -> None:
+    """Refuse an encoder-decoder tokenizer that does not close its input with </s>: it would score wrongly."""
+    if not is_encoder_decoder:
+        return
+    ids = tokenizer("a").input_ids
+    if tokenizer.eos_token_id is None or not ids or ids[-1] != tokenizer.eos_token_id:
+        raise TaskError(
+            f"the tokenizer of {tokenizer.name_or_path or 'the base'} does not end its input with "
+            f"{tokenizer.eos_token or 'an end-of-sequence token'}; add it to its post-processor"
+        )
