@@ -11,6 +11,9 @@ from transformers.cache_utils import DynamicLayer
 ROOM = 64  # tokens that a new buffer has room for beyond those it is made for
 
 
+States = list[tuple[Tensor, Tensor]]  # keys and values of every layer
+
+
 class _Buffer:
     """Keys or values [rows, heads, tokens, width] with room to grow."""
 
@@ -39,11 +42,14 @@ class _Buffer:
         return self.held
 
 
-class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+class GrowingLayer(DynamicLayer):
     """A layer of full attention that appends in place and moves only the rows that fill gaps.
 
     transformers' own copies the whole cache for every token: a third of a decoding step at 32 rows of 300 tokens.
     """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Hold nothing yet."""
@@ -73,19 +79,26 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
 def new_cache(model: PreTrainedModel) -> Cache | None:
     """An empty cache whose rows can be chosen from, or None for a model that keeps other states."""
-    cache = _decoder_cache(model)
-    if cache is None or not model.config.is_encoder_decoder:
-        return cache
-    return EncoderDecoderCache(cache, _decoder_cache(model))
+    layers = _layers(model)
+    if layers is None or not model.config.is_encoder_decoder:
+        return None if layers is None else _holding(layers)
+    return EncoderDecoderCache(_holding(layers), _holding(_layers(model) or []))
 
 
-def _decoder_cache(model: PreTrainedModel) -> DynamicCache | None:
-    if not model._supports_default_dynamic_cache():
+def _layers(model: PreTrainedModel) -> list[DynamicLayer] | None:
+    generating: Any = model
+    if not generating._supports_default_dynamic_cache():
         return None
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    if not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
+    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    chosen = [layer for layer in layers if isinstance(layer, DynamicLayer)]
+    if len(chosen) < len(layers):
         return None
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in chosen]
+
+
+def _holding(layers: Sequence[DynamicLayer]) -> DynamicCache:
+    cache = DynamicCache()
+    cache.layers, cache.layer_class_to_replicate = list(layers), None
     return cache
 
 
@@ -94,15 +107,16 @@ def shares_prefixes(cache: Cache) -> bool:
     return isinstance(cache, DynamicCache) and all(type(layer) is GrowingLayer for layer in cache.layers)
 
 
-def prefix_states(model: PreTrainedModel, prefix: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+def prefix_states(model: PreTrainedModel, prefix: Sequence[int]) -> States:
     """Keys and values [1, heads, tokens, width] of every layer; the output head is not run."""
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    ids = torch.tensor([prefix], device=model.device)
-    model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    cache = DynamicCache()
+    model.base_model(input_ids=torch.tensor([prefix], device=model.device), past_key_values=cache, use_cache=True)
+    layers: list[Any] = cache.layers
+    return [(layer.keys, layer.values) for layer in layers]
 
 
-def begin(cache: Cache, states: Sequence[tuple[Tensor, Tensor]], rows: int) -> None:
+def begin(cache: Cache, states: States, rows: int) -> None:
     """Let every row of an empty cache begin with the same states."""
     for layer, (keys, values) in zip(cache.layers, states, strict=True):
+        assert isinstance(layer, GrowingLayer)
         layer.begin_with(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))

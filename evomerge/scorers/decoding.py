@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
+from transformers import Cache, GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils.generic import ModelOutput
 
 from evomerge.errors import CandidateError
 
@@ -44,7 +44,7 @@ class Stops:
         """Whether each answer has just reached one of them."""
         met = [False] * len(answers)
         for width, texts in self._by_width.items():
-            shown = self._tokenizer.batch_decode([tokens[-width:] for tokens in answers])
+            shown = self._tokenizer.batch_decode([list(tokens[-width:]) for tokens in answers])
             met = [before or any(text in tail for text in texts) for before, tail in zip(met, shown, strict=True)]
         return met
 
@@ -62,7 +62,7 @@ class Loop:
 
     def __call__(
         self,
-        model: PreTrainedModel,
+        model: Any,
         input_ids: Tensor,
         logits_processor: Any,
         stopping_criteria: Any,

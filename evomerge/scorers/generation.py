@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import TaskError
 from evomerge.scorers import Answer, Request
-from evomerge.scorers.caches import begin, new_cache, prefix_states, shares_prefixes
+from evomerge.scorers.caches import States, begin, new_cache, prefix_states, shares_prefixes
 from evomerge.scorers.decoding import Line, Loop, Stops, end_tokens, refuse_infinite
 from evomerge.scorers.memory import Budget
 from evomerge.scorers.quiet import SEED
+from evomerge.scorers.windows import position_reach
 from evomerge.scorers.wishes import Wishes, read_wishes
 
 Ids = tuple[int, ...]
@@ -59,6 +59,7 @@ class Generator:
         self._budget = Budget(max_tokens)
         self._max_length = max_length or resolve_max_length(model.config, tokenizer)
         self._seq2seq = bool(model.config.is_encoder_decoder)
+        self._reach = position_reach(model.config)
         self._eos = self._tokenizer.decode(self._tokenizer.eos_token_id)
 
     @torch.inference_mode()
@@ -97,11 +98,12 @@ class Generator:
         return tuple(ids)
 
     def _generate(self, prompts: Sequence[_Prompt], wishes: Wishes) -> dict[Ids, list[Answer]]:
-        cache = new_cache(self._model)
-        if cache is None or not wishes.obeyed_by_loop(self._model):
-            return {prompt.ids: [self._one(prompt.ids, i, wishes) for i in range(prompt.answers)] for prompt in prompts}
         found: dict[Ids, list[Answer]] = {}
         ordered = sorted(prompts, key=lambda prompt: -len(prompt.ids))
+        cache = new_cache(self._model)
+        longest = len(ordered[0].ids) + wishes.max_gen_toks
+        if cache is None or longest > self._reach or not wishes.obeyed_by_loop(self._model):
+            return {prompt.ids: [self._one(prompt.ids, i, wishes) for i in range(prompt.answers)] for prompt in prompts}
         for prefix, members in _behind_prefixes(ordered) if shares_prefixes(cache) else [((), ordered)]:
             states = prefix_states(self._model, prefix) if prefix else []
             work = partial(self._batch, wishes=wishes, prefix=prefix, states=states, found=found)
@@ -113,10 +115,10 @@ class Generator:
         prompts: Sequence[_Prompt],
         wishes: Wishes,
         prefix: Ids,
-        states: Sequence[tuple[Tensor, Tensor]],
+        states: States,
         found: dict[Ids, list[Answer]],
     ) -> None:
-        """Decode prompts, the longest first; padding stands before what follows the prefix, or behind for an encoder."""
+        """Decode prompts, the longest first; padding goes before what follows the prefix, or behind for an encoder."""
         lines = [line for row, prompt in enumerate(prompts) for line in self._lines(row, prompt, wishes)]
         rows = [self._padded(prompt.ids, len(prefix), len(prompts[0].ids)) for prompt in prompts]
         cache = new_cache(self._model)
@@ -166,7 +168,8 @@ class Generator:
         return self._text(generated if self._seq2seq else generated[len(ids) :], stopped, wishes)
 
     def _call(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
-        generated: Tensor = self._model.generate(
+        generate: Any = self._model.generate
+        generated: Tensor = generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
             pad_token_id=self._tokenizer.pad_token_id,
@@ -195,10 +198,11 @@ def _behind_prefixes(prompts: Sequence[_Prompt]) -> Iterator[tuple[Ids, list[_Pr
         alike.setdefault(prompt.ids[:PREFIX], []).append(prompt)
     others = []
     for members in alike.values():
-        common = os.path.commonprefix([member.ids for member in members])
-        prefix = common[: min(len(member.ids) for member in members) - 1]
-        if len(prefix) * (len(members) - 1) >= SAVED:
-            yield prefix, members
+        first, last = (choose(member.ids for member in members) for choose in (min, max))
+        room = min(len(member.ids) for member in members) - 1
+        common = next((i for i in range(room) if first[i] != last[i]), room)  # of the two furthest apart, so of all
+        if common * (len(members) - 1) >= SAVED:
+            yield first[:common], members
         else:
             others += members
     if others:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,11 +88,12 @@ class Seq2SeqScorer:
         hidden = self._model.get_encoder()(input_ids=source, attention_mask=mask).last_hidden_state
         of = torch.tensor([contexts[row.context] for row in rows], device=self._model.device)
         labels, scored = self._padded([row.target for row in rows])
+        shifted: Any = self._model.prepare_decoder_input_ids_from_labels
         with _only(self._model, scored.flatten().nonzero().squeeze(1)):
             logits: Tensor = self._model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=hidden[of]),
                 attention_mask=mask[of],
-                decoder_input_ids=self._model.prepare_decoder_input_ids_from_labels(labels=labels),
+                decoder_input_ids=shifted(labels=labels),
                 use_cache=False,
             ).logits[0]
         return logits

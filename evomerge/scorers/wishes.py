@@ -13,11 +13,11 @@ from evomerge.errors import TaskError
 MAX_GEN_TOKS = 256  # lm-eval's, for requests that do not say
 # Settings of `generate` that the decoding loop obeys and that leave every row to itself; the model's own
 # generation config counts too. With any other one, `generate` runs its own loop.
-OBEYED = frozenset(
-    "transformers_version _from_model_config bos_token_id eos_token_id pad_token_id decoder_start_token_id "
-    "output_attentions output_hidden_states use_cache max_length do_sample temperature top_k top_p min_p typical_p "
-    "epsilon_cutoff eta_cutoff".split()
-)
+OBEYED = {
+    *("transformers_version", "_from_model_config", "output_attentions", "output_hidden_states", "use_cache"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length"),
+    *("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+}
 
 
 @dataclass(frozen=True)
