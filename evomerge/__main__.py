@@ -27,6 +27,7 @@ USAGE = """usage: evomerge +experiment=NAME [key=value …]        search, resum
        evomerge check +experiment=NAME [key=value …]  everything that can be known before weights are read
        evomerge merge RECIPE.yaml OUT_DIR             a checkpoint folder from an evomerge or mergekit recipe
                    [--adapter [--rank R]]             one LoRA adapter instead, where all experts are adapters
+       evomerge score MODEL_OR_RECIPE tasks=a,b [key=value …]   lm-eval's table, by the scoring engine
        evomerge replay RUN_DIR                        rebuild the winner, compare fingerprint and score
        evomerge report RUN_DIR [--figures DIR]        the HTML report again, and its figures as PNG and SVG"""
 
@@ -65,6 +66,8 @@ def _dispatch(given: list[str], console: Console) -> int:
         return 0
     if command == "merge":
         return _merge(given[1:], console)
+    if command == "score":
+        return _score(given[1:], console)
     if command == "replay":
         return _replay(given[1:], console)
     if command == "report":
@@ -118,6 +121,19 @@ def _merge_adapter(parsed: argparse.Namespace) -> str:
 
     trust = parsed.trust_remote_code
     return str(merge_adapter(parsed.recipe, parsed.out, rank=parsed.rank, trust_remote_code=trust))
+
+
+def _score(given: list[str], console: Console) -> int:
+    source, settings = given[:1], given[1:]
+    wrong = next((text for text in settings if not re.match(r"[a-z_]\w*=", text)), None)
+    if not source or "=" in source[0] or wrong:
+        raise ConfigError(f"score: {wrong or 'no model'}: give a folder, a hub id or a recipe, then key=value")
+    options = OmegaConf.to_container(OmegaConf.from_dotlist(settings), resolve=True)
+    assert isinstance(options, dict)
+    from evomerge.score import score
+
+    score(source[0], {str(key): value for key, value in options.items()}, console)
+    return 0
 
 
 def _replay(given: list[str], console: Console) -> int:

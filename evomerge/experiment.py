@@ -4,7 +4,7 @@ Constructors are the schema: a key that none of them takes is a ConfigError that
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from evomerge.model import check_device, load_tokenizer, model_config, resolve_d
 from evomerge.placement import MODES
 from evomerge.prepared import cache_folder, digest
 from evomerge.recipe import ModelRef, Recipe
-from evomerge.schema import check_section
+from evomerge.schema import check_section, one_of, positive
 from evomerge.scorers.encode import Encoder, Work, check_tokenizer
 from evomerge.scorers.engine import PATHS
 from evomerge.scorers.lm_eval import LMEvalScorer
@@ -119,14 +119,14 @@ class Experiment:
         torch_dtype(self.model.dtype)
         check_device(self.model.device, here=self._pool["name"] == "local")
         if self.model.max_length is not None:
-            _positive("model.max_length", self.model.max_length)
-        _one_of("model.compile", self.model.compile, COMPILE)
-        _one_of("model.placement", self.model.placement, ("auto", *MODES))
-        _positive("budget.evaluations", self.budget.evaluations)
-        _positive("finalise.top", self.finalise.top)
-        _positive("model.batch_size", self.model.batch_size)
-        _positive("model.batch_tokens", self.model.batch_tokens)
-        _one_of("model.scoring", self.model.scoring, PATHS)
+            positive("model.max_length", self.model.max_length)
+        one_of("model.compile", self.model.compile, COMPILE)
+        one_of("model.placement", self.model.placement, ("auto", *MODES))
+        positive("budget.evaluations", self.budget.evaluations)
+        positive("finalise.top", self.finalise.top)
+        positive("model.batch_size", self.model.batch_size)
+        positive("model.batch_tokens", self.model.batch_tokens)
+        one_of("model.scoring", self.model.scoring, PATHS)
         self._subset = self._space.pop("subset", False)
         if not isinstance(self._subset, bool):
             raise ConfigError(f"space.subset={self._subset}: choose true or false")
@@ -306,13 +306,3 @@ def _methods(given: Any) -> list[MethodConfig]:
         if names.count(name) > 1:
             raise ConfigError(f"method: {name} is listed twice; list each method once")
     return found
-
-
-def _one_of(key: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        raise ConfigError(f"{key}={value}: choose of {', '.join(known)}")
-
-
-def _positive(key: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"{key}={value}: give at least 1")

@@ -1,7 +1,7 @@
 """Constructors are the schema of the configuration: their keywords, annotations and nothing else."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -51,3 +51,15 @@ def _wanted(hint: Any) -> str:
     if get_origin(hint) is Sequence:
         return "a list"
     return words.get(hint, "a mapping")
+
+
+def one_of(key: str, value: str, known: Iterable[str]) -> None:
+    """ConfigError that lists what a key may be."""
+    if value not in known:
+        raise ConfigError(f"{key}={value}: choose of {', '.join(known)}")
+
+
+def positive(key: str, value: int) -> None:
+    """ConfigError for a count below 1."""
+    if value < 1:
+        raise ConfigError(f"{key}={value}: give at least 1")

@@ -65,9 +65,16 @@ class Encoder:
             found = self._recorder.pairs(request)
             pairs += found
             owners += [place] * len(found)
+        return self._planned(tuple(requests), pairs, owners)
+
+    def asked(self, pairs: Sequence[Pair]) -> Work:
+        """The work of token pairs alone, as lm-eval hands them to a model class."""
+        return self._planned((), pairs, range(len(pairs)))
+
+    def _planned(self, requests: tuple[Request, ...], pairs: Sequence[Pair], owners: Sequence[int]) -> Work:
         longest = max((len(pair.inputs(self.max_length)) for pair in pairs), default=0)
         batches = self._batches(pairs, self._costs) if self._trees and pairs else None
-        return Work(tuple(requests), tuple(pairs), tuple(owners), batches, longest)
+        return Work(requests, tuple(pairs), tuple(owners), batches, longest)
 
     def smaller(self, work: Work, times: int) -> Work:
         """The same work in batches of a fraction of the tokens: a GPU was too small for them."""

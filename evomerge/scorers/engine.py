@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evomerge.errors import CandidateError
 from evomerge.scorers import Request
 from evomerge.scorers.batches import plan
 from evomerge.scorers.encode import Encoder, Work
@@ -53,20 +54,20 @@ class ScoringEngine:
 
     def respond(self, work: Work) -> list[Any]:
         """One raw response per request, in order; CandidateError when the model's numbers are not finite."""
-        fast = work.batches is not None and not self.plain_because and work.longest <= self._reach
-        if not fast:
-            return self._plain.respond(work.requests)
-        responses: list[Any] = [None] * len(work.requests)
-        answers = self._with_room(work)
         owned: dict[int, Answers] = {}
-        for owner, answer in zip(work.owners, answers, strict=True):
+        for owner, answer in zip(work.owners, self.answers(work), strict=True):
             owned.setdefault(owner, []).append(answer)
-        for place, parts in owned.items():
-            responses[place] = _response(work.requests[place], parts)
+        responses = [_response(request, owned.get(place, [])) for place, request in enumerate(work.requests)]
         others = [place for place in range(len(responses)) if place not in owned]
         for place, response in zip(others, self._plain.respond([work.requests[i] for i in others]), strict=True):
             responses[place] = response
         return responses
+
+    def answers(self, work: Work) -> Answers:
+        """(log-likelihood, is greedy) per pair of the work."""
+        if work.batches is None or self.plain_because or work.longest > self._reach:
+            return self._plain.pairs(work.pairs)
+        return self._with_room(work)
 
     def _with_room(self, work: Work) -> Answers:
         """The tree engine's answers, in smaller batches from now on where memory does not suffice."""
@@ -93,7 +94,10 @@ class ScoringEngine:
             return None
         text = model.config.get_text_config()
         pairs = _probe(text.vocab_size)
-        theirs = self._plain.pairs(pairs)
+        try:
+            theirs = self._plain.pairs(pairs)
+        except CandidateError:  # these weights give no number on any path: nothing to compare, and scoring will say so
+            return None
         for overhead in (-1000, 1000):  # every shared beginning cached; none, and several units in a row
             costs = Costs(width=6 * text.hidden_size, most=32, states=8, overhead=overhead)
             try:
@@ -124,6 +128,9 @@ def _difference(ours: Answers, theirs: Answers, tolerance: float) -> str | None:
 
 
 def _response(request: Request, parts: Answers) -> Any:
+    """What lm-eval's class would say; None where the request has no pairs."""
+    if not parts:
+        return None
     answer = sum(value for value, _ in parts) if request.kind == "loglikelihood_rolling" else parts[0]
     return [answer] * request.repeats if request.repeats > 1 else answer
 

@@ -58,6 +58,8 @@ class HarnessEngine:
 
     def pairs(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
         """(log-likelihood, is greedy) of token pairs."""
+        if not pairs:
+            return []
         asked = [(None, list(pair.context), list(pair.continuation)) for pair in pairs]
         answers: list[tuple[float, bool]] = self._lm._loglikelihood_tokens(asked)
         return answers

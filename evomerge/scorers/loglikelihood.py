@@ -46,7 +46,7 @@ class TreeEngine:
         sums = np.bincount(pairs, weights=values, minlength=plan.pairs)
         misses = np.bincount(pairs, weights=1.0 - hits, minlength=plan.pairs)
         refuse_infinite(sums)
-        return [(float(value), missed == 0) for value, missed in zip(sums, misses, strict=True)]
+        return [(float(value), bool(missed == 0)) for value, missed in zip(sums, misses, strict=True)]
 
     def _run(self, batch: Batch, used: set[Tokens]) -> torch.Tensor | None:
         """[2, scored]: log-probability and whether the target is the likeliest token; None without scored tokens."""

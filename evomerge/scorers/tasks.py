@@ -41,6 +41,11 @@ class TaskLoader:
             _refuse_unsuited(label(entry, name), task)
         return tasks
 
+    @property
+    def manager(self) -> TaskManager:
+        """The index that knows everything that was loaded by name."""
+        return self._all or self._mine
+
     def _manager(self, name: str) -> TaskManager:
         if _complete(self._mine.task_index, name):
             return self._mine

@@ -119,7 +119,7 @@ def _joined(parts: Sequence[tuple[float, Trunk]]) -> Trunk:
 
 def _copied(node: Node, below: Trunk, costs: Costs) -> tuple[float, Trunk]:
     """The beginning again in front of every group of units, and of every beginning that was cached below."""
-    room = max(ROW - len(node.edge), len(node.edge))
+    room = min(max(ROW, 2 * len(node.edge)), costs.most) - len(node.edge)
     units = [Node(node.edge, (), tuple(group)) for group in _gathered(below.units, room)]
     if node.ends:
         units[:1] = [replace(units[0] if units else Node(node.edge), ends=node.ends)]

@@ -1,4 +1,4 @@
-"""A random two-layer Llama over single characters, and task files written where the test runs."""
+"""Random two-layer models over single characters, and task files written where the test runs."""
 
 import json
 import string
@@ -10,9 +10,24 @@ import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from tokenizers.decoders import Fuse
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
-from evomerge.scorers.harness import HarnessEngine
+from evomerge.scorers import Request
+from evomerge.scorers.encode import Encoder
+from evomerge.scorers.engine import ScoringEngine
 from evomerge.scorers.lm_eval import LMEvalScorer
 
 CHAT = (
@@ -47,27 +62,66 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-@pytest.fixture
-def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+LLAMA: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
+MPT = {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}
+FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "llama": (LlamaForCausalLM, LlamaConfig, LLAMA),
+    "gpt2": (GPT2LMHeadModel, GPT2Config, GPT2),  # learned positions
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config, LLAMA | {"sliding_window": 64, "head_dim": 8}),  # caps, windows
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, LLAMA),
+    "mpt": (MptForCausalLM, MptConfig, MPT),  # positions are a bias of its own: no token trees
+}
+
+
+def random_model(family: str, **changes: Any) -> PreTrainedModel:
+    """Weights large enough that the wrong mask or position shows."""
+    kind, config, shape = FAMILIES[family]
+    tokens = {"vocab_size": len(char_tokenizer()), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.5,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return LlamaForCausalLM(config).eval()
+    model: PreTrainedModel = kind(config(**tokens, **shape, initializer_range=0.5, **changes)).eval()
+    return model
 
 
 @pytest.fixture
-def engine(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> HarnessEngine:
-    return HarnessEngine(model, tokenizer)
+def model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    return random_model("llama")
+
+
+def forwards(model: PreTrainedModel) -> list[tuple[int, ...]]:
+    """The shapes of the token ids that the model is called with from now on."""
+    shapes: list[tuple[int, ...]] = []
+
+    def note(module: Any, arguments: Any, named: Any) -> None:
+        shapes.append(tuple((arguments[0] if arguments else named["input_ids"]).shape))
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    return shapes
+
+
+class Answers:
+    """An engine that is asked in requests, as tests like to."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **options: Any) -> None:
+        sizes = {key: options.pop(key) for key in ("max_length", "batch_tokens") if key in options}
+        self.encoder = Encoder(tokenizer, model.config, **sizes)
+        self.engine = ScoringEngine(model, tokenizer, self.encoder, **options)
+
+    def respond(self, requests: Iterable[Request]) -> list[Any]:
+        with torch.inference_mode():
+            return self.engine.respond(self.encoder.work(tuple(requests)))
+
+
+@pytest.fixture
+def engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Answers:
+    return Answers(model, tokenizer)
 
 
 @pytest.fixture
@@ -132,7 +186,7 @@ def freeze(tokenizer: PreTrainedTokenizerFast) -> Callable[..., LMEvalScorer]:
 
 
 @pytest.fixture
-def score(engine: HarnessEngine) -> Callable[..., dict[str, float]]:
+def score(engine: Answers) -> Callable[..., dict[str, float]]:
     """Item scores of whole slices, through requests, engine and grades."""
 
     def score(scorer: LMEvalScorer, *slices: str) -> dict[str, float]:

@@ -5,12 +5,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from evomerge.errors import CandidateError, TaskError
 from evomerge.scorers import Request
 from evomerge.scorers.encode import check_tokenizer
 from evomerge.scorers.harness import HarnessEngine
+
+
+@pytest.fixture
+def engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> HarnessEngine:
+    return HarnessEngine(model, tokenizer)
+
 
 GREEDY = {"until": ["\n"], "max_gen_toks": 3, "do_sample": False}
 PAIRS = [Request("loglikelihood", (f"{i}+{i}=", f" {2 * i}")) for i in range(5)]

@@ -1,0 +1,147 @@
+"""`score`: lm-eval's table of a finished model, or of a recipe merged in memory, by this package's engine."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+from lm_eval.utils import handle_non_serializable, make_table
+from rich.console import Console
+from rich.progress import track
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evomerge.atomic import write_atomically
+from evomerge.checkpoint import fetch
+from evomerge.errors import ConfigError
+from evomerge.export.folder import open_recipe
+from evomerge.family import pinned
+from evomerge.lora import is_adapter
+from evomerge.materialize import Materializer
+from evomerge.model import check_device, load_model, load_tokenizer, model_config, resolve_device
+from evomerge.placement import placement
+from evomerge.recipe import ModelRef
+from evomerge.schema import check_section, one_of, positive
+from evomerge.scorers.encode import check_tokenizer
+from evomerge.scorers.engine import PATHS
+from evomerge.scorers.entries import read_entries
+from evomerge.scorers.lm import EngineLM
+from evomerge.scorers.quiet import quiet
+from evomerge.scorers.tasks import TaskLoader
+
+SLICES = {"search": "all", "select": "all", "holdout": "all"}  # an entry wants sizes; every document is scored here
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """What `score` takes as key=value: keywords of `lm_eval.simple_evaluate`, and keys of an experiment's `model`."""
+
+    tasks: str | Sequence[Any]
+    num_fewshot: int | None = None
+    limit: float | None = None
+    include_path: str | None = None
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool | None = None
+    system_instruction: str | None = None
+    gen_kwargs: Mapping[str, Any] | None = None
+    dtype: str | None = None
+    device: str = "auto"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    batch_size: int = 16
+    batch_tokens: int = 4096
+    max_length: int | None = None
+    scoring: str = "auto"
+    out: str | None = None
+
+
+def score(source: str, given: Mapping[str, Any], console: Console) -> dict[str, Any]:
+    """Print lm-eval's table for a checkpoint folder, a hub id or a recipe, and return its results."""
+    check_section(ScoreConfig, given, "")
+    if "tasks" not in given:
+        raise ConfigError("score: no tasks; add tasks=NAME,NAME")
+    config = ScoreConfig(**given)
+    check_device(config.device, here=True)
+    one_of("scoring", config.scoring, PATHS)
+    for key in ("batch_size", "batch_tokens"):
+        positive(key, getattr(config, key))
+    loader = TaskLoader(config.include_path)
+    tasks = _tasks(config, loader)
+    model, tokenizer = _model(source, config)
+    lm = EngineLM(
+        model,
+        tokenizer,
+        batch_size=config.batch_size,
+        batch_tokens=config.batch_tokens,
+        max_length=config.max_length,
+        scoring=config.scoring,
+        track=lambda blocks: track(blocks, "scoring", console=Console(stderr=True), transient=True),
+    )
+    results = _evaluate(lm, tasks, loader, config)
+    console.print(make_table(results), highlight=False, markup=False, soft_wrap=True)
+    if results.get("groups"):
+        console.print(make_table(results, "groups"), highlight=False, markup=False, soft_wrap=True)
+    if config.out:
+        write_atomically(Path(config.out), json.dumps(results, indent=2, default=handle_non_serializable) + "\n")
+    return results
+
+
+def _tasks(config: ScoreConfig, loader: TaskLoader) -> list[str | dict[str, Any]]:
+    """Task names and inline specs, each loaded once: what is wrong with one is said before a model is read."""
+    listed = config.tasks.split(",") if isinstance(config.tasks, str) else config.tasks
+    tasks: list[str | dict[str, Any]] = []
+    with quiet():
+        for entry in read_entries(listed, SLICES):
+            loader.load(entry)
+            tasks.append(entry.name if entry.spec is None else {**entry.spec, "task": entry.name})
+    return tasks
+
+
+def _model(source: str, config: ScoreConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The live model of a recipe, written in place as a search writes it, or of a folder or hub id."""
+    device = resolve_device(config.device)
+    options: dict[str, Any] = {
+        "device": device,
+        "attn_implementation": config.attn_implementation,
+        "trust_remote_code": config.trust_remote_code,
+    }
+    if source.endswith((".yaml", ".yml")):
+        recipe, family = open_recipe(Path(source), config.trust_remote_code)
+        folder = family.base.folder
+        dtype = config.dtype or recipe.out_dtype or _stored(folder, config)
+        model = load_model(folder, dtype=dtype, **options)
+        placed = placement("auto", family, device, dtype, loaded=True)
+        Materializer(family, device, placement=placed).write(recipe, model)
+    else:
+        ref = pinned(ModelRef.parse(source))
+        folder = fetch(ref.path, ref.revision)
+        if ref.adapter or is_adapter(folder):
+            raise ConfigError(f"{source}: a LoRA adapter; give a recipe that puts it on its base")
+        model = load_model(folder, dtype=config.dtype or _stored(folder, config), **options)
+    tokenizer = load_tokenizer(folder, config.trust_remote_code)
+    check_tokenizer(tokenizer, model.config.is_encoder_decoder)
+    return model, tokenizer
+
+
+def _stored(folder: Path, config: ScoreConfig) -> str:
+    """The dtype that a checkpoint says it is in."""
+    return str(model_config(folder, config.trust_remote_code).dtype or "float32").removeprefix("torch.")
+
+
+def _evaluate(lm: EngineLM, tasks: list[Any], loader: TaskLoader, config: ScoreConfig) -> dict[str, Any]:
+    multiturn = config.fewshot_as_multiturn
+    with quiet():
+        results: dict[str, Any] = lm_eval.simple_evaluate(
+            model=lm,
+            tasks=tasks,
+            task_manager=loader.manager,
+            num_fewshot=config.num_fewshot,
+            limit=config.limit,
+            apply_chat_template=config.apply_chat_template,
+            fewshot_as_multiturn=config.apply_chat_template if multiturn is None else multiturn,
+            system_instruction=config.system_instruction,
+            gen_kwargs=dict(config.gen_kwargs) if config.gen_kwargs else None,
+            log_samples=False,
+        )
+    return results

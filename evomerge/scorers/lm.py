@@ -1,0 +1,77 @@
+"""The scoring engine as an lm-eval model class, for evaluations of a finished model."""
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evomerge.scorers import Request
+from evomerge.scorers.encode import MANY, Encoder
+from evomerge.scorers.engine import ScoringEngine
+from evomerge.scorers.tree import Pair
+
+BLOCK = 1024  # pairs planned together
+
+
+class EngineLM(HFLM):  # type: ignore[misc]
+    """lm-eval's Hugging Face class with this package's forward passes; `lm_eval.simple_evaluate(model=…)` takes it.
+
+    Tokenisation, chat templates and generation arguments are the parent's. The model is put in evaluation mode;
+    `track` may wrap the blocks of work, to show progress.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 16,
+        batch_tokens: int = 4096,
+        max_length: int | None = None,
+        scoring: str = "auto",
+        track: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    ) -> None:
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        super().__init__(
+            pretrained=model,
+            tokenizer=copy.deepcopy(tokenizer),
+            backend="seq2seq" if model.config.is_encoder_decoder else "causal",
+            batch_size=MANY,  # a rolling request then comes with all its windows; the engine makes batches of its own
+            max_length=max_length,
+            softmax_dtype="float32",
+        )
+        self._encoder = Encoder(tokenizer, model.config, max_length=max_length, batch_tokens=batch_tokens)
+        self._engine = ScoringEngine(model, tokenizer, self._encoder, batch_size=batch_size, path=scoring)
+        self._track = track
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        pairs = [Pair(tuple(context), tuple(continuation)) for _, context, continuation in requests]
+        blocks = [pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)]
+        found: list[tuple[float, bool]] = []
+        with torch.inference_mode():
+            for block in self._track(blocks):
+                found += self._engine.answers(self._encoder.asked(block))
+        return found
+
+    def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """The parent's, without its bars."""
+        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return answers
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[float]:
+        """The parent's, without its bars."""
+        answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+        return answers
+
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Texts in request order."""
+        asked = [Request("generate_until", request.args) for request in requests]
+        blocks = [asked[start : start + BLOCK] for start in range(0, len(asked), BLOCK)]
+        return [answer for block in self._track(blocks) for answer in self._engine.respond(self._encoder.work(block))]
