@@ -76,6 +76,7 @@ def _search(experiment: Experiment) -> Iterator[str]:
 def _scoring(experiment: Experiment) -> Iterator[str]:
     plan = experiment.scorer.plan
     yield f"tasks     {', '.join(f'{task} × {weight:g}' for task, weight in plan.weights.items())}"
+    yield f"objective {experiment.objective}"
     for name in SLICES:
         yield f"slice     {name}: {len(plan.items(name))} items in {len(plan.chunks[name])} chunks"
 

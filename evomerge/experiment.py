@@ -14,14 +14,16 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from evomerge import methods, optimizers, pools, trackers
-from evomerge.baselines import baselines
+from evomerge.baselines import baselines, controls
 from evomerge.categorical import ExpertSubset, MethodChoice
 from evomerge.errors import ConfigError
 from evomerge.family import Family, expert_ref, pinned
+from evomerge.finalise import Finalise
 from evomerge.freeze import freeze
 from evomerge.jobs import WorkerSpec
 from evomerge.materialize import COMPILE, Materializer
 from evomerge.model import check_device, load_tokenizer, model_config, resolve_device, torch_dtype
+from evomerge.objective import Objective
 from evomerge.placement import MODES
 from evomerge.prepared import cache_folder, digest
 from evomerge.recipe import ModelRef, Recipe
@@ -34,7 +36,7 @@ from evomerge.space import SearchSpace, Space, refuse_unknown_genes
 log = logging.getLogger(__name__)
 
 Section = TypeVar("Section")
-FREE = ("name", "budget", "pool", "tracker")  # what may change when a search is resumed
+FREE = ("name", "budget", "pool", "tracker", "finalise", "baselines")  # what may change when a search is resumed
 SPACE_GIVEN = ("method", "base", "experts", "layout", "touched", "settings", "options", "out_dtype", "seed")
 SCORER_GIVEN = ("tokenizer", "seed")
 FREE_OF_MODEL = ("batch_size", "batch_tokens", "device", "compile", "placement")
@@ -72,13 +74,6 @@ class Budget:
     evaluations: int = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finalise:
-    """How many of the best go from `search` to `select`."""
-
-    top: int = 5
-
-
 class Experiment:
     """The parts of one search, each made when it is first asked for and checked as it is made.
 
@@ -100,6 +95,8 @@ class Experiment:
         tracker: Mapping[str, Any] | None = None,
         budget: Mapping[str, Any] | None = None,
         finalise: Mapping[str, Any] | None = None,
+        objective: Mapping[str, Any] | None = None,
+        baselines: Mapping[str, bool] | None = None,
         seed: int = 1,
     ) -> None:
         if not base or not experts:
@@ -123,10 +120,13 @@ class Experiment:
         one_of("model.compile", self.model.compile, COMPILE)
         one_of("model.placement", self.model.placement, ("auto", *MODES))
         positive("budget.evaluations", self.budget.evaluations)
-        positive("finalise.top", self.finalise.top)
         positive("model.batch_size", self.model.batch_size)
         positive("model.batch_tokens", self.model.batch_tokens)
         one_of("model.scoring", self.model.scoring, PATHS)
+        self._objective = dict(objective or {})
+        check_section(Objective, self._objective, "objective")
+        self._controls = dict(baselines or {})
+        check_section(controls, self._controls, "baselines")
         self._subset = self._space.pop("subset", False)
         if not isinstance(self._subset, bool):
             raise ConfigError(f"space.subset={self._subset}: choose true or false")
@@ -188,7 +188,13 @@ class Experiment:
     @cached_property
     def baselines(self) -> dict[str, Recipe]:
         """Label → recipe of every mandatory row."""
-        return baselines(self.space, self.base, self.experts)
+        mandatory = baselines(self.space, self.base, self.experts)
+        return mandatory | controls(self.base, self.experts, self.space, **self._controls)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What the search maximises, and what it keeps."""
+        return Objective(self.scorer.plan.weights, tuple(self.experts), tuple(self.baselines), **self._objective)
 
     @cached_property
     def scorer(self) -> LMEvalScorer:
@@ -224,7 +230,7 @@ class Experiment:
         settings = dict(self._optimizer)
         name = str(settings.pop("name"))
         seeds = list({self.space.decode(point).key(): point for point in self.space.seeds().values()}.values())
-        return optimizers.create(name, self.space.dimensions, seeds, self.seed, settings)
+        return optimizers.create(name, self.space.dimensions, seeds, self.seed, settings, self.objective.dimensions)
 
     def pool(self) -> pools.Pool:
         """The pool with its workers started."""

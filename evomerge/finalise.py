@@ -1,104 +1,175 @@
 """From the search's best to an honest winner: choose on `select`, claim on `holdout`, against every baseline."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from evomerge.errors import RunError
-from evomerge.recipe import Recipe
+from evomerge.errors import ConfigError, RunError
+from evomerge.optimizers import Vector
+from evomerge.pareto import front, knee, share_of_box, spread_out
+from evomerge.recipe import ModelRef, Recipe
+from evomerge.result import Beside, Front, Result, Row
+from evomerge.schema import positive
 from evomerge.scorers import SLICES, task_of
 from evomerge.search import Board, Candidate, Evaluator
-from evomerge.statistics import Interval, paired_bootstrap
+from evomerge.sensitivity import Sensitivity, sensitivity
+from evomerge.simplify import Simpler, backward
+from evomerge.space import SearchSpace
+from evomerge.statistics import Comparison, compare
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the result table; scores by slice, NaN where it failed."""
+@dataclass(frozen=True, kw_only=True)
+class Finalise:
+    """How many of the best go from `search` to `select`, and what else is asked there.
 
-    label: str
-    role: str
-    scores: Mapping[str, float]
-    tasks: Mapping[str, float]  # on holdout
-
-
-@dataclass(frozen=True)
-class Result:
-    """The winner, every baseline, and what the winner is worth against the best of them on unseen items."""
-
-    winner: Candidate
-    best_baseline: str
-    interval: Interval
-    rows: tuple[Row, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain objects for result.json."""
-        interval = self.interval
-        return {
-            "winner": {"label": self.winner.label, "key": self.winner.key},
-            "best_baseline": self.best_baseline,
-            "verdict": interval.verdict,
-            "difference": interval.difference,
-            "interval": {"low": interval.low, "high": interval.high, "level": interval.level},
-            "rows": [
-                {"label": r.label, "role": r.role, "scores": _json_scores(r.scores), "tasks": dict(r.tasks)}
-                for r in self.rows
-            ],
-        }
-
-
-def finalise(evaluator: Evaluator, board: Board, baselines: Mapping[str, Recipe], top: int, seed: int) -> Result:
-    """Score the top k and the baselines on `select`, the winner and the baselines on `holdout`, paired.
-
-    The best baseline is the best on holdout: the claim is made against the strongest opponent. RunError where nothing
-    could be scored.
+    `simplify` candidates at most look for a simpler recipe, `cloud` points at `radius` around the winner for a flat
+    optimum; 0 leaves it out.
     """
-    standing = {label: Candidate.of(label, recipe) for label, recipe in baselines.items()}
-    finalists = [candidate for candidate, _ in board.ranked()[:top]]
-    able = [c for c in standing.values() if evaluator.error(c.key, "search") is None]
-    entrants = list({c.key: c for c in (*able, *finalists)}.values())
-    evaluator.evaluate(entrants, "select")
-    winner = _claimed(evaluator, entrants, able)
-    rival = _best(evaluator, able, "holdout")
-    interval = paired_bootstrap(
-        evaluator.items(winner.key, "holdout"),
-        evaluator.items(rival.key, "holdout"),
-        evaluator.plan.weights,
-        task_of,
-        seed=seed,
-    )
-    rows = [_row(evaluator, candidate, "baseline") for candidate in standing.values()]
-    named = next((label for label, candidate in standing.items() if candidate.key == winner.key), "winner")
-    rows.append(_row(evaluator, Candidate(named, winner.recipe, winner.key), "winner"))
-    return Result(winner, rival.label, interval, tuple(rows))
+
+    top: int = 5
+    simplify: int = 0
+    cloud: int = 0
+    radius: float = 0.05
+
+    def __post_init__(self) -> None:
+        positive("finalise.top", self.top)
+        for key in ("simplify", "cloud"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"finalise.{key}={getattr(self, key)}: give 0 or more")
+        if not 0 < self.radius < 1:
+            raise ConfigError(f"finalise.radius={self.radius}: give a step in the unit cube, above 0, below 1")
 
 
-def _claimed(evaluator: Evaluator, entrants: list[Candidate], able: list[Candidate]) -> Candidate:
-    """The best on `select` that can be scored on holdout, where it and the baselines then are."""
-    left = list(entrants)
-    while True:
-        winner = _best(evaluator, left, "select")
-        evaluator.look("holdout", [winner.key, *(c.key for c in able)])
-        evaluator.evaluate([winner, *able], "holdout")
-        if evaluator.error(winner.key, "holdout") is None:
-            return winner
-        left = [c for c in left if c.key != winner.key]
+class Final:
+    """The end of a finished search; `run` is its story."""
+
+    def __init__(
+        self, evaluator: Evaluator, board: Board, baselines: Mapping[str, Recipe], settings: Finalise, seed: int
+    ) -> None:
+        self._evaluator, self._board, self._settings, self._seed = evaluator, board, settings, seed
+        self._several = evaluator.objective.front
+        self._standing = {label: Candidate.of(label, recipe) for label, recipe in baselines.items()}
+        self._able = [c for c in self._standing.values() if evaluator.error(c.key, "search") is None]
+
+    def run(self, space: SearchSpace, labels: Mapping[ModelRef, str]) -> Result:
+        """Choose, simplify, look around, then look at holdout; again with the next where the winner fails there."""
+        evaluator, settings = self._evaluator, self._settings
+        left = self._entrants(space)
+        evaluator.evaluate(left, "select")
+        while True:
+            members = self._front(left)
+            winner = members[knee(self._points(members, "select"))] if members else self._best(left, "select")
+            simpler = backward(evaluator, winner, settings.simplify, labels) if settings.simplify else None
+            around = sensitivity(evaluator, winner, space.decode, settings.cloud, settings.radius, self._seed)
+            shown = [winner, *self._able, *members, *([simpler.candidate] if simpler else [])]
+            evaluator.look("holdout", [candidate.key for candidate in shown])
+            evaluator.evaluate(shown, "holdout")
+            if evaluator.error(winner.key, "holdout") is None:
+                return self._result(winner, members, simpler, around)
+            left = [c for c in left if c.key != winner.key]
+
+    def _entrants(self, space: SearchSpace) -> list[Candidate]:
+        """The baselines, the best of the search and its centre: whatever rank on `search` luck gave it."""
+        ranked = [candidate for candidate, _ in self._board.ranked()]
+        best = ranked[: self._settings.top]
+        if self._several:
+            kept = _feasible(ranked, [self._board.worth[c.key].violation for c in ranked])
+            points = [tuple(self._board.worth[c.key].values.values()) for c in kept]
+            best = [kept[place] for place in spread_out(points, self._settings.top)]
+        if self._board.centre is not None:
+            best += self._centre(space, self._board.centre)
+        return list({c.key: c for c in (*self._able, *best)}.values())
+
+    def _centre(self, space: SearchSpace, vector: Vector) -> list[Candidate]:
+        """The distribution's mean as one more candidate, where it can be scored."""
+        centre = Candidate.of("centre", space.decode(vector), vector)
+        self._evaluator.evaluate([centre], "search")
+        self._board.add([centre])
+        able = self._evaluator.error(centre.key, "search") is None
+        return [self._board.candidates[centre.key]] if able else []
+
+    def _front(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Of several objectives, the candidates that none dominates on `select`; of one, none."""
+        scored = [c for c in candidates if self._evaluator.items(c.key, "select")] if self._several else []
+        kept = _feasible(scored, [self._evaluator.worth(c.key, "select").violation for c in scored])
+        return [kept[place] for place in front(self._points(kept, "select"))]
+
+    def _points(self, candidates: Sequence[Candidate], slice_name: str) -> list[tuple[float, ...]]:
+        return [tuple(self._evaluator.worth(c.key, slice_name).values.values()) for c in candidates]
+
+    def _best(self, candidates: Sequence[Candidate], slice_name: str) -> Candidate:
+        """The best on a slice; equals go to the better on `search`, then to the earlier."""
+        scored = [c for c in candidates if self._evaluator.items(c.key, slice_name)]
+        if not scored:
+            raise RunError(f"no candidate could be scored on {slice_name}; the reasons are in trials.jsonl")
+        worth = self._evaluator.worth
+        return max(scored, key=lambda c: (worth(c.key, slice_name).rank, _known(worth(c.key, "search").score)))
+
+    def _result(
+        self, winner: Candidate, members: list[Candidate], simpler: Simpler | None, around: Sensitivity | None
+    ) -> Result:
+        evaluator = self._evaluator
+        rival = self._best(self._able, "holdout")
+        rows = [self._row(candidate, "baseline") for candidate in self._standing.values()]
+        named = next((label for label, c in self._standing.items() if c.key == winner.key), "winner")
+        rows.append(self._row(winner, "winner", named))
+        others = {c.label: evaluator.scaled(c.key, "holdout") for c in self._able if c.key != winner.key}
+        return Result(
+            winner,
+            rival.label,
+            tuple(rows),
+            self._compared(winner, {label: items for label, items in others.items() if items}),
+            _gap(rows),
+            evaluator.objective.floors(evaluator.references("holdout")),
+            self._beside(winner, simpler) if simpler else None,
+            around,
+            self._covered(members),
+        )
+
+    def _compared(self, winner: Candidate, others: Mapping[str, Mapping[str, float]]) -> tuple[Comparison, ...]:
+        own = self._evaluator.scaled(winner.key, "holdout")
+        return compare(own, others, self._evaluator.objective.weights, task_of, self._seed)
+
+    def _beside(self, winner: Candidate, simpler: Simpler) -> Beside:
+        """The simpler recipe, and its row and difference to the winner where there is one that can be scored."""
+        items = self._evaluator.scaled(simpler.candidate.key, "holdout")
+        if not simpler.steps or not items:
+            return Beside(simpler)
+        (against,) = self._compared(winner, {"simpler": items})
+        return Beside(simpler, self._row(simpler.candidate, "simpler"), against.interval.reversed)
+
+    def _covered(self, members: Sequence[Candidate]) -> Front | None:
+        if not members:
+            return None
+        shown, standing = (
+            [c for c in some if self._evaluator.items(c.key, "holdout")] for some in (members, self._able)
+        )
+        points = self._points(shown, "holdout")
+        share = share_of_box(points, [*points, *self._points(standing, "holdout")])
+        rows = tuple(self._row(c, "member") for c in shown)
+        return Front(tuple(shown), rows, self._evaluator.objective.tasks, share)
+
+    def _row(self, candidate: Candidate, role: str, label: str | None = None) -> Row:
+        scores = {name: self._evaluator.score(candidate.key, name) for name in SLICES}
+        tasks = self._evaluator.plan.by_task(self._evaluator.items(candidate.key, "holdout"))
+        return Row(label or candidate.label, role, candidate.key, scores, tasks)
 
 
-def _json_scores(scores: Mapping[str, float]) -> dict[str, float | None]:
-    """Scores as JSON has them: a failure is null."""
-    return {name: None if math.isnan(score) else score for name, score in scores.items()}
+def _feasible(candidates: Sequence[Candidate], violations: Sequence[float]) -> list[Candidate]:
+    """Those that break their floors least: where some break none, all of these."""
+    least = min(violations, default=0.0)
+    return [candidate for candidate, violation in zip(candidates, violations, strict=True) if violation <= least]
 
 
-def _best(evaluator: Evaluator, candidates: list[Candidate], slice_name: str) -> Candidate:
-    """The best on a slice; equal scores go to the better on `search`, then to the earlier."""
-    scored = [c for c in candidates if evaluator.items(c.key, slice_name)]
-    if not scored:
-        raise RunError(f"no candidate could be scored on {slice_name}; the reasons are in trials.jsonl")
-    return max(scored, key=lambda c: (evaluator.score(c.key, slice_name), evaluator.score(c.key, "search")))
+def _known(score: float) -> float:
+    return -math.inf if math.isnan(score) else score
 
 
-def _row(evaluator: Evaluator, candidate: Candidate, role: str) -> Row:
-    scores = {name: evaluator.score(candidate.key, name) for name in SLICES}
-    tasks = evaluator.plan.by_task(evaluator.items(candidate.key, "holdout"))
-    return Row(candidate.label, role, scores, tasks)
+def _gap(rows: Sequence[Row]) -> dict[str, float | None]:
+    """What the winner loses from search to holdout, beside what the baselines lose, whom nobody chose."""
+    lost = [row.scores["search"] - row.scores["holdout"] for row in rows]
+    others = [gap for gap in lost[:-1] if not math.isnan(gap)]
+    return {
+        "winner": None if math.isnan(lost[-1]) else lost[-1],
+        "baselines": sum(others) / len(others) if others else None,
+    }

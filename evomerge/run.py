@@ -16,13 +16,16 @@ from evomerge.atomic import write_atomically
 from evomerge.environment import machine, versions
 from evomerge.errors import RunError
 from evomerge.experiment import Experiment, fixed_part, from_config
-from evomerge.finalise import Result, finalise
+from evomerge.finalise import Final
 from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
+from evomerge.offers import write_offers
 from evomerge.pools import Pool
 from evomerge.recipe import Recipe
-from evomerge.report.console import Display, result_table
+from evomerge.report.console import Display
 from evomerge.report.html import write_report
+from evomerge.report.table import comparison_table, result_table
+from evomerge.result import Result, looks
 from evomerge.search import Board, Candidate, Evaluator, Listener, header, search
 
 log = logging.getLogger(__name__)
@@ -50,15 +53,17 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
     pool, tracker = _LazyPool(lambda: _start(experiment, display)), experiment.tracker(folder, config)
     try:
         with display:
-            evaluator = Evaluator(scorer, pool, ledger, [display])
+            evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
             listeners: list[Listener] = [display, _BestSoFar(folder / RECIPE, evaluator), tracker]
             board = search(evaluator, space, optimizer, rows, experiment.budget.evaluations, listeners)
             display.phase("finalise")
-            result = finalise(evaluator, board, rows, experiment.finalise.top, experiment.seed)
+            labels = {ref: label for label, ref in experiment.experts.items()}
+            result = Final(evaluator, board, rows, experiment.finalise, experiment.seed).run(space, labels)
             digest = _fingerprint(folder, result, pool)
         layers = {"layers": experiment.family.layout.layers}
         document = result.as_dict() | layers | _record(board, evaluator, ledger, digest, time.monotonic() - start)
         _freeze(folder, experiment, result, document, models)
+        write_offers(folder, result, experiment.frozen)
         write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
         tracker.finish(document)
     finally:
@@ -145,7 +150,7 @@ def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, sec
         "counts": {
             "candidates": len(board.candidates),
             "failed": len(board.failures()),
-            "holdout_looks": len(ledger.looks),
+            "holdout_looks": looks(ledger.looks),
             "items_scored": sum(len(s) for trial in ledger.trials.values() for s in trial.scores.values()),
             "items_scored_this_time": evaluator.scored,
         },
@@ -175,6 +180,7 @@ def _freeze(
 
 def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Board) -> None:
     console.print(result_table(document))
+    console.print(comparison_table(document))
     for label, reason in list(board.failures().items())[:3]:
         console.print(f"failed: {label}: {reason}", highlight=False, soft_wrap=True)
     console.print(f"recipe: {folder / RECIPE}", highlight=False, soft_wrap=True)
@@ -202,17 +208,22 @@ def replay(folder: Path, console: Console) -> bool:
     pool = experiment.pool()
     scratch = folder / "replay.partial"
     scratch.unlink(missing_ok=True)
-    ledger = Ledger(scratch, {})
+    ledger, held = Ledger(scratch, {}), Ledger(folder / LEDGER, {})
     try:
+        recorded = Evaluator(experiment.scorer, pool, held, objective=experiment.objective)
+        recorded.baselines = {label: recipe.key() for label, recipe in experiment.baselines.items()}
         evaluator = Evaluator(experiment.scorer, pool, ledger)
         digest = pool.fingerprint(recipe)
         same = _compare(console, "fingerprint", result["fingerprint"], digest)
         for name, value in result["rows"][-1]["scores"].items():
             evaluator.evaluate([candidate], name)
-            same &= _compare(console, f"score on {name}", value, evaluator.score(candidate.key, name))
+            means = evaluator.plan.by_task(evaluator.items(candidate.key, name))
+            score = experiment.objective.worth(means, recorded.references(name)).score
+            same &= _compare(console, f"score on {name}", value, score)
     finally:
         pool.close()
         ledger.close()
+        held.close()
         scratch.unlink(missing_ok=True)
     return same
 

@@ -5,20 +5,19 @@ It imports no optimizer, no Ray, no lm-eval and no torch: those are behind `Opti
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from evomerge.errors import CandidateError, RunError
 from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
-from evomerge.optimizers import Optimizer
+from evomerge.objective import FAILED, Objective, Worth
+from evomerge.optimizers import Optimizer, Vector
 from evomerge.pools import Pool
 from evomerge.recipe import Recipe
 from evomerge.recipe_document import to_document
 from evomerge.scorers import Chunk, Scorer
 from evomerge.space import SearchSpace
-
-FAILED = math.nan  # a failed candidate's score: it compares as no better than anything
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,12 @@ class Candidate:
     label: str
     recipe: Recipe
     key: str
+    vector: Vector | None = field(default=None, compare=False)  # the point it was decoded from
 
     @classmethod
-    def of(cls, label: str, recipe: Recipe) -> "Candidate":
+    def of(cls, label: str, recipe: Recipe, vector: Vector | None = None) -> "Candidate":
         """The candidate of a recipe, with its content key."""
-        return cls(label, recipe, recipe.key())
+        return cls(label, recipe, recipe.key(), vector)
 
 
 class Listener(Protocol):
@@ -48,8 +48,17 @@ class Listener(Protocol):
 class Evaluator:
     """Pays for chunks that the ledger does not hold, and answers from it."""
 
-    def __init__(self, scorer: Scorer, pool: Pool, ledger: Ledger, listeners: Sequence[Listener] = ()) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        pool: Pool,
+        ledger: Ledger,
+        listeners: Sequence[Listener] = (),
+        objective: Objective | None = None,
+    ) -> None:
         self.plan = scorer.plan
+        self.objective = objective or Objective(scorer.plan.weights)
+        self.baselines: Mapping[str, str] = {}  # label → key of what scores may be measured by
         self._scorer, self._pool, self._ledger = scorer, pool, ledger
         self._listeners = listeners
         self._chunks = {chunk.id: chunk for chunks in self.plan.chunks.values() for chunk in chunks}
@@ -71,8 +80,17 @@ class Evaluator:
 
     def score(self, key: str, slice_name: str) -> float:
         """The candidate's score on a slice, NaN where it failed or was not scored there."""
+        return self.worth(key, slice_name).score
+
+    def worth(self, key: str, slice_name: str) -> Worth:
+        """What the objective makes of the candidate's scores on a slice, beside those of the baselines."""
         scores = self.items(key, slice_name)
-        return self.plan.score(scores) if scores else FAILED
+        return self.objective.worth(self.plan.by_task(scores), self.references(slice_name)) if scores else FAILED
+
+    def references(self, slice_name: str) -> dict[str, dict[str, float]]:
+        """The task means of the baselines on a slice, where the objective needs them."""
+        known = self.baselines if self.objective.relative else {}
+        return {label: self.plan.by_task(self.items(key, slice_name)) for label, key in known.items()}
 
     def items(self, key: str, slice_name: str) -> dict[str, float]:
         """Item → score on a whole slice; empty where the candidate failed or the slice is incomplete."""
@@ -81,6 +99,10 @@ class Evaluator:
             return {}
         pairs = (zip(chunk.items, trial.scores[chunk.id], strict=True) for chunk in chunks)
         return {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
+
+    def scaled(self, key: str, slice_name: str) -> dict[str, float]:
+        """The same items in the objective's units, those of the tasks that count: their weighted mean is the score."""
+        return self.objective.items(self.items(key, slice_name), self.references(slice_name))
 
     def retry(self, key: str, slice_name: str) -> None:
         """Forget the candidate's failures on a slice: the base's, say, which have ended a run before."""
@@ -124,20 +146,22 @@ class Board:
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
         self.candidates: dict[str, Candidate] = {}
-        self._scores: dict[str, float] = {}  # a slice's scores never change once they are there
+        self.worth: dict[str, Worth] = {}  # a slice's scores never change once they are there
+        self.centre: Vector | None = None  # the optimizer's, when the search has ended
 
     def add(self, candidates: Sequence[Candidate]) -> list[float]:
         """Take in scored candidates; returns their scores. A recipe keeps the first label it was seen under."""
         for candidate in candidates:
             if candidate.key not in self.candidates:
                 self.candidates[candidate.key] = candidate
-                self._scores[candidate.key] = self._evaluator.score(candidate.key, "search")
-        return [self._scores[candidate.key] for candidate in candidates]
+                self.worth[candidate.key] = self._evaluator.worth(candidate.key, "search")
+        return [self.worth[candidate.key].score for candidate in candidates]
 
     def ranked(self) -> list[tuple[Candidate, float]]:
         """Best first, failures left out; equal scores in the order seen."""
-        scored = [(candidate, self._scores[key]) for key, candidate in self.candidates.items()]
-        return sorted((pair for pair in scored if not math.isnan(pair[1])), key=lambda pair: -pair[1])
+        scored = [(c, self.worth[key].score) for key, c in self.candidates.items()]
+        good = (pair for pair in scored if not math.isnan(pair[1]))
+        return sorted(good, key=lambda pair: self.worth[pair[0].key].rank, reverse=True)
 
     def failures(self) -> dict[str, str]:
         """Label → reason of every candidate that failed in the search."""
@@ -162,26 +186,23 @@ def search(
     first = [Candidate.of(label, recipe) for label, recipe in baselines.items()]
     evaluator.retry(first[0].key, "search")
     evaluator.evaluate(first, "search")
-    _announce(listeners, 0, board, board.add(first))
+    evaluator.baselines = {candidate.label: candidate.key for candidate in first}
     if error := evaluator.error(first[0].key, "search"):
         raise RunError(f"the base itself cannot be scored: {error}; mend that, then repeat the command")
+    _announce(listeners, 0, board, board.add(first))
     asked = number = 0
     while asked < evaluations and (vectors := optimizer.ask()):
         number += 1
         kept = vectors[: evaluations - asked]
         asked += len(kept)
-        candidates = [Candidate.of(f"{number}/{place}", space.decode(v)) for place, v in enumerate(kept)]
+        candidates = [Candidate.of(f"{number}/{place}", space.decode(v), v) for place, v in enumerate(kept)]
         evaluator.evaluate(candidates, "search")
         scores = board.add(candidates)
         _announce(listeners, number, board, scores)
         if len(kept) == len(vectors):
-            optimizer.tell(vectors, [loss(score) for score in scores])
+            optimizer.tell(vectors, [evaluator.objective.loss(board.worth[c.key]) for c in candidates])
+    board.centre = optimizer.centre()
     return board
-
-
-def loss(score: float) -> float:
-    """The one sign flip: optimizers minimise, and a failure is worse than anything."""
-    return math.inf if math.isnan(score) else -score
 
 
 def _announce(listeners: Sequence[Listener], number: int, board: Board, scores: Sequence[float]) -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from evomerge import methods
-from evomerge.baselines import RESERVED, baselines
+from evomerge.baselines import RESERVED, baselines, controls
 from evomerge.errors import ConfigError
 from evomerge.family import Family
 from evomerge.materialize import Materializer, fingerprint
@@ -64,3 +64,15 @@ def test_an_expert_must_not_bear_a_baselines_name(label: str, folders: Folders) 
     space, _, _ = make(folders, "ties")
     with pytest.raises(ConfigError, match=rf"^experts\.{label}: that name is a baseline's"):
         baselines(space, folders.base, {label: folders.experts[0]})
+
+
+def test_the_control_is_the_uniform_average_with_random_signs(folders: Folders) -> None:
+    space, experts, family = make(folders, "ties", out_dtype="float32", seed=5)
+    assert controls(folders.base, experts, space) == {}
+    (label, recipe), *rest = controls(folders.base, experts, space, random_direction=True).items()
+    assert (label, recipe.seed, recipe.out_dtype, rest) == ("random_direction", 5, "float32", [])
+    materializer, base = Materializer(family), load_file(Path(folders.base.path) / "model.safetensors")
+    uniform = dict(materializer.tensors(baselines(space, folders.base, experts)["uniform"]))
+    for name, tensor in materializer.tensors(recipe):
+        assert torch.allclose((tensor - base[name]).abs(), (uniform[name] - base[name]).abs(), atol=1e-5)
+        assert not torch.equal(tensor, uniform[name])

@@ -4,23 +4,26 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.finalise import Result, finalise
+from evomerge.finalise import Final, Finalise
 from evomerge.jobs import Job
+from evomerge.result import Result, looks
 from evomerge.scorers import SLICES
 from evomerge.search import Board
-from tests.toys import Run, ToyPool, toy_baselines
+from tests.toys import EXPERTS, Run, ToyPool, toy_baselines, toy_optimizer, toy_space, weights
 
 
-def finished(path: Path, pool: ToyPool | None = None, top: int = 3) -> tuple[Run, Board, Result]:
+def finished(path: Path, pool: ToyPool | None = None, top: int = 3, **settings: Any) -> tuple[Run, Board, Result]:
     """A search of 24 evaluations and its final, on one ledger."""
     run = Run(path, pool)
     board = run.search(24, close=False)
     try:
-        return run, board, finalise(run.evaluator, board, toy_baselines(), top, seed=1)
+        final = Final(run.evaluator, board, toy_baselines(), Finalise(top=top, **settings), seed=1)
+        return run, board, final.run(toy_space(), {ref: label for label, ref in EXPERTS.items()})
     finally:
         run.ledger.close()
 
@@ -36,8 +39,9 @@ def failing(slice_name: str, chosen: Callable[[Job], bool]) -> ToyPool:
 def test_top_and_baselines_go_to_select_winner_and_baselines_to_holdout(tmp_path: Path) -> None:
     run, board, result = finished(tmp_path / "trials.jsonl")
     standing = {recipe.key() for recipe in toy_baselines().values()}
-    top = {candidate.key for candidate, _ in board.ranked()[:3]}
-    for candidate, _ in board.ranked():
+    asked = [candidate for candidate, _ in board.ranked() if candidate.label != "centre"]
+    top = {candidate.key for candidate in asked[:3]}
+    for candidate in asked:
         expected = {"search"}
         expected |= {"select"} if candidate.key in standing | top else set()
         expected |= {"holdout"} if candidate.key in standing | {result.winner.key} else set()
@@ -127,3 +131,96 @@ def test_looks_at_holdout_are_counted_once_for_the_same_look(tmp_path: Path) -> 
     looks = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines() if '"look"' in line]
     assert len(looks) == 1 and looks[0]["look"] == "holdout" and result.winner.key in looks[0]["keys"]
     assert run.ledger.looks == looks
+
+
+def test_the_centre_is_scored_on_search_and_goes_to_select_whatever_its_rank(tmp_path: Path) -> None:
+    run, board, _ = finished(tmp_path / "trials.jsonl")
+    assert board.centre is not None
+    (centre,) = [c for c in board.candidates.values() if c.label == "centre"]
+    assert centre.key == toy_space().decode(board.centre).key()
+    assert {"search", "select"} <= slices_of(run, centre.key)
+
+
+def test_the_centre_may_win(tmp_path: Path) -> None:
+    _, board, _ = finished(tmp_path / "plain.jsonl")
+    assert board.centre is not None
+    key = toy_space().decode(board.centre).key()
+    loved = ToyPool(answers=lambda job: [9.0] * 3 if job.key == key and "select" in job.chunk else None)
+    _, _, result = finished(tmp_path / "loved.jsonl", loved)
+    assert (result.winner.label, result.rows[-1].label) == ("centre", "winner")
+
+
+def test_a_centre_that_fails_is_no_finalist(tmp_path: Path) -> None:
+    _, board, _ = finished(tmp_path / "plain.jsonl")
+    assert board.centre is not None
+    key = toy_space().decode(board.centre).key()
+    run, again, result = finished(tmp_path / "failing.jsonl", failing("search", lambda job: job.key == key))
+    assert slices_of(run, key) == {"search"} and result.winner.key != key
+    assert "centre" in again.failures()
+
+
+def test_an_optimizer_without_a_centre_has_one_finalist_less(tmp_path: Path) -> None:
+    run = Run(tmp_path / "trials.jsonl")
+    board = run.search(24, toy_optimizer("random"), close=False)
+    Final(run.evaluator, board, toy_baselines(), Finalise(top=2), seed=1).run(toy_space(), {})
+    assert board.centre is None and "centre" not in {c.label for c in board.candidates.values()}
+    run.ledger.close()
+
+
+def test_every_baseline_is_compared_and_corrected(tmp_path: Path) -> None:
+    _, _, result = finished(tmp_path / "trials.jsonl")
+    rows = {row.label: row.scores["holdout"] for row in result.rows}
+    assert [c.label for c in result.comparisons] == list(toy_baselines())
+    for found in result.comparisons:
+        assert found.interval.difference == pytest.approx(rows["winner"] - rows[found.label])
+        assert found.significance.p == pytest.approx(2 / 2**6), "better on all of six items"
+        assert found.corrected == pytest.approx(5 * 2 / 2**6) and found.verdict == "tie"
+    assert result.verdict == "tie", "six items cannot prove it against five baselines"
+
+
+def test_the_gap_is_what_search_promised_and_holdout_did_not_keep(tmp_path: Path) -> None:
+    _, _, plain = finished(tmp_path / "plain.jsonl")
+    assert plain.gap == pytest.approx({"winner": 0.0, "baselines": 0.0}, abs=1e-12)
+
+    def worse_on_holdout(job: Job) -> list[float] | None:
+        return [0.25] * 3 if job.key == plain.winner.key and "holdout" in job.chunk else None
+
+    _, _, result = finished(tmp_path / "lucky.jsonl", ToyPool(answers=worse_on_holdout))
+    assert result.gap["winner"] == pytest.approx(result.rows[-1].scores["search"] - 0.25)
+    assert result.gap["baselines"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_simpler_and_cloud_are_asked_for_on_select_and_shown_in_one_look(tmp_path: Path) -> None:
+    def answers(job: Job) -> list[float]:
+        return [1.0 - (float(weights(job.recipe)[0]) - 0.8) ** 2] * 3
+
+    run, _, result = finished(tmp_path / "trials.jsonl", ToyPool(answers=answers), simplify=10, cloud=4)
+    assert result.sensitivity is not None and result.sensitivity.points == 4
+    assert result.simpler is not None and result.simpler.row is not None and result.simpler.interval is not None
+    assert result.simpler.simpler.steps == ("without right",)
+    assert result.simpler.interval.difference == pytest.approx(
+        result.simpler.row.scores["holdout"] - result.rows[-1].scores["holdout"], abs=1e-12
+    )
+    assert len(run.ledger.looks) == 1 and result.simpler.row.key in run.ledger.looks[0]["keys"]
+    held = {job.key for job in run.pool.jobs if "holdout" in job.chunk}
+    assert held == set(run.ledger.looks[0]["keys"])
+    document = json.loads(json.dumps(result.as_dict()))
+    assert document["simpler"]["row"]["role"] == "simpler" and document["sensitivity"]["points"] == 4
+
+
+def test_only_looks_that_show_somebody_new_count() -> None:
+    def look(*keys: str, at: str = "holdout") -> dict[str, Any]:
+        return {"look": at, "keys": list(keys)}
+
+    assert looks([]) == 0
+    assert looks([look("a", "b"), look("b", "a"), look("a"), look("c", at="select")]) == 1
+    assert looks([look("a", "b"), look("a", "c"), look("c", "b")]) == 2
+
+
+def test_a_second_end_of_a_longer_search_is_a_second_look(tmp_path: Path) -> None:
+    _, _, first = finished(tmp_path / "trials.jsonl")
+    run = Run(tmp_path / "trials.jsonl")
+    board = run.search(60, close=False)
+    second = Final(run.evaluator, board, toy_baselines(), Finalise(top=3), seed=1).run(toy_space(), {})
+    assert second.winner.key != first.winner.key and looks(run.ledger.looks) == 2
+    run.ledger.close()

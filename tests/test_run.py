@@ -523,3 +523,73 @@ def test_a_compiler_changes_no_fingerprint(tmp_path: Path, monkeypatch: pytest.M
         assert said.code == 0, said
         folders[mode] = tmp_path / "runs" / mode
     same_run(folders["always"], folders["never"])
+
+
+SEVERAL = ("optimizer=random", "objective.front=true", "objective.maximise=[last,max]", "finalise.cloud=2")
+
+
+def test_every_member_of_a_front_can_be_built(project: Path) -> None:
+    said = evomerge("+experiment=mine", *SMALL, *SEVERAL, cwd=project)
+    assert said.code == 0, said
+    folder = project / "runs" / "mine"
+    result = json.loads((folder / "result.json").read_text())
+    members = {row["label"]: row for row in result["front"]["members"]}
+    files = {path.stem: recipe_yaml.load(path) for path in (folder / "front").glob("*.yaml")}
+    assert sorted(files) == sorted(label.replace("/", "-") for label in members)
+    for label, row in members.items():
+        recipe = files[label.replace("/", "-")]
+        assert recipe.key() == row["key"] and recipe.notes["scores"]["holdout"] == row["scores"]["holdout"]
+    some = next(iter(files))
+    assert evomerge("merge", f"runs/mine/front/{some}.yaml", "merged", cwd=project).code == 0
+    assert evomerge("replay", "runs/mine", cwd=project).code == 0
+    assert f"The front has {len(members)} member" in said.out
+    assert (
+        "<svg" in (folder / "report.html").read_text() and 'id="front-0-title"' in (folder / "report.html").read_text()
+    )
+
+
+def test_floors_and_units_are_replayed_beside_the_same_baselines(project: Path) -> None:
+    kept = ("objective.normalise=true", "+objective.keep.shift=best_expert - 0.5", "baselines.random_direction=true")
+    said = evomerge("+experiment=mine", *SMALL, *kept, cwd=project)
+    assert said.code == 0, said
+    result = json.loads((project / "runs" / "mine" / "result.json").read_text())
+    rows = {row["label"]: row for row in result["rows"]}
+    assert rows["base"]["scores"]["select"] == 0.0
+    assert rows["random_direction"]["scores"]["holdout"] < rows["uniform"]["scores"]["holdout"]
+    replayed = evomerge("replay", "runs/mine", cwd=project)
+    assert replayed.code == 0 and replayed.out.count("same") == 4, replayed
+
+
+def test_more_may_be_asked_of_a_finished_search(copied: Path, tmp_path: Path) -> None:
+    """`finalise` and `baselines` are free to change: the search is not repeated, and a second look is told."""
+    before = trials(copied)
+    said = evomerge(
+        "+experiment=quickstart", *SMALL, "finalise.simplify=8", "baselines.random_direction=true", cwd=tmp_path
+    )
+    assert said.code == 0, said
+    new = trials(copied)[len(before) :]
+    searched = {line["key"] for line in new if line.get("chunk", "").startswith("search")}
+    assert len(searched) == 1, "the control is a new row, nothing else is searched"
+    assert "the holdout was looked at 2 times" in said.out.replace("\n", " ")
+    assert paid_twice(copied) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("objective.front=true",), "objective.front: optimizer=cma takes one objective; choose of"),
+        (
+            ("objective.maximise=[copi]",),
+            "objective.maximise: copi is not one of the scorer's tasks (did you mean 'copy'?)",
+        ),
+        (("+objective.keep.copy=best",), "objective.keep.copy=best: 'best' is no baseline"),
+        (("objective.normalise=1",), "objective.normalise=1: give true or false"),
+        (("+objective.weight=1",), "objective.weight: unknown key"),
+        (("+baselines.random_dir=true",), "baselines.random_dir: unknown key (did you mean 'random_direction'?)"),
+        (("finalise.simplify=-1",), "finalise.simplify=-1: give 0 or more"),
+        (("finalise.radius=1.5",), "finalise.radius=1.5: give a step in the unit cube, above 0, below 1"),
+    ],
+    ids=str,
+)
+def test_mistakes_in_what_is_asked_for_are_one_line(command: Command, settings: tuple[str, ...], message: str) -> None:
+    assert message in command("check", "+experiment=quickstart", *SMALL, *settings).refused(2)

@@ -1,9 +1,12 @@
-"""The paired bootstrap against an explicit one, and the promise of its level."""
+"""Interval, test and correction against explicit ones, and the promises of their levels."""
+
+import itertools
+import math
 
 import numpy as np
 import pytest
 
-from evomerge.statistics import Interval, paired_bootstrap
+from evomerge.statistics import Interval, Paired, bootstrap, compare, holm, paired_bootstrap, sign_flips
 
 WEIGHTS = {"a": 1.0, "b": 1.0}
 
@@ -120,3 +123,114 @@ def test_other_items_are_refused() -> None:
     second.pop(next(iter(second)))
     with pytest.raises(ValueError, match="same items"):
         paired_bootstrap(first, second, WEIGHTS, task_of)
+
+
+def differences(*tasks: list[float]) -> Paired:
+    return Paired(tuple(np.array(task) for task in tasks), (1 / len(tasks),) * len(tasks))
+
+
+def every_sign(paired: Paired) -> float:
+    """The p-value by its definition: all 2ⁿ ways to flip the items."""
+    weighted = [s / len(d) * d for s, d in zip(paired.shares, paired.differences, strict=True)]
+    values = np.concatenate(weighted)
+    sums = [abs(sum(sign * v for sign, v in zip(signs, values, strict=True))) for signs in flips(len(values))]
+    return sum(s >= abs(values.sum()) - 1e-12 for s in sums) / len(sums)
+
+
+def flips(count: int) -> list[tuple[int, ...]]:
+    return list(itertools.product((-1, 1), repeat=count))
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (1, 0), (5, 5), (9, 1), (1, 9), (30, 12), (400, 380), (2000, 3)])
+def test_mcnemar_is_the_binomial_of_the_discordant_items(wins: int, losses: int) -> None:
+    found = sign_flips(differences([1.0] * wins + [-1.0] * losses + [0.0] * 50))
+    count, fewer = wins + losses, min(wins, losses)
+    tail = sum(math.comb(count, k) for k in range(fewer + 1)) / 2**count
+    assert found.p == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
+    assert (found.test, found.exact) == ("McNemar", True)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(7, 2), (31, 15), (120, 120)])
+def test_mcnemar_is_scipys_sign_test(wins: int, losses: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    found = sign_flips(differences([1.0] * wins + [-1.0] * losses))
+    assert found.p == pytest.approx(stats.binomtest(wins, wins + losses).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sign_flips_are_those_of_the_definition(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    tasks = [generator.integers(-2, 3, size).astype(float).tolist() for size in (5, 7)]
+    paired = differences(*tasks)
+    found = sign_flips(paired)
+    assert found.exact and found.p == pytest.approx(every_sign(paired))
+
+
+def test_tasks_of_other_sizes_weigh_as_in_the_score() -> None:
+    """Ten wins of ten in a small task and ten losses of a thousand in a large one are no tie."""
+    paired = differences([1.0] * 10, [-1.0] * 10 + [0.0] * 990)
+    found = sign_flips(paired)
+    assert found.test == "sign flips" and found.exact and paired.difference > 0.4
+    assert found.p == pytest.approx(2**-9, rel=0.01)
+
+
+def test_drawn_signs_agree_with_all_of_them() -> None:
+    values = np.random.default_rng(1).normal(0.15, 1.0, 60)
+    drawn = sign_flips(differences(values.tolist()), draws=40_000)
+    normal = math.erfc(abs(values.sum()) / math.sqrt((values**2).sum()) / math.sqrt(2))
+    assert not drawn.exact and drawn.p == pytest.approx(normal, abs=0.02)
+    assert sign_flips(differences(values.tolist()), draws=40_000) == drawn, "the seed decides"
+    assert sign_flips(differences((values + 9.0).tolist()), draws=999).p == pytest.approx(1 / 1000)
+
+
+def test_a_p_value_is_as_rare_as_it_says_where_models_are_alike() -> None:
+    p_values = []
+    for seed in range(400):
+        first, second = pair(seed, (60, 35), 0.0)
+        p_values.append(sign_flips(Paired.of(first, second, WEIGHTS, task_of)).p)
+    for level in (0.01, 0.05, 0.2):
+        share = np.mean(np.array(p_values) <= level)
+        assert share <= level + 4 * math.sqrt(level * (1 - level) / 400)
+    assert np.mean(np.array(p_values) <= 0.2) >= 0.1, "nor is it blunt"
+
+
+def test_swapping_the_sides_keeps_p() -> None:
+    first, second = pair(6)
+    one, two = Paired.of(first, second, WEIGHTS, task_of), Paired.of(second, first, WEIGHTS, task_of)
+    assert sign_flips(one).p == pytest.approx(sign_flips(two).p)
+    assert (one.difference, one.standard_error) == pytest.approx((-two.difference, two.standard_error))
+
+
+def test_the_standard_error_is_that_of_the_bootstrap() -> None:
+    first, second = pair(8, (200, 150))
+    paired = Paired.of(first, second, {"a": 3.0, "b": 1.0}, task_of)
+    span = bootstrap(paired, level=0.6827)
+    assert paired.standard_error == pytest.approx((span.high - span.low) / 2, rel=0.06)
+
+
+def test_holm_by_hand() -> None:
+    found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert found == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
+    assert list(found) == ["a", "b", "c", "d"]
+    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0} and holm({}) == {}
+    assert holm({"only": 0.03}) == {"only": 0.03}
+
+
+def test_many_claims_err_at_the_level_of_one() -> None:
+    """Eight baselines as good as the winner: some claim is wrong in no more than one run in twenty."""
+    wrong = 0
+    for seed in range(150):
+        generator = np.random.default_rng(seed)
+        models = [scores("a", (generator.random(80) < 0.6).astype(float)) for _ in range(9)]
+        found = compare(models[0], {str(i): m for i, m in enumerate(models[1:])}, WEIGHTS, task_of, seed)
+        wrong += any(one.verdict != "tie" for one in found)
+    assert wrong <= 150 * 0.05 + 3 * math.sqrt(150 * 0.05 * 0.95)
+
+
+def test_a_comparison_says_better_where_interval_and_corrected_test_agree() -> None:
+    one, zero = scores("a", np.ones(40)), scores("a", np.zeros(40))
+    found = {c.label: c for c in compare(one, {"zero": zero, "same": one}, WEIGHTS, task_of)}
+    assert [found[label].verdict for label in ("zero", "same")] == ["better", "tie"]
+    assert found["zero"].corrected == pytest.approx(2 * found["zero"].significance.p)
+    few = compare(scores("a", np.ones(4)), {"zero": scores("a", np.zeros(4))}, WEIGHTS, task_of)[0]
+    assert few.interval.verdict == "better" and few.verdict == "tie", "four items prove nothing"

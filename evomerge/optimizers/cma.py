@@ -55,6 +55,11 @@ class CMA:
         if finite:  # a generation of failures teaches nothing
             self._strategy.tell(self._asked, list(losses))
 
+    def centre(self) -> Vector:
+        """The mean of the distribution, inside the bounds."""
+        favourite = np.asarray(self._strategy.result.xfavorite, dtype=np.float64)
+        return np.clip(favourite, 0.0, 1.0)[: len(favourite) - self._padding]
+
     def _inject(self, point: Vector) -> Vector:
         """The point in cma's own coordinates, which bend near the bounds."""
         padded = np.concatenate([point, np.full(self._padding, 0.5)])

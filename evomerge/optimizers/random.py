@@ -1,11 +1,14 @@
 """Uniform random search: the baseline that any other optimizer has to beat."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers import Vector
+
+SEVERAL_OBJECTIVES = True  # it reads none of them
 
 
 class Random:
@@ -22,8 +25,11 @@ class Random:
         fresh = self._generator.random((self._population - len(first), self._dimensions))
         return [*first, *fresh]
 
-    def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
+    def tell(self, vectors: Sequence[Vector], losses: Sequence[Any]) -> None:
         """Nothing to learn."""
+
+    def centre(self) -> None:
+        """Nothing was learnt, so there is none."""
 
 
 def create(dimensions: int, seeds: Sequence[Vector], seed: int, *, population: int = 8) -> Random:

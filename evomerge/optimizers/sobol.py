@@ -1,6 +1,7 @@
 """Scrambled Sobol points (Owen 1998) by torch: random search that leaves no hole in few dimensions."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch.quasirandom import SobolEngine
@@ -8,6 +9,7 @@ from torch.quasirandom import SobolEngine
 from evomerge.errors import ConfigError
 from evomerge.optimizers import Vector
 
+SEVERAL_OBJECTIVES = True  # it reads none of them
 MOST = SobolEngine.MAXDIM
 
 
@@ -26,8 +28,11 @@ class Sobol:
         fresh = self._engine.draw(count).numpy().astype(np.float64) if count else np.empty((0, 0))
         return [*first, *fresh]
 
-    def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
+    def tell(self, vectors: Sequence[Vector], losses: Sequence[Any]) -> None:
         """Nothing to learn."""
+
+    def centre(self) -> None:
+        """Nothing was learnt, so there is none."""
 
 
 def create(dimensions: int, seeds: Sequence[Vector], seed: int, *, population: int = 8) -> Sobol:

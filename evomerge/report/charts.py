@@ -1,14 +1,13 @@
 """The report's figures, drawn as inline SVG from a run's record."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from evomerge.report.coefficients import Block
-from evomerge.report.console import number
 from evomerge.report.record import Contender, Point, Record, missing
-from evomerge.report.svg import cross, dot, line, rect, shorten, spread, svg, text, ticks
+from evomerge.report.svg import Scale, cross, dot, line, rect, scale, shorten, span, spread, svg, text, ticks
+from evomerge.report.table import number
 
-Scale = Callable[[float], float]
 LEFT, TOP, PLOT, HEIGHT, LABELS = 46.0, 14.0, 576.0, 310.0, 164.0  # of the search curve, in pixels
 
 
@@ -16,19 +15,17 @@ def search_curve(record: Record) -> str:
     """A dot for each candidate in the order asked, the best so far as a line, baselines as labelled lines."""
     points, best = record.points, record.best_so_far()
     known = [*best, *(p.score for p in points), *(row["scores"]["search"] for row in record.baselines)]
-    low, high = _span([score for score in known if not missing(score)])
-    x = _scale(0, max(1, len(points)), LEFT, LEFT + PLOT)
-    y = _scale(low, high, TOP + HEIGHT, TOP)
+    low, high = span([score for score in known if not missing(score)])
+    x = scale(0, max(1, len(points)), LEFT, LEFT + PLOT)
+    y = scale(low, high, TOP + HEIGHT, TOP)
     parts = [*_grid(x, y, low, high, len(points)), *_baseline_lines(record, y)]
     steps = [(x(i), y(value)) for i, value in enumerate(best) if not missing(value)]
     parts.append(f'<path class="best" d="{_staircase(steps)}"/>')
     radius = 3.2 if len(points) <= 300 else 2.2
     parts += [_mark(point, x(point.number), y, radius, record.result["winner"]["key"]) for point in points]
     scored = sum(not missing(point.score) for point in points)
-    description = (
-        f"{scored} of {len(points)} candidates scored; the best score rises from {number(best[0])} of the best "
-        f"baseline to {number(best[-1])}."
-    )
+    first = " comes" if missing(best[0]) else f" rises from {number(best[0])} of the best baseline"
+    description = f"{scored} of {len(points)} candidates scored; the best score{first} to {number(best[-1])}."
     size = (LEFT + PLOT + LABELS, TOP + HEIGHT + 46)
     return svg("search", "Score of each candidate on the search slice", description, size, parts)
 
@@ -39,7 +36,7 @@ def task_bars(task: str, contenders: Sequence[Contender], name: str) -> str:
     good = [value for value in values if not missing(value)]
     low, high = min([0.0, *good]), max([0.0, *good])
     high = 1.0 if low == 0.0 and high <= 1.0 else high
-    x, row = _scale(low, high, 96, 262), 20
+    x, row = scale(low, high, 96, 262), 20
     parts = []
     for place, (contender, value) in enumerate(zip(contenders, values, strict=True)):
         middle = 12 + place * row
@@ -148,15 +145,3 @@ def _staircase(steps: Sequence[tuple[float, float]]) -> str:
         return "M0 0"
     (x, y), rest = steps[0], steps[1:]
     return f"M{x:.1f} {y:.1f}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in rest)
-
-
-def _scale(low: float, high: float, start: float, end: float) -> Scale:
-    return lambda value: start + (value - low) / ((high - low) or 1.0) * (end - start)
-
-
-def _span(scores: Sequence[float]) -> tuple[float, float]:
-    """The range to draw: the scores with a margin, which stays inside 0 … 1 for scores that do."""
-    low, high = min(scores, default=0.0), max(scores, default=1.0)
-    margin = 0.06 * (high - low) or 0.05
-    inside = low >= 0.0 and high <= 1.0
-    return (max(0.0, low - margin), min(1.0, high + margin)) if inside else (low - margin, high + margin)

@@ -1,21 +1,13 @@
-"""The terminal: live progress where there is one, plain lines elsewhere, and the result table."""
+"""The terminal: live progress where there is one, plain lines elsewhere."""
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from evomerge.search import Board
-
-VERDICTS = {
-    "better": "better than the best baseline",
-    "tie": "a tie with the best baseline",
-    "worse": "worse than the best baseline",
-}
 
 PATIENCE = 30.0  # seconds between two lines of a long preparation
 
@@ -77,44 +69,3 @@ class Display:
     def phase(self, name: str) -> None:
         """Say what comes after the search."""
         self._progress.update(self._bar, description=name, completed=0, total=None)
-
-
-def result_table(result: Mapping[str, Any]) -> Table:
-    """The rows of result.json: baselines and winner on every slice, the winner's tasks on holdout."""
-    tasks = list(result["rows"][-1]["tasks"])
-    table = Table(caption=claim(result), caption_justify="left", caption_style="")
-    table.add_column("model")
-    for name in ("search", "select", "holdout"):
-        table.add_column(name, justify="right")
-    for task in tasks:
-        table.add_column(f"{task}", justify="right", style="dim")
-    for row in result["rows"]:
-        cells = [row["scores"][name] for name in ("search", "select", "holdout")]
-        style = "bold" if row["role"] == "winner" else ""
-        label = row["label"] if row["role"] == "baseline" else winner_label(row["label"])
-        table.add_row(label, *map(number, cells), *(number(row["tasks"].get(task)) for task in tasks), style=style)
-    return table
-
-
-def claim(result: Mapping[str, Any]) -> str:
-    """The one sentence that the run supports."""
-    if result["rows"][-1]["label"] == result["best_baseline"]:
-        return f"The search found nothing better than a baseline: the winner is {result['best_baseline']}"
-    interval = result["interval"]
-    span = f"[{interval['low']:+.4f}, {interval['high']:+.4f}]"
-    looks = result.get("counts", {}).get("holdout_looks", 1)
-    again = f"; the holdout was looked at {looks} times" if looks > 1 else ""
-    return (
-        f"On holdout the winner is {VERDICTS[result['verdict']]} ({result['best_baseline']}): "
-        f"{result['difference']:+.4f}, {interval['level']:.0%} interval {span}{again}"
-    )
-
-
-def number(value: float | None) -> str:
-    """A score for a table cell."""
-    return "failed" if value is None or math.isnan(value) else f"{value:.4f}"
-
-
-def winner_label(label: str) -> str:
-    """The winner's name in a table: which baseline it is, where it is one."""
-    return "winner" if label == "winner" else f"winner (= {label})"

@@ -1,17 +1,18 @@
 """report.html: a finished run on one page that needs no network, no other file and no script."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from evomerge.atomic import write_atomically
 from evomerge.report.charts import heat_map, search_curve, task_bars
 from evomerge.report.coefficients import Block, blocks, constants
-from evomerge.report.console import claim, number, winner_label
+from evomerge.report.elements import details, fact_table, plain, section, wide
+from evomerge.report.honesty import comparisons, front
 from evomerge.report.record import Record, missing, read
+from evomerge.report.table import claim, name_of, notes, number, offered
 from evomerge.scorers import SLICES
 
 REPORT = "report.html"
@@ -29,8 +30,8 @@ def write_report(folder: Path) -> Path:
 def page(record: Record) -> str:
     """The whole document."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    sections = (_head, _table, _search, _tasks, _coefficients, _failures, _recipe, _facts)
-    body = "\n".join(section(record) for section in sections)
+    parts = (_head, _table, comparisons, _search, front, _tasks, _coefficients, _failures, _recipe, _facts)
+    body = "\n".join(part(record) for part in parts)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -71,6 +72,7 @@ def _head(record: Record) -> str:
 <p class="over">evomerge · {escape(record.recipe.method)} of {escape(experts)}</p>
 <h1>{escape(record.name)}</h1>
 <p class="claim {escape(result["verdict"])}">{escape(claim(result))}</p>
+{"".join(f"<p class='note'>{escape(line)}.</p>" for line in notes(result))}
 <dl class="tiles">{cells}</dl>
 </header>"""
 
@@ -78,14 +80,15 @@ def _head(record: Record) -> str:
 def _table(record: Record) -> str:
     tasks = list(record.winner["tasks"])
     rows = []
-    columns = [[row["scores"][name] for row in record.result["rows"]] for name in SLICES]
-    columns += [[row["tasks"].get(task) for row in record.result["rows"]] for task in tasks]
-    for place, row in enumerate(record.result["rows"]):
+    shown = [*record.result["rows"], *offered(record.result)]
+    columns = [[row["scores"][name] for row in shown] for name in SLICES]
+    columns += [[row["tasks"].get(task) for row in shown] for task in tasks]
+    for place, row in enumerate(shown):
         winner = row["role"] == "winner"
-        kind = "winner" if winner else "rival" if row["label"] == record.result["best_baseline"] else ""
-        label = winner_label(row["label"]) if winner else row["label"]
+        rival = row["role"] == "baseline" and row["label"] == record.result["best_baseline"]
+        kind = "winner" if winner else "rival" if rival else ""
         cells = "".join(_score(column, place, "task" if i >= len(SLICES) else "") for i, column in enumerate(columns))
-        rows.append(f'<tr class="{kind}"><th scope="row">{escape(label)}</th>{cells}</tr>')
+        rows.append(f'<tr class="{kind}"><th scope="row">{escape(name_of(row))}</th>{cells}</tr>')
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("model", *SLICES))
     heads += "".join(f'<th scope="col" class="task">{escape(task)}</th>' for task in tasks)
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
@@ -93,7 +96,7 @@ def _table(record: Record) -> str:
         "The search saw only the search slice, the winner was chosen on select, and what is claimed was measured on "
         "holdout; the columns after it are its tasks. The best of each column is in bold."
     )
-    return _section("Result", note, _wide(table, "result table"))
+    return section("Result", note, wide(table, "result table"))
 
 
 def _score(column: Sequence[float | None], place: int, kind: str) -> str:
@@ -111,8 +114,8 @@ def _search(record: Record) -> str:
     if record.failures():
         keys.append(("failed", "failed"))
     legend = "".join(f'<span><i class="key {kind}">{"×" * (kind == "failed")}</i>{name}</span>' for kind, name in keys)
-    figure = f"<figure>{_wide(search_curve(record), 'search curve')}<figcaption>{legend}</figcaption></figure>"
-    return _section("Search", "Scores on the search slice. The baselines are dashed.", figure)
+    figure = f"<figure>{wide(search_curve(record), 'search curve')}<figcaption>{legend}</figcaption></figure>"
+    return section("Search", "Scores on the search slice. The baselines are dashed.", figure)
 
 
 def _tasks(record: Record) -> str:
@@ -122,7 +125,7 @@ def _tasks(record: Record) -> str:
         for place, task in enumerate(contenders[0].scores)
     ]
     note = "The winner, the best baseline and each expert, on items that neither the search nor the choice saw."
-    return _section("Holdout, task by task", note, f'<div class="multiples">{"".join(parts)}</div>')
+    return section("Holdout, task by task", note, f'<div class="multiples">{"".join(parts)}</div>')
 
 
 def _coefficients(record: Record) -> str:
@@ -130,12 +133,12 @@ def _coefficients(record: Record) -> str:
     parts = []
     for place, gene in enumerate(dict.fromkeys(block.gene for block in found)):
         own = [block for block in found if block.gene == gene]
-        parts.append(f"<h3>{escape(gene)}</h3>{_wide(heat_map(gene, own, f'gene-{place}'), f'heat map of {gene}')}")
-        parts.append(_details("Values as a table", "".join(_wide(_block_table(b), b.component) for b in own)))
-    fixed = ", ".join(f"{name} = {_plain(value)}" for name, value in constants(record.recipe).items())
+        parts.append(f"<h3>{escape(gene)}</h3>{wide(heat_map(gene, own, f'gene-{place}'), f'heat map of {gene}')}")
+        parts.append(details("Values as a table", "".join(wide(_block_table(b), b.component) for b in own)))
+    fixed = ", ".join(f"{name} = {plain(value)}" for name, value in constants(record.recipe).items())
     if fixed:
         parts.append(f'<p class="note">The same for every model and layer: {escape(fixed)}.</p>')
-    return _section("The winner’s coefficients", "What the recipe gives each model at each layer.", "".join(parts))
+    return section("The winner’s coefficients", "What the recipe gives each model at each layer.", "".join(parts))
 
 
 def _block_table(block: Block) -> str:
@@ -158,7 +161,7 @@ def _failures(record: Record) -> str:
         reasons.setdefault(reason, []).append(str(point))
     note = f"{len(failed)} of {len(record.points)} candidates could not be built or scored; they rank last."
     facts = {_some(points): reason for reason, points in reasons.items()}
-    return _section("Failures", note, _fact_table(facts))
+    return section("Failures", note, fact_table(facts))
 
 
 def _some(points: Sequence[str], limit: int = 10) -> str:
@@ -168,7 +171,7 @@ def _some(points: Sequence[str], limit: int = 10) -> str:
 
 def _recipe(record: Record) -> str:
     note = "The whole merge; build it with: evomerge merge recipe.yaml OUT_DIR"
-    return _section("Recipe", note, f'<pre tabindex="0"><code>{escape(record.recipe_text)}</code></pre>')
+    return section("Recipe", note, f'<pre tabindex="0"><code>{escape(record.recipe_text)}</code></pre>')
 
 
 def _facts(record: Record) -> str:
@@ -181,37 +184,9 @@ def _facts(record: Record) -> str:
         **{name.replace("_", " "): value for name, value in result["counts"].items()},
         **{f"seconds, {name.replace('_', ' ')}": value for name, value in result["seconds"].items()},
         "seed": record.config.get("seed"),
-        **{name.replace("_", " "): _plain(value) for name, value in result["machine"].items()},
+        **{name.replace("_", " "): plain(value) for name, value in result["machine"].items()},
         "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
     }
     config = escape(yaml.safe_dump(dict(record.config), sort_keys=False))
-    inner = _fact_table(facts) + _details("Configuration", f'<pre tabindex="0"><code>{config}</code></pre>')
-    return _section("How it was made", "", inner)
-
-
-def _fact_table(facts: Mapping[str, Any]) -> str:
-    rows = (
-        f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(str(value))}</td></tr>'
-        for name, value in facts.items()
-    )
-    return f'<table class="facts"><tbody>{"".join(rows)}</tbody></table>'
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return ", ".join(map(str, value)) or "none"
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _section(title: str, note: str, inner: str) -> str:
-    lead = f"<p>{escape(note)}</p>\n" if note else ""
-    return f"<section>\n<h2>{escape(title)}</h2>\n{lead}{inner}\n</section>"
-
-
-def _wide(inner: str, label: str) -> str:
-    """A part that may be wider than a phone: it scrolls by itself, by keyboard too."""
-    return f'<div class="wide" role="region" aria-label="{escape(label)}" tabindex="0">{inner}</div>'
-
-
-def _details(summary: str, inner: str) -> str:
-    return f"<details><summary>{escape(summary)}</summary>{inner}</details>"
+    inner = fact_table(facts) + details("Configuration", f'<pre tabindex="0"><code>{config}</code></pre>')
+    return section("How it was made", "", inner)

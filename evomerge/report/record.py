@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import yaml
 from evomerge import recipe_yaml
 from evomerge.errors import RunError
 from evomerge.ledger import read_trials
+from evomerge.objective import FAILED, Objective, Worth
 from evomerge.recipe import Recipe
 from evomerge.scorers import Chunk, Plan
 
@@ -30,6 +31,7 @@ class Point:
     score: float
     whole: bool = True
     error: str | None = None
+    worth: Worth = FAILED
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Record:
     recipe: Recipe
     recipe_text: str
     points: tuple[Point, ...]
+    standing: Mapping[str, Worth] = field(default_factory=dict)  # the baselines on the search slice
 
     @property
     def winner(self) -> Mapping[str, Any]:
@@ -67,12 +70,17 @@ class Record:
         return {point.number: point.error for point in self.points if point.error is not None}
 
     def best_so_far(self) -> list[float]:
-        """The best score on the search slice after no, one, two … candidates; baselines are known from the start."""
-        known = [row["scores"]["search"] for row in self.baselines]
+        """The best score on the search slice after no, one, two … candidates; baselines are known from the start.
+
+        Whoever breaks a floor does not lead; NaN as long as nobody keeps them all.
+        """
+        kept = {label for label, worth in self.standing.items() if not worth.violation}
+        known = [row["scores"]["search"] for row in self.baselines if row["label"] in kept]
         best = [max((score for score in known if not missing(score)), default=math.nan)]
         for point in self.points:
-            counts = point.whole and not missing(point.score)
-            best.append(max(point.score, best[-1]) if counts and not missing(best[-1]) else best[-1])
+            counts = point.whole and not missing(point.score) and not point.worth.violation
+            leads = counts and (missing(best[-1]) or point.score > best[-1])
+            best.append(point.score if leads else best[-1])
         return best
 
     def contenders(self) -> list[Contender]:
@@ -98,12 +106,14 @@ def read(folder: Path) -> Record:
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text())
         result = json.loads((folder / "result.json").read_text())
-        points = _points(_plan(header), lines, _baseline_keys(result, lines))
+        ledger = _Ledger(header, lines, {row["label"]: row["key"] for row in result["rows"][:-1]})
+        points, standing = ledger.points(), ledger.standing()
+        name = str(config.get("name") or folder.resolve().name)
+        _refuse_older(result)
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise RunError(f"{folder}: its files do not fit together ({error!r}); repeat the run's command") from None
     recipe = recipe_yaml.original(recipe_yaml.load(folder / "recipe.yaml"))
-    name = str(config.get("name") or folder.resolve().name)
-    return Record(name, config, result, recipe, (folder / "recipe.yaml").read_text(), points)
+    return Record(name, config, result, recipe, (folder / "recipe.yaml").read_text(), points, standing)
 
 
 def _contender(label: str, role: str, row: Mapping[str, Any]) -> Contender:
@@ -120,35 +130,54 @@ def _plan(header: Mapping[str, Any]) -> Plan:
     return Plan(chunks, {task["name"]: float(task.get("weight", 1.0)) for task in tasks})
 
 
-def _baseline_keys(result: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> set[str]:
-    """The ledger's keys of the baselines: they are looked at on holdout together with the winner, which comes first."""
-    winner = result["winner"]["key"]
-    looks = [line["keys"] for line in lines if line.get("look") == "holdout" and line["keys"][0] == winner]
-    keys = set(looks[-1]) if looks else set()
-    return keys - {winner} if result["rows"][-1]["label"] == "winner" else keys
+def _refuse_older(result: Mapping[str, Any]) -> None:
+    """KeyError where an earlier version wrote the result: repeating the command brings it up to date for nothing."""
+    for name in ("comparisons", "gap", "floors", "simpler", "sensitivity", "front"):
+        result[name]
 
 
-def _points(plan: Plan, lines: Sequence[Mapping[str, Any]], baselines: set[str]) -> tuple[Point, ...]:
-    trials: dict[str, dict[str, list[float]]] = {}
-    errors: dict[str, str] = {}
-    for line in lines:
-        key = line.get("key")
-        if key is None or key in baselines:
-            continue
-        scores = trials.setdefault(key, {})
+class _Ledger:
+    """The trials on the search slice, as the objective sees them."""
+
+    def __init__(
+        self, header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], baselines: Mapping[str, str]
+    ) -> None:
+        self._plan, self._baselines = _plan(header), baselines
+        config = header["config"]
+        settings = config.get("objective") or {}
+        self._objective = Objective(self._plan.weights, tuple(config["experts"]), tuple(baselines), **settings)
+        self._trials: dict[str, dict[str, list[float]]] = {}
+        self._errors: dict[str, str] = {}
+        for line in lines:
+            if str(line.get("chunk", "")).startswith("search/"):  # what only select or holdout saw is no point of it
+                self._take(line)
+        means = {label: self._plan.by_task(self._items(key)) for label, key in baselines.items()}
+        self._references = {label: found for label, found in means.items() if found}
+
+    def _take(self, line: Mapping[str, Any]) -> None:
+        scores = self._trials.setdefault(line["key"], {})
         if "error" in line:
-            if line["chunk"].startswith("search/"):
-                errors[key] = line["error"]
+            self._errors[line["key"]] = line["error"]
         else:
             scores[line["chunk"]] = line["scores"]
-    return tuple(
-        _point(plan, number, key, scores, errors.get(key)) for number, (key, scores) in enumerate(trials.items(), 1)
-    )
 
+    def standing(self) -> dict[str, Worth]:
+        """What every baseline that could be scored is worth."""
+        return {label: self._objective.worth(means, self._references) for label, means in self._references.items()}
 
-def _point(plan: Plan, number: int, key: str, scores: Mapping[str, list[float]], error: str | None) -> Point:
-    chunks = [chunk for chunk in plan.chunks["search"] if chunk.id in scores]
-    items = {item: s for chunk in chunks for item, s in zip(chunk.items, scores[chunk.id], strict=True)}
-    if error is not None or not items:
-        return Point(number, key, math.nan, error=error)
-    return Point(number, key, plan.score(items), whole=len(chunks) == len(plan.chunks["search"]))
+    def points(self) -> tuple[Point, ...]:
+        """Every candidate but the baselines, as first asked."""
+        keys = [key for key in self._trials if key not in self._baselines.values()]
+        return tuple(self._point(number, key) for number, key in enumerate(keys, 1))
+
+    def _point(self, number: int, key: str) -> Point:
+        error, items = self._errors.get(key), self._items(key)
+        if error is not None or not items:
+            return Point(number, key, math.nan, error=error)
+        worth = self._objective.worth(self._plan.by_task(items), self._references)
+        return Point(number, key, worth.score, len(self._trials[key]) == len(self._plan.chunks["search"]), worth=worth)
+
+    def _items(self, key: str) -> dict[str, float]:
+        scores = self._trials.get(key, {})
+        chunks = [chunk for chunk in self._plan.chunks["search"] if chunk.id in scores]
+        return {item: s for chunk in chunks for item, s in zip(chunk.items, scores[chunk.id], strict=True)}

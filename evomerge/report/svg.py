@@ -1,8 +1,10 @@
 """The few parts of an SVG that the charts are made of. Colours are classes: report.css knows light from dark."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
+
+Scale = Callable[[float], float]
 
 
 def svg(name: str, title: str, description: str, size: tuple[float, float], parts: Iterable[str]) -> str:
@@ -76,3 +78,16 @@ def spread(wanted: Iterable[float], gap: float, low: float, high: float) -> list
         ceiling = places[i] - gap
     back = dict(zip((i for i, _ in order), places, strict=True))
     return [back[i] for i in range(len(places))]
+
+
+def scale(low: float, high: float, start: float, end: float) -> Scale:
+    """The linear map of low … high onto start … end."""
+    return lambda value: start + (value - low) / ((high - low) or 1.0) * (end - start)
+
+
+def span(scores: Sequence[float]) -> tuple[float, float]:
+    """The range to draw: the scores with a margin, which stays inside 0 … 1 for scores that do."""
+    low, high = min(scores, default=0.0), max(scores, default=1.0)
+    margin = 0.06 * (high - low) or 0.05
+    inside = low >= 0.0 and high <= 1.0
+    return (max(0.0, low - margin), min(1.0, high + margin)) if inside else (low - margin, high + margin)

@@ -170,3 +170,20 @@ def test_finds_better_points_than_its_first(name: str) -> None:
     found = generations(create(name, 6, [], 1, {"population": 8}), 40)
     first = min(map(sphere, found[0]))
     assert min(sphere(vector) for generation in found for vector in generation) < 0.5 * first
+
+
+@every_optimizer
+def test_the_centre_is_a_point_of_the_cube_or_none(name: str) -> None:
+    optimizer = create(name, 3, [], 1, {})
+    generations(optimizer, 40, lambda x: float(((x - [0.3, 0.7, 1.4]) ** 2).sum()))
+    centre = optimizer.centre()
+    if centre is not None:
+        assert centre.shape == (3,) and (centre >= 0).all() and (centre <= 1).all()
+        assert centre == pytest.approx([0.3, 0.7, 1.0], abs=0.1)
+
+
+@every_optimizer
+@pytest.mark.parametrize("dimensions", [1, 5])
+def test_the_centre_is_known_before_anything_was_told(name: str, dimensions: int) -> None:
+    centre = create(name, dimensions, seeds(1, dimensions), 1, {}).centre()
+    assert centre is None or centre.shape == (dimensions,)

@@ -40,14 +40,21 @@ def recipe() -> Any:
     return models_form("ties", ModelRef("models/base"), sources, {"normalize": False}, out_dtype="float32")
 
 
-def row(label: str, score: float, role: str = "baseline") -> dict[str, Any]:
+def row(label: str, score: float, key: str, role: str = "baseline") -> dict[str, Any]:
     tasks = {} if math.isnan(score) else {"easy": score, "hard": score / 2}
     return {
         "label": label,
         "role": role,
+        "key": key,
         "scores": dict.fromkeys(("search", "select", "holdout"), score),
         "tasks": tasks,
     }
+
+
+def comparison(label: str, difference: float, verdict: str = "better") -> dict[str, Any]:
+    interval = {"low": difference - 0.1, "high": difference + 0.1, "level": 0.95}
+    test = {"p": 0.01, "corrected": 0.03, "test": "McNemar"}
+    return {"label": label, "difference": difference, "interval": interval, **test, "verdict": verdict}
 
 
 def write_run(folder: Path, winner: str = "c3", label: str = "winner") -> Path:
@@ -66,7 +73,8 @@ def write_run(folder: Path, winner: str = "c3", label: str = "winner") -> Path:
     ledger.append_look("holdout", [winner, *(key for key in ("b0", "b1", "b2", "b3") if key != winner)])
     ledger.append_scores("c3", "holdout/0", [1.0, 1.0], 0.1, document)
     ledger.close()
-    rows = [row("base", 0.2), row("math", 0.4), row(HOSTILE, math.nan), row("uniform", 0.3), row(label, 0.6, "winner")]
+    rows = [row("base", 0.2, "b0"), row("math", 0.4, "b1"), row(HOSTILE, math.nan, "b2"), row("uniform", 0.3, "b3")]
+    rows.append(row(label, 0.6, winner, "winner"))
     result = {
         "winner": {"label": "1/2", "key": winner},
         "best_baseline": "math",
@@ -74,9 +82,15 @@ def write_run(folder: Path, winner: str = "c3", label: str = "winner") -> Path:
         "difference": 0.2,
         "interval": {"low": 0.1, "high": 0.3, "level": 0.95},
         "rows": rows,
+        "comparisons": [comparison("base", 0.4), comparison("math", 0.2), comparison("uniform", 0.3, "tie")],
+        "gap": {"winner": 0.05, "baselines": 0.01},
+        "floors": {},
+        "simpler": None,
+        "sensitivity": None,
+        "front": None,
         "layers": 4,
         "fingerprint": "ab" * 32,
-        "counts": {"candidates": 8, "failed": 1, "items_scored": 30, "items_scored_this_time": 30},
+        "counts": {"holdout_looks": 1, "candidates": 8, "failed": 1, "items_scored": 30, "items_scored_this_time": 30},
         "seconds": {"this_time": 1.5, "scoring_in_all": 1.2},
         "versions": {"python": "3.11.0"},
         "machine": {"platform": "Linux", "devices": []},

@@ -1,5 +1,7 @@
 """The page: whole, self-contained, escaped, accessible."""
 
+import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.report.console import claim
 from evomerge.report.html import write_report
 from evomerge.report.record import read
+from evomerge.report.table import claim
 
-from .conftest import HOSTILE
+from .conftest import HOSTILE, row
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -107,3 +109,51 @@ def test_an_unfinished_run_has_no_report(run_folder: Path) -> None:
     with pytest.raises(RunError, match=r"result\.json"):
         write_report(run_folder)
     assert not (run_folder / "report.html").exists()
+
+
+def test_every_baseline_is_compared(page: Page, source: str) -> None:
+    for label, verdict in (("base", "better"), ("math", "better"), ("uniform", "tie")):
+        assert f'<tr class="{verdict}"><th scope="row">{label}</th>' in source
+    text = "".join(page.text)
+    assert "p, corrected" in text and "A tie with uniform too" in text and "From search to holdout" in text
+
+
+def several(folder: Path) -> Page:
+    """The page of the same run with a front of two members."""
+    result = json.loads((folder / "result.json").read_text())
+    members = [row("1/2", 0.6, "c3", "member"), row("math", 0.4, "b1", "member")]
+    result["front"] = {"members": members, "tasks": ["easy", "hard"], "share_of_box": 0.5}
+    (folder / "result.json").write_text(json.dumps(result))
+    return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def test_a_front_is_drawn_for_each_pair_of_tasks(run_folder: Path, page: Page) -> None:
+    assert not [attrs for attrs in page.all("svg") if "front" in str(attrs["aria-labelledby"])]
+    found = several(run_folder)
+    figures = [attrs for attrs in found.all("svg") if "front" in str(attrs["aria-labelledby"])]
+    assert len(figures) == 1
+    assert len(found.all("circle", "rival")) == 4, "the baselines"
+    assert len(found.all("circle", "winner")) == 2, "in the search curve and in the front"
+    text = "".join(found.text)
+    assert "front: math" in text and "dominating 50% of the box" in text
+    names = {name for _, attrs in found.elements for name in attrs}
+    assert not names & {"src", "href", "srcset", "xlink:href"}
+
+
+@pytest.mark.parametrize(
+    ("floor", "broken", "best"), [(0.4, [True, False, False], 0.625), (0.9, [True, True, False], None)]
+)
+def test_points_that_break_a_floor_never_lead(
+    run_folder: Path, floor: float, broken: list[bool], best: float | None
+) -> None:
+    """The last point keeps both floors on the half of the items that it was scored on, which does not count."""
+    lines = (run_folder / "trials.jsonl").read_text().splitlines()
+    header = json.loads(lines[0])
+    header["config"]["objective"] = {"keep": {"hard": floor}}
+    (run_folder / "trials.jsonl").write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
+    record = read(run_folder)
+    assert [point.worth.violation > 0 for point in record.points if point.worth.values] == broken
+    found = record.best_so_far()
+    assert math.isnan(found[0]), "the baselines break it too"
+    assert math.isnan(found[-1]) if best is None else found[-1] == pytest.approx(best)
+    Page(write_report(run_folder).read_text(encoding="utf-8"))

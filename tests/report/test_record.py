@@ -1,11 +1,13 @@
 """The numbers behind the figures: which candidates, in which order, with which scores."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 
 from evomerge.errors import RunError
+from evomerge.ledger import Ledger
 from evomerge.report.record import read
 
 from .conftest import HOSTILE, REASON, write_run
@@ -53,5 +55,19 @@ def test_an_unfinished_run_is_named_by_what_it_lacks(run_folder: Path, name: str
 
 def test_files_that_do_not_belong_together_are_one_line(run_folder: Path) -> None:
     (run_folder / "result.json").write_text("{}")
-    with pytest.raises(RunError, match=r"do not fit together.*winner"):
+    with pytest.raises(RunError, match=r"do not fit together.*rows"):
         read(run_folder)
+
+
+def test_a_result_of_an_earlier_version_says_what_to_do(run_folder: Path) -> None:
+    result = json.loads((run_folder / "result.json").read_text())
+    (run_folder / "result.json").write_text(json.dumps({k: v for k, v in result.items() if k != "comparisons"}))
+    with pytest.raises(RunError, match=r"comparisons.*repeat the run's command"):
+        read(run_folder)
+
+
+def test_what_only_select_or_holdout_saw_is_no_candidate_of_the_search(run_folder: Path) -> None:
+    ledger = Ledger(run_folder / "trials.jsonl", {})
+    ledger.append_scores("simpler", "holdout/0", [1.0, 1.0], 0.1, {})
+    ledger.close()
+    assert [point.key for point in read(run_folder).points] == ["c1", "c2", "c3", "c4"]

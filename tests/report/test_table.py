@@ -1,0 +1,124 @@
+"""What the terminal says of a result, word by word."""
+
+import copy
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from evomerge.report.table import ahead, claim, comparison_table, notes, offered, p_value, result_table
+
+from .conftest import row
+
+
+@pytest.fixture
+def result(run_folder: Path) -> dict[str, Any]:
+    return dict(json.loads((run_folder / "result.json").read_text()))
+
+
+def shown(table: Table, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def changed(result: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(result), **changes}
+
+
+def test_the_claim_names_rival_difference_interval_and_corrected_p(result: dict[str, Any]) -> None:
+    text = claim(result)
+    assert text == (
+        "On holdout the winner is better than the best baseline (math): +0.2000 [+0.1000, +0.3000], 95% interval, "
+        "p 0.0300 (McNemar, corrected for 3 baselines)"
+    )
+
+
+def test_a_tie_is_called_a_tie(result: dict[str, Any]) -> None:
+    assert "is a tie with the best baseline (math)" in claim(changed(result, verdict="tie"))
+    assert "A tie with uniform too: these differences may be chance" in list(notes(result))
+    table = shown(comparison_table(result))
+    assert [line.split("│")[5].strip() for line in table.splitlines() if "│" in line] == ["better", "better", "tie"]
+
+
+def test_a_baseline_that_wins_is_said_first(result: dict[str, Any]) -> None:
+    rows = [*result["rows"][:-1], row("math", 0.4, "b1", "winner")]
+    text = claim(changed(result, rows=rows, winner={"label": "math", "key": "b1"}))
+    assert text == "The search found nothing better than a baseline: the winner is math"
+
+
+def test_another_look_at_holdout_is_told(result: dict[str, Any]) -> None:
+    twice = changed(result, counts={**result["counts"], "holdout_looks": 2})
+    assert claim(twice).endswith("; the holdout was looked at 2 times, and whoever chose after the first may fit it")
+
+
+def test_the_gap_is_told_beside_that_of_the_baselines(result: dict[str, Any]) -> None:
+    line = (
+        "From search to holdout the winner's score changes by -0.0500, those of the baselines, which nobody chose, by "
+    )
+    assert f"{line}-0.0100" in list(notes(result))
+    alone = changed(result, gap={"winner": 0.05, "baselines": None})
+    assert "From search to holdout the winner's score changes by -0.0500" in list(notes(alone))
+    assert not [n for n in notes(changed(result, gap={"winner": None, "baselines": 0.1})) if "search to holdout" in n]
+
+
+def test_floors_are_told_kept_or_broken_on_holdout(result: dict[str, Any]) -> None:
+    found = list(notes(changed(result, floors={"easy": 0.6, "hard": 0.31})))
+    assert "On holdout the winner keeps the floor: easy 0.6000 of 0.6000" in found
+    assert "On holdout the winner breaks the floor: hard 0.3000 of 0.3100" in found
+    assert "the best baseline (math)" in claim(changed(result, floors={"hard": 0.9}))
+    assert "the best baseline that keeps the floors (math)" in claim(changed(result, floors={"hard": 0.2}))
+    both = list(notes(changed(result, floors={"easy": 0.5, "hard": 0.2})))
+    assert "On holdout the winner keeps the floors: easy 0.6000 of 0.5000, hard 0.3000 of 0.2000" in both
+
+
+def test_the_optimum_is_told_in_one_line(result: dict[str, Any]) -> None:
+    span = {"low": -0.02, "high": 0.01, "level": 0.95}
+    found = {"radius": 0.05, "points": 6, "difference": -0.005, "interval": span, "worst": -0.03, "best": 0.01}
+    (line,) = (n for n in notes(changed(result, sensitivity={**found, "flat": True})) if "optimum" in n)
+    assert line == (
+        "The optimum is flat: 6 points at radius 0.05 are within ±0.0300 of the winner on select, "
+        "-0.0050 [-0.0200, +0.0100] in the mean"
+    )
+    assert any("is not flat" in n for n in notes(changed(result, sensitivity={**found, "flat": False})))
+
+
+def test_what_else_may_be_built_has_rows_after_the_winner(result: dict[str, Any]) -> None:
+    span = {"difference": -0.01, "interval": {"low": -0.02, "high": 0.0, "level": 0.95}}
+    simpler = {"steps": ["without law"], "tried": 3, "row": row("simpler", 0.55, "s", "simpler"), **span}
+    front = {"members": [row("3/4", 0.5, "m", "member")], "tasks": ["easy", "hard"], "share_of_box": 0.25}
+    more = changed(result, simpler=simpler, front=front)
+    assert [found["label"] for found in offered(more)] == ["simpler", "3/4"]
+    labels = [line.split("│")[1].strip() for line in shown(result_table(more)).splitlines() if "│" in line]
+    assert labels[-3:] == ["winner", "simpler", "front: 3/4"]
+    text = list(notes(more))
+    assert "As good within noise on select, -0.0100 [-0.0200, +0.0000] on holdout: without law" in text
+    assert "The front has 1 member, on holdout dominating 25% of the box of all scores" in text
+
+
+def test_a_search_for_simplifications_that_found_none_says_so(result: dict[str, Any]) -> None:
+    nothing = {"steps": [], "tried": 4, "row": None}
+    assert "Of 4 simplifications none came without a loss on select" in list(notes(changed(result, simpler=nothing)))
+    failed = {"steps": ["without law"], "tried": 4, "row": None}
+    assert any("could not be scored on holdout: without law" in n for n in notes(changed(result, simpler=failed)))
+    assert offered(changed(result, simpler=failed)) == []
+
+
+def test_tables_fit_eighty_columns(result: dict[str, Any]) -> None:
+    lines = shown(comparison_table(result), 80).splitlines()
+    rows = [line for line in lines if line.startswith("│")]
+    assert len(rows) == 3 and max(map(len, lines)) <= 80
+
+
+def test_numbers() -> None:
+    assert (p_value(0.04321), p_value(1.0), p_value(0.0001), p_value(0.00009)) == (
+        "0.0432",
+        "1.0000",
+        "0.0001",
+        "< 0.0001",
+    )
+    assert ahead({"difference": 0.1, "interval": {"low": -0.2, "high": 0.3}}) == "+0.1000 [-0.2000, +0.3000]"
