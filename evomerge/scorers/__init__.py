@@ -33,6 +33,10 @@ class Answer:
     truncated: bool = False
 
 
+Counts = dict[str, int]
+"""Of generated answers: how many `answers`, and how many of them `truncated`, `empty` or `unparsable`."""
+
+
 @dataclass(frozen=True)
 class Chunk:
     """A fixed batch of items, the unit of scoring work: `search/0` holds ids such as `mmlu/mmlu_law/17`."""
@@ -88,6 +92,9 @@ class Scorer(Protocol):
 
     def grade(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, float]:
         """Item scores, higher is better, from the responses to `requests(chunk)` in their order."""
+
+    def answers(self, chunk: Chunk, responses: Sequence[Any]) -> Counts:
+        """What became of the generated answers among these responses; empty where nothing was generated."""
 
 
 class Engine(Protocol):
