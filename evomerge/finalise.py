@@ -71,14 +71,18 @@ class Final:
     def _entrants(self, space: SearchSpace) -> list[Candidate]:
         """The baselines, the best of the search and its centre: whatever rank on `search` luck gave it."""
         ranked = [candidate for candidate, _ in self._board.ranked()]
-        best = ranked[: self._settings.top]
-        if self._several:
-            kept = _feasible(ranked, [self._board.worth[c.key].violation for c in ranked])
-            points = [tuple(self._board.worth[c.key].values.values()) for c in kept]
-            best = [kept[place] for place in spread_out(points, self._settings.top)]
+        best = self._spread(ranked) if self._several else ranked[: self._settings.top]
         if self._board.centre is not None:
             best += self._centre(space, self._board.centre)
         return list({c.key: c for c in (*self._able, *best)}.values())
+
+    def _spread(self, ranked: Sequence[Candidate]) -> list[Candidate]:
+        """The best of several objectives: some of the front, far from one another; the baselines are there anyway."""
+        standing = {c.key for c in self._able}
+        found = [c for c in ranked if c.key not in standing]
+        kept = _feasible(found, [self._board.worth[c.key].violation for c in found])
+        points = [tuple(self._board.worth[c.key].values.values()) for c in kept]
+        return [kept[place] for place in spread_out(points, self._settings.top)]
 
     def _centre(self, space: SearchSpace, vector: Vector) -> list[Candidate]:
         """The distribution's mean as one more candidate, where it can be scored."""

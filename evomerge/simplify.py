@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from evomerge import methods
 from evomerge.recipe import ModelRef, Recipe, Rule, Scalar, Setting, Settings, Slice, Source, simplify
@@ -23,18 +24,18 @@ class Simpler:
 
 @dataclass(frozen=True)
 class Step:
-    """One simplification of any recipe of a method: `kind` of what, by its place, gene or filter."""
+    """One simplification of any recipe of a method: `kind` of what, by its model, gene or filter."""
 
     words: str
-    kind: str
-    place: int = 0
+    kind: Literal["expert", "group", "layers", "default"]
+    model: ModelRef | None = None
     gene: str = ""
     filter: str = ""
 
     def of(self, recipe: Recipe) -> Recipe:
         """The recipe with less; the same where there is nothing to take away."""
         if self.kind == "expert":
-            return _without(recipe, self.place)
+            return _without(recipe, self.model)
         if self.kind == "group":
             return _as_base(recipe, self.filter)
         if self.kind == "layers":
@@ -69,8 +70,8 @@ def steps(recipe: Recipe, labels: Mapping[ModelRef, str]) -> Iterator[Step]:
     sources = recipe.slices[0].sources
     genes = [gene.name for gene in methods.load(recipe.method).GENES]
     found = [
-        Step(f"without {labels.get(source.model, str(source.model))}", "expert", place=place)
-        for place, source in enumerate(sources)
+        Step(f"without {labels.get(source.model, str(source.model))}", "expert", model=source.model)
+        for source in sources
         if source.model != recipe.base
     ]
     found += [Step(f"{text} as in the base", "group", filter=text) for text in _filters(recipe)]
@@ -94,12 +95,13 @@ def _alike(evaluator: Evaluator, candidate: Candidate, winner: Candidate) -> boo
     return breach[0] <= breach[1] and paired.difference >= -paired.standard_error
 
 
-def _without(recipe: Recipe, place: int) -> Recipe:
+def _without(recipe: Recipe, model: ModelRef | None) -> Recipe:
     """One expert less: with weight 0 where it has one, so that what was prepared still serves, else not listed."""
     method = methods.load(recipe.method)
     part = recipe.slices[0]
     taking_part = [i for i, source in enumerate(part.sources) if source.settings.get("weight") != 0.0]
-    if place not in taking_part or len(taking_part) <= method.EXPERTS[0] or len(recipe.slices) > 1:
+    place = next((i for i in taking_part if part.sources[i].model == model), None)
+    if place is None or len(taking_part) <= method.EXPERTS[0] or len(recipe.slices) > 1:
         return recipe
     if "weight" in method.PER_EXPERT and recipe.options.get("sign") != "unweighted":
         source = part.sources[place]

@@ -10,7 +10,7 @@ from evomerge import methods
 from evomerge.groups import Layout
 from evomerge.jobs import Job
 from evomerge.objective import Objective
-from evomerge.recipe import Recipe, Rule, Source, models_form
+from evomerge.recipe import ModelRef, Recipe, Rule, Source, models_form
 from evomerge.search import Candidate
 from evomerge.simplify import Simpler, backward, steps
 from evomerge.space import Space
@@ -50,6 +50,14 @@ def test_an_expert_that_votes_without_a_weight_is_not_listed() -> None:
     sources = tuple(Source(ref) for ref in EXPERTS.values())
     recipe = models_form("magmax", BASE, sources, {"lambda": 0.5})
     assert [s.model for s in found(recipe)["without left"].slices[0].sources] == [EXPERTS["right"]]
+
+
+def test_one_expert_after_another_goes_by_its_name() -> None:
+    refs = [ModelRef(name) for name in ("one", "two", "three")]
+    recipe = models_form("magmax", BASE, tuple(Source(ref) for ref in refs), {"lambda": 0.5})
+    every = {step.words: step for step in steps(recipe, {})}
+    left = every["without two"].of(every["without one"].of(recipe))
+    assert [source.model.path for source in left.slices[0].sources] == ["three"]
 
 
 def test_layers_share_the_mean_of_their_values() -> None:

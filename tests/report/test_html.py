@@ -134,6 +134,9 @@ def test_a_front_is_drawn_for_each_pair_of_tasks(run_folder: Path, page: Page) -
     assert len(figures) == 1
     assert len(found.all("circle", "rival")) == 4, "the baselines"
     assert len(found.all("circle", "winner")) == 2, "in the search curve and in the front"
+    width, height = (float(side) for side in str(figures[0]["viewbox"]).split()[2:])
+    places = [(float(str(c["cx"])), float(str(c["cy"]))) for c in found.all("circle", "rival")]
+    assert all(0 < x < width and 0 < y < height for x, y in places) and len(set(places)) == 1, "they score alike"
     text = "".join(found.text)
     assert "front: math" in text and "dominating 50% of the box" in text
     names = {name for _, attrs in found.elements for name in attrs}
