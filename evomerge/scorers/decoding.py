@@ -1,6 +1,6 @@
 """The decoding loop: `generate` of transformers prepares and prefills, then only rows that still speak are computed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +76,7 @@ class Loop:
         inputs = model._update_model_kwargs_for_generation(outputs, inputs, is_encoder_decoder=seq2seq)
         rows = [line.prompt for line in self._live]
         logits = outputs.logits[rows, -1]
-        input_ids, inputs = _chosen(input_ids, inputs, rows)
+        input_ids, inputs = _chosen(input_ids, inputs, logits_processor, rows)
         if seq2seq:
             for line, start in zip(self._live, input_ids.tolist(), strict=True):
                 line.tokens += start
@@ -86,7 +86,7 @@ class Loop:
             rows = self._close(ends)
             if not rows:
                 return input_ids
-            input_ids, inputs = _chosen(input_ids, inputs, rows)
+            input_ids, inputs = _chosen(input_ids, inputs, logits_processor, rows)
             outputs = model(**model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, **inputs))
             inputs = model._update_model_kwargs_for_generation(outputs, inputs, is_encoder_decoder=seq2seq)
             logits = outputs.logits[:, -1]
@@ -138,11 +138,17 @@ def refuse_infinite(input_ids: Tensor, scores: Tensor) -> Tensor:
     return scores
 
 
-def _chosen(input_ids: Tensor, inputs: dict[str, Any], rows: list[int]) -> tuple[Tensor, dict[str, Any]]:
+def _chosen(
+    input_ids: Tensor, inputs: dict[str, Any], processors: Iterable[Any], rows: list[int]
+) -> tuple[Tensor, dict[str, Any]]:
     """Row i of everything becomes what row `rows[i]` was."""
     if rows == list(range(len(input_ids))):
         return input_ids, inputs
     picked = torch.tensor(rows, device=input_ids.device)
+    for processor in processors:  # a repetition penalty knows how much padding each row begins with
+        padding = getattr(processor, "prompt_ignore_length", None)
+        if isinstance(padding, Tensor):
+            processor.prompt_ignore_length = padding[picked]
     return input_ids[picked], {name: _pick(value, picked) for name, value in inputs.items()}
 
 

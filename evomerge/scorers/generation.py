@@ -3,9 +3,10 @@
 import copy
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -14,14 +15,16 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evomerge.errors import TaskError
+from evomerge.errors import CandidateError, TaskError
 from evomerge.scorers import Answer, Request
 from evomerge.scorers.caches import States, begin, new_cache, prefix_states, shares_prefixes
 from evomerge.scorers.decoding import Line, Loop, Stops, end_tokens, refuse_infinite
 from evomerge.scorers.memory import Budget
 from evomerge.scorers.quiet import SEED
 from evomerge.scorers.windows import position_reach
-from evomerge.scorers.wishes import Wishes, read_wishes
+from evomerge.scorers.wishes import OBEYED, Wishes, read_wishes
+
+log = logging.getLogger(__name__)
 
 Ids = tuple[int, ...]
 
@@ -51,7 +54,7 @@ class Generator:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        max_tokens: int = 32768,
+        max_tokens: int = 16384,
         max_length: int | None = None,
     ) -> None:
         self._model = model
@@ -82,6 +85,31 @@ class Generator:
                 answers[place] = own if repeats > 1 else own[0]
         return answers
 
+    @cached_property
+    def alone_because(self) -> str | None:
+        """Why the decoding loop does not suit this model, or None: it says on two prompts what `generate` alone says.
+
+        Half precision has ties that a batch may break another way, so there it need only run.
+        """
+        trial = Wishes((), 4, {"do_sample": False})
+        vocabulary = self._model.config.get_text_config().vocab_size
+        draw = torch.randint(vocabulary, (2, 8), generator=torch.Generator().manual_seed(SEED)).tolist()
+        prompts = [_Prompt(tuple(draw[0]), 1), _Prompt(tuple(draw[1][:5]), 1)]
+        ours: dict[Ids, list[Answer]] = {}
+        reason = None
+        try:
+            self._batch(prompts, trial, (), [], ours)
+        except CandidateError:
+            raise
+        except Exception as error:  # custom code may fail in any way on arguments that it does not know
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        exact = self._model.dtype == torch.float32 and trial.settings(self._model) <= OBEYED
+        if not reason and exact and any(ours[p.ids] != [self._one(p.ids, 0, trial)] for p in prompts):
+            reason = "the two differ on a trial prompt"
+        if reason:
+            log.warning("answers are generated one by one, not by the decoding loop: %s", reason)
+        return reason
+
     def _encode(self, context: str, wishes: Wishes) -> Ids:
         """A context's tokens: no second BOS, and its beginning cut where it is too long."""
         room = self._max_length if self._seq2seq else self._max_length - wishes.max_gen_toks
@@ -102,9 +130,12 @@ class Generator:
         ordered = sorted(prompts, key=lambda prompt: -len(prompt.ids))
         cache = new_cache(self._model)
         longest = len(ordered[0].ids) + wishes.max_gen_toks
-        if cache is None or longest > self._reach or not wishes.obeyed_by_loop(self._model):
+        settings = wishes.settings(self._model)
+        alone = longest > self._reach or "max_length" in wishes.options or not settings <= OBEYED
+        if cache is None or alone or self.alone_because:
             return {prompt.ids: [self._one(prompt.ids, i, wishes) for i in range(prompt.answers)] for prompt in prompts}
-        for prefix, members in _behind_prefixes(ordered) if shares_prefixes(cache) else [((), ordered)]:
+        shared = shares_prefixes(cache) and "repetition_penalty" not in settings  # it would punish padding
+        for prefix, members in _behind_prefixes(ordered) if shared else [((), ordered)]:
             states = prefix_states(self._model, prefix) if prefix else []
             work = partial(self._batch, wishes=wishes, prefix=prefix, states=states, found=found)
             self._budget.run(members, partial(_cost, wishes=wishes), work)

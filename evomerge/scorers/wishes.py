@@ -11,11 +11,10 @@ from transformers import PreTrainedModel
 from evomerge.errors import TaskError
 
 MAX_GEN_TOKS = 256  # lm-eval's, for requests that do not say
-# Settings of `generate` that the decoding loop obeys and that leave every row to itself; the model's own
-# generation config counts too. With any other one, `generate` runs its own loop.
+IDLE = {"transformers_version", "_from_model_config", "output_attentions", "output_hidden_states", "use_cache"}
+# Settings of `generate` that the decoding loop obeys. With any other one, `generate` runs its own loop.
 OBEYED = {
-    *("transformers_version", "_from_model_config", "output_attentions", "output_hidden_states", "use_cache"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length", "repetition_penalty"),
     *("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
 }
 
@@ -33,11 +32,11 @@ class Wishes:
         """Whether two answers to one context may differ."""
         return bool(self.options["do_sample"])
 
-    def obeyed_by_loop(self, model: PreTrainedModel) -> bool:
-        """Whether the decoding loop does what these options and the model's own configuration say."""
+    def settings(self, model: PreTrainedModel) -> set[str]:
+        """What `generate` is told beyond its defaults, by the request or by the model's own configuration."""
         config = copy.deepcopy(model.generation_config)
         unknown = config.update(**self.options)
-        return not unknown and "max_length" not in self.options and set(config.to_diff_dict()) <= OBEYED
+        return {*config.to_diff_dict(), *unknown} - IDLE
 
     def text(self, generated: str) -> tuple[str, bool]:
         """What stands before the first stop sequence, and whether there was one."""

@@ -119,35 +119,52 @@ def test_an_end_token_ends_an_answer_without_truncation(model, tokenizer) -> Non
     assert Generator(model, tokenizer).answer(ask("go", until=[])) == [Answer("", truncated=False)]
 
 
+def tried(model: PreTrainedModel, tokenizer: Any) -> Generator:
+    """A generator that has already compared its loop with `generate`."""
+    generator = Generator(model, tokenizer)
+    assert generator.alone_because is None
+    return generator
+
+
 def counted(model: PreTrainedModel) -> list[tuple[int, int]]:
-    """Rows and tokens of every forward pass, as they happen."""
+    """Rows and tokens of every forward pass of the decoder, as they happen."""
     seen: list[tuple[int, int]] = []
-    model.get_input_embeddings().register_forward_hook(lambda module, ids, out: seen.append(tuple(ids[0].shape)))
+    model.get_decoder().get_input_embeddings().register_forward_hook(
+        lambda module, ids, out: seen.append(tuple(ids[0].shape))
+    )
     return seen
 
 
-def test_what_contexts_share_is_computed_once(model, tokenizer) -> None:
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "mistral"])
+def test_what_contexts_share_is_computed_once(shape) -> None:
+    """By layers that see every token; a sliding window counts its tokens, so padding may not stand among them."""
+    model, tokenizer = made(shape), tokenizer_of(shape)
     shared = "a long list of examples that comes before every question: " * 4
     requests = ask(*(shared + prompt for prompt in PROMPTS))
+    generator = tried(model, tokenizer)
     seen = counted(model)
-    ours = Generator(model, tokenizer).answer(requests)
+    ours = generator.answer(requests)
     longest = max(len(prompt) for prompt in PROMPTS)
-    assert seen[0][0] == 1 and seen[0][1] >= len(shared)
-    assert seen[1][0] == len(PROMPTS) and seen[1][1] <= longest
+    if shape != "mistral":
+        assert seen[0][0] == 1 and seen[0][1] >= len(shared)
+        assert seen[1][0] == len(PROMPTS) and seen[1][1] <= longest
+    else:
+        assert seen[0][0] == len(PROMPTS) and seen[0][1] >= len(shared) + longest
     assert texts(ours) == by_lm_eval(model, tokenizer, requests)
 
 
 def test_equal_contexts_are_computed_once(model, tokenizer) -> None:
+    generator = tried(model, tokenizer)
     seen = counted(model)
-    greedy = Generator(model, tokenizer).answer(ask(*PROMPTS, *PROMPTS, repeats=3))
+    greedy = generator.answer(ask(*PROMPTS, *PROMPTS, repeats=3))
     assert greedy[:9] == greedy[9:] and all(len(set(answers)) == 1 and len(answers) == 3 for answers in greedy)
     assert {rows for rows, _ in seen} <= set(range(1, 10))
 
 
 def test_answers_that_stop_leave_the_batch(model, tokenizer) -> None:
+    generator = tried(model, tokenizer)
     seen = counted(model)
     requests = ask(*PROMPTS, until=["e", "o", "a"])
-    generator = Generator(model, tokenizer)
     generator.answer(requests)
     together = [rows for rows, _ in seen]
     for request in requests:
@@ -185,7 +202,7 @@ def test_the_likeliest_of_one_is_the_greedy_answer(generator) -> None:
     assert generator.answer(ask(*PROMPTS, **SAMPLED, top_k=1)) == generator.answer(ask(*PROMPTS, until=[]))
 
 
-@pytest.mark.parametrize("options", [{"num_beams": 3}, {"repetition_penalty": 1.7}, {"max_length": 60}], ids=str)
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"no_repeat_ngram_size": 2}, {"max_length": 60}], ids=str)
 @pytest.mark.parametrize("shape", ["llama", "t5"])
 def test_what_the_loop_does_not_obey_is_left_to_transformers(shape, options) -> None:
     model, tokenizer, requests = made(shape), tokenizer_of(shape), ask(*PROMPTS[:4], **options)
@@ -193,11 +210,16 @@ def test_what_the_loop_does_not_obey_is_left_to_transformers(shape, options) -> 
     assert texts(ours) == by_lm_eval(model, tokenizer, requests)
 
 
-def test_the_models_own_generation_config_counts(model, tokenizer) -> None:
-    plain = texts(Generator(model, tokenizer).answer(ask(*PROMPTS)))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_models_own_generation_config_counts(shape) -> None:
+    model, tokenizer = made(shape), tokenizer_of(shape)
+    requests = ask(*PROMPTS, until=["e", "o"])
+    plain = texts(Generator(model, tokenizer).answer(requests))
     model.generation_config.repetition_penalty = 1.7
-    ours = texts(Generator(model, tokenizer).answer(ask(*PROMPTS)))
-    assert ours == by_lm_eval(model, tokenizer, ask(*PROMPTS)) and ours != plain
+    seen = counted(model)
+    ours = texts(Generator(model, tokenizer).answer(requests))
+    assert max(rows for rows, _ in seen) == len(PROMPTS)
+    assert ours == by_lm_eval(model, tokenizer, requests) and ours != plain
 
 
 def test_positions_that_depend_on_the_longest_row_are_left_to_transformers(tokenizer) -> None:
@@ -209,6 +231,24 @@ def test_positions_that_depend_on_the_longest_row_are_left_to_transformers(token
     assert texts(ours) == by_lm_eval(model, tokenizer, ask(PROMPTS[1]), max_length=128)
     Generator(model, tokenizer, max_length=128).answer(ask(*PROMPTS))
     assert {rows for rows, _ in seen} == {1}
+
+
+@pytest.mark.parametrize("wrong", [ValueError("custom code knows no such argument"), None], ids=["fails", "differs"])
+def test_a_model_that_the_loop_does_not_suit_is_left_to_transformers(model, tokenizer, caplog, wrong) -> None:
+    expected = by_lm_eval(model, tokenizer, ask(*PROMPTS))
+    whole = model.prepare_inputs_for_generation
+
+    @functools.wraps(whole)
+    def other(input_ids: torch.Tensor, **inputs: Any) -> Any:
+        if len(input_ids) > 1 and wrong:
+            raise wrong
+        return whole(input_ids if len(input_ids) == 1 else torch.zeros_like(input_ids), **inputs)
+
+    model.prepare_inputs_for_generation = other
+    assert texts(Generator(model, tokenizer).answer(ask(*PROMPTS))) == expected
+    (record,) = caplog.records
+    reason = str(wrong) if wrong else "the two differ on a trial prompt"
+    assert record.message.startswith("answers are generated one by one") and reason in record.message
 
 
 @pytest.mark.parametrize("options", [{}, SAMPLED, {"num_beams": 2}], ids=str)
