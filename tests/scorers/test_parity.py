@@ -13,6 +13,13 @@ from lm_eval.tasks import TaskManager
 
 from evomerge.errors import CandidateError
 from evomerge.scorers import SLICES
+from tests.scorers.conftest import random_model
+
+
+@pytest.fixture(params=["llama", "gpt2", "gemma2"])
+def model(request: Any) -> Any:
+    """Three families; the fixtures of the engine take this model."""
+    return random_model(request.param)
 
 
 @pytest.fixture
@@ -36,15 +43,48 @@ def rows_of(scores: dict[str, float]) -> dict[int, float]:
     return {int(item.rpartition("/")[2]): score for item, score in scores.items()}
 
 
-@pytest.mark.parametrize("metric", ["acc", "acc_norm"])
+METRICS = [
+    {"metric": m, "aggregation": "mean", "higher_is_better": True} for m in ("acc", "acc_norm", "acc_mutual_info")
+]
+
+
+@pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_mutual_info"])
 def test_choices_score_as_in_lm_eval(harness, choice, freeze, score, metric) -> None:
-    scorer = freeze({"name": "mc", "spec": choice(), "metric": metric})
+    spec = choice(metric_list=METRICS)
+    scorer = freeze({"name": "mc", "spec": spec, "metric": metric})
     ours = score(scorer)
     ids = sorted(rows_of(ours))
-    theirs, mean = harness({**choice(), "task": "mc"}, metric, samples={"mc": ids})
+    theirs, mean = harness({**spec, "task": "mc"}, metric, samples={"mc": ids})
     assert rows_of(ours) == theirs
     assert scorer.plan.score(ours) == pytest.approx(mean)
     assert 0 < mean < 1  # a constant would agree with anything
+
+
+@pytest.mark.parametrize("count", [2, 10])
+def test_two_to_ten_choices_of_one_token_score_as_in_lm_eval(harness, choice, freeze, score, count) -> None:
+    rows = [{"q": f"{i}+{i % 5}=", "choices": list("0123456789"[:count]), "gold": i % count} for i in range(60)]
+    spec = choice(rows={"validation": rows})
+    ours = score(freeze({"name": "mc", "spec": spec, "search": 40}), *SLICES)
+    theirs, mean = harness({**spec, "task": "mc"}, "acc")
+    assert rows_of(ours) == theirs and 0 < mean < 1
+
+
+def test_a_cloze_scores_as_in_lm_eval(harness, choice, freeze, score) -> None:
+    """Whether the likeliest text is the right one: a random model is right when the text is what it says anyway."""
+    spec = choice(output_type="loglikelihood", doc_to_choice=None, doc_to_target="{{choices[gold]}}")
+    spec["metric_list"] = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
+    ours = score(freeze({"name": "mc", "spec": spec}), *SLICES)
+    theirs, _ = harness({**spec, "task": "mc"}, "acc")
+    assert rows_of(ours) == {row: theirs[row] for row in rows_of(ours)}
+
+
+def test_five_shots_from_another_split_score_as_in_lm_eval(harness, choice, freeze, score, sums) -> None:
+    rows = {"validation": sums(40), "train": sums(9, start=100)}
+    shots = {"sampler": "first_n", "split": "train"}
+    spec = choice(rows=rows, training_split="train", fewshot_config=shots, num_fewshot=5)
+    ours = score(freeze({"name": "mc", "spec": spec}), *SLICES)
+    theirs, _ = harness({**spec, "task": "mc"}, "acc")
+    assert rows_of(ours) == theirs
 
 
 def test_few_shot_prompts_are_those_of_a_full_run(harness, choice, freeze, score, sums) -> None:
