@@ -34,9 +34,14 @@ COMPILE = {"auto": None, "always": True, "never": False}
 class Part:
     """One tensor of a candidate: what goes in, and the numbers that merge it."""
 
-    name: str
+    plan: TensorPlan
     setup: methods.Setup
     coefficients: Coefficients
+
+    @property
+    def name(self) -> str:
+        """The output's name."""
+        return self.plan.name
 
 
 class Materializer:
@@ -64,6 +69,7 @@ class Materializer:
         self._setups: dict[Any, list[methods.Setup]] = {}
         self._places: dict[Any, Held] = {}
         self._model: nn.Module | None = None
+        self._outs: dict[str, Tensor] = {}
         self._held: dict[str, tuple[methods.Setup, Coefficients]] = {}
 
     def parts(self, recipe: Recipe) -> Iterator[Part]:
@@ -72,7 +78,7 @@ class Materializer:
         for entry, setup in zip(entries, setups, strict=True):
             self._ready(method, recipe, entry, setup)
             genes = methods.Genes(entry.shared, tuple(e.values for e in entry.experts), entry.base.values)
-            yield Part(entry.name, setup, method.coefficients(setup, genes))
+            yield Part(entry, setup, method.coefficients(setup, genes))
 
     def prepare(self, recipe: Recipe) -> Iterator[tuple[int, int]]:
         """Prepare everything that recipes of this method and these models need; yields (tensors done, tensors)."""
@@ -83,13 +89,18 @@ class Materializer:
 
     @torch.no_grad()
     def tensors(self, recipe: Recipe, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
-        """Every merged tensor under its output name, one at a time, on the host; CandidateError where not finite."""
+        """Every merged tensor under its output name, one at a time, on the host; CandidateError where not finite.
+
+        Banks that are in memory only are let go of after their tensor: a stream is read once.
+        """
         for part in self.parts(recipe):
             (sources,) = self._placement.stream([part.setup.sources])
             out = torch.empty(sources.shape, dtype=dtype, device=self.device)
             flag = kernels.apply(part.coefficients, sources, out, self.runner)
             _refuse_non_finite([part.name], [flag], dtype)
             yield part.name, out.cpu()
+            if self._prepared.in_memory:
+                part.setup.sources.let_go()
 
     @torch.no_grad()
     def write(self, recipe: Recipe, model: nn.Module) -> None:
@@ -99,9 +110,9 @@ class Materializer:
         model, are left alone.
         """
         if self._model is not model:
-            self._model, self._held = model, {}
+            self._model, self._held, self._outs = model, {}, dict(model.named_parameters())
         parts = list(self.parts(recipe))
-        outs = self._parameters([part.name for part in parts], model)
+        outs = self._parameters([part.name for part in parts])
         held, self._held = self._held, {}  # a write that fails half-way leaves nothing that is known
         work = [part for part in parts if held.get(part.name) != (part.setup, part.coefficients)]
         flags = [
@@ -116,10 +127,9 @@ class Materializer:
         """Take nothing for granted at the next write: somebody else may have written into the model."""
         self._held = {}
 
-    def _parameters(self, names: list[str], model: nn.Module) -> dict[str, Tensor]:
+    def _parameters(self, names: list[str]) -> dict[str, Tensor]:
         """Output name → the live parameter that it fills."""
-        left: dict[str, Tensor] = dict(model.named_parameters())
-        found = {}
+        left, found = dict(self._outs), {}
         for name in names:
             parameter = left.pop(self.family.base.parameter.get(name, ""), None)
             if parameter is None:
@@ -169,40 +179,37 @@ class Materializer:
 
     def _sources(self, at: TensorPlan) -> Sources:
         name = self.family.base.parameter.get(at.name, at.name)
-        updates = [self._placed(expert, at.base) for expert in at.experts]
         base = self._placed(at.base, None)
-        assert isinstance(base, Tensor)
-        return Sources(name, base, updates, self.device)
+        assert isinstance(base, Tensor) or callable(base)
+        return Sources(name, base, [self._placed(expert, at.base) for expert in at.experts], self.device)
 
     def _placed(self, source: Input, base: Input | None) -> Held:
         """A model's tensor where it stays: relative to `base`, or as it is; one copy for every method and recipe.
 
-        A dense weight that an adapter makes (DoRA, an adapter of another base) is made again for each use: kept, it
-        would be a whole model in fp32.
+        A dense weight that an adapter makes (DoRA, an adapter of another base or as base) is made again for each use:
+        kept, it would be a whole model in fp32.
         """
         key = (source.model, source.name, base and (base.model, base.name))
         if key not in self._places:
-            if base is None:
-                self._places[key] = self._placement.place(self._dense(source))
-            else:
-                update = self._update(source, base)
-                made = source.model.adapter and isinstance(update, Tensor)
-                self._places[key] = partial(self._update, source, base) if made else self._placement.place(update)
+            update = self._update(source, base)
+            made = source.model.adapter and isinstance(update, Tensor)
+            self._places[key] = partial(self._weight, source, base) if made else self._placement.place(update)
         return self._places[key]
 
-    def _dense(self, source: Input) -> Tensor:
-        """A model's own tensor in the base's place, dense even where the model is an adapter."""
+    def _weight(self, source: Input, base: Input | None) -> Tensor:
+        update = self._update(source, base)
+        assert isinstance(update, Tensor)
+        return update
+
+    def _update(self, source: Input, base: Input | None) -> Update:
+        """The tensor relative to what stands as base: factors only where that is the family's base, else dense."""
         stored = self.family.base.checkpoint.tensor(source.name)
         update = self.family.update(source.model, source.name)
+        if base and base.model == self.family.ref and base.name == source.name:
+            return update
         if update is None:
             return stored
         return update.delta().add_(stored) if isinstance(update, Factors) else update
-
-    def _update(self, expert: Input, base: Input) -> Update:
-        """The expert relative to the tensor that stands as base: factors only where that is the family's base."""
-        update = self.family.update(expert.model, expert.name)
-        same_place = base.model == self.family.ref and base.name == expert.name
-        return update if same_place else self._dense(expert)
 
 
 def _apply(coefficients: Coefficients, sources: Sources, parameter: Tensor, runner: Runner) -> Tensor:

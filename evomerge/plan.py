@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.groups import Layout, layer_of, outer_kind, relative_depth, shift_layer
-from evomerge.recipe import ModelRef, Reader, Recipe, Scalar, Settings, Slice, Source, reader
-
-BASE, SHARED = -1, -2  # beside the places of a slice's sources
+from evomerge.recipe import ModelRef, Reader, Recipe, Scalar, Settings, Slice, reader
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ class _Site:
 
 def plan(recipe: Recipe, layout: Layout) -> list[TensorPlan]:
     """One entry per output tensor, for a base of this layout; raises ConfigError where a value is missing."""
-    planner = _Planner(recipe, layout)
-    return [planner.tensor(site) for site in _sites(recipe, layout)]
+    parts = {id(part): _Part(recipe, part, layout) for part in recipe.slices}
+    return [parts[id(site.part)].tensor(site) for site in _sites(recipe, layout)]
 
 
 def output_layers(recipe: Recipe) -> int | None:
@@ -109,52 +107,41 @@ def _base_of(recipe: Recipe, part: Slice) -> ModelRef:
     return part.base or recipe.base or part.sources[0].model
 
 
-class _Planner:
-    """Resolves names and values of one recipe over one layout."""
+class _Part:
+    """Resolves names and values of one slice."""
 
-    def __init__(self, recipe: Recipe, layout: Layout) -> None:
-        self._recipe, self._layout = recipe, layout
-        self._method = methods.load(recipe.method)
-        self._resolvers: dict[tuple[int, int], _Resolver] = {}
+    def __init__(self, recipe: Recipe, part: Slice, layout: Layout) -> None:
+        method, scopes = methods.load(recipe.method), (part.settings, recipe.settings)
+        self._model, self._start = _base_of(recipe, part), _base_start(recipe, part)
+        own = next((source for source in part.sources if source.model == self._model), None)
+        # A base that is not listed takes part with weight 0, unless the recipe's own level gives it one.
+        weights = {key: None if own else 0.0 for key in method.BASE}
+        self._base = _Resolver(self._model, weights, (own.settings if own else {}, *scopes), layout)
+        self._experts = [
+            (source, _Resolver(source.model, method.PER_EXPERT, (source.settings, *scopes), layout))
+            for source in part.sources
+            if source.model != self._model
+        ]
+        self._shared = _Resolver(self._model, method.SHARED, scopes, layout)
 
     def tensor(self, site: _Site) -> TensorPlan:
-        part = site.part
-        model = _base_of(self._recipe, part)
-        name = _name(site, _base_start(self._recipe, part))
-        values = self._resolver(part, BASE, model).at(self._layout.spellings(name), name, site.depth)
-        experts = tuple(
-            self._expert(place, source, site) for place, source in enumerate(part.sources) if source.model != model
-        )
-        shared = self._resolver(part, SHARED, model).at(self._layout.spellings(site.name), site.name, site.depth)
-        return TensorPlan(site.name, Input(model, name, values), experts, shared)
-
-    def _expert(self, place: int, source: Source, site: _Site) -> Input:
-        name = _name(site, source.layers[0] if source.layers else 0)
-        resolver = self._resolver(site.part, place, source.model)
-        return Input(source.model, name, resolver.at(self._layout.spellings(name), name, site.depth))
-
-    def _resolver(self, part: Slice, place: int, owner: ModelRef) -> "_Resolver":
-        """The settings of the base, of all models, or of the source at a place, in one slice."""
-        key = (id(part), place)
-        if key not in self._resolvers:
-            scopes: tuple[Settings, ...] = (part.settings, self._recipe.settings)
-            defaults = self._method.SHARED
-            if place == BASE:
-                own = next((source for source in part.sources if source.model == owner), None)
-                # A base that is not listed takes part with weight 0, unless the recipe's own level gives it one.
-                defaults = {key: None if own else 0.0 for key in self._method.BASE}
-                scopes = (own.settings if own else {}, *scopes)
-            elif place != SHARED:
-                defaults, scopes = self._method.PER_EXPERT, (part.sources[place].settings, *scopes)
-            self._resolvers[key] = _Resolver(owner, defaults, scopes)
-        return self._resolvers[key]
+        """The inputs of one output tensor."""
+        name = _name(site, self._start)
+        base = Input(self._model, name, self._base.at(name, site.depth))
+        experts = []
+        for source, values in self._experts:
+            name = _name(site, source.layers[0] if source.layers else 0)
+            experts.append(Input(source.model, name, values.at(name, site.depth)))
+        return TensorPlan(site.name, base, tuple(experts), self._shared.at(site.name, site.depth))
 
 
 class _Resolver:
     """The values of one set of parameters, tensor by tensor; what is the same for every tensor is looked up once."""
 
-    def __init__(self, owner: ModelRef, defaults: Mapping[str, Scalar | None], scopes: tuple[Settings, ...]) -> None:
-        self._owner = owner
+    def __init__(
+        self, owner: ModelRef, defaults: Mapping[str, Scalar | None], scopes: tuple[Settings, ...], layout: Layout
+    ) -> None:
+        self._owner, self._layout = owner, layout
         self._fixed: dict[str, Scalar] = {}
         self._varying: dict[str, tuple[list[Reader], Scalar | None]] = {}
         for key, default in defaults.items():
@@ -165,11 +152,11 @@ class _Resolver:
             else:
                 self._fixed[key] = first
 
-    def at(self, names: tuple[str, ...], name: str, depth: float) -> Mapping[str, Scalar]:
-        """The values for the tensor of these spellings; ConfigError where one is missing."""
+    def at(self, name: str, depth: float) -> Mapping[str, Scalar]:
+        """The values for one tensor; ConfigError where one is missing."""
         if not self._varying:
             return self._fixed
-        values = dict(self._fixed)
+        values, names = dict(self._fixed), self._layout.spellings(name)
         for key, (chain, default) in self._varying.items():
             found = (read(names, depth) for read in chain)
             value = next((hit for hit in found if hit is not None), default)

@@ -45,6 +45,11 @@ class Prepared:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether nothing is kept on disk."""
+        return self._folder is None
+
     def get(self, key: str, name: str, prepare: Callable[[], State]) -> State:
         """The state, from disk where it is already there."""
         if self._folder is None:

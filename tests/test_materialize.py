@@ -382,6 +382,17 @@ def test_preparing_beforehand_reports_progress_and_is_done_once(llama: Folders, 
     assert state(model) == fresh(llama, recipe)
 
 
+def test_a_stream_keeps_no_banks(llama: Folders) -> None:
+    """A merge of a large model would hold one or two more of its size at the end."""
+    recipe = models_form("tsv_m", llama.base, tuple(Source(ref, {"alpha": 0.5}) for ref in llama.experts), {})
+    materializer = Materializer(Family(llama.base, llama.experts))
+    prepared = [part.setup.sources for part in materializer.parts(recipe)]
+    assert any(name.startswith("bank.") for sources in prepared for name in sources.prepared)
+    first = fingerprint(materializer.tensors(recipe))
+    assert not any(name.startswith("bank.") for sources in prepared for name in sources.prepared)
+    assert fingerprint(materializer.tensors(recipe)) == first
+
+
 @pytest.mark.slow
 def test_a_compiler_changes_no_bit_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors of the tiny family are below what is compiled, so the bound goes down for this one."""

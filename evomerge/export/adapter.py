@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evomerge import methods, recipe_yaml
+from evomerge import recipe_yaml
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.experts import AdapterExpert
 from evomerge.export.card import adapter_card
@@ -21,10 +21,10 @@ from evomerge.export.folder import open_recipe
 from evomerge.export.peft_format import Modules, write_weights
 from evomerge.export.staging import staged
 from evomerge.family import Family
-from evomerge.groups import layer_of
-from evomerge.kernels import Coefficients, LinComb, Rows, Sources
+from evomerge.kernels import LinComb, Rows
 from evomerge.lora import Factors
-from evomerge.plan import Input, TensorPlan, plan
+from evomerge.materialize import Materializer, Part
+from evomerge.plan import Input, TensorPlan
 from evomerge.recipe import ModelRef, Recipe
 
 REMEDY = "merge without --adapter"
@@ -100,7 +100,8 @@ def _refuse_others(recipe: Recipe, family: Family) -> None:
 def _all_terms(recipe: Recipe, family: Family) -> Iterator[tuple[str, list[tuple[float, Factors]]]]:
     """Every tensor of the base with the weighted factors that the merge adds to it."""
     left = set(family.layout.names)
-    for at, weights in _coefficients(recipe, family):
+    for part in Materializer(family, compiled=False).parts(recipe):
+        at, weights = part.plan, _weights(recipe.method, part)
         weighted = list(zip((at.base, *at.experts), weights, strict=True))
         total = sum(weights)
         if not abs(total - 1.0) <= TOLERANCE:  # NaN too
@@ -125,45 +126,14 @@ def _terms(family: Family, at: TensorPlan, weighted: Sequence[tuple[Input, float
             yield weight, update
 
 
-def _coefficients(recipe: Recipe, family: Family) -> Iterator[tuple[TensorPlan, list[float]]]:
-    """The weights of the base and of each expert in every tensor; the one place that asks the method."""
-    method, entries = methods.load(recipe.method), plan(recipe, family.layout)
-    options = methods.choose_options(recipe.method, recipe.options)
-    # Made anew for each look at the whole merge: where an adapter stands as base, they are dense.
-    whole = methods.Whole(lambda: (_sources(family, at) for at in entries))
-    for at in entries:
-        depth = family.layout.depth(at.name) if layer_of(at.name) else None
-        setup = methods.Setup(_sources(family, at), options, recipe.seed, recipe.base is not None, depth, whole)
-        setup.sources.hold(method.prepare(setup))
-        genes = methods.Genes(at.shared, tuple(expert.values for expert in at.experts), at.base.values)
-        yield at, _numbers(recipe.method, at, method.coefficients(setup, genes))
-
-
-def _numbers(method: str, at: TensorPlan, found: Coefficients) -> list[float]:
+def _weights(method: str, part: Part) -> list[float]:
+    """The weights of the base and of each expert in one tensor."""
+    found = part.coefficients
     weights = (found.base, *found.experts) if isinstance(found, LinComb) and not found.directions else ()
     numbers = [weight for weight in weights if not isinstance(weight, Rows)]
-    if len(numbers) != 1 + len(at.experts):
-        raise ConfigError(f"method {method}: {at.name} is no weighted sum of the experts; {REMEDY}")
+    if len(numbers) != 1 + len(part.plan.experts):
+        raise ConfigError(f"method {method}: {part.name} is no weighted sum of the experts; {REMEDY}")
     return numbers
-
-
-def _sources(family: Family, at: TensorPlan) -> Sources:
-    """What a method may look at to find its coefficients."""
-    on_base = [at.base.model == family.ref and at.base.name == expert.name for expert in at.experts]
-    updates = [
-        family.update(expert.model, expert.name) if same else _dense(family, expert)
-        for expert, same in zip(at.experts, on_base, strict=True)
-    ]
-    return Sources(family.base.parameter.get(at.name, at.name), _dense(family, at.base), updates)
-
-
-def _dense(family: Family, source: Input) -> Tensor:
-    """A model's own tensor, whole even where the model is an adapter."""
-    stored = family.base.checkpoint.tensor(source.name)
-    update = family.update(source.model, source.name)
-    if update is None:
-        return stored
-    return update.delta().add_(stored) if isinstance(update, Factors) else update
 
 
 def _product(name: str, terms: Sequence[tuple[float, Factors]], rank: int | None) -> Product:

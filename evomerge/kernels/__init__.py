@@ -1,6 +1,5 @@
 """The fused passes that apply every method: fp32 inside, one rounding at the write, compiled where that pays."""
 
-import torch
 from torch import Tensor
 
 from evomerge.kernels.coefficients import Block, Coefficients, Consensus, LinComb, LowRank, Rows
@@ -19,7 +18,6 @@ __all__ = [
     "Runner",
     "Sources",
     "apply",
-    "merged",
 ]
 
 
@@ -33,10 +31,3 @@ def apply(coefficients: Coefficients, sources: Sources, out: Tensor, runner: Run
     if isinstance(coefficients, LowRank):
         return lowrank(sources, coefficients, out, runner)
     return consensus(sources, coefficients, out, runner)
-
-
-def merged(coefficients: Coefficients, sources: Sources) -> Tensor:
-    """One merged tensor in fp32, by the plain passes."""
-    out = torch.empty(sources.shape, device=sources.device)
-    apply(coefficients, sources, out, Runner())
-    return out

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,10 +9,8 @@ from torch import Tensor
 from evomerge.kernels.coefficients import Block, Consensus, LowRank, Rule
 from evomerge.kernels.lowrank import Tiles, tile
 from evomerge.kernels.runner import Runner
-from evomerge.kernels.sources import Key, Sources
+from evomerge.kernels.sources import Key, Kind, Sources
 from evomerge.lora import Factors
-
-Kind = Literal["weight", "update", "none"]
 
 
 @dataclass(frozen=True)
@@ -39,14 +36,15 @@ class Elementwise:
 
 def consensus(sources: Sources, coefficients: Consensus, out: Tensor, runner: Runner) -> Tensor:
     """Write base + rule(δ₁ … δ_N) into `out`; the updates of adapters are made tile by tile."""
-    updates = [sources.update(i) for i in range(len(sources))]
-    kernel = Elementwise(coefficients.rule, tuple(_kind(update) for update in updates))
+    kernel = Elementwise(coefficients.rule, sources.kinds)
     numbers = torch.tensor(coefficients.numbers, dtype=torch.float32).to(out.device, non_blocking=True)
-    keys: list[Key] = [None, *(i for i, update in enumerate(updates) if update is not None), *coefficients.bank]
-    if not any(isinstance(update, Factors) for update in updates):
+    if "update" not in sources.kinds:
+        new = (i for i, kind in enumerate(sources.kinds) if kind == "weight")
+        keys: list[Key] = [None, *new, *coefficients.bank]
         return runner.run(kernel, out.view(-1), [sources.flat(key) for key in keys], numbers, coefficients.words)
     flags = []
-    held = [sources.base, *(u for u in updates if u is not None), *(sources.bank(name) for name in coefficients.bank)]
+    updates = [update for i in range(len(sources)) if (update := sources.update(i)) is not None]
+    held = [sources.base, *updates, *(sources.bank(name) for name in coefficients.bank)]
     for rows in Tiles(out):
         flat = [_tile(entry, rows).reshape(-1) for entry in held]
         start = rows.start * out[:1].numel()
@@ -69,12 +67,6 @@ def lowrank(sources: Sources, coefficients: LowRank, out: Tensor, runner: Runner
 
 def _add(block: Block) -> Tensor:
     return block.deltas[0]
-
-
-def _kind(update: Tensor | Factors | None) -> Kind:
-    if update is None:
-        return "none"
-    return "weight" if isinstance(update, Tensor) else "update"
 
 
 def _tile(entry: Tensor | Factors, rows: slice) -> Tensor:

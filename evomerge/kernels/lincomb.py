@@ -65,12 +65,12 @@ def _terms(sources: Sources, coefficients: LinComb) -> tuple[list[tuple[Weight, 
     for index, weight in enumerate(coefficients.experts):
         if weight == 0.0:
             continue
-        update = None if rowwise else sources.update(index)
-        if rowwise or isinstance(update, Tensor):
+        if rowwise or sources.kinds[index] == "weight":
             dense.append((weight, index))
             continue
         assert not isinstance(base, Rows) and not isinstance(weight, Rows)
         base += weight
+        update = sources.update(index)
         if isinstance(update, Factors):
             factors.append((weight, update))
     # 1 − Σw leaves crumbs like 1e-17 where the base cancels exactly; reading it for those would cost one-hot exactness.

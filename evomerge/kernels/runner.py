@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,13 @@ HIGH = 1 << 32  # elements that share the high word of their index
 LONG, WIDE = (1 << 20) + 7, 1031  # an example's sizes, like no other size and large enough for every thread
 # Plain torch's bytes from Triton too: no fused multiply-add, and a division that rounds.
 CUDA: dict[str, Any] = {"emulate_precision_casts": True, "eager_numerics.division_rounding": True}
+# A value that is used twice is no buffer of its own: one fp32 buffer makes the whole loop half as wide as bf16 can be.
+ONE_EXPRESSION = {
+    "realize_reads_threshold": 1 << 20,
+    "realize_opcount_threshold": 1 << 20,
+    "realize_acc_reads_threshold": 1 << 20,
+    "size_asserts": False,
+}
 # The first fp32 magnitudes that round to infinity: halfway from the largest number to the next that there would be.
 OVERFLOW = {torch.float16: (2 - 2**-11) * 2.0**15, torch.bfloat16: (2 - 2**-8) * 2.0**127}
 
@@ -53,9 +60,9 @@ class Runner:
         """
         if not out.numel():
             return torch.zeros((), device=out.device)
-        small, width = out.numel() <= SMALL, out[:1].numel()
+        small, width = out.numel() <= SMALL, 1 if out.ndim == 1 else out.shape[1]
         step = (CHUNK if self.compiled and not small else BLOCK.get(out.device.type, BLOCK["cpu"])) // width or 1
-        parts = list(_parts(len(out), step, start, width))
+        parts = list(_parts(out.shape[0], step, start, width))
         if len(parts) == 1:
             return self._call(kernel, small, (out, numbers, _words(start, words, out.device), *tensors))
         flags = []
@@ -68,8 +75,6 @@ class Runner:
     def _call(self, kernel: Kernel, small: bool, arguments: tuple[Tensor, ...]) -> Tensor:
         if not self.compiled or small:
             return _entry(kernel)(*arguments)
-        # What a tensor is a view of would be compiled in, and whether it takes part in a gradient.
-        arguments = tuple(t.detach() if t._base is not None or t.requires_grad else t for t in arguments)
         try:
             return self._compiled(kernel, arguments)
         except torch.OutOfMemoryError:
@@ -83,8 +88,8 @@ class Runner:
     def _compiled(self, kernel: Kernel, arguments: tuple[Tensor, ...]) -> Tensor:
         """One entry for whatever a compiled function depends on, save the number of elements."""
         out, numbers, words, *_ = arguments
-        shape = (out.ndim, numbers.ndim, len(numbers), len(words), torch.get_num_threads())
-        key = (kernel, out.device.type, *shape, *(tensor.dtype for tensor in arguments))
+        sizes = (out.ndim, numbers.ndim, numbers.shape[0], words.shape[0], torch.get_num_threads())
+        key = (kernel, out.device.type, sizes, *[tensor.dtype for tensor in arguments])
         entry = self._entries.get(key)
         if entry is None:
             with warnings.catch_warnings():  # the compiler's own, about its own code
@@ -98,34 +103,42 @@ class Runner:
 def _compile(entry: Entry, arguments: tuple[Tensor, ...]) -> Entry:
     """The compiled form of `entry` for tensors of these dtypes and any size.
 
-    On a CPU without Dynamo: the guards that it checks before each call take as long as a small tensor's pass, and here
-    the caller's key says all that they would.
+    On a CPU without Dynamo and AOTAutograd: the guards and wrappers that they put before each call take as long as a
+    small tensor's pass, and here the caller's key says all that they would. Nor do they see a write into an argument as
+    one, and without it the pass over the elements and their maximum would be two passes, each with all of the work.
     """
     if arguments[0].device.type != "cpu":
-        return torch.compile(entry, dynamic=True, fullgraph=True, options=CUDA)
-    from torch._inductor.compile_fx import compile_fx  # seconds to import, which a small model never needs
+        found = torch.compile(entry, dynamic=True, fullgraph=True, options=CUDA)
+        # What a tensor is a view of would be compiled in, and whether it takes part in a gradient.
+        return lambda *inputs: found(*(tensor.detach() for tensor in inputs))
+    from torch._inductor import config  # seconds to import, which a small model never needs
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.virtualized import V
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    out, numbers, words, *tensors = arguments
-    shape = (LONG,) if out.ndim == 1 else (WIDE, WIDE + 2)
-    numbers = numbers if numbers.ndim == 1 else numbers[:, :1].expand(-1, WIDE, -1).contiguous()
-    examples = (
-        torch.empty(shape, dtype=out.dtype),
-        numbers,
-        words,
-        *(torch.empty(shape, dtype=t.dtype) for t in tensors),
-    )
-    graph = make_fx(entry, tracing_mode="symbolic")(*examples)
+    trace = make_fx(lambda *inputs: (entry(*inputs),), select_decomp_table(), tracing_mode="symbolic")
+    graph = trace(*_examples(*arguments))
     traced = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
-    return cast(Entry, compile_fx(graph, traced))
+    with V.set_fake_mode(traced[0].fake_mode), config.patch(ONE_EXPRESSION):
+        compiled = compile_fx_inner(graph, traced)
+    return lambda *inputs: compiled(list(inputs))[0]
+
+
+def _examples(out: Tensor, numbers: Tensor, words: Tensor, *tensors: Tensor) -> Iterator[Tensor]:
+    """Arguments of the same dtypes whose sizes equal no other number in the trace."""
+    shape = (LONG,) if out.ndim == 1 else (WIDE, WIDE + 2)
+    yield torch.empty(shape, dtype=out.dtype)
+    yield numbers if numbers.ndim == 1 else numbers[:, :1].expand(-1, WIDE, -1).contiguous()
+    yield words
+    yield from (torch.empty(shape, dtype=tensor.dtype) for tensor in tensors)
 
 
 def _entry(kernel: Kernel) -> Entry:
     def entry(out: Tensor, numbers: Tensor, words: Tensor, *tensors: Tensor) -> Tensor:
-        merged = kernel(numbers, words, tensors)
-        out.copy_(merged)
-        # Not read back from what was rounded: a compiler may skip a rounding between two of its own steps.
-        return torch.where(merged.abs().amax() < OVERFLOW.get(out.dtype, torch.inf), 0.0, 1.0)
+        out.copy_(kernel(numbers, words, tensors))
+        # A compiler may have skipped the rounding of what it reads back, so the bound is on the unrounded side.
+        return torch.where(out.abs().amax().float() < OVERFLOW.get(out.dtype, torch.inf), 0.0, 1.0)
 
     # A code object of its own: Dynamo keeps its variants by code object and refuses more than a few of one.
     return FunctionType(entry.__code__.replace(), entry.__globals__, "entry", None, entry.__closure__)

@@ -1,6 +1,8 @@
 """One tensor of the base and of each expert, read once and never written, with what was prepared for it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,8 +12,9 @@ from evomerge.lora import Factors
 
 # What an expert brings to one tensor: its dense weight, a low-rank update of the base, or nothing new.
 Update = Tensor | Factors | None
-# The same where it is kept, or a recipe for it where keeping it would cost a dense fp32 copy of a model.
-Held = Update | Callable[[], Update]
+# The same where it is kept, or what makes a dense weight where keeping it would cost an fp32 copy of a model.
+Held = Update | Callable[[], Tensor]
+Kind = Literal["weight", "update", "none"]
 Key = None | int | str  # the base, an expert's place, a prepared tensor's name
 
 
@@ -26,7 +29,7 @@ class Sources:
     def __init__(
         self,
         name: str,
-        base: Tensor,
+        base: Tensor | Callable[[], Tensor],
         updates: Sequence[Held],
         device: torch.device | str = "cpu",
     ) -> None:
@@ -34,6 +37,7 @@ class Sources:
         self.prepared: Mapping[str, Tensor] = {}
         self.ready = False
         self.device = torch.device(device)
+        self.kinds = tuple(map(_kind, updates))
         self._base, self._updates = base, tuple(updates)
         self._flat: dict[Key, Tensor] = {}
 
@@ -41,18 +45,24 @@ class Sources:
         """Take in what the method prepared for this tensor."""
         self.prepared, self.ready = prepared, True
 
+    def let_go(self) -> None:
+        """Forget what was prepared where banks, as large as the weight, are among it."""
+        if any(name.startswith("bank.") for name in self.prepared):
+            self.prepared, self.ready = {}, False
+            self._flat = {key: flat for key, flat in self._flat.items() if not isinstance(key, str)}
+
     def __len__(self) -> int:
         return len(self._updates)
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size:
         """The tensor's shape, the same in every model."""
-        return self._base.shape
+        return self.base.shape
 
     @property
     def base(self) -> Tensor:
         """The base's tensor, on the device."""
-        return self._base.to(self.device)
+        return (self._base() if callable(self._base) else self._base).to(self.device)
 
     def bank(self, name: str) -> Tensor:
         """A prepared tensor that a pass reads (its name in the state is `bank.NAME`), on the device."""
@@ -64,7 +74,7 @@ class Sources:
             return self.base
         if isinstance(key, str):
             return self.bank(key)
-        update = self.update(key)
+        update = self.update(key) if self.kinds[key] == "weight" else None
         return update if isinstance(update, Tensor) else self.expert(key)
 
     def flat(self, key: Key) -> Tensor:
@@ -92,7 +102,7 @@ class Sources:
                 return Factors(up, down, update.scale)
             return None if update is None else update.to(device, non_blocking=True)
 
-        base = self._base.to(device, non_blocking=True)
+        base = (self._base() if callable(self._base) else self._base).to(device, non_blocking=True)
         found = Sources(self.name, base, [moved(_made(update)) for update in self._updates], device)
         found.hold(
             {
@@ -103,11 +113,11 @@ class Sources:
         return found
 
     def tensors(self) -> list[Tensor]:
-        """Everything that a pass may read, as it is held."""
+        """Everything that a pass may read and that is held."""
         sides = (side for u in self._updates if isinstance(u, Factors) for side in (u.up, u.down))
-        whole = (update for update in self._updates if isinstance(update, Tensor))
+        whole = (held for held in (self._base, *self._updates) if isinstance(held, Tensor))
         banks = (tensor for name, tensor in self.prepared.items() if name.startswith("bank."))
-        return [self._base, *whole, *sides, *banks]
+        return [*whole, *sides, *banks]
 
     def update(self, index: int) -> Update:
         """What one expert brings, on the device."""
@@ -140,6 +150,12 @@ class Sources:
         if update is None:
             return torch.zeros_like(self.base, dtype=torch.float32)
         return update.to(torch.float32, copy=True).sub_(self.base)
+
+
+def _kind(held: Held) -> Kind:
+    if held is None:
+        return "none"
+    return "update" if isinstance(held, Factors) else "weight"
 
 
 def _made(held: Held) -> Update:

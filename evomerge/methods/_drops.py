@@ -24,7 +24,7 @@ def kept_l1(setup: Setup, expert: int, density: float) -> float:
     """The L1 norm of the expert's task vector behind its mask of this density."""
     step = round(density * STEPS)
     if step / STEPS == density and "dropped_l1" in setup.state:
-        return float(setup.state["dropped_l1"][expert, step])
+        return float(setup.state["dropped_l1"].numpy()[expert, step])  # a fifth of the time of a tensor's
     if (expert, density) not in setup.memo:
         make_room(setup.memo)
         keys = mask_keys(setup.seed, setup.sources.name, len(setup.sources))

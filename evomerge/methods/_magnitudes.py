@@ -81,7 +81,7 @@ def smallest_kept(setup: Setup, expert: int, keep: int) -> float:
     """The magnitude that the `keep` largest elements of |δ| reach."""
     place = _place(setup, keep)
     if place is not None:
-        return float(setup.state["magnitudes"][expert, place])
+        return float(setup.state["magnitudes"].numpy()[expert, place])
     if ("kept", expert, keep) not in setup.memo:
         make_room(setup.memo)
         magnitudes = setup.sources.delta(expert).abs_().flatten()
@@ -93,7 +93,7 @@ def kept_l1(setup: Setup, expert: int, keep: int) -> float:
     """The L1 norm of the elements that reach `smallest_kept`, ties included."""
     place = _place(setup, keep)
     if place is not None:
-        return float(setup.state["kept_l1"][expert, place])
+        return float(setup.state["kept_l1"].numpy()[expert, place])
     if ("l1", expert, keep) not in setup.memo:
         make_room(setup.memo)
         delta = setup.sources.delta(expert).abs_()
@@ -106,7 +106,7 @@ def above_l1(setup: Setup, expert: int, keep: int) -> float:
     """The L1 norm of the elements that are larger than `smallest_kept`."""
     place = _place(setup, keep)
     if place is not None:
-        return float(setup.state["above_l1"][expert, place])
+        return float(setup.state["above_l1"].numpy()[expert, place])
     if ("above", expert, keep) not in setup.memo:
         make_room(setup.memo)
         delta = setup.sources.delta(expert).abs_()

@@ -77,6 +77,22 @@ def plain_torch(case: Case, device: str) -> Contestant:
     return lambda turn: timed(lambda: write(case.values(turn)), device)
 
 
+def products(case: Case) -> Contestant:
+    """What low-rank updates cost at least in fp32: one product a tensor, of factors that are already joined."""
+    family, pairs = case.members.family, []
+    for name in case.names:
+        factors = [update for ref in case.experts if isinstance(update := family.update(ref, name), Factors)]
+        if factors:
+            pairs.append((torch.cat([f.up.float() for f in factors], 1), torch.cat([f.down.float() for f in factors])))
+    target = torch.empty(max(len(up) * down.shape[1] for up, down in pairs))
+
+    def multiply() -> None:
+        for up, down in pairs:
+            torch.mm(up, down, out=target[: len(up) * down.shape[1]].view(len(up), -1))
+
+    return lambda turn: timed(multiply, "cpu")
+
+
 def plain_tensor(case: Case, name: str, values: Values, device: str) -> Tensor:
     """One merged tensor in fp32."""
     family = case.members.family

@@ -15,7 +15,18 @@ from pathlib import Path
 
 import torch
 from _cases import ADAPTERS, METHODS, Case, cases
-from _engine import COMPILE, FIRST, check_agreement, copy_bytes, copying, engine, engines, plain_torch, writing
+from _engine import (
+    COMPILE,
+    FIRST,
+    check_agreement,
+    copy_bytes,
+    copying,
+    engine,
+    engines,
+    plain_torch,
+    products,
+    writing,
+)
 from _families import SIZES, build, lacking
 from _mergekit import Mergekit, find_mergekit, mergekit_command, our_command
 from _rows import Contestant, Race, Row, Skip, environment, print_table, ratio_cell, seconds_cell, write_json
@@ -75,6 +86,8 @@ def race_case(case: Case, copy: Contestant, mergekit: Mergekit | None, options: 
         first[name] = contestants[name](FIRST)
         check_agreement(case, device)
     contestants["plain torch"] = plain_torch(case, device)
+    if case.label == "adapters" and device == "cpu":
+        contestants["the products alone"] = products(case)
     if mergekit:
         contestants["mergekit"] = mergekit.contestant(case, "float32")
         contestants["mergekit in bf16"] = mergekit.contestant(case, "bfloat16")

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge.kernels import Block, Consensus, LinComb, Runner, Sources, apply, merged
+from evomerge.kernels import Block, Consensus, LinComb, Runner, Sources, apply
 from evomerge.kernels.lowrank import Tiles
 from evomerge.kernels.masks import mask_keys
 from evomerge.kernels.vote import Drop, Keep, vote
 from evomerge.lora import Factors
+from tests.passes import merged
 
 
 def first(block: Block) -> Tensor:

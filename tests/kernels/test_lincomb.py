@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge.kernels import LinComb, Rows, Runner, Sources, apply, merged
+from evomerge.kernels import LinComb, Rows, Runner, Sources, apply
 from evomerge.kernels.lowrank import Tiles
 from evomerge.lora import Factors
+from tests.passes import merged
 
 
 def factors(rows: int, columns: int, rank: int, seed: int, dtype: torch.dtype = torch.float32) -> Factors:

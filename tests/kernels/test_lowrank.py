@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from evomerge.kernels import LinComb, LowRank, Runner, Sources, apply, merged
+from evomerge.kernels import LinComb, LowRank, Runner, Sources, apply
 from evomerge.kernels.lowrank import TILE, Tiles, dense
 from evomerge.kernels.vote import Keep, vote
 from evomerge.lora import Factors
+from tests.passes import merged
 
 ROWS, COLUMNS, RANK = 700, 640, 5  # two tiles
 CORE = np.random.default_rng(0).normal(size=(RANK, RANK))

@@ -17,7 +17,7 @@ LONG_BLOCK = BLOCK["cpu"]
 NAME = "model.layers.0.mlp.up_proj.weight"
 KEYS = mask_keys(7, NAME, 3)
 GOLDEN_KEYS = (374853335, 943085930, 607869474, 1033194977)
-GOLDEN_NUMBERS = [4528684, 11540709, 3619209, 3039143]
+GOLDEN_NUMBERS = [7297256, 1655281, 4942201, 1730912]
 SIZE = 100_000
 WORD = 2**32 - 1
 
@@ -31,7 +31,8 @@ def mix(x: int) -> int:
 
 def number(tensor: int, expert: int, index: int) -> int:
     """The 24-bit number of one element."""
-    return mix(mix((index & WORD) ^ (tensor & WORD)) ^ (expert & WORD) ^ (index >> 32)) >> 8
+    x = ((mix((index & WORD) ^ (tensor & WORD)) ^ (expert & WORD) ^ (index >> 32)) * 0x21F0AAAD) & WORD
+    return (((x ^ (x >> 15)) * 0xD35A2D97) & WORD) >> 8
 
 
 def rule(block: Block) -> Tensor:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge.kernels import Sources, merged
+from evomerge.kernels import Sources
 from evomerge.kernels.masks import limit, mask_keys
 from evomerge.kernels.vote import Band, Drop, Keep, Mask, Trim, vote
+from tests.passes import merged
 
 BASE = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
 DELTAS = torch.tensor([[0.5, -0.5, 1.0, 0.0, 0.25], [0.25, 1.0, -1.0, 0.0, 0.0], [-0.5, 0.5, 0.5, 0.0, 0.0]])

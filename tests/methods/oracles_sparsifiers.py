@@ -107,7 +107,13 @@ def mix32(word: int) -> int:
 def uniforms(size: int, seed: int, tensor: str, expert: int) -> Array:
     """The elements' 24-bit numbers as fractions."""
     first, *rest = (key & 0xFFFFFFFF for key in mask_keys(seed, tensor, expert + 1))
-    return np.array([(mix32(mix32(j ^ first) ^ rest[expert]) >> 8) / 2**24 for j in range(size)])
+    return np.array([second_round(mix32(j ^ first) ^ rest[expert]) / 2**24 for j in range(size)])
+
+
+def second_round(word: int) -> int:
+    """lowbias32 without its first and last shift; the upper 24 bits."""
+    word = (word * 0x21F0AAAD) & 0xFFFFFFFF
+    return (((word ^ (word >> 15)) * 0xD35A2D97) & 0xFFFFFFFF) >> 8
 
 
 def della_mask(delta: Array, density: float, epsilon: float, seed: int, tensor: str, expert: int) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ from evomerge.kernels.sources import Update
 from evomerge.methods import Genes, Setup
 from tests.methods.oracles_papers import Array
 from tests.methods.recipes import random_tensors
+from tests.passes import merged
 
 MLP = "model.layers.0.mlp.up_proj.weight"
 SHAPES = [(1,), (11,), (13, 7), (7, 16), (2, 3, 5)]
@@ -40,7 +41,7 @@ def coefficients(name: str, setup: Setup, **values: Any) -> kernels.Coefficients
 def run(name: str, base: Tensor, experts: Sequence[Update], options: Any = None, **values: Any) -> Tensor:
     given = {key: values.pop(key) for key in ("tensor", "depth", "given") if key in values}
     setup = prepared(name, base, experts, options, **given)
-    return kernels.merged(coefficients(name, setup, **values), setup.sources)
+    return merged(coefficients(name, setup, **values), setup.sources)
 
 
 def family(shape: tuple[int, ...], count: int = 3) -> tuple[list[Tensor], Array, list[Array]]:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from evomerge import kernels, methods
+from evomerge import methods
 from evomerge.kernels.sources import Sources, Update
 from evomerge.lora import Factors
 from evomerge.recipe import ModelRef, Recipe, Source, models_form
 from tests.families import Folders
+from tests.passes import merged
 
 Values = Mapping[str, float | bool]
 
@@ -112,7 +113,7 @@ def merge(
             row["density"] = densities[place]
         rows.append(row)
     genes = methods.Genes(shared, tuple(rows), dict.fromkeys(method.BASE, base_weight))
-    return kernels.merged(method.coefficients(setup, genes), sources)
+    return merged(method.coefficients(setup, genes), sources)
 
 
 def as_factors(base: Tensor, expert: Update) -> Update:

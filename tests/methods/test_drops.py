@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge.kernels import Sources, merged
+from evomerge.kernels import Sources
 from evomerge.kernels.masks import LEVELS, mask_keys
 from evomerge.kernels.vote import Drop, vote
 from evomerge.methods import Setup, _drops
 from evomerge.methods._drops import kept_l1
 from evomerge.methods._magnitudes import MEMO, STEPS, exact_l1
+from tests.passes import merged
 
 SEED = 5
 

@@ -15,6 +15,7 @@ from evomerge.methods import _gram, _lines, arcee_fusion
 from tests.methods import oracles_geometric as oracles
 from tests.methods.oracles_geometric import Array
 from tests.methods.recipes import random_tensors
+from tests.passes import merged
 
 SHAPES = [(1,), (11,), (13, 7), (1, 6), (6, 1), (2, 3, 5)]
 WEIGHTS = [(1.0, 1.0, 1.0), (0.7, 0.4, 0.2), (0.2, 0.3, 1.5)]
@@ -41,7 +42,7 @@ def decided(
 def merge(
     name: str, tensors: Sequence[Tensor], weights: Sequence[float] = (), based: bool = True, **shared: Any
 ) -> Tensor:
-    return kernels.merged(*decided(name, tensors, weights, based, **shared))
+    return merged(*decided(name, tensors, weights, based, **shared))
 
 
 def arrays(tensors: Sequence[Tensor]) -> list[Array]:
@@ -269,7 +270,7 @@ class TestModelStock:
 
 class TestGeometricMedian:
     @every_shape
-    @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (0.4, 0.2, 0.25, 0.15), (0.6, 0.1, 0.2, 0.1)], ids=str)
+    @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 0.9), (0.4, 0.2, 0.25, 0.15), (0.6, 0.1, 0.2, 0.1)], ids=str)
     @pytest.mark.parametrize("lam", [1.0, 0.6])
     def test_oracle(self, shape: tuple[int, ...], weights: tuple[float, ...], lam: float) -> None:
         tensors = random_tensors(shape, 4)
@@ -500,9 +501,9 @@ def test_lines_of_a_block_that_does_not_start_at_zero(along: _lines.Along, monke
     lines = 20 if along == "last" else 12
     numbers = np.linspace(0.1, 0.9, lines)
     coefficients = _lines.combine(sources, along, 1 - numbers, [numbers / 4, numbers * 0.75])
-    whole = kernels.merged(coefficients, sources)
+    whole = merged(coefficients, sources)
     monkeypatch.setattr("evomerge.kernels.runner.BLOCK", {"cpu": 7})
-    assert torch.equal(kernels.merged(coefficients, sources), whole)
+    assert torch.equal(merged(coefficients, sources), whole)
     share = (
         torch.from_numpy(numbers).float().view(5, 4, 1)
         if along == "last"

@@ -35,6 +35,13 @@ def test_products_are_those_of_float64(size: int, dtype: torch.dtype) -> None:
     assert np.allclose(found.numpy(), exact(tensors), rtol=1e-12, atol=1e-12 * np.trace(exact(tensors)))
 
 
+def test_the_order_of_addition_changes_no_bit() -> None:
+    """Each device and each vector width adds in an order of its own."""
+    tensors = vectors(BLOCK)
+    order = torch.randperm(BLOCK, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(products(tensors), products([tensor[order] for tensor in tensors]))
+
+
 def test_the_shape_only_folds_the_sum() -> None:
     tensors = vectors(5 * BLOCK)
     folded = [tensor.view(5, -1, 2) for tensor in tensors]

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from evomerge.kernels import Sources
-from evomerge.kernels.masks import mask_keys
 from evomerge.methods import Genes, Setup, slerp
+from tests.methods.oracles_sparsifiers import uniforms
 from tests.methods.recipes import merge, random_tensors
 
 Array = NDArray[np.float64]
@@ -137,17 +137,8 @@ def test_ties_rescales_to_the_l1_norm() -> None:
     close(merge("ties", tensors[0], tensors[1:], densities=(0.3,) * 3, rescale=True), wanted)
 
 
-def mix32(x: int) -> int:
-    """lowbias32 with plain integers."""
-    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & 0xFFFFFFFF
-    x = ((x ^ (x >> 15)) * 0xD35A2D97) & 0xFFFFFFFF
-    return x ^ (x >> 15)
-
-
 def kept(shape: tuple[int, ...], expert: int, density: float, seed: int = 3, tensor: str = "layer.weight") -> Array:
-    first, *others = (key & 0xFFFFFFFF for key in mask_keys(seed, tensor, expert + 1))
-    words = [mix32(mix32(j ^ first) ^ others[expert]) for j in range(math.prod(shape))]
-    return np.array([(word >> 8) / 2**24 < density for word in words]).reshape(shape)
+    return (uniforms(math.prod(shape), seed, tensor, expert) < density).reshape(shape)
 
 
 def l1(delta: Array, masked: Array, density: float) -> Array:

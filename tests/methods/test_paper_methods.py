@@ -16,6 +16,7 @@ from tests.families import Folders
 from tests.methods import oracles_papers as oracles
 from tests.methods.paper_cases import SHAPES, close, family, off_base, run
 from tests.methods.recipes import random_tensors, some
+from tests.passes import merged
 
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
@@ -115,7 +116,7 @@ def test_a_broken_element_stays_one(
         for element in range(16):
             base, *experts = random_tensors((16,), count)
             experts[place][element] = value
-            out = kernels.merged(Consensus(rule, numbers), Sources("w", base, experts))
+            out = merged(Consensus(rule, numbers), Sources("w", base, experts))
             assert (~out.isfinite()).nonzero().flatten().tolist() == [element]
 
 
@@ -129,7 +130,7 @@ def test_compiled_rules_give_the_same_bits(
     out = torch.empty(base.shape)
     kernels.apply(Consensus(rule, numbers), sources, out, runner)
     assert runner.compiled, "the compiler gave up"
-    assert torch.equal(out, kernels.merged(Consensus(rule, numbers), sources))
+    assert torch.equal(out, merged(Consensus(rule, numbers), sources))
 
 
 @pytest.mark.parametrize(("depth", "scale"), [(None, 0.2), (0.0, 0.2), (0.25, 0.4), (1.0, 1.0)])

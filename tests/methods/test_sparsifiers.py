@@ -17,6 +17,7 @@ from evomerge.methods._bands import ends
 from tests.methods import oracles_sparsifiers as oracles
 from tests.methods.oracles_sparsifiers import Array
 from tests.methods.recipes import merge, random_tensors
+from tests.passes import merged
 
 SHAPES = [(1,), (11,), (13, 7), (3, 5, 4), (2000,)]
 WEIGHTS = [(0.7, 0.4, 0.2), (0.9, -0.3, 0.5), (1.3, 0.0, 0.6)]
@@ -55,7 +56,7 @@ def coefficients(name: str, setup: methods.Setup, *rows: Genes, **shared: float 
 
 def run(name: str, tensors: Sequence[Tensor], *rows: Genes, **shared: float | bool) -> Tensor:
     setup = setup_of(name, tensors)
-    return kernels.merged(coefficients(name, setup, *rows, **shared), setup.sources)
+    return merged(coefficients(name, setup, *rows, **shared), setup.sources)
 
 
 # Breadcrumbs
