@@ -1,11 +1,8 @@
 """Generation: the answers of lm-eval's `generate_until` requests, with what contexts share computed once."""
 
 import copy
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,24 +17,12 @@ from evomerge.scorers import Answer, Request
 from evomerge.scorers.caches import States, begin, new_cache, prefix_states, shares_prefixes
 from evomerge.scorers.decoding import Line, Loop, Stops, end_tokens, refuse_infinite
 from evomerge.scorers.memory import Budget
+from evomerge.scorers.prompts import Ids, Prompt, alike, behind_prefixes, cost, seed_of
 from evomerge.scorers.quiet import SEED
 from evomerge.scorers.windows import position_reach
 from evomerge.scorers.wishes import OBEYED, Wishes, read_wishes
 
 log = logging.getLogger(__name__)
-
-Ids = tuple[int, ...]
-
-PREFIX = 32  # contexts that agree in so many tokens may be decoded behind one prefix …
-SAVED = 512  # … where that saves so many tokens: a batch more costs as much
-
-
-@dataclass(frozen=True)
-class _Prompt:
-    """A distinct context and how many different answers it wants."""
-
-    ids: Ids
-    answers: int
 
 
 class Generator:
@@ -72,13 +57,13 @@ class Generator:
         Raises TaskError for a request that cannot be meant, CandidateError where logits are not finite.
         """
         answers: list[Answer | list[Answer]] = [Answer("")] * len(requests)
-        for places in _alike(requests):
+        for places in alike(requests):
             wishes = read_wishes(requests[places[0]].arguments[1], self._eos)
             contexts = {place: self._encode(requests[place].arguments[0], wishes) for place in places}
             wanted: dict[Ids, int] = {}
             for place, ids in contexts.items():
                 wanted[ids] = max(wanted.get(ids, 1), requests[place].repeats if wishes.sampled else 1)
-            found = self._generate([_Prompt(*prompt) for prompt in wanted.items()], wishes)
+            found = self._generate([Prompt(*prompt) for prompt in wanted.items()], wishes)
             for place, ids in contexts.items():
                 repeats = requests[place].repeats
                 own = found[ids][:repeats] if wishes.sampled else found[ids] * repeats
@@ -94,7 +79,7 @@ class Generator:
         trial = Wishes((), 4, {"do_sample": False})
         vocabulary = self._model.config.get_text_config().vocab_size
         draw = torch.randint(vocabulary, (2, 8), generator=torch.Generator().manual_seed(SEED)).tolist()
-        prompts = [_Prompt(tuple(draw[0]), 1), _Prompt(tuple(draw[1][:5]), 1)]
+        prompts = [Prompt(tuple(draw[0]), 1), Prompt(tuple(draw[1][:5]), 1)]
         ours: dict[Ids, list[Answer]] = {}
         reason = None
         try:
@@ -125,7 +110,7 @@ class Generator:
             ids = [self._tokenizer.eos_token_id if bos is None else bos]
         return tuple(ids)
 
-    def _generate(self, prompts: Sequence[_Prompt], wishes: Wishes) -> dict[Ids, list[Answer]]:
+    def _generate(self, prompts: Sequence[Prompt], wishes: Wishes) -> dict[Ids, list[Answer]]:
         found: dict[Ids, list[Answer]] = {}
         ordered = sorted(prompts, key=lambda prompt: -len(prompt.ids))
         cache = new_cache(self._model)
@@ -135,15 +120,15 @@ class Generator:
         if cache is None or alone or self.alone_because:
             return {prompt.ids: [self._one(prompt.ids, i, wishes) for i in range(prompt.answers)] for prompt in prompts}
         shared = shares_prefixes(cache) and "repetition_penalty" not in settings  # it would punish padding
-        for prefix, members in _behind_prefixes(ordered) if shared else [((), ordered)]:
+        for prefix, members in behind_prefixes(ordered) if shared else [((), ordered)]:
             states = prefix_states(self._model, prefix) if prefix else []
             work = partial(self._batch, wishes=wishes, prefix=prefix, states=states, found=found)
-            self._budget.run(members, partial(_cost, wishes=wishes), work)
+            self._budget.run(members, partial(cost, wishes=wishes), work)
         return found
 
     def _batch(
         self,
-        prompts: Sequence[_Prompt],
+        prompts: Sequence[Prompt],
         wishes: Wishes,
         prefix: Ids,
         states: States,
@@ -166,12 +151,12 @@ class Generator:
         for row, prompt in enumerate(prompts):
             found[prompt.ids] = [self._text(line.tokens, line.stopped, wishes) for line in lines if line.prompt == row]
 
-    def _lines(self, row: int, prompt: _Prompt, wishes: Wishes) -> Iterator[Line]:
+    def _lines(self, row: int, prompt: Prompt, wishes: Wishes) -> Iterator[Line]:
         limit = wishes.max_gen_toks + (len(prompt.ids) if self._seq2seq else 0)
         for number in range(prompt.answers):
             draws = None
             if wishes.sampled:
-                stream = torch.Generator().manual_seed(_seed(prompt.ids, number))
+                stream = torch.Generator().manual_seed(seed_of(prompt.ids, number))
                 draws = torch.rand(limit, generator=stream, dtype=torch.float64)
             yield Line(row, limit, draws)
 
@@ -187,7 +172,7 @@ class Generator:
         options = {"max_length": len(ids) + wishes.max_gen_toks, **wishes.options}
         tokens = torch.tensor([ids], device=self._model.device)
         with torch.random.fork_rng(devices=[self._model.device] if self._model.device.type == "cuda" else []):
-            torch.manual_seed(_seed(ids, number))
+            torch.manual_seed(seed_of(ids, number))
             generated = self._call(
                 tokens,
                 torch.ones_like(tokens),
@@ -212,39 +197,3 @@ class Generator:
     def _text(self, tokens: Sequence[int], stopped: bool, wishes: Wishes) -> Answer:
         text, cut = wishes.text(self._tokenizer.decode(tokens, skip_special_tokens=True))
         return Answer(text, truncated=not stopped and not cut)
-
-
-def _alike(requests: Sequence[Request]) -> Iterator[list[int]]:
-    """The places of requests with equal generation arguments."""
-    groups: dict[str, list[int]] = {}
-    for place, request in enumerate(requests):
-        groups.setdefault(json.dumps(request.arguments[1], sort_keys=True, default=repr), []).append(place)
-    yield from groups.values()
-
-
-def _behind_prefixes(prompts: Sequence[_Prompt]) -> Iterator[tuple[Ids, list[_Prompt]]]:
-    """Prompts that share a beginning that is worth a pass of its own, then all the others behind none."""
-    alike: dict[Ids, list[_Prompt]] = {}
-    for prompt in prompts:
-        alike.setdefault(prompt.ids[:PREFIX], []).append(prompt)
-    others = []
-    for members in alike.values():
-        first, last = (choose(member.ids for member in members) for choose in (min, max))
-        room = min(len(member.ids) for member in members) - 1
-        common = next((i for i in range(room) if first[i] != last[i]), room)  # of the two furthest apart, so of all
-        if common * (len(members) - 1) >= SAVED:
-            yield first[:common], members
-        else:
-            others += members
-    if others:
-        yield (), sorted(others, key=lambda prompt: -len(prompt.ids))
-
-
-def _cost(prompts: Sequence[_Prompt], wishes: Wishes) -> int:
-    """Tokens that a batch holds at its end, if no answer stops before its limit; the first prompt is the longest."""
-    return sum(prompt.answers for prompt in prompts) * (len(prompts[0].ids) + wishes.max_gen_toks)
-
-
-def _seed(ids: Ids, number: int) -> int:
-    digest = hashlib.sha256(repr((SEED, ids, number)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
