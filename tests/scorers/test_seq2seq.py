@@ -52,7 +52,7 @@ def values(scores: list[tuple[float, bool]]) -> list[float]:
 def test_numbers_are_those_of_lm_eval(model, max_length) -> None:
     ours = Seq2SeqScorer(model, max_length=max_length).score(pairs())
     theirs = by_lm_eval(model, pairs(), batch_size=7, max_length=max_length)
-    assert values(ours) == pytest.approx(values(theirs), rel=1e-6, abs=1e-4)
+    assert values(ours) == pytest.approx(values(theirs), rel=1e-5, abs=1e-4)
     assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
 
 
@@ -81,7 +81,7 @@ def test_numbers_do_not_depend_on_the_batch_but_for_rounding() -> None:
     whole = Seq2SeqScorer(model, max_length=256).score(pairs())
     assert whole == Seq2SeqScorer(model, max_length=256).score(pairs())
     small = Seq2SeqScorer(model, max_length=256, max_tokens=90).score(pairs())
-    assert values(small) == pytest.approx(values(whole), rel=1e-6, abs=1e-4)
+    assert values(small) == pytest.approx(values(whole), rel=1e-5, abs=1e-4)
     assert Seq2SeqScorer(model, max_length=256).score([]) == []
 
 
@@ -112,5 +112,5 @@ def test_without_memory_for_a_batch_smaller_ones_go_on(monkeypatch, caplog) -> N
         return whole(**inputs)
 
     monkeypatch.setattr(model, "forward", small)
-    assert values(Seq2SeqScorer(model, max_length=256).score(pairs())) == pytest.approx(expected, rel=1e-6, abs=1e-4)
+    assert values(Seq2SeqScorer(model, max_length=256).score(pairs())) == pytest.approx(expected, rel=1e-5, abs=1e-4)
     assert len(caplog.records) == 2 and "out of memory with 30 items" in caplog.text
