@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evomerge.scorers import Answer, Request
 from evomerge.scorers.generation import Generator
 
-THEIRS, OURS = "lm-eval HFLM", "evomerge"
+THEIRS, OURS = "lm-eval", "ours"
 
 
 def compare(
@@ -23,7 +23,7 @@ def compare(
     repeats: int = 3,
     batch_size: int = 16,
 ) -> list[Row]:
-    """A row each: seconds and their ratio to lm-eval's, tokens of the answers, and how many answers are equal."""
+    """A row each: seconds and their ratio to ours, tokens of the answers, and how many answers are equal."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
     instances = [Instance("generate_until", {}, request.arguments, 0) for request in requests]
@@ -40,7 +40,7 @@ def compare(
     contestants = {THEIRS: lambda _: timed(theirs, device), OURS: lambda _: timed(ours, device)}
     race = Race(repeats, limit=float("inf")).run(contestants)
     return [
-        race.row(name, THEIRS)
+        race.row(name, OURS)
         | {
             "tokens": sum(len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts),
             "equal": sum(map(str.__eq__, texts, said[THEIRS])),
