@@ -15,6 +15,7 @@ from evomerge.pools import Dispatch, Pool
 from evomerge.recipe import Recipe
 from evomerge.recipe_document import to_document
 from evomerge.scorers import Chunk, Scorer
+from evomerge.scorers.answers import added
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ class Evaluator:
         pairs = (zip(chunk.items, trial.scores[chunk.id], strict=True) for chunk in chunks)
         return {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
 
+    def answers(self, key: str, slice_name: str) -> dict[str, int]:
+        """Counts of the candidate's generated answers on a slice; empty where there are none."""
+        counts = self._ledger[key].answers
+        return added([counts[chunk.id] for chunk in self.plan.chunks[slice_name] if chunk.id in counts])
+
     def first_items(self, key: str, chunks: int) -> dict[str, float]:
         """Item → score in the objective's units on the first chunks of the search slice, all of which are scored."""
         scores = self._ledger[key].scores
@@ -146,12 +152,13 @@ class Evaluator:
         chunk = self._chunks[job.chunk]
         try:
             scores = self._grade(chunk, outcome)
+            answers = self._scorer.answers(chunk, outcome.responses or ())
         except CandidateError as error:
             self._ledger.append_failure(job.key, chunk.id, str(error), recipe)
             return
         self.scored += len(scores)
         in_order = [scores[item] for item in chunk.items]
-        self._ledger.append_scores(job.key, chunk.id, in_order, outcome.seconds, recipe)
+        self._ledger.append_scores(job.key, chunk.id, in_order, outcome.seconds, recipe, answers)
 
     def _grade(self, chunk: Chunk, outcome: Outcome) -> dict[str, float]:
         if outcome.error is not None or outcome.responses is None:

@@ -24,6 +24,7 @@ class Trial:
 
     scores: dict[str, list[float]] = field(default_factory=dict)  # chunk id → one score per item, in chunk order
     errors: dict[str, str] = field(default_factory=dict)  # chunk id → why the candidate could not be scored there
+    answers: dict[str, dict[str, int]] = field(default_factory=dict)  # chunk id → counts, where something was generated
     seconds: float = 0.0
 
 
@@ -71,10 +72,17 @@ class Ledger:
         return self.trials.get(key, Trial())
 
     def append_scores(
-        self, key: str, chunk: str, scores: list[float], seconds: float, recipe: Mapping[str, Any]
+        self,
+        key: str,
+        chunk: str,
+        scores: list[float],
+        seconds: float,
+        recipe: Mapping[str, Any],
+        answers: Mapping[str, int] | None = None,
     ) -> None:
-        """Record one scored chunk; the recipe is written with a candidate's first line."""
-        self._record({"key": key, "chunk": chunk, "scores": scores, "seconds": round(seconds, 4)}, recipe)
+        """Record one scored chunk, with counts of generated answers; the recipe is written with a candidate's first."""
+        line = {"key": key, "chunk": chunk, "scores": scores, "seconds": round(seconds, 4)}
+        self._record({**line, "answers": dict(answers)} if answers else line, recipe)
 
     def append_failure(self, key: str, chunk: str, reason: str, recipe: Mapping[str, Any]) -> None:
         """Record that a candidate could not be built or scored; it is not tried again on that slice."""
@@ -125,6 +133,8 @@ class Ledger:
             trial.errors[line["chunk"]] = line["error"]
         else:
             trial.scores[line["chunk"]] = line["scores"]
+            if "answers" in line:
+                trial.answers[line["chunk"]] = line["answers"]
             trial.errors.pop(line["chunk"], None)  # a second try that went well
             trial.seconds += line["seconds"]
 

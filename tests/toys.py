@@ -68,6 +68,9 @@ class ToyScorer:
             raise CandidateError("an answer is missing")
         return dict(zip(chunk.items, responses, strict=True))
 
+    def answers(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, int]:
+        return {}
+
 
 class ToyPool:
     """Scores a recipe by its distance from BEST, remembers every job, and fails where `fails` gives a reason.

@@ -10,7 +10,7 @@ from evomerge.atomic import write_atomically
 from evomerge.report.charts import heat_map, search_curve, task_bars
 from evomerge.report.coefficients import Block, blocks, constants
 from evomerge.report.elements import details, fact_table, plain, section, wide
-from evomerge.report.honesty import comparisons, front
+from evomerge.report.honesty import answers, comparisons, front
 from evomerge.report.record import Record, missing, read
 from evomerge.report.table import claim, name_of, notes, number, offered
 from evomerge.scorers import SLICES
@@ -30,7 +30,7 @@ def write_report(folder: Path) -> Path:
 def page(record: Record) -> str:
     """The whole document."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    parts = (_head, _table, comparisons, _search, front, _tasks, _coefficients, _failures, _recipe, _facts)
+    parts = (_head, _table, comparisons, answers, _search, front, _tasks, _coefficients, _failures, _recipe, _facts)
     body = "\n".join(part(record) for part in parts)
     return f"""<!doctype html>
 <html lang="en">
