@@ -42,7 +42,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """Candidates that need the first `chunks` chunks of a slice, all of them scored before anything is decided."""
+    """Candidates that need the first `chunks` chunks, all of them scored before anything is decided."""
 
     candidates: Sequence[Candidate]
     chunks: int
@@ -70,15 +70,16 @@ class Evaluator:
 
     def evaluate(self, candidates: Sequence[Candidate], slice_name: str) -> None:
         """Score the candidates on a slice; a failure is recorded and ends that candidate."""
-        self.in_stages(slice_name, iter([Stage(candidates, len(self.plan.chunks[slice_name]))]))
+        chunks = self.plan.chunks[slice_name]
+        self.in_stages(chunks, iter([Stage(candidates, len(chunks))]))
 
-    def in_stages(self, slice_name: str, stages: Iterator[Stage]) -> None:
+    def in_stages(self, chunks: Sequence[Chunk], stages: Iterator[Stage]) -> None:
         """Score stage after stage; the next one is asked for when all that the last one needs is in the ledger.
 
         Workers that would idle score later chunks of the present candidates ahead: they are in the ledger when a stage
         needs them, and whoever decides between stages never looks at them.
         """
-        start, work = time.monotonic(), _Work(self, self._ledger, slice_name, stages)
+        start, work = time.monotonic(), _Work(self, self._ledger, chunks, stages)
         work.advance()
         for done, outcome in enumerate(self._pool.run(work.jobs), 1):
             self._record(outcome)
@@ -114,10 +115,10 @@ class Evaluator:
         counts = self._ledger[key].answers
         return added([counts[chunk.id] for chunk in self.plan.chunks[slice_name] if chunk.id in counts])
 
-    def first_items(self, key: str, chunks: int) -> dict[str, float]:
-        """Item → score in the objective's units on the first chunks of the search slice, all of which are scored."""
+    def seen_items(self, key: str, chunks: Sequence[Chunk]) -> dict[str, float]:
+        """Item → score in the objective's units on chunks of the search slice, all of which are scored."""
         scores = self._ledger[key].scores
-        pairs = (zip(chunk.items, scores[chunk.id], strict=True) for chunk in self.plan.chunks["search"][:chunks])
+        pairs = (zip(chunk.items, scores[chunk.id], strict=True) for chunk in chunks)
         seen = {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
         return self.objective.items(seen, self.references("search"))
 
@@ -134,18 +135,19 @@ class Evaluator:
         """Note in the ledger that these candidates are about to be looked at on a slice; once for the same ones."""
         self._ledger.append_look(slice_name, list(dict.fromkeys(keys)))
 
-    def note_race(self, generation: int, stopped: Mapping[str, int]) -> None:
-        """Note in the ledger whom a generation's race has stopped, and after how many chunks."""
+    def note_race(self, generation: int, first: str, stopped: Mapping[str, int]) -> None:
+        """Note in the ledger whom a generation's race has stopped, after how many chunks from the `first` on."""
         if stopped:
-            self._ledger.append_race(generation, stopped)
+            self._ledger.append_race(generation, first, stopped)
 
-    def error(self, key: str, slice_name: str, chunks: int | None = None) -> str | None:
-        """Why the candidate failed on a slice, or on its first chunks, or None.
+    def error(self, key: str, slice_name: str) -> str | None:
+        """Why the candidate failed on a slice, or None; a failure elsewhere does not change what a slice says."""
+        return self.error_on(key, self.plan.chunks[slice_name])
 
-        A failure elsewhere does not change what a slice says, nor one on a later chunk what was decided before it.
-        """
+    def error_on(self, key: str, chunks: Sequence[Chunk]) -> str | None:
+        """Why the candidate failed on one of these chunks, or None."""
         errors = self._ledger[key].errors
-        return next((errors[chunk.id] for chunk in self.plan.chunks[slice_name][:chunks] if chunk.id in errors), None)
+        return next((errors[chunk.id] for chunk in chunks if chunk.id in errors), None)
 
     def _record(self, outcome: Outcome) -> None:
         job, recipe = outcome.job, to_document(outcome.job.recipe)
@@ -171,13 +173,12 @@ class Evaluator:
 
 
 class _Work:
-    """The stages of one slice: what the present one still waits for, and the jobs that workers take."""
+    """The stages of some chunks: what the present one still waits for, and the jobs that workers take."""
 
-    def __init__(self, evaluator: Evaluator, ledger: Ledger, slice_name: str, stages: Iterator[Stage]) -> None:
+    def __init__(self, evaluator: Evaluator, ledger: Ledger, chunks: Sequence[Chunk], stages: Iterator[Stage]) -> None:
         self.jobs = Dispatch()
         self.waiting: set[tuple[str, str]] = set()
-        self._evaluator, self._ledger, self._slice, self._stages = evaluator, ledger, slice_name, stages
-        self._chunks = [chunk.id for chunk in evaluator.plan.chunks[slice_name]]
+        self._evaluator, self._ledger, self._chunks, self._stages = evaluator, ledger, chunks, stages
 
     def advance(self) -> None:
         """Go to the next stage for which something is to be done."""
@@ -205,8 +206,7 @@ class _Work:
     def _unscored(self, candidates: Iterable[Candidate], start: int, end: int) -> Iterator[Job]:
         """Jobs of those that have not failed before `end`."""
         for candidate in candidates:
-            trial = self._ledger[candidate.key]
-            if self._evaluator.error(candidate.key, self._slice, end) is None:
-                for chunk in self._chunks[start:end]:
-                    if chunk not in trial.scores:
-                        yield Job(candidate.key, candidate.recipe, chunk)
+            scored = self._ledger[candidate.key].scores
+            if self._evaluator.error_on(candidate.key, self._chunks[:end]) is None:
+                left = (chunk.id for chunk in self._chunks[start:end] if chunk.id not in scored)
+                yield from (Job(candidate.key, candidate.recipe, chunk) for chunk in left)

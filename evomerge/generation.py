@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,10 +21,9 @@ class Scored:
     worth: Mapping[str, Worth]
     items: Mapping[str, int]
     whole: frozenset[str]
-    stopped: Mapping[str, int] = field(default_factory=dict)  # key → chunks seen
 
 
-def run_generation(evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig) -> Scored:
+def run_generation(evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig, number: int) -> Scored:
     """Score a generation; the worth of candidates that stop early is estimated, the leader is always complete.
 
     Half of the candidates count as the best, as in CMA-ES. Every decision is made when all that are still running
@@ -37,14 +36,18 @@ def run_generation(evaluator: Evaluator, candidates: Sequence[Candidate], rule: 
         count = len(evaluator.plan.items("search"))
         worth = {candidate.key: evaluator.worth(candidate.key, "search") for candidate in unique}
         return Scored(worth, dict.fromkeys(worth, count), frozenset(worth))
-    return _Race(evaluator, unique, rule).run()
+    return _Race(evaluator, unique, rule, number).run()
 
 
 class _Race:
-    def __init__(self, evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig) -> None:
-        self._evaluator, self._rule = evaluator, rule
+    """Each generation begins with another chunk: otherwise the same few items would decide them all."""
+
+    def __init__(self, evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig, number: int) -> None:
+        self._evaluator, self._rule, self._number = evaluator, rule, number
         self._candidates = {candidate.key: candidate for candidate in candidates}
-        self._chunks = evaluator.plan.chunks["search"]
+        chunks = evaluator.plan.chunks["search"]
+        first = number % len(chunks)
+        self._chunks = (*chunks[first:], *chunks[:first])
         self._running = list(self._candidates)
         self._best = len(candidates) // 2
         self._stopped: dict[str, int] = {}  # key → chunks seen
@@ -53,18 +56,19 @@ class _Race:
 
     def run(self) -> Scored:
         """The chunks one after the other, as long as anyone runs."""
-        self._evaluator.in_stages("search", self._stages())
+        self._evaluator.in_stages(self._chunks, self._stages())
+        self._evaluator.note_race(self._number, self._chunks[0].id, self._stopped)
         length = [len(chunk.items) for chunk in self._chunks]
         ended = self._stopped | self._failed
         items = {key: sum(length[: ended.get(key, len(length))]) for key in self._candidates}
-        whole = frozenset(self._candidates) - frozenset(self._stopped)
-        return Scored(self._worths(), items, whole, dict(self._stopped))
+        return Scored(self._worths(), items, frozenset(self._candidates) - frozenset(self._stopped))
 
     def _stages(self) -> Iterator[Stage]:
         """One chunk more for whoever still runs; what is decided is a function of the chunks before."""
         for seen in range(1, len(self._chunks) + 1):
             yield Stage([self._candidates[key] for key in self._running], seen)
-            self._failed |= {k: seen for k in self._running if self._evaluator.error(k, "search", seen) is not None}
+            chunks = self._chunks[:seen]
+            self._failed |= {k: seen for k in self._running if self._evaluator.error_on(k, chunks) is not None}
             self._running = [key for key in self._running if key not in self._failed]
             if self._running and seen < len(self._chunks):
                 self._stop(seen)
@@ -103,7 +107,7 @@ class _Race:
 
     def _matrix(self, keys: Sequence[str], seen: int) -> tuple[Matrix, Strata]:
         """The scores of the first chunks' items in the objective's units, and which task each item is of."""
-        rows = [self._evaluator.first_items(key, seen) for key in keys]
+        rows = [self._evaluator.seen_items(key, self._chunks[:seen]) for key in keys]
         items = list(rows[0]) if rows else []
         weights = self._evaluator.objective.weights
         tasks = list(weights)

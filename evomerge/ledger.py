@@ -101,9 +101,9 @@ class Ledger:
         self._write({"stop": stop})
         self.stops.append(stop)
 
-    def append_race(self, generation: int, stopped: Mapping[str, int]) -> None:
-        """Record whom the race of a generation has stopped, and after how many chunks; once for the same race."""
-        race = {"generation": generation, "stopped": dict(stopped)}
+    def append_race(self, generation: int, first: str, stopped: Mapping[str, int]) -> None:
+        """Record whom a generation's race has stopped, after how many chunks from `first` on; once for the same."""
+        race = {"generation": generation, "first": first, "stopped": dict(stopped)}
         if race not in self.races:
             self._write({"race": race})
             self.races.append(race)

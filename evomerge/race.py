@@ -40,6 +40,11 @@ class RaceConfig:
             raise ConfigError(f"race.alpha={self.alpha}: give a probability between 0 and 1, or null")
         positive("race.least", self.least)
 
+    def __str__(self) -> str:
+        """In words, for whoever checks a configuration."""
+        apart = f"{self.margin:g} standard errors" if self.alpha is None else f"an error of at most {self.alpha:g}"
+        return f"told apart by {apart}, after {self.least} items or more"
+
     def width(self, seen: int, total: int) -> float:
         """Standard errors that a difference on so many items of a slice must exceed."""
         return self.margin if self.alpha is None else certain_width(seen, total, self.alpha)

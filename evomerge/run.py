@@ -58,6 +58,7 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
             evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
             listeners: list[Listener] = [display, _BestSoFar(folder / RECIPE, evaluator), tracker]
             allowance = Allowance(experiment.budget, evaluator, ledger, experiment.reserve())
+            display.foresee(allowance.left)
             board = search(evaluator, space, optimizer, rows, allowance, listeners, experiment.race)
             display.phase("finalise")
             labels = {ref: label for label, ref in experiment.experts.items()}
@@ -153,6 +154,7 @@ def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, sec
         "counts": {
             "candidates": len(board.candidates),
             "failed": len(board.failures()),
+            "stopped_early": len(board.stopped()),
             "holdout_looks": looks(ledger.looks),
             "items_scored": sum(len(s) for trial in ledger.trials.values() for s in trial.scores.values()),
             "items_scored_this_time": evaluator.scored,

@@ -81,7 +81,7 @@ def candidates(count: int = 10, seed: int = 0) -> list[Candidate]:
 def raced(path: Path, pool: ToyPool, rule: RaceConfig = RULE, **objective: Any) -> tuple[Scored, Evaluator]:
     made, ledger = evaluator(path, pool, **objective)
     try:
-        return run_generation(made, candidates(), rule), made
+        return run_generation(made, candidates(), rule, 1), made
     finally:
         ledger.close()
 
@@ -116,7 +116,7 @@ def test_a_failure_met_ahead_counts_only_where_the_race_gets_to_it(tmp_path: Pat
     """Six workers meet the failures of late chunks early; one worker may never meet them."""
 
     def fails(job: Job) -> str | None:
-        return "late" if int(job.chunk.rpartition("/")[2]) >= 2 and int(job.key[0], 16) % 2 == seed % 2 else None
+        return "late" if int(job.chunk.rpartition("/")[2]) >= 3 and int(job.key[0], 16) % 2 == seed % 2 else None
 
     alone = raced(tmp_path / "a", Shuffled(0, fails=fails))[0]
     pool = Shuffled(seed, fails=fails, workers=6)
@@ -145,7 +145,7 @@ def test_no_worker_idles_while_anyone_runs(tmp_path: Path) -> None:
 def test_the_order_of_the_candidates_changes_nothing(tmp_path: Path) -> None:
     made, ledger = evaluator(tmp_path / "a", Shuffled())
     again, other = evaluator(tmp_path / "b", Shuffled())
-    assert run_generation(made, candidates(), RULE) == run_generation(again, candidates()[::-1], RULE)
+    assert run_generation(made, candidates(), RULE, 3) == run_generation(again, candidates()[::-1], RULE, 3)
     ledger.close()
     other.close()
 

@@ -1,6 +1,6 @@
 """report.html: a finished run on one page that needs no network, no other file and no script."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -52,6 +52,11 @@ def page(record: Record) -> str:
 """
 
 
+def _fates(counts: Mapping[str, int]) -> str:
+    stopped = f"{counts['stopped_early']} stopped early, " if counts.get("stopped_early") else ""
+    return f"{stopped}{counts['failed']} failed, {counts['items_scored']} items scored"
+
+
 def _head(record: Record) -> str:
     result, counts = record.result, record.result["counts"]
     experts = ", ".join(record.config["experts"])
@@ -62,7 +67,7 @@ def _head(record: Record) -> str:
         ("winner on holdout", number(record.winner["scores"]["holdout"]), f"candidate {result['winner']['label']}"),
         ("best baseline", number(rival["scores"]["holdout"]), rival["label"]),
         ("difference", f"{result['difference']:+.4f}", span),
-        ("candidates", f"{counts['candidates']}", f"{counts['failed']} failed, {counts['items_scored']} items scored"),
+        ("candidates", f"{counts['candidates']}", _fates(counts)),
     )
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
