@@ -32,6 +32,7 @@ class RaceConfig:
     margin: float = 0.5
     alpha: float | None = None
     least: int = 24
+    most: int | None = None
 
     def __post_init__(self) -> None:
         if self.margin < 0:
@@ -104,6 +105,8 @@ def decided(scores: Matrix, strata: Strata, best: int, rule: RaceConfig) -> tupl
         return [], []
     order = np.argsort(-strata.means(scores), kind="stable")
     inside, outside = order[:best], order[best:]
+    if rule.most is not None and seen >= rule.most:
+        return [int(row) for row in inside], [int(row) for row in outside]
     ahead = _Ahead(scores, strata, rule.width(seen, int(strata.totals.sum())))
     accepted = [row for row in inside if not len(outside) or ahead(row, outside[0])]
     rejected = [row for row in outside if not len(inside) or ahead(inside[-1], row)]
