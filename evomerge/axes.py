@@ -57,6 +57,15 @@ class Axes:
         row = self._on_simplex(wanted) if self.simplex else self._in_range(wanted)
         return None if row is None else np.tile(row, self.schedule.points)
 
+    def nearest(self, values: Vector) -> Vector:
+        """The coordinates of values [points, experts], each brought into the gene's range."""
+        if self.simplex:
+            weights = np.clip(values, 0.0, None)
+            weights[weights.sum(axis=1) == 0.0] = 1.0
+            return np.concatenate([to_cube(row / row.sum()) for row in weights])
+        scaled = (values - self.gene.low) / (self.gene.high - self.gene.low)
+        return np.asarray(np.clip(scaled, 0.0, 1.0), dtype=np.float64).reshape(-1)
+
     def _on_simplex(self, weights: Vector) -> Vector | None:
         total = float(weights.sum())
         return to_cube(weights / total) if total > 0 and (weights >= 0).all() else None

@@ -1,12 +1,15 @@
 """Categorical genes around a search space: which method, and which of the experts take part."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
 from evomerge.axes import Vector
 from evomerge.errors import ConfigError
+from evomerge.inverse import Wanted
+from evomerge.optimizers import Coordinate
 from evomerge.recipe import Recipe
 from evomerge.space import IN, Space
 
@@ -24,9 +27,10 @@ class MethodChoice:
         self._spans = [slice(first, last) for first, last in pairwise(ends)]
         self.dimensions = int(ends[-1])
 
-    def names(self) -> list[str]:
-        """A name per coordinate; a method's genes begin with its name."""
-        return ["method", *(f"{space.method}.{name}" for space in self._spaces for name in space.names())]
+    def coordinates(self) -> list[Coordinate]:
+        """The method, a category; then the axes of every method, whose names begin with its own."""
+        inner = [replace(c, name=f"{space.method}.{c.name}") for space in self._spaces for c in space.coordinates()]
+        return [Coordinate("method", len(self._spaces), ordered=False), *inner]
 
     @property
     def spare(self) -> int:
@@ -37,6 +41,17 @@ class MethodChoice:
         """The recipe of a point, in the space of the method that its first coordinate chooses."""
         place = min(int(np.clip(vector[0], 0.0, 1.0) * len(self._spaces)), len(self._spaces) - 1)
         return self._spaces[place].decode(vector[self._spans[place]], part)
+
+    def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
+        """In the space of the recipe's own method, or in the one that comes nearest to it."""
+        own = [space for space in self._spaces if space.method == recipe.method] or self._spaces
+        found = [(self._spaces.index(space), *space.nearest(recipe)) for space in own]
+        place, inner, distance = min(found, key=lambda one: one[2])
+        return self._embed(place, inner), distance
+
+    def wanted(self, recipe: Recipe) -> Wanted:
+        """What a recipe says of the tensors that the methods' spaces are over."""
+        return self._spaces[0].wanted(recipe)
 
     def seeds(self) -> dict[str, Vector]:
         """The points worth knowing first of every method."""
@@ -79,15 +94,22 @@ class ExpertSubset:
         self.method, self.out_dtype, self.seed = space.method, space.out_dtype, space.seed
         self.dimensions = len(self._labels) + space.dimensions
 
-    def names(self) -> list[str]:
-        """A name per coordinate."""
-        return [*(f"takes_part.{label}" for label in self._labels), *self._space.names()]
+    def coordinates(self) -> list[Coordinate]:
+        """Yes or no for each expert, then the inner space's."""
+        return [*(Coordinate(f"takes_part.{label}", 2) for label in self._labels), *self._space.coordinates()]
 
     def decode(self, vector: Vector) -> Recipe:
         """The recipe of a point; an expert that does not take part has weight 0, or is not in it."""
         count = len(self._labels)
         part = dict(zip(self._labels, vector[:count].tolist(), strict=True))
         return self._space.decode(vector[count:], part)
+
+    def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
+        """The inner space's, with the experts that have a weight in the recipe."""
+        inner, distance = self._space.nearest(recipe)
+        parts = self._space.wanted(recipe).parts
+        taking = [WELL_IN if place in parts else 1.0 - WELL_IN for place in range(len(self._labels))]
+        return np.concatenate([taking, inner]), distance
 
     def seeds(self) -> dict[str, Vector]:
         """The inner space's points, with every expert in."""

@@ -66,7 +66,7 @@ def _size(count: int) -> str:
 def _search(experiment: Experiment) -> Iterator[str]:
     space = experiment.space
     experiment.optimizer()
-    names = space.names()
+    names = [coordinate.name for coordinate in space.coordinates()]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     yield f"space     {space.method}, {space.dimensions} dimensions: {', '.join(names[:SHOWN])}{more}"
     yield f"baselines {', '.join(experiment.baselines)}"

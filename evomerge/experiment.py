@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from evomerge import methods, optimizers, pools, trackers
+from evomerge import methods, optimizers, pools, trackers, warm
 from evomerge.baselines import baselines, controls
 from evomerge.budget import Budget
 from evomerge.categorical import ExpertSubset, MethodChoice
@@ -93,6 +93,7 @@ class Experiment:
         finalise: Mapping[str, Any] | None = None,
         objective: Mapping[str, Any] | None = None,
         baselines: Mapping[str, bool] | None = None,
+        init: Sequence[str] | None = None,
         seed: int = 1,
     ) -> None:
         if not base or not experts:
@@ -110,6 +111,7 @@ class Experiment:
         self._optimizer = {"name": "cma", **(optimizer or {})}
         self._pool = {"name": "local", **(pool or {})}
         self._tracker = {"name": "none", **(tracker or {})}
+        self._init = tuple(init or ())
         torch_dtype(self.model.dtype)
         check_device(self.model.device, here=self._pool["name"] == "local")
         if self.model.max_length is not None:
@@ -225,8 +227,9 @@ class Experiment:
         """A fresh optimizer, seeded with the points worth knowing first."""
         settings = dict(self._optimizer)
         name = str(settings.pop("name"))
-        seeds = list({self.space.decode(point).key(): point for point in self.space.seeds().values()}.values())
-        return optimizers.create(name, self.space.dimensions, seeds, self.seed, settings, self.objective.dimensions)
+        points = [*warm.points(self.space, self._init).values(), *self.space.seeds().values()]
+        seeds = list({self.space.decode(point).key(): point for point in points}.values())
+        return optimizers.create(name, self.space.coordinates(), seeds, self.seed, settings, self.objective.dimensions)
 
     def pool(self) -> pools.Pool:
         """The pool with its workers started."""
@@ -294,6 +297,8 @@ def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
     fixed = {key: value for key, value in config.items() if key not in FREE}
     if "model" in fixed:
         fixed["model"] = {key: value for key, value in fixed["model"].items() if key not in FREE_OF_MODEL}
+    if "optimizer" in fixed:
+        fixed["optimizer"] = {key: value for key, value in fixed["optimizer"].items() if key != "mirror"}
     return fixed
 
 

@@ -12,11 +12,14 @@ import numpy as np
 from evomerge import methods
 from evomerge.axes import Axes, Vector, narrow
 from evomerge.errors import ConfigError
-from evomerge.groups import Group, Layout, layer_of
+from evomerge.groups import Group, Layout
+from evomerge.inverse import Wanted
 from evomerge.methods import Gene
+from evomerge.optimizers import Coordinate
 from evomerge.recipe import ModelRef, Recipe, Rule, Setting, Source, models_form, simplify
 from evomerge.schedules import Schedule
 from evomerge.suggest import nearest
+from evomerge.survey import Survey
 
 # Where a gene of this name masks and scales nothing, so that the weight of one expert alone gives that expert.
 NEUTRAL = {"density": 1.0, "gamma": 0.0, "epsilon": 0.0, "lambda": 1.0, "base_model_weight": 0.0}
@@ -31,8 +34,14 @@ class SearchSpace(Protocol):
     seed: int
     dimensions: int
 
-    def names(self) -> list[str]:
-        """A name per coordinate."""
+    def coordinates(self) -> list[Coordinate]:
+        """What each axis is."""
+
+    def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
+        """The point whose recipe comes nearest, and how far it is: the root mean square in units of the genes' ranges.
+
+        ConfigError where the recipe merges other models.
+        """
 
     def decode(self, vector: Vector) -> Recipe:
         """The recipe of a point; any point of the cube is a valid recipe."""
@@ -74,15 +83,14 @@ class Space:
         self.out_dtype, self.seed = out_dtype, seed
         self._rest: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed}
         self._rest["options"] = methods.choose_options(method, options or {})
-        self._touched = tuple(touched)
-        self._survey(layout, components, outer)
+        self._survey = Survey(layout, touched, components, outer)
         self._normalizes = methods.normalizes(self._module, self._settings)
         self._genes = {gene.name: gene for gene in self._module.GENES}
         # Whether weights scale task vectors one by one: an expert that is the base adds nothing, whatever its weight.
         self._adds = "normalize" in self._module.SHARED and not self._normalizes and "weight" not in self._module.BASE
         if self._adds:
             self._genes.pop("lambda", None)  # the common scale of the weights: a redundant direction
-        if any(group.frozen for group in self._groups):
+        if any(group.frozen for group in self._survey.groups):
             self._refuse_frozen()
         self._fixed: dict[str, float] = {}
         self.axes = self._axes(genes or {}, schedule)
@@ -90,14 +98,14 @@ class Space:
         if not self.dimensions:
             raise ConfigError("space: nothing is left to search; free a gene or add an expert")
 
-    def names(self) -> list[str]:
-        """A name per coordinate: gene, expert, group and place in the schedule."""
+    def coordinates(self) -> list[Coordinate]:
+        """A continuous axis per gene, expert, group and place in the schedule, which make its name."""
         found = []
         for axes in self.axes:
             owners = [self.labels[i] for i in axes.experts][: axes.columns] or ["all"]
             for point in range(axes.schedule.points):
                 place = f"[{point}]" if axes.schedule.points > 1 else ""
-                found += [f"{axes.gene.name}.{owner}.{axes.group.name}{place}" for owner in owners]
+                found += [Coordinate(f"{axes.gene.name}.{owner}.{axes.group.name}{place}") for owner in owners]
         return found
 
     def decode(self, vector: Vector, part: Mapping[str, float] | None = None) -> Recipe:
@@ -114,6 +122,18 @@ class Space:
             for column, expert in enumerate(axes.experts or (None,)):
                 tables.setdefault((axes.gene.name, expert), {})[axes.group.name] = tuple(values[:, column].tolist())
         return self._recipe(tables, absent)
+
+    def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
+        """The point whose recipe comes nearest, and how far it is; one of another method by the genes it shares."""
+        wanted = self.wanted(recipe)
+        found = [wanted.block(axes, self._survey.members[axes.group.name], self._adds) for axes in self.axes]
+        vector = np.concatenate([part for part, _ in found])
+        sizes = [axes.size for axes in self.axes]
+        return vector, float(np.sqrt(np.average([missed for _, missed in found], weights=sizes)))
+
+    def wanted(self, recipe: Recipe) -> Wanted:
+        """What a recipe says of the tensors that this space is over."""
+        return Wanted(recipe, self._survey.layout, self.base, self.experts)
 
     def examples(self) -> list[Vector]:
         """A point of every method that the space holds."""
@@ -173,21 +193,6 @@ class Space:
         fewest = len(shares) - self.spare
         return frozenset(order[max(fewest, sum(share >= IN for share in shares)) :])
 
-    def _survey(self, layout: Layout, components: Any, outer: str) -> None:
-        """The groups, their tensors and depths, and those that no expert brings anything to."""
-        self._groups = layout.groups(components, outer)
-        members = zip(self._groups, _members(layout, self._groups), strict=True)
-        self._members = {group.name: names for group, names in members}
-        self._layers = {name: _depth(layout, names) for name, names in self._members.items()}
-        touched = frozenset().union(*self._touched)
-        catch_all = self._groups[-1].filters == (None,)
-        # Where every expert is the base any coefficient gives the base: the last rule serves, and the recipe is short.
-        self._skipped = {
-            group.name
-            for group in self._groups[:-1]
-            if catch_all and not group.frozen and touched.isdisjoint(self._members[group.name])
-        }
-
     def _endpoints(self) -> None:
         """A method between two models takes the base and one expert, or two experts and no base."""
         low, high = self._module.EXPERTS
@@ -227,21 +232,21 @@ class Space:
             if fixed is not None:
                 self._fixed[gene.name] = fixed
                 continue
-            for group in self._groups:
+            for group in self._survey.groups:
                 start = sum(axes.size for axes in found)
                 found += self._axes_of(narrowed, group, own, start)
         return found
 
     def _axes_of(self, gene: Gene, group: Group, spec: Any, start: int) -> list[Axes]:
         """The gene's axes in a group; none where it is frozen or no expert brings anything to it."""
-        touching = tuple(i for i, t in enumerate(self._touched) if not self._members[group.name].isdisjoint(t))
+        touching = self._survey.touching(group)
         if group.frozen or not touching:
             return []
         simplex = gene.name == "weight" and self._normalizes
         everyone = tuple(range(len(self.experts)))
         counts = gene.name == "weight" and not self._adds  # even where the expert is the base
         experts = () if gene.per == "group" else everyone if counts else touching
-        layers = self._layers[group.name] if group.layered else 1
+        layers = self._survey.layers[group.name] if group.layered else 1
         schedule = Schedule.parse(spec if group.layered else "all", layers, "space.schedule")
         axes = Axes(gene, group, schedule, experts, simplex, start)
         return [axes] if axes.size else []
@@ -264,8 +269,8 @@ class Space:
     def _setting(self, name: str, table: Mapping[str, tuple[float, ...]]) -> Setting:
         schedules = {axes.group.name: axes.schedule for axes in self.axes if axes.gene.name == name}
         rules = []
-        for group in self._groups:
-            if group.name in self._skipped:
+        for group in self._survey.groups:
+            if group.name in self._survey.skipped:
                 continue
             values = table.get(group.name)
             value = self._idle(name, group) if values is None else schedules[group.name].expand(values)
@@ -301,22 +306,6 @@ def _check_settings(method: str, settings: Mapping[str, float | bool]) -> dict[s
             hint = f"{nearest(key, known)}; it has {list(known)}"
             raise ConfigError(f"method.settings: {method} has no setting {key!r}{hint}")
     return {key: value if isinstance(value, bool) else float(value) for key, value in settings.items()}
-
-
-def _members(layout: Layout, groups: Sequence[Group]) -> list[frozenset[str]]:
-    left = list(layout.names)
-    found = []
-    for group in groups:
-        inside = [name for name in left if any(text is None or text in name for text in group.filters)]
-        left = [name for name in left if name not in set(inside)]
-        found.append(frozenset(inside))
-    return found
-
-
-def _depth(layout: Layout, members: frozenset[str]) -> int:
-    """Layers of the deepest stack that a group has tensors in."""
-    places = (layer_of(name) for name in members)
-    return max((layout.stacks[place[0]] for place in places if place), default=1)
 
 
 def refuse_unknown_genes(genes: Mapping[str, Any], names: Sequence[str]) -> None:

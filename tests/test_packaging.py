@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 import evomerge
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"plot", "wandb", "tensorboard", "dev"}
+EXTRAS = {"optuna", "plot", "wandb", "tensorboard", "dev"}
 DOCUMENTED = {"help", "setup", "quickstart", "test", "test-all", "parity", "lint", "format", "clean"}
 
 

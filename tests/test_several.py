@@ -85,8 +85,8 @@ def test_the_winner_of_a_front_is_no_end_of_it(tmp_path: Path) -> None:
 
 def test_a_floor_is_kept_where_the_mean_alone_breaks_it(tmp_path: Path) -> None:
     best = weights(toy_baselines()["left"])
-    _, _, free = ended(tmp_path / "free.jsonl", "cma", 120, maximise=["b"])
-    _, _, kept = ended(tmp_path / "kept.jsonl", "cma", 120, maximise=["b"], keep={"a": "left - 0.2"})
+    _, _, free = ended(tmp_path / "free.jsonl", "cma", 240, maximise=["b"])
+    _, _, kept = ended(tmp_path / "kept.jsonl", "cma", 240, maximise=["b"], keep={"a": "left - 0.2"})
     floor = next(row.tasks["a"] for row in kept.rows if row.label == "left") - 0.2
     assert kept.floors == pytest.approx({"a": floor}) and free.floors == {}
     assert free.rows[-1].tasks["a"] < floor <= kept.rows[-1].tasks["a"] + 1e-9
@@ -122,12 +122,12 @@ def test_a_repeated_end_pays_nothing_and_says_the_same(tmp_path: Path, settings:
 
 def test_optimizers_of_one_objective_refuse_a_front() -> None:
     with pytest.raises(ConfigError, match=r"objective\.front: optimizer=cma takes one objective; choose of .*random"):
-        optimizers.create("cma", 2, [], 1, {}, objectives=2)
+        optimizers.create("cma", optimizers.cube(2), [], 1, {}, objectives=2)
 
 
 @pytest.mark.parametrize("name", [name for name in optimizers.names() if optimizers.takes_several(name)])
 def test_the_others_take_tuples(name: str) -> None:
-    optimizer = optimizers.create(name, 2, [], 1, {}, objectives=2)
+    optimizer = optimizers.create(name, optimizers.cube(2), [], 1, {}, objectives=2)
     for _ in range(3):
         vectors = optimizer.ask()
         optimizer.tell(vectors, [(float(v[0]), float(v[1])) for v in vectors])

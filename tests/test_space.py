@@ -17,7 +17,7 @@ from evomerge.materialize import Materializer, fingerprint
 from evomerge.plan import TensorPlan, plan
 from evomerge.recipe import ModelRef, Recipe, Source, models_form
 from evomerge.recipe_document import to_document
-from evomerge.space import Space
+from evomerge.space import SearchSpace, Space
 from tests.families import BUILDERS, Folders, save_family
 
 LAYERS = 4
@@ -51,6 +51,10 @@ def make(
     return Space(method=method, base=BASE, experts=experts, layout=layout, touched=touched or everything, **changes)
 
 
+def axis_names(space: SearchSpace) -> list[str]:
+    return [coordinate.name for coordinate in space.coordinates()]
+
+
 def points(space: Space, count: int = 5) -> list[np.ndarray]:
     return list(np.random.default_rng(space.dimensions).random((count, space.dimensions)))
 
@@ -69,7 +73,7 @@ def weights(merged: Recipe, name: str) -> list[float]:
 @every_components
 def test_any_point_is_a_valid_recipe(method: str, schedule: Any, components: Any) -> None:
     space = make(method, schedule=schedule, components=components)
-    assert len(space.names()) == len(set(space.names())) == space.dimensions
+    assert len(axis_names(space)) == len(set(axis_names(space))) == space.dimensions
     for vector in (*points(space), np.zeros(space.dimensions), np.ones(space.dimensions)):
         merged = space.decode(vector)
         assert recipe_yaml.parse(to_document(merged)).settings == merged.settings
@@ -86,7 +90,7 @@ def test_every_coordinate_is_live(method: str, schedule: Any, components: Any) -
     for place in range(space.dimensions):
         moved = vector.copy()
         moved[place] += 0.05
-        assert values(space.decode(moved)) != before, space.names()[place]
+        assert values(space.decode(moved)) != before, axis_names(space)[place]
 
 
 @every_method
@@ -313,7 +317,7 @@ def test_relative_weights_count_even_where_an_expert_is_the_base(method: str) ->
     experts = dict(list(EXPERTS.items())[: min(3, methods.load(method).EXPERTS[1])])
     touched = [frozenset(NAMES), *[ATTENTION] * (len(experts) - 1)]
     space = make(method, touched=touched, components=("attention",))
-    assert len([name for name in space.names() if name.startswith("weight.")]) == 3 * (len(experts) - 1)
+    assert len([name for name in axis_names(space) if name.startswith("weight.")]) == 3 * (len(experts) - 1)
     assert all(weight > 0 for weight in weights(space.decode(space.seeds()["uniform"]), NAMES[0]))
 
 
@@ -328,7 +332,7 @@ ATTENTION = frozenset(name for name in NAMES if "self_attn" in name)
 def test_an_adapter_has_no_axis_where_it_changes_nothing() -> None:
     everything = frozenset(NAMES)
     space = make(touched=[everything, ATTENTION, ATTENTION], components=("attention",))
-    assert space.names() == [
+    assert axis_names(space) == [
         "weight.math.outer",
         *(f"weight.{label}.attention" for label in EXPERTS),
         "weight.math.rest",
@@ -340,7 +344,7 @@ def test_an_adapter_has_no_axis_where_it_changes_nothing() -> None:
 
 def test_no_density_axis_where_an_adapter_changes_nothing() -> None:
     space = make("ties", touched=[frozenset(NAMES), ATTENTION, ATTENTION], components=("attention",))
-    assert "density.code.rest" not in space.names()
+    assert "density.code.rest" not in axis_names(space)
 
 
 def test_one_expert_under_normalised_weights_has_all_of_them() -> None:
@@ -363,7 +367,7 @@ def test_every_coordinate_of_a_shallower_stack_is_live() -> None:
     for place in range(space.dimensions):
         moved = vector.copy()
         moved[place] = 0.6
-        assert values(space.decode(moved), layout) != before, space.names()[place]
+        assert values(space.decode(moved), layout) != before, axis_names(space)[place]
 
 
 def test_a_shorter_stack_is_interpolated() -> None:

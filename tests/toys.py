@@ -11,7 +11,7 @@ from evomerge.evaluator import Evaluator
 from evomerge.groups import Layout
 from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
-from evomerge.optimizers import Optimizer, create
+from evomerge.optimizers import Optimizer, create, cube
 from evomerge.pools import Dispatch
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.scorers import SLICES, Chunk, Plan, Request
@@ -36,7 +36,7 @@ def toy_space() -> Space:
 
 
 def toy_optimizer(name: str = "cma", seed: int = 1, population: int = 6) -> Optimizer:
-    return create(name, 2, list(toy_space().seeds().values()), seed, {"population": population})
+    return create(name, cube(2), list(toy_space().seeds().values()), seed, {"population": population})
 
 
 def toy_baselines() -> dict[str, Recipe]:

@@ -8,6 +8,8 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -18,6 +20,18 @@ from evomerge.schema import check_section
 from evomerge.suggest import nearest
 
 Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """One axis of the cube: its name, and how many values it has, each a cell of equal width; 0 is a continuum.
+
+    Values without an order are categories: a neighbouring cell is no nearer than any other.
+    """
+
+    name: str
+    levels: int = 0
+    ordered: bool = True
 
 
 class Optimizer(Protocol):
@@ -41,12 +55,17 @@ class Optimizer(Protocol):
 
 def names() -> tuple[str, ...]:
     """Every optimizer of this folder, sorted."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)))
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+
+
+def cube(dimensions: int) -> tuple[Coordinate, ...]:
+    """The axes of a cube without categories."""
+    return tuple(Coordinate(f"x{place}") for place in range(dimensions))
 
 
 def create(
     name: str,
-    dimensions: int,
+    coordinates: Sequence[Coordinate],
     seeds: Sequence[Vector],
     seed: int,
     settings: Mapping[str, Any],
@@ -54,25 +73,33 @@ def create(
 ) -> Optimizer:
     """The optimizer of this name; `seeds` are points to try first.
 
-    ConfigError names an unknown setting, and an optimizer that cannot take several objectives.
+    With `mirror`, a path, its trials also go into an Optuna journal there. ConfigError names an unknown setting, and an
+    optimizer that cannot take several objectives.
     """
     if name not in names():
         raise ConfigError(f"optimizer {name!r} is not known{nearest(name, names())}; choose of {', '.join(names())}")
     module = _module(name)
-    check_section(module.create, settings, "optimizer", given=("objectives",))
-    given = dict(settings)
+    given = {key: value for key, value in settings.items() if key != "mirror"}
+    check_section(module.create, given, "optimizer", given=("objectives",))
     if objectives > 1:
         if not takes_several(name):
             able = ", ".join(other for other in names() if takes_several(other))
             raise ConfigError(f"objective.front: optimizer={name} takes one objective; choose of {able}")
         if "objectives" in inspect.signature(module.create).parameters:  # random points need not know
             given["objectives"] = objectives
-    return cast(Optimizer, module.create(dimensions, seeds, seed, **given))
+    optimizer = cast(Optimizer, module.create(coordinates, seeds, seed, **given))
+    return _mirrored(optimizer, coordinates, settings["mirror"]) if settings.get("mirror") else optimizer
 
 
 def takes_several(name: str) -> bool:
     """Whether the optimizer can be told several losses of a candidate."""
     return bool(getattr(_module(name), "SEVERAL_OBJECTIVES", False))
+
+
+def _mirrored(optimizer: Optimizer, coordinates: Sequence[Coordinate], path: Any) -> Optimizer:
+    if not isinstance(path, str):
+        raise ConfigError(f"optimizer.mirror={path}: give the path of a journal file")
+    return cast(Optimizer, _module("_mirror").Mirrored(optimizer, coordinates, Path(path)))
 
 
 def _module(name: str) -> Any:

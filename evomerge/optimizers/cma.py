@@ -1,92 +1,117 @@
-"""CMA-ES (Hansen, arXiv 1604.00772) by the `cma` package, inside the unit cube."""
+"""CMA-ES inside the unit cube: the seeds, a run from the best of them, and restarts where they are wanted."""
 
 import math
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Vector
+from evomerge.optimizers import Coordinate, Vector
+from evomerge.optimizers._restarts import KINDS, Restarts, rounded_up
+from evomerge.optimizers._screen import Screen
+from evomerge.optimizers._strategy import Start, Strategy
+from evomerge.schema import one_of, positive
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # cma warns at import where matplotlib is missing
-    import cma
+COVARIANCES = ("auto", "full", "diagonal", "vd")
+DIAGONAL_FROM = 24  # dimensions: from here on a full matrix learns too slowly for a thousand candidates
+VD_FROM = 10
 
 
 class CMA:
-    """One run of CMA-ES; `seeds` open the first generations, the rest is sampled.
-
-    A generation keeps one sampled point at least: cma learns nothing about its step size from injected ones.
-    """
+    """The seeds are the first generation, and the best of them is where the first run begins."""
 
     def __init__(
         self,
-        dimensions: int,
+        coordinates: Sequence[Coordinate],
         seeds: Sequence[Vector],
-        seed: int,
-        population: int | None,
-        sigma: float,
+        restarts: Restarts,
+        covariance: str,
+        tolerance: float,
+        factor: int,
     ) -> None:
-        self._padding = max(0, 2 - dimensions)  # cma needs two dimensions
-        size = dimensions + self._padding
-        options = {"randn": _Randn(seed), "bounds": [0, 1], "popsize": population, "verbose": -10}
-        start = np.full(size, 0.5)
-        if seeds:
-            start[:dimensions] = np.clip(seeds[0], 0.05, 0.95)
-        self._strategy = cma.CMAEvolutionStrategy(start, sigma, options)
+        self._coordinates, self._restarts = tuple(coordinates), restarts
+        self._covariance, self._tolerance = covariance, tolerance
         self._seeds = [np.clip(point, 0.0, 1.0) for point in seeds]
-        self._asked: list[np.ndarray] = []
+        self._run = (
+            None if seeds else self._started(np.full(len(coordinates), 0.5), restarts.population, restarts.sigma)
+        )
+        self._screen, self._factor = (Screen() if factor > 1 else None), factor
+        self._ended: list[tuple[float, Vector]] = []  # best loss and centre of each run before
+        self._asked = 0
 
     def ask(self) -> list[Vector]:
-        """What is left of the seeds, then samples, clipped where cma's bound handling leaves rounding crumbs."""
-        most = self._strategy.popsize - 1
-        first, self._seeds = self._seeds[:most], self._seeds[most:]
-        self._strategy.inject([self._inject(point) for point in first], force=True)
-        self._asked = [np.array(x, dtype=np.float64) for x in self._strategy.ask()]
-        end = len(self._asked[0]) - self._padding
-        return [*first, *(np.clip(x, 0.0, 1.0)[:end] for x in self._asked[len(first) :])]
+        """The seeds, then a sampled generation at a time."""
+        vectors = self._run.ask(self._screen, self._factor) if self._run else [point.copy() for point in self._seeds]
+        self._asked = len(vectors)
+        return vectors
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
-        """Update mean, step size and covariance; told exactly what was asked, or the active update is lost."""
-        finite = [loss for loss in losses if math.isfinite(loss)]
-        if len(vectors) != len(self._asked):
-            raise ValueError(f"told {len(vectors)} of {len(self._asked)} vectors")
-        if finite:  # a generation of failures teaches nothing
-            self._strategy.tell(self._asked, list(losses))
+        """Begin at the best seed, learn from a generation, or begin anew where a run has ended."""
+        if len(vectors) != self._asked:
+            raise ValueError(f"told {len(vectors)} of {self._asked} vectors")
+        if self._screen:
+            self._screen.tell(vectors, losses)
+        if self._run is None:
+            best = int(np.argmin(losses))
+            point = self._seeds[best] if math.isfinite(losses[best]) else np.full(len(self._coordinates), 0.5)
+            self._run = self._started(point, self._restarts.population, self._restarts.sigma)
+            return
+        self._run.tell(losses)
+        spent = self._run.generations * self._run.population
+        if self._restarts.kind != "none" and (self._run.has_ended(self._tolerance) or spent >= self._restarts.limit()):
+            self._ended.append((self._run.best, self._run.centre()))
+            point = self._restarts.generator.random(len(self._coordinates))
+            self._run = self._started(point, *self._restarts.next(spent))
 
-    def centre(self) -> Vector:
-        """The mean of the distribution, inside the bounds."""
-        favourite = np.asarray(self._strategy.result.xfavorite, dtype=np.float64)
-        return np.clip(favourite, 0.0, 1.0)[: len(favourite) - self._padding]
+    def centre(self) -> Vector | None:
+        """The mean of the run that has found the best point; None before the first."""
+        runs = [*self._ended, *([(self._run.best, self._run.centre())] if self._run else [])]
+        return min(runs, key=lambda run: run[0])[1] if runs else None
 
-    def _inject(self, point: Vector) -> Vector:
-        """The point in cma's own coordinates, which bend near the bounds."""
-        padded = np.concatenate([point, np.full(self._padding, 0.5)])
-        return np.asarray(self._strategy.boundary_handler.inverse(padded), dtype=np.float64)
+    def _started(self, point: Vector, population: int, sigma: float) -> Strategy:
+        return Strategy(Start(point, sigma, population), self._coordinates, self._covariance, self._normal)
 
-
-class _Randn:
-    """cma's normal variates from a stream of our own: its default is numpy's global one."""
-
-    def __init__(self, seed: int) -> None:
-        self._generator = np.random.default_rng(seed)
-
-    def __call__(self, *size: int) -> Vector:
-        return self._generator.standard_normal(size)
+    def _normal(self, *size: int) -> Vector:
+        """Normal variates from a stream of our own: cma's default is numpy's global one."""
+        return self._restarts.generator.standard_normal(size)
 
 
 def create(
-    dimensions: int,
+    coordinates: Sequence[Coordinate],
     seeds: Sequence[Vector],
     seed: int,
     *,
     population: int | None = None,
     sigma: float = 0.2,
+    multiple_of: int = 1,
+    covariance: str = "auto",
+    restarts: str = "none",
+    tolerance: float = 0.002,
+    screen: int = 4,
 ) -> CMA:
-    """`population` None is 4 + ⌊3 ln n⌋; `sigma` is the first step size in units of the cube's edge."""
+    """`population` None is 4 + ⌊1.5 ln n⌋; `sigma` is the first step size in units of the cube's edge.
+
+    Populations are rounded up to a `multiple_of` the workers. `covariance` auto is full below DIAGONAL_FROM dimensions.
+    Of `screen` times as many points a model of what is known keeps the most promising; with 1 every one is a candidate.
+    A run ends, where `restarts` has another follow it, when no axis varies by `tolerance`.
+    """
     if population is not None and population < 4:
         raise ConfigError(f"optimizer.population={population}: CMA-ES needs at least 4")
     if not 0 < sigma <= 1:
         raise ConfigError(f"optimizer.sigma={sigma}: give a step size in (0, 1]")
-    return CMA(dimensions, seeds, seed, population, sigma)
+    if multiple_of < 1:
+        raise ConfigError(f"optimizer.multiple_of={multiple_of}: give the number of workers, at least 1")
+    if not 0 < tolerance < sigma:
+        raise ConfigError(f"optimizer.tolerance={tolerance}: give a step below sigma={sigma}, above 0")
+    positive("optimizer.screen", screen)
+    one_of("optimizer.covariance", covariance, COVARIANCES)
+    one_of("optimizer.restarts", restarts, KINDS)
+    if covariance == "vd" and len(coordinates) < VD_FROM:
+        raise ConfigError(
+            f"optimizer.covariance=vd: for {VD_FROM} dimensions or more, the space has {len(coordinates)}"
+        )
+    if covariance == "auto":
+        covariance = "full" if len(coordinates) < DIAGONAL_FROM else "diagonal"
+    first = rounded_up(population or 4 + int(1.5 * math.log(len(coordinates))), multiple_of)
+    plan = Restarts(restarts, first, sigma, multiple_of, np.random.default_rng(seed))
+    return CMA(coordinates, seeds, plan, covariance, tolerance, screen)

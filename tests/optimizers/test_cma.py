@@ -1,10 +1,14 @@
 """CMA-ES: convergence, and that seeds help and never hurt."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Optimizer, Vector, create
+from evomerge.optimizers import Coordinate, Optimizer, Vector, create, cube
+from evomerge.optimizers._restarts import Restarts
 
 
 def best(optimizer: Optimizer, generations: int, target: Vector, scale: Vector | float = 1.0) -> float:
@@ -19,37 +23,32 @@ def best(optimizer: Optimizer, generations: int, target: Vector, scale: Vector |
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_solves_a_sphere(seed: int) -> None:
-    assert best(create("cma", 6, [], seed, {}), 150, np.full(6, 0.3)) < 1e-4
+    assert best(create("cma", cube(6), [], seed, {}), 150, np.full(6, 0.3)) < 1e-4
 
 
 def test_learns_scales() -> None:
-    assert best(create("cma", 6, [], 1, {}), 250, np.full(6, 0.3), 10.0 ** np.arange(6)) < 1e-3
+    assert best(create("cma", cube(6), [], 1, {}), 250, np.full(6, 0.3), 10.0 ** np.arange(6)) < 1e-3
 
 
 @pytest.mark.parametrize("corner", [0.0, 1.0])
 def test_reaches_optima_on_the_edge(corner: float) -> None:
-    assert best(create("cma", 4, [], 1, {}), 150, np.full(4, corner)) < 1e-4
+    assert best(create("cma", cube(4), [], 1, {}), 150, np.full(4, corner)) < 1e-4
 
 
 @pytest.mark.parametrize("count", [3, 8, 20])
 def test_converges_after_many_seeds_too(count: int) -> None:
     seeds = [np.zeros(6), np.ones(6), *np.random.default_rng(0).random((count, 6))][:count]
-    assert best(create("cma", 6, seeds, 1, {}), 150, np.full(6, 0.3)) < 1e-4
+    assert best(create("cma", cube(6), seeds, 1, {}), 150, np.full(6, 0.3)) < 1e-4
 
 
 @pytest.mark.parametrize("dimensions", [1, 2])
 def test_few_dimensions(dimensions: int) -> None:
-    assert best(create("cma", dimensions, [], 1, {}), 80, np.full(dimensions, 0.3)) < 1e-4
-
-
-def test_starts_around_the_first_seed() -> None:
-    near = create("cma", 5, [np.full(5, 0.8)], 1, {"sigma": 0.02})
-    assert np.abs(np.array(near.ask()) - 0.8).max() < 0.15
+    assert best(create("cma", cube(dimensions), [], 1, {}), 80, np.full(dimensions, 0.3)) < 1e-4
 
 
 def test_population_follows_the_dimensions() -> None:
-    assert len(create("cma", 6, [], 1, {}).ask()) == 4 + int(3 * np.log(6))
-    assert len(create("cma", 6, [], 1, {"population": 21}).ask()) == 21
+    assert len(create("cma", cube(6), [], 1, {}).ask()) == 4 + int(3 * np.log(6))
+    assert len(create("cma", cube(6), [], 1, {"population": 21}).ask()) == 21
 
 
 @pytest.mark.parametrize(
@@ -57,32 +56,150 @@ def test_population_follows_the_dimensions() -> None:
 )
 def test_impossible_settings_are_refused(settings: dict[str, float], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"^optimizer\.{key}="):
-        create("cma", 3, [], 1, settings)
+        create("cma", cube(3), [], 1, settings)
 
 
 def test_a_generation_is_told_whole() -> None:
-    optimizer = create("cma", 3, [], 1, {})
+    optimizer = create("cma", cube(3), [], 1, {})
     vectors = optimizer.ask()
     with pytest.raises(ValueError, match="told"):
         optimizer.tell(vectors[1:], [0.0] * (len(vectors) - 1))
 
 
-def test_every_generation_of_seeds_has_a_sample() -> None:
-    seeds = [point.tolist() for point in np.random.default_rng(0).random((12, 3))]
-    optimizer = create("cma", 3, [np.array(seed) for seed in seeds], 1, {"population": 6})
-    fresh = []
-    for _ in range(3):
-        vectors = optimizer.ask()
-        fresh.append(sum(vector.tolist() not in seeds for vector in vectors))
-        optimizer.tell(vectors, [float(vector.sum()) for vector in vectors])
-    assert fresh == [1, 1, 4]
+def test_begins_at_the_best_seed() -> None:
+    seeds = [np.full(3, 0.1), np.full(3, 0.7), np.full(3, 0.4)]
+    optimizer = create("cma", cube(3), seeds, 1, {"sigma": 0.02})
+    assert [point.tolist() for point in optimizer.ask()] == [seed.tolist() for seed in seeds]
+    optimizer.tell(seeds, [np.inf, 1.0, 2.0])
+    assert np.abs(np.array(optimizer.ask()) - 0.7).max() < 0.1
 
 
 def test_generations_of_failures_teach_nothing() -> None:
-    optimizer = create("cma", 3, [], 1, {"population": 10})
+    optimizer = create("cma", cube(3), [], 1, {"population": 10})
     for _ in range(60):
         vectors = np.array(optimizer.ask())
         optimizer.tell(list(vectors), [np.inf] * len(vectors))
     later = np.concatenate([optimizer.ask() for _ in range(30)])
     assert later.mean(axis=0) == pytest.approx(np.full(3, 0.5), abs=0.07)
     assert later.std(axis=0) == pytest.approx(np.full(3, 0.2), abs=0.05)
+
+
+def rotated(dimensions: int) -> Callable[[Vector], float]:
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((dimensions, dimensions)))[0]
+    scales = 10.0 ** np.linspace(0, 2, dimensions)
+    return lambda vector: float((scales * (turn @ (vector - 0.4)) ** 2).sum())
+
+
+def spent(optimizer: Optimizer, evaluations: int, loss: Callable[[Vector], float]) -> list[float]:
+    losses: list[float] = []
+    while len(losses) < evaluations:
+        vectors = optimizer.ask()
+        fresh = [loss(vector) for vector in vectors]
+        optimizer.tell(vectors, fresh)
+        losses += fresh
+    return losses[:evaluations]
+
+
+@pytest.mark.parametrize("covariance", ["full", "auto"])
+def test_learns_a_rotated_ellipsoid(covariance: str) -> None:
+    assert min(spent(create("cma", cube(8), [], 1, {"covariance": covariance}), 2000, rotated(8))) < 1e-6
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "vd", "auto"])
+def test_many_dimensions_learn_faster_by_their_diagonal(covariance: str) -> None:
+    scales = 10.0 ** np.linspace(0, 2, 60)
+
+    def loss(vector: Vector) -> float:
+        return float((scales * (vector - 0.4) ** 2).sum())
+
+    found = [min(spent(create("cma", cube(60), [], 1, {"covariance": c}), 3000, loss)) for c in (covariance, "full")]
+    assert found[0] < 0.7 * found[1]
+
+
+@pytest.mark.parametrize("kind", ["ipop", "bipop"])
+def test_restarts_leave_a_wide_local_optimum(kind: str) -> None:
+    def loss(vector: Vector) -> float:
+        return min(((vector - 0.2) ** 2).sum() + 0.05, ((vector - 0.85) ** 2).sum())
+
+    start = [np.full(4, 0.2)]
+    settings = {"sigma": 0.05, "tolerance": 0.01, "restarts": kind}
+    assert min(spent(create("cma", cube(4), start, 1, {**settings, "restarts": "none"}), 3000, loss)) > 0.04
+    optimizer = create("cma", cube(4), start, 1, settings)
+    assert min(spent(optimizer, 3000, loss)) < 1e-3
+    assert optimizer.centre() == pytest.approx(np.full(4, 0.85), abs=0.05), "the centre of the best run"
+
+
+def test_ipop_doubles_and_bipop_has_small_runs_between() -> None:
+    def plan(kind: str) -> Restarts:
+        return Restarts(kind, 6, 0.2, 4, np.random.default_rng(1))
+
+    ipop, bipop = plan("ipop"), plan("bipop")
+    assert [ipop.next(100) for _ in range(3)] == [(12, 0.2), (24, 0.2), (48, 0.2)]
+    runs = [bipop.next(count) for count in (100, 400, 60, 60, 300)]
+    assert runs[0] == (12, 0.2), "the first restart is large, the next is small while small ones have spent less"
+    assert all(population % 4 == 0 and 6 <= population <= 12 and sigma < 0.2 for population, sigma in runs[1:4])
+    assert runs[4] == (24, 0.2)
+    assert plan("bipop").limit() == np.inf and bipop.limit() == np.inf
+
+
+def test_populations_are_rounded_up_to_the_workers() -> None:
+    sizes = [len(create("cma", cube(6), [], 1, {"population": 9, "multiple_of": k}).ask()) for k in (1, 2, 4, 8, 16)]
+    assert sizes == [9, 10, 12, 16, 16]
+
+
+@pytest.mark.parametrize("levels", [2, 5])
+def test_a_plateau_is_left_from_anywhere(levels: int) -> None:
+    """The margin: however small the steps have become, no category is lost."""
+    coordinates = (Coordinate("kind", levels), *cube(4))
+
+    def loss(vector: Vector) -> float:
+        return float(((vector[1:] - 0.3) ** 2).sum())
+
+    optimizer = create("cma", coordinates, [np.full(5, 0.999)], 1, {"population": 10})
+    spent(optimizer, 1500, loss)
+    cells = {int(min(v[0], 0.999) * levels) for _ in range(60) for v in asked_and_told(optimizer, loss)}
+    assert len(cells) > 1
+
+
+def asked_and_told(optimizer: Optimizer, loss: Callable[[Vector], float]) -> list[Vector]:
+    vectors = optimizer.ask()
+    optimizer.tell(vectors, [loss(vector) for vector in vectors])
+    return vectors
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_finds_the_category_beside_the_numbers(seed: int) -> None:
+    """Two switches and a choice of four, of which only one setting lets the numbers pay."""
+    coordinates = (Coordinate("a", 2), Coordinate("b", 2), Coordinate("kind", 4, ordered=False), *cube(3))
+
+    def loss(vector: Vector) -> float:
+        wrong = int(vector[0] * 2 < 1) + int(vector[1] * 2 >= 1) + int(int(min(vector[2], 0.999) * 4) != 2)
+        return wrong + float(((vector[3:] - 0.3) ** 2).sum())
+
+    start = [np.array([0.25, 0.75, 0.125, 0.9, 0.9, 0.9])]
+    assert min(spent(create("cma", coordinates, start, seed, {}), 600, loss)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"covariance": "ful"}, r"^optimizer\.covariance=ful: choose of auto, full"),
+        ({"covariance": "vd"}, r"^optimizer\.covariance=vd: for 10 dimensions or more, the space has 3$"),
+        ({"restarts": "pop"}, r"^optimizer\.restarts=pop: choose of none, ipop, bipop"),
+        ({"multiple_of": 0}, r"^optimizer\.multiple_of=0"),
+        ({"tolerance": 0.5}, r"^optimizer\.tolerance=0\.5: give a step below sigma"),
+        ({"screen": 0}, r"^optimizer\.screen=0"),
+    ],
+    ids=lambda case: "",
+)
+def test_more_that_cannot_be_meant(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create("cma", cube(3), [], 1, settings)
+
+
+def test_a_screen_needs_fewer_evaluations() -> None:
+    def loss(vector: Vector) -> float:
+        return round(float(((vector - [0.2, 0.8, 0.3, 0.6, 0.1, 0.7]) ** 2).sum()), 2)  # as coarse as an accuracy
+
+    best = {k: [min(spent(create("cma", cube(6), [], s, {"screen": k}), 48, loss)) for s in range(8)] for k in (1, 4)}
+    assert np.mean(best[4]) < 0.5 * np.mean(best[1])

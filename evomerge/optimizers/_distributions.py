@@ -1,0 +1,46 @@
+"""Points of the cube ↔ Optuna's parameters: a float, a whole number or a category for each coordinate."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from evomerge.optimizers import Coordinate, Vector
+
+
+class Parameters:
+    """Every coordinate as what it is, under its own name."""
+
+    def __init__(self, coordinates: Sequence[Coordinate]) -> None:
+        self._coordinates = tuple(coordinates)
+        self.distributions = {c.name: _distribution(c) for c in coordinates}
+
+    def of(self, vector: Vector) -> dict[str, Any]:
+        """The parameters of a point; of a value with levels, the cell that the point is in."""
+        return {c.name: _parameter(c, float(x)) for c, x in zip(self._coordinates, vector, strict=True)}
+
+    def vector(self, parameters: Mapping[str, Any]) -> Vector:
+        """The point of parameters; a cell's is its middle."""
+        return np.array([_coordinate(c, parameters[c.name]) for c in self._coordinates], dtype=np.float64)
+
+
+def _distribution(coordinate: Coordinate) -> BaseDistribution:
+    if not coordinate.levels:
+        return FloatDistribution(0.0, 1.0)
+    if coordinate.ordered:
+        return IntDistribution(0, coordinate.levels - 1)
+    return CategoricalDistribution(list(range(coordinate.levels)))
+
+
+def _parameter(coordinate: Coordinate, x: float) -> float | int:
+    return min(int(x * coordinate.levels), coordinate.levels - 1) if coordinate.levels else x
+
+
+def _coordinate(coordinate: Coordinate, value: float | int) -> float:
+    return (value + 0.5) / coordinate.levels if coordinate.levels else float(value)

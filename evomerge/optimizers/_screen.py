@@ -1,0 +1,68 @@
+"""A Gaussian process over the points told so far, cheap enough to order many points before any is scored."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from evomerge.optimizers import Vector
+
+LENGTHS = (0.15, 0.3, 0.6, 1.2, 2.4)  # of the kernel, in root mean square differences of a coordinate
+NOISES = (1e-3, 1e-2, 1e-1, 0.5)  # shares of the losses' variance
+LEAST = 4  # points to model anything from
+
+NEWEST = 300  # points that the model is of: the older ones lie elsewhere
+
+
+class Screen:
+    """Matérn 5/2; length and noise are those of the highest marginal likelihood (Rasmussen & Williams 2006, ch. 5).
+
+    CMA-ES draws more points than it wants and keeps those that look best (Loshchilov, Schoenauer & Sebag 2012; Kern et
+    al. 2006 call it pre-selection).
+    """
+
+    def __init__(self) -> None:
+        self._points: list[Vector] = []
+        self._losses: list[float] = []
+
+    def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
+        """What failed says nothing."""
+        for vector, loss in zip(vectors, losses, strict=True):
+            if math.isfinite(loss):
+                self._points.append(vector)
+                self._losses.append(loss)
+
+    def predict(self, vectors: Sequence[Vector]) -> Vector:
+        """The expected loss of each point, in an arbitrary unit; all alike where too little is known."""
+        if len(self._losses) < LEAST or np.ptp(self._losses) == 0.0:
+            return np.zeros(len(vectors))
+        points, losses = np.array(self._points[-NEWEST:]), np.array(self._losses[-NEWEST:])
+        middle = float(np.median(losses))
+        losses = np.minimum(losses, middle + 2.0 * (middle - losses.min()))  # how bad the losers are is of no interest
+        targets = (losses - losses.mean()) / (losses.std() or 1.0)
+        distances = _distances(points, points)
+        fits = [_fit(_matern(distances / length), targets) for length in LENGTHS]
+        best = max(range(len(LENGTHS)), key=lambda place: fits[place][0])
+        return np.asarray(_matern(_distances(np.array(vectors), points) / LENGTHS[best]) @ fits[best][1])
+
+
+def _fit(kernel: Vector, targets: Vector) -> tuple[float, Vector]:
+    """(log marginal likelihood, weights) with the best of NOISES; one decomposition serves them all."""
+    values, axes = np.linalg.eigh(kernel)
+    turned = axes.T @ targets
+    found = []
+    for noise in NOISES:
+        scale = np.maximum(values, 0.0) + noise
+        found.append((float(-0.5 * (turned**2 / scale).sum() - 0.5 * np.log(scale).sum()), axes @ (turned / scale)))
+    return max(found, key=lambda fit: fit[0])
+
+
+def _distances(one: Vector, other: Vector) -> Vector:
+    """Root mean square differences: what is near does not depend on the dimensions."""
+    squares = (one**2).sum(1)[:, None] + (other**2).sum(1)[None] - 2.0 * one @ other.T
+    return np.asarray(np.sqrt(np.maximum(squares, 0.0) / one.shape[1]), dtype=np.float64)
+
+
+def _matern(distances: Vector) -> Vector:
+    scaled = math.sqrt(5.0) * distances
+    return np.asarray((1.0 + scaled + scaled**2 / 3.0) * np.exp(-scaled), dtype=np.float64)

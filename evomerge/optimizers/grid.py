@@ -1,0 +1,88 @@
+"""Refinement on a grid, coordinate by coordinate, for few genes (Hooke & Jeeves 1961; Torczon 1997).
+
+Around the best point so far every coordinate is tried one step up and one step down; where none of these is better,
+the step is halved, until it is below `finest`. Nothing is tried twice.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from evomerge.errors import ConfigError
+from evomerge.optimizers import Coordinate, Vector
+from evomerge.schema import positive
+
+
+class Grid:
+    """The seeds, then the neighbours of the best point, `population` at a time."""
+
+    def __init__(
+        self,
+        coordinates: Sequence[Coordinate],
+        seeds: Sequence[Vector],
+        order: Sequence[int],
+        population: int,
+        finest: float,
+    ) -> None:
+        self._coordinates, self._order = tuple(coordinates), tuple(order)
+        self._population, self._finest = population, finest
+        self._step = 0.25
+        self._best, self._loss = np.full(len(coordinates), 0.5), math.inf
+        self._waiting = [np.clip(point, 0.0, 1.0) for point in seeds] or [self._best]
+        self._tried: set[tuple[float, ...]] = set()
+        self._better = True  # since the neighbours were last listed
+
+    def ask(self) -> list[Vector]:
+        """The next points that wait; none when the finest step brings nothing."""
+        while not self._waiting and self._next_step():
+            self._waiting = [p for p in self._neighbours() if tuple(p.tolist()) not in self._tried]
+        asked, self._waiting = self._waiting[: self._population], self._waiting[self._population :]
+        self._tried |= {tuple(point.tolist()) for point in asked}
+        return [point.copy() for point in asked]
+
+    def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
+        """Go to the best of a generation where it is better, once the seeds are through."""
+        for vector, loss in zip(vectors, losses, strict=True):
+            if loss < self._loss:
+                self._best, self._loss, self._better = vector.copy(), loss, True
+
+    def centre(self) -> None:
+        """There is no more to it than its best point."""
+
+    def _next_step(self) -> bool:
+        """Stay with the step that has brought something, else halve it; False below the finest."""
+        self._step = self._step if self._better else self._step / 2
+        self._better = False
+        return self._step >= self._finest
+
+    def _neighbours(self) -> Iterator[Vector]:
+        for place in self._order:
+            for value in self._values(self._coordinates[place], float(self._best[place])):
+                point = self._best.copy()
+                point[place] = value
+                yield point
+
+    def _values(self, coordinate: Coordinate, x: float) -> list[float]:
+        """One step up and down; of a value with levels the next cells, or all other categories."""
+        if not coordinate.levels:
+            return [min(x + self._step, 1.0), max(x - self._step, 0.0)]
+        cell = min(int(x * coordinate.levels), coordinate.levels - 1)
+        cells = [cell + 1, cell - 1] if coordinate.ordered else list(range(coordinate.levels))
+        return [(i + 0.5) / coordinate.levels for i in cells if 0 <= i < coordinate.levels and i != cell]
+
+
+def create(
+    coordinates: Sequence[Coordinate],
+    seeds: Sequence[Vector],
+    seed: int,
+    *,
+    population: int = 8,
+    finest: float = 0.005,
+) -> Grid:
+    """`population` points at a time; `finest` is the last step, of the cube's edge 1; the seed orders the axes."""
+    positive("optimizer.population", population)
+    if not 0 < finest <= 0.25:
+        raise ConfigError(f"optimizer.finest={finest}: give a step above 0, at most 0.25")
+    order = np.random.default_rng(seed).permutation(len(coordinates)).tolist()
+    return Grid(coordinates, seeds, order, population, finest)

@@ -1,0 +1,123 @@
+"""Optuna's samplers: TPE, GP, CMA-ES, NSGA-II, NSGA-III and QMC, with categories and whole numbers as what they are.
+
+A search is resumed by replay: the study is in memory, and a sampler with a seed asks the same again when it is told the
+same. A failed candidate is told as the worst loss so far, which the samplers learn from better than from +inf.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+
+from evomerge.errors import ConfigError
+from evomerge.optimizers import Coordinate, Vector
+from evomerge.optimizers._distributions import Parameters
+from evomerge.schema import one_of, positive
+
+SEVERAL_OBJECTIVES = True
+Make = Callable[[int, int], BaseSampler]  # of a seed and a population
+
+
+def _cma(seed: int, population: int) -> BaseSampler:
+    return optuna.samplers.CmaEsSampler(seed=seed, popsize=max(population, 4), warn_independent_sampling=False)
+
+
+def _qmc(seed: int, population: int) -> BaseSampler:
+    return optuna.samplers.QMCSampler(
+        seed=seed, scramble=True, warn_asynchronous_seeding=False, warn_independent_sampling=False
+    )
+
+
+SAMPLERS: dict[str, Make] = {
+    "tpe": lambda seed, population: optuna.samplers.TPESampler(seed=seed),
+    "gp": lambda seed, population: optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False),
+    "cma": _cma,
+    "nsga2": lambda seed, population: optuna.samplers.NSGAIISampler(seed=seed, population_size=max(population, 2)),
+    "nsga3": lambda seed, population: optuna.samplers.NSGAIIISampler(seed=seed, population_size=max(population, 2)),
+    "qmc": _qmc,
+}
+ONE_OBJECTIVE = ("cma",)
+
+
+class OptunaSearch:
+    """A study in memory that is asked for a population at a time."""
+
+    def __init__(
+        self,
+        coordinates: Sequence[Coordinate],
+        seeds: Sequence[Vector],
+        sampler: Callable[[], BaseSampler],
+        population: int,
+        objectives: int,
+    ) -> None:
+        self._parameters, self._population = Parameters(coordinates), population
+        with _quiet():
+            self._study = optuna.create_study(sampler=sampler(), directions=["minimize"] * objectives)
+            for point in seeds:
+                self._study.enqueue_trial(self._parameters.of(point))
+        self._trials: list[optuna.trial.Trial] = []
+        self._worst: list[float] = [-math.inf] * objectives
+
+    def ask(self) -> list[Vector]:
+        """What is left of the seeds, then what the sampler suggests."""
+        with _quiet():
+            self._trials = [self._study.ask(self._parameters.distributions) for _ in range(self._population)]
+        return [self._parameters.vector(trial.params) for trial in self._trials]
+
+    def tell(self, vectors: Sequence[Vector], losses: Sequence[Any]) -> None:
+        """Every trial of the generation with its loss, or its losses."""
+        told = [loss if isinstance(loss, tuple) else (loss,) for loss in losses]
+        for values in told:
+            if all(map(math.isfinite, values)):
+                self._worst = [max(pair) for pair in zip(self._worst, values, strict=True)]
+        for trial, values in zip(self._trials, told, strict=True):
+            self._tell(trial, values)
+
+    def centre(self) -> None:
+        """A sampler knows no centre."""
+
+    def _tell(self, trial: optuna.trial.Trial, values: Sequence[float]) -> None:
+        failed = not all(map(math.isfinite, values))
+        with _quiet():
+            if failed and not all(map(math.isfinite, self._worst)):  # nothing to be worse than
+                self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                self._study.tell(trial, self._worst if failed else list(values))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's log lines and its warnings of what is experimental."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def create(
+    coordinates: Sequence[Coordinate],
+    seeds: Sequence[Vector],
+    seed: int,
+    *,
+    sampler: str = "tpe",
+    population: int = 8,
+    objectives: int = 1,
+) -> OptunaSearch:
+    """`sampler` of SAMPLERS; `population` candidates are asked for before any of them is told."""
+    one_of("optimizer.sampler", sampler, SAMPLERS)
+    positive("optimizer.population", population)
+    if objectives > 1 and sampler in ONE_OBJECTIVE:
+        able = ", ".join(name for name in SAMPLERS if name not in ONE_OBJECTIVE)
+        raise ConfigError(f"objective.front: optimizer.sampler={sampler} takes one objective; choose of {able}")
+    if sampler == "cma" and find_spec("cmaes") is None:
+        raise ConfigError("optimizer.sampler=cma: the package cmaes is not installed; pip install 'evomerge[optuna]'")
+    return OptunaSearch(coordinates, seeds, lambda: SAMPLERS[sampler](seed, population), population, objectives)

@@ -1,0 +1,71 @@
+"""Where a search may begin besides its own seeds: recipes of any origin, and the best of another run."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge import recipe_yaml
+from evomerge.axes import Vector
+from evomerge.errors import ConfigError, RunError
+from evomerge.ledger import read_trials
+from evomerge.recipe import Recipe
+from evomerge.scorers import task_of
+from evomerge.space import SearchSpace
+
+log = logging.getLogger(__name__)
+
+WINNERS = 5  # of another run
+FAR = 0.005  # the rounding of genes is nearer
+
+
+def points(space: SearchSpace, paths: Sequence[str]) -> dict[str, Vector]:
+    """Label → the point of the space at, or nearest to, each recipe; one line of notice where it is not that recipe."""
+    found = {}
+    for path in paths:
+        for label, recipe in _recipes(Path(path)):
+            try:
+                found[label], distance = space.nearest(recipe)
+            except ConfigError as error:
+                raise ConfigError(f"init {label}: {error}") from None
+            if recipe.method not in space.method.split(" or "):
+                log.warning("init %s: its method, %s, is not searched; what its genes share is", label, recipe.method)
+            elif distance > FAR:
+                log.warning(
+                    "init %s: not in the space; the nearest point is %.3f of the genes' ranges away", label, distance
+                )
+    return found
+
+
+def _recipes(path: Path) -> Iterator[tuple[str, Recipe]]:
+    if not path.is_dir():
+        yield str(path), recipe_yaml.original(recipe_yaml.load(path))
+        return
+    try:
+        header, lines = read_trials(path / "trials.jsonl")
+        documents = {line["key"]: line["recipe"] for line in lines if "recipe" in line}
+        best = _best(header, lines)[:WINNERS]
+    except (RunError, KeyError, TypeError) as error:
+        raise ConfigError(f"init {path}: not a run that has scored anything ({error}); give its folder") from None
+    for rank, key in enumerate(best, 1):
+        yield f"{path} {rank}", recipe_yaml.original(recipe_yaml.parse(documents[key]))
+
+
+def _best(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys of what was scored on all of `search`, best first by the mean of the task means."""
+    wanted = {chunk: items for chunk, items in header["chunks"].items() if chunk.startswith("search/")}
+    scores: dict[str, dict[str, float]] = {}
+    for line in lines:
+        if line.get("chunk") in wanted and "scores" in line:
+            pairs = zip(wanted[line["chunk"]], line["scores"], strict=True)
+            scores.setdefault(line["key"], {}).update(pairs)
+    total = sum(map(len, wanted.values()))
+    worth = {key: _mean(items) for key, items in scores.items() if len(items) == total}
+    return sorted(worth, key=lambda key: -worth[key])
+
+
+def _mean(scores: Mapping[str, float]) -> float:
+    tasks: dict[str, list[float]] = {}
+    for item, score in scores.items():
+        tasks.setdefault(task_of(item), []).append(score)
+    return sum(sum(values) / len(values) for values in tasks.values()) / len(tasks)

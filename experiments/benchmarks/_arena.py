@@ -1,0 +1,135 @@
+"""Where optimizers meet: one live model, one memo of what was ever scored, and for each contestant the real search.
+
+Every contestant pays for its own items, in its own ledger; that another one has asked for the same chunk of the same
+recipe before saves seconds and nothing else.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from evomerge.budget import Allowance, Budget
+from evomerge.evaluator import Candidate, Evaluator
+from evomerge.experiment import Experiment, from_config
+from evomerge.jobs import Job, Outcome
+from evomerge.ledger import Ledger
+from evomerge.optimizers import Optimizer
+from evomerge.pools import Pool
+from evomerge.race import RaceConfig
+from evomerge.recipe import Recipe
+from evomerge.search import Board, search
+from evomerge.space import SearchSpace
+
+ROOT = Path(__file__).parents[2]
+TOP = 5  # candidates that `select` chooses among, beside the optimizer's centre
+
+
+class Memo:
+    """A pool that computes a chunk of a recipe once."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._known: dict[tuple[str, str], Outcome] = {}
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        """Outcomes in job order."""
+        new = [job for job in jobs if (job.key, job.chunk) not in self._known]
+        for outcome in self._pool.run(new):
+            self._known[outcome.job.key, outcome.job.chunk] = outcome
+        yield from (self._known[at] for job in jobs if (at := (job.key, job.chunk)) in self._known)
+
+    def fingerprint(self, recipe: Recipe) -> str:
+        """As the pool has it."""
+        return self._pool.fingerprint(recipe)
+
+    def close(self) -> None:
+        """The pool is closed by whoever has made it."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A search at the end of a generation: the items it has paid for, and who would go to `select`."""
+
+    items: int
+    leader: Candidate
+    finalists: tuple[Candidate, ...]
+
+
+class _Recorder:
+    """Listens to one search."""
+
+    def __init__(self, evaluator: Evaluator, space: SearchSpace, optimizer: Optimizer) -> None:
+        self._evaluator, self._space, self._optimizer = evaluator, space, optimizer
+        self._free = 0
+        self.moments: list[Moment] = []
+
+    def work(self, done: int, total: int) -> None:
+        """Nothing between generations."""
+
+    def generation(self, number: int, board: Board, scores: Sequence[float]) -> None:
+        """The state before this generation is told; the baselines are everybody's and cost nothing."""
+        self._free = self._free if number else self._evaluator.scored
+        best = [candidate for candidate, _ in board.ranked()[:TOP]]
+        centre = self._optimizer.centre()
+        mean = [] if centre is None else [Candidate.of("centre", self._space.decode(centre))]
+        self.moments.append(Moment(self._evaluator.scored - self._free, best[0], (*best, *mean)))
+
+
+class Arena:
+    """An experiment of the repository, with its slices, its baselines and one worker."""
+
+    def __init__(self, experiment: str, overrides: Sequence[str]) -> None:
+        OmegaConf.register_new_resolver("home", lambda path: str(ROOT / path), replace=True)
+        self._overrides = [f"+experiment={experiment}", "name=arena", *overrides]
+        self.experiment = self.variant({})
+        for _ in self.experiment.prepare():
+            pass
+        self._pool = self.experiment.pool()
+        self._memo = Memo(self._pool)
+        scratch = Path(tempfile.mkdtemp(prefix="arena-"))
+        self._scores = Evaluator(self.experiment.scorer, self._memo, Ledger(scratch / "trials.jsonl", {}))
+
+    @property
+    def items(self) -> int:
+        """Of the search slice."""
+        return len(self.experiment.scorer.plan.items("search"))
+
+    def variant(self, optimizer: Mapping[str, Any], *overrides: str) -> Experiment:
+        """The same experiment with another optimizer and other settings."""
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = OmegaConf.to_container(compose("config", [*self._overrides, *overrides]), resolve=True)
+        assert isinstance(config, dict)
+        return from_config({str(k): v for k, v in config.items()} | {"optimizer": dict(optimizer)})
+
+    def play(self, optimizer: Optimizer, space: SearchSpace, items: int, race: RaceConfig) -> list[Moment]:
+        """One search of so many items; a moment for every generation."""
+        with tempfile.TemporaryDirectory(prefix="arena-") as folder:
+            ledger = Ledger(Path(folder) / "trials.jsonl", {})
+            evaluator = Evaluator(self.experiment.scorer, self._memo, ledger)
+            recorder = _Recorder(evaluator, space, optimizer)
+            budget = Budget(evaluations=items, items=items)
+            search(
+                evaluator,
+                space,
+                optimizer,
+                self.experiment.baselines,
+                Allowance(budget, evaluator, ledger),
+                [recorder],
+                race,
+            )
+            ledger.close()
+        return recorder.moments
+
+    def score(self, candidate: Candidate, slice_name: str) -> float:
+        """A candidate's score on a slice, which no contestant pays for."""
+        self._scores.evaluate([candidate], slice_name)
+        return self._scores.score(candidate.key, slice_name)
+
+    def chosen(self, finalists: Sequence[Candidate]) -> Candidate:
+        """The best of them on `select`; equal scores go to the earlier."""
+        return max(finalists, key=lambda candidate: self.score(candidate, "select"))
