@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from evomerge.generation import Scored, run_generation
 from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
 from evomerge.objective import Objective
+from evomerge.optimizers import Vector
 from evomerge.pools import Dispatch
 from evomerge.race import RaceConfig
 from evomerge.scorers import SLICES, Chunk, Plan
@@ -197,6 +198,73 @@ def test_a_raced_search_can_be_killed_and_repeats_for_nothing(tmp_path: Path) ->
     assert searched(tmp_path / "b", Shuffled(seed=5), budget).ranked() == whole.ranked()
     again = Shuffled()
     assert searched(tmp_path / "a", again, budget).ranked() == whole.ranked() and not again.jobs
+
+
+class Same:
+    """Asks the same ten points in every generation, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[list[float]] = []
+
+    def ask(self) -> list[Vector]:
+        return list(np.random.default_rng(0).random((10, 2)))
+
+    def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
+        self.told.append(list(losses))
+
+    def centre(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_recipe_asked_again_is_told_the_same_when_the_search_is_repeated(tmp_path: Path, workers: int) -> None:
+    """Later races let stopped recipes see more, and some of these then fail: that must not rewrite the first races."""
+
+    def fails(job: Job) -> str | None:
+        return "late" if job.chunk == "search/0" and int(job.key[0], 16) % 3 == 0 and job.key not in standing else None
+
+    standing = {recipe.key() for recipe in toy_baselines().values()}
+    runs = []
+    for seed in range(2):
+        made, ledger = evaluator(tmp_path / "a", Shuffled(seed, fails=fails, workers=workers))
+        budget = Allowance(Budget(evaluations=40), made, ledger)
+        same = Same()
+        board = search(made, toy_space(), same, toy_baselines(), budget, rule=RULE)
+        runs.append((same.told, board.ranked(), board.failures(), ledger.races))
+        ledger.close()
+    told, _, failures, _ = runs[0]
+    assert runs[0] == runs[1]
+    assert failures and len({tuple(losses) for losses in told}) == 4, "each generation begins with another chunk"
+    alone, ledger = evaluator(tmp_path / "b", Shuffled(fails=fails))
+    search(
+        alone, toy_space(), same := Same(), toy_baselines(), Allowance(Budget(evaluations=40), alone, ledger), rule=RULE
+    )
+    ledger.close()
+    assert same.told == told
+
+
+def test_where_every_survivor_fails_the_stopped_ones_keep_their_estimates(tmp_path: Path) -> None:
+    clean, _ = raced(tmp_path / "a", Shuffled())
+    doomed = {key for key in clean.worth if clean.items[key] == CHUNKS * ITEMS}
+    scored, _ = raced(tmp_path / "b", Shuffled(fails=lambda job: "end" if job.chunk == "search/0" else None))
+    survivors = [key for key, worth in scored.worth.items() if not math.isnan(worth.score)]
+    assert doomed and survivors and not set(survivors) & doomed
+    assert len(set(scored.worth[key].score for key in survivors)) > 1
+
+
+def test_the_ledger_names_whoever_was_stopped(tmp_path: Path) -> None:
+    made, ledger = evaluator(tmp_path / "a", Shuffled())
+    scored = run_generation(made, candidates(), RULE, 1)
+    (race,) = ledger.races
+    ledger.close()
+    assert race["generation"] == 1 and race["first"] == "search/1"
+    assert {key: count * ITEMS for key, count in race["stopped"].items()} == {
+        key: scored.items[key] for key in set(scored.worth) - scored.whole
+    }
+    again, reopened = evaluator(tmp_path / "a", Shuffled())
+    run_generation(again, candidates(), RULE, 1)
+    assert reopened.races == [race], "noted once"
+    reopened.close()
 
 
 def test_whoever_was_stopped_has_no_rank_and_is_no_failure(tmp_path: Path) -> None:
