@@ -51,7 +51,7 @@ def test_exactly_the_budget_is_asked(tmp_path: Path, budget: int) -> None:
     run = Run(tmp_path / "trials.jsonl")
     run.search(budget)
     assert len(run.asked) == budget
-    assert [len(scores) for scores in run.scores[1:-1]] == [6] * ((budget - 1) // 6)
+    assert [len(scores) for scores in run.scores[1:-1]] == [5, 6][: budget // 6]  # five seeds, then populations
 
 
 @pytest.mark.parametrize("name", optimizers.names())
@@ -158,22 +158,22 @@ def test_a_resumed_search_remembers_failures(tmp_path: Path, name: str) -> None:
 def test_a_failure_in_the_second_chunk_takes_the_whole_candidate(tmp_path: Path) -> None:
     pool = ToyPool(fails=lambda job: "late" if beyond(job) and job.chunk == "search/1" else None)
     run = Run(tmp_path / "trials.jsonl", pool)
-    board = run.search(12)
+    board = run.search(30)
     assert set(board.failures().values()) == {"late"}
     assert not set(board.failures()) & {c.label for c, _ in board.ranked()}
 
 
 def test_a_grade_that_refuses_is_a_failed_candidate(tmp_path: Path) -> None:
     pool = ToyPool(answers=lambda job: [None] * 3 if beyond(job) else None)
-    board = Run(tmp_path / "trials.jsonl", pool).search(12)
+    board = Run(tmp_path / "trials.jsonl", pool).search(30)
     assert set(board.failures().values()) == {"an answer is missing"}
 
 
 def test_a_grade_of_nan_ranks_last_and_is_told_as_worst(tmp_path: Path) -> None:
     pool = ToyPool(answers=lambda job: [math.nan] * 3 if beyond(job) else None)
     run = Run(tmp_path / "trials.jsonl", pool)
-    board = run.search(12)
-    assert len(run.asked) == 12
+    board = run.search(30)
+    assert len(run.asked) == 30
     assert not any(math.isnan(score) for _, score in board.ranked())
     for line in (tmp_path / "trials.jsonl").read_text().splitlines():
         assert "NaN" not in line, "the ledger must stay JSON"

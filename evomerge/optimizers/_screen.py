@@ -7,11 +7,10 @@ import numpy as np
 
 from evomerge.optimizers import Vector
 
-LENGTHS = (0.15, 0.3, 0.6, 1.2, 2.4)  # of the kernel, in root mean square differences of a coordinate
+LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the kernel, in mean distances of the points
 NOISES = (1e-3, 1e-2, 1e-1, 0.5)  # shares of the losses' variance
 LEAST = 4  # points to model anything from
-
-NEWEST = 300  # points that the model is of: the older ones lie elsewhere
+NEWEST = 150  # points that the model is of: the older ones lie elsewhere
 
 
 class Screen:
@@ -41,9 +40,10 @@ class Screen:
         losses = np.minimum(losses, middle + 2.0 * (middle - losses.min()))  # how bad the losers are is of no interest
         targets = (losses - losses.mean()) / (losses.std() or 1.0)
         distances = _distances(points, points)
-        fits = [_fit(_matern(distances / length), targets) for length in LENGTHS]
+        unit = float(distances.mean()) or 1.0  # a search that has narrowed is modelled where it is
+        fits = [_fit(_matern(distances / (length * unit)), targets) for length in LENGTHS]
         best = max(range(len(LENGTHS)), key=lambda place: fits[place][0])
-        return np.asarray(_matern(_distances(np.array(vectors), points) / LENGTHS[best]) @ fits[best][1])
+        return np.asarray(_matern(_distances(np.array(vectors), points) / (LENGTHS[best] * unit)) @ fits[best][1])
 
 
 def _fit(kernel: Vector, targets: Vector) -> tuple[float, Vector]:

@@ -49,7 +49,7 @@ class Strategy:
         size = self._dimensions + padding
         self._half = np.array([0.5 / c.levels if c.levels else 0.0 for c in coordinates] + [0.0] * padding)
         margin = NormalDist().inv_cdf(1.0 - 1.0 / (size * start.population))
-        options = {"randn": randn, "bounds": [0, 1], "popsize": start.population, "verbose": -10}
+        options = {"randn": randn, "bounds": [0, 1], "popsize": start.population, "CMA_mirrors": 0, "verbose": -10}
         options |= {"minstd": self._half / margin} if self._half.any() else {}
         point = np.full(size, 0.5)
         point[: self._dimensions] = np.clip(start.point, 0.0, 1.0)

@@ -34,7 +34,6 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
     "cma": {"name": "cma"},
     "cma, screen=1": {"name": "cma", "screen": 1},
     "cma, screen=1, λ=4+3ln n": {"name": "cma", "screen": 1, "population": 0},
-    "cma, restarts=bipop": {"name": "cma", "restarts": "bipop"},
     "optuna tpe": {"name": "optuna", "sampler": "tpe"},
     "optuna gp": {"name": "optuna", "sampler": "gp"},
     "optuna cma": {"name": "optuna", "sampler": "cma"},
