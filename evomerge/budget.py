@@ -9,6 +9,8 @@ from evomerge.evaluator import Evaluator
 from evomerge.ledger import Ledger
 from evomerge.schema import positive
 
+RECENT = 3  # generations: races of equal candidates cost more than others
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -33,6 +35,13 @@ class Budget:
         parts += [f"{self.hours:g} hours"] if self.hours is not None else []
         return ", or ".join(parts)
 
+    def most(self, slice_items: int) -> str:
+        """What that comes to where every candidate sees its whole slice, as far as it can be known beforehand."""
+        items = self.evaluations * slice_items
+        if self.items is None or self.items >= items:
+            return f"at most {items} items of the search slice"
+        return f"at least {self.items // slice_items} candidates, more where races stop some early"
+
 
 class Allowance:
     """What is left of a budget before each generation.
@@ -47,14 +56,14 @@ class Allowance:
         self._start = time.monotonic()
         self._asked = 0
         self._seen: dict[str, int] = {}
-        self._last = 0  # items of the last generation
+        self._costs: list[int] = []  # items that each generation has added
 
     def room(self, generation: int) -> int:
         """Candidates that the next generation may have after so many; 0 ends the search."""
         left = self._budget.evaluations - self._asked
         if self._budget.items is not None and sum(self._seen.values()) >= self._budget.items:
             return 0
-        return max(0, left) if self._budget.hours is None or self._in_time(generation) else 0
+        return max(0, left) if self._budget.hours is None or self._in_time(generation, self._budget.hours) else 0
 
     def spend(self, candidates: int, items: Mapping[str, int]) -> None:
         """Count a generation: its candidates, and the items that each recipe has been scored on; no item twice."""
@@ -62,18 +71,35 @@ class Allowance:
         self._asked += candidates
         paid = set(self._evaluator.baselines.values())
         self._seen |= {key: max(n, self._seen.get(key, 0)) for key, n in items.items() if key not in paid}
-        self._last = sum(self._seen.values()) - before
+        self._costs.append(sum(self._seen.values()) - before)
 
-    def _in_time(self, generation: int) -> bool:
-        """Whether one more generation like the last one, and what comes after the search, end before the hours do."""
-        note = {"after": generation, "budget": asdict(self._budget)}
-        if note in self._ledger.stops:
+    def left(self) -> float | None:
+        """About how many seconds until the command ends, at the pace so far; None where nothing has been scored yet."""
+        pace = self._pace()
+        if pace is None:
+            return None
+        spent, whole = sum(self._seen.values()), len(self._evaluator.plan.items("search"))
+        items = (self._budget.evaluations - self._asked) * (spent / self._asked if self._asked else whole)
+        if self._budget.items is not None:
+            items = min(items, self._budget.items - spent)
+        seconds = pace * (max(0.0, items) + self._reserve)
+        return seconds if self._budget.hours is None else min(seconds, max(0.0, self._remaining(self._budget.hours)))
+
+    def _in_time(self, generation: int, hours: float) -> bool:
+        """Whether one more generation, as costly as any of the last ones, and what comes after the search fit in."""
+        if {"after": generation, "budget": asdict(self._budget)} in self._ledger.stops:
             return False
-        if not self._evaluator.scored:
+        pace = self._pace()
+        if pace is None:
             return True  # nothing is paid for yet, or everything is known already
-        pace = self._evaluator.busy / self._evaluator.scored
-        needed = pace * (self._last + self._reserve)
-        if time.monotonic() - self._start + needed <= 3600 * (self._budget.hours or 0.0):
+        if pace * (max(self._costs[-RECENT:], default=0) + self._reserve) <= self._remaining(hours):
             return True
         self._ledger.append_stop(generation, asdict(self._budget))
         return False
+
+    def _pace(self) -> float | None:
+        """Seconds an item, all workers together."""
+        return self._evaluator.busy / self._evaluator.scored if self._evaluator.scored else None
+
+    def _remaining(self, hours: float) -> float:
+        return 3600 * hours - (time.monotonic() - self._start)

@@ -70,7 +70,11 @@ def _search(experiment: Experiment) -> Iterator[str]:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     yield f"space     {space.method}, {space.dimensions} dimensions: {', '.join(names[:SHOWN])}{more}"
     yield f"baselines {', '.join(experiment.baselines)}"
-    yield f"budget    {experiment.budget}"
+    yield f"budget    {experiment.budget}: {experiment.budget.most(len(experiment.scorer.plan.items('search')))}"
+    yield f"          then about {experiment.reserve()} items of select and holdout"
+    raced = experiment.race.enabled and experiment.objective.scalar
+    why = "" if experiment.objective.scalar else ": a front or floors need every item"
+    yield f"race      {experiment.race}" if raced else f"race      off{why}"
 
 
 def _scoring(experiment: Experiment) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,10 +11,11 @@ from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
 from evomerge.objective import FAILED, Objective, Worth
 from evomerge.optimizers import Vector
-from evomerge.pools import Pool
+from evomerge.pools import Dispatch, Pool
 from evomerge.recipe import Recipe
 from evomerge.recipe_document import to_document
 from evomerge.scorers import Chunk, Scorer
+from evomerge.scorers.answers import added
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,15 @@ class Progress(Protocol):
     """Whoever wants to know how far the present candidates are."""
 
     def work(self, done: int, total: int) -> None:
-        """`done` of `total` chunks of the present batch of candidates are scored."""
+        """`done` chunks of the present candidates are scored, of `total` that are known to be needed."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Candidates that need the first `chunks` chunks, all of them scored before anything is decided."""
+
+    candidates: Sequence[Candidate]
+    chunks: int
 
 
 class Evaluator:
@@ -59,21 +68,25 @@ class Evaluator:
         self.scored = 0
         self.busy = 0.0  # seconds in which those items were scored
 
-    def evaluate(self, candidates: Sequence[Candidate], slice_name: str, chunks: int | None = None) -> None:
-        """Score the candidates on a slice, or on its first chunks; a failure is recorded and ends that candidate."""
-        start = time.monotonic()
-        jobs = [
-            Job(candidate.key, candidate.recipe, chunk.id)
-            for candidate in {c.key: c for c in candidates}.values()
-            if self.error(candidate.key, slice_name) is None
-            for chunk in self.plan.chunks[slice_name][:chunks]
-            if chunk.id not in self._ledger[candidate.key].scores
-        ]
-        for done, outcome in enumerate(self._pool.run(jobs), 1):
+    def evaluate(self, candidates: Sequence[Candidate], slice_name: str) -> None:
+        """Score the candidates on a slice; a failure is recorded and ends that candidate."""
+        chunks = self.plan.chunks[slice_name]
+        self.in_stages(chunks, iter([Stage(candidates, len(chunks))]))
+
+    def in_stages(self, chunks: Sequence[Chunk], stages: Iterator[Stage]) -> None:
+        """Score stage after stage; the next one is asked for when all that the last one needs is in the ledger.
+
+        Workers that would idle score later chunks of the present candidates ahead: they are in the ledger when a stage
+        needs them, and whoever decides between stages never looks at them.
+        """
+        start, work = time.monotonic(), _Work(self, self._ledger, chunks, stages)
+        work.advance()
+        for done, outcome in enumerate(self._pool.run(work.jobs), 1):
             self._record(outcome)
+            work.take(outcome.job)
             for listener in self._listeners:
-                listener.work(done, len(jobs))
-        self.busy += time.monotonic() - start if jobs else 0.0
+                listener.work(done, done + len(work.waiting))
+        self.busy += time.monotonic() - start
 
     def score(self, key: str, slice_name: str) -> float:
         """The candidate's score on a slice, NaN where it failed or was not scored there."""
@@ -97,10 +110,15 @@ class Evaluator:
         pairs = (zip(chunk.items, trial.scores[chunk.id], strict=True) for chunk in chunks)
         return {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
 
-    def first_items(self, key: str, chunks: int) -> dict[str, float]:
-        """Item → score in the objective's units on the first chunks of the search slice, all of which are scored."""
+    def answers(self, key: str, slice_name: str) -> dict[str, int]:
+        """Counts of the candidate's generated answers on a slice; empty where there are none."""
+        counts = self._ledger[key].answers
+        return added([counts[chunk.id] for chunk in self.plan.chunks[slice_name] if chunk.id in counts])
+
+    def seen_items(self, key: str, chunks: Sequence[Chunk]) -> dict[str, float]:
+        """Item → score in the objective's units on chunks of the search slice, all of which are scored."""
         scores = self._ledger[key].scores
-        pairs = (zip(chunk.items, scores[chunk.id], strict=True) for chunk in self.plan.chunks["search"][:chunks])
+        pairs = (zip(chunk.items, scores[chunk.id], strict=True) for chunk in chunks)
         seen = {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
         return self.objective.items(seen, self.references("search"))
 
@@ -117,22 +135,32 @@ class Evaluator:
         """Note in the ledger that these candidates are about to be looked at on a slice; once for the same ones."""
         self._ledger.append_look(slice_name, list(dict.fromkeys(keys)))
 
+    def note_race(self, generation: int, first: str, stopped: Mapping[str, int]) -> None:
+        """Note in the ledger whom a generation's race has stopped, after how many chunks from the `first` on."""
+        if stopped:
+            self._ledger.append_race(generation, first, stopped)
+
     def error(self, key: str, slice_name: str) -> str | None:
         """Why the candidate failed on a slice, or None; a failure elsewhere does not change what a slice says."""
+        return self.error_on(key, self.plan.chunks[slice_name])
+
+    def error_on(self, key: str, chunks: Sequence[Chunk]) -> str | None:
+        """Why the candidate failed on one of these chunks, or None."""
         errors = self._ledger[key].errors
-        return next((errors[chunk.id] for chunk in self.plan.chunks[slice_name] if chunk.id in errors), None)
+        return next((errors[chunk.id] for chunk in chunks if chunk.id in errors), None)
 
     def _record(self, outcome: Outcome) -> None:
         job, recipe = outcome.job, to_document(outcome.job.recipe)
         chunk = self._chunks[job.chunk]
         try:
             scores = self._grade(chunk, outcome)
+            answers = self._scorer.answers(chunk, outcome.responses or ())
         except CandidateError as error:
             self._ledger.append_failure(job.key, chunk.id, str(error), recipe)
             return
         self.scored += len(scores)
         in_order = [scores[item] for item in chunk.items]
-        self._ledger.append_scores(job.key, chunk.id, in_order, outcome.seconds, recipe)
+        self._ledger.append_scores(job.key, chunk.id, in_order, outcome.seconds, recipe, answers)
 
     def _grade(self, chunk: Chunk, outcome: Outcome) -> dict[str, float]:
         if outcome.error is not None or outcome.responses is None:
@@ -142,3 +170,43 @@ class Evaluator:
             if not math.isfinite(score):
                 raise CandidateError(f"item {item} has score {score}")
         return scores
+
+
+class _Work:
+    """The stages of some chunks: what the present one still waits for, and the jobs that workers take."""
+
+    def __init__(self, evaluator: Evaluator, ledger: Ledger, chunks: Sequence[Chunk], stages: Iterator[Stage]) -> None:
+        self.jobs = Dispatch()
+        self.waiting: set[tuple[str, str]] = set()
+        self._evaluator, self._ledger, self._chunks, self._stages = evaluator, ledger, chunks, stages
+
+    def advance(self) -> None:
+        """Go to the next stage for which something is to be done."""
+        while not self.waiting:
+            stage = next(self._stages, None)
+            if stage is None:
+                self.jobs.put([])
+                return
+            candidates = {candidate.key: candidate for candidate in stage.candidates}.values()
+            needed = list(self._unscored(candidates, 0, stage.chunks))
+            self.waiting = {(job.key, job.chunk) for job in needed}
+            self.jobs.put(needed, self._unscored(candidates, stage.chunks, len(self._chunks)))
+
+    def take(self, job: Job) -> None:
+        """A job's outcome is in the ledger; one that was needed and has failed ends its candidate."""
+        self.jobs.done(job)
+        if (job.key, job.chunk) not in self.waiting:
+            return
+        self.waiting.discard((job.key, job.chunk))
+        if job.chunk in self._ledger[job.key].errors:
+            self.jobs.drop(job.key)
+            self.waiting = {at for at in self.waiting if at[0] != job.key}
+        self.advance()
+
+    def _unscored(self, candidates: Iterable[Candidate], start: int, end: int) -> Iterator[Job]:
+        """Jobs of those that have not failed before `end`."""
+        for candidate in candidates:
+            scored = self._ledger[candidate.key].scores
+            if self._evaluator.error_on(candidate.key, self._chunks[:end]) is None:
+                left = (chunk.id for chunk in self._chunks[start:end] if chunk.id not in scored)
+                yield from (Job(candidate.key, candidate.recipe, chunk) for chunk in left)

@@ -157,7 +157,8 @@ class Final:
     def _row(self, candidate: Candidate, role: str, label: str | None = None) -> Row:
         scores = {name: self._evaluator.score(candidate.key, name) for name in SLICES}
         tasks = self._evaluator.plan.by_task(self._evaluator.items(candidate.key, "holdout"))
-        return Row(label or candidate.label, role, candidate.key, scores, tasks)
+        answers = self._evaluator.answers(candidate.key, "holdout")
+        return Row(label or candidate.label, role, candidate.key, scores, tasks, answers)
 
 
 def _feasible(candidates: Sequence[Candidate], violations: Sequence[float]) -> list[Candidate]:

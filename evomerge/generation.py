@@ -1,13 +1,13 @@
 """One generation scored chunk by chunk: after each, whoever is decided stops, and the best one goes to the end."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from evomerge.evaluator import Candidate, Evaluator
-from evomerge.objective import Worth
+from evomerge.evaluator import Candidate, Evaluator, Stage
+from evomerge.objective import FAILED, Worth
 from evomerge.race import Matrix, RaceConfig, Strata, decided
 from evomerge.scorers import task_of
 
@@ -23,41 +23,55 @@ class Scored:
     whole: frozenset[str]
 
 
-def run_generation(evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig) -> Scored:
+def run_generation(evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig, number: int) -> Scored:
     """Score a generation; the worth of candidates that stop early is estimated, the leader is always complete.
 
     Half of the candidates count as the best, as in CMA-ES. Every decision is made when all that are still running
-    have seen the same chunks, so it depends on no worker's speed.
+    have seen the same chunks, and from these chunks alone, so it depends on no worker's speed and no earlier run;
+    candidates stand in the order of their keys, so it does not depend on theirs either.
     """
-    unique = list({candidate.key: candidate for candidate in candidates}.values())
+    unique = sorted({candidate.key: candidate for candidate in candidates}.values(), key=lambda c: c.key)
     if not rule.enabled or not evaluator.objective.scalar:
         evaluator.evaluate(unique, "search")
         count = len(evaluator.plan.items("search"))
         worth = {candidate.key: evaluator.worth(candidate.key, "search") for candidate in unique}
         return Scored(worth, dict.fromkeys(worth, count), frozenset(worth))
-    return _Race(evaluator, unique, rule).run()
+    return _Race(evaluator, unique, rule, number).run()
 
 
 class _Race:
-    def __init__(self, evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig) -> None:
-        self._evaluator, self._rule = evaluator, rule
+    """Each generation begins with another chunk: otherwise the same few items would decide them all."""
+
+    def __init__(self, evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig, number: int) -> None:
+        self._evaluator, self._rule, self._number = evaluator, rule, number
         self._candidates = {candidate.key: candidate for candidate in candidates}
-        self._chunks = evaluator.plan.chunks["search"]
+        chunks = evaluator.plan.chunks["search"]
+        first = number % len(chunks)
+        self._chunks = (*chunks[first:], *chunks[:first])
         self._running = list(self._candidates)
         self._best = len(candidates) // 2
         self._stopped: dict[str, int] = {}  # key → chunks seen
+        self._failed: dict[str, int] = {}
         self._rejected: set[str] = set()
 
     def run(self) -> Scored:
         """The chunks one after the other, as long as anyone runs."""
+        self._evaluator.in_stages(self._chunks, self._stages())
+        self._evaluator.note_race(self._number, self._chunks[0].id, self._stopped)
+        length = [len(chunk.items) for chunk in self._chunks]
+        ended = self._stopped | self._failed
+        items = {key: sum(length[: ended.get(key, len(length))]) for key in self._candidates}
+        return Scored(self._worths(), items, frozenset(self._candidates) - frozenset(self._stopped))
+
+    def _stages(self) -> Iterator[Stage]:
+        """One chunk more for whoever still runs; what is decided is a function of the chunks before."""
         for seen in range(1, len(self._chunks) + 1):
-            self._evaluator.evaluate([self._candidates[key] for key in self._running], "search", seen)
-            self._running = [k for k in self._running if self._evaluator.error(k, "search") is None]
+            yield Stage([self._candidates[key] for key in self._running], seen)
+            chunks = self._chunks[:seen]
+            self._failed |= {k: seen for k in self._running if self._evaluator.error_on(k, chunks) is not None}
+            self._running = [key for key in self._running if key not in self._failed]
             if self._running and seen < len(self._chunks):
                 self._stop(seen)
-        length = [len(chunk.items) for chunk in self._chunks]
-        items = {key: sum(length[: self._stopped.get(key, len(length))]) for key in self._candidates}
-        return Scored(self._worths(), items, frozenset(self._candidates) - frozenset(self._stopped))
 
     def _stop(self, seen: int) -> None:
         """Let go of whoever is decided, but for the one that leads."""
@@ -71,27 +85,29 @@ class _Race:
         self._running = [key for key in self._running if key not in self._stopped]
 
     def _worths(self) -> dict[str, Worth]:
-        """A stopped candidate is worth what the leader is, and the difference on the items that both have seen."""
-        found = {key: self._evaluator.worth(key, "search") for key in self._candidates}
-        whole = [key for key in self._running if not math.isnan(found[key].score)]
-        if not whole:
-            return found
-        leader = max(whole, key=lambda key: found[key].score)
+        """A stopped candidate is worth what the leader is, and the difference on the items that both have seen.
+
+        Where nobody got to the end, its own mean has to do.
+        """
+        found = {key: self._evaluator.worth(key, "search") for key in self._running}
+        found |= dict.fromkeys(self._failed, FAILED)
+        leader = max(self._running, key=lambda key: found[key].score, default=None)
         for key, seen in self._stopped.items():
-            scores, strata = self._matrix([key, leader], seen)
+            scores, strata = self._matrix([key, leader or key], seen)
             own, leading = strata.means(scores)
-            found[key] = Worth(found[leader].score + float(own - leading))
+            found[key] = Worth(float(own) + (found[leader].score - float(leading) if leader else 0.0))
         return found | self._held_back(found)
 
     def _held_back(self, found: Mapping[str, Worth]) -> dict[str, Worth]:
-        """Whoever was rejected ranks behind everyone that was not."""
+        """Whoever was rejected ranks behind everyone that was not, in the order of what it is worth."""
         kept = [w.score for key, w in found.items() if key not in self._rejected and not math.isnan(w.score)]
-        least = min(kept) - BEHIND
-        return {key: Worth(min(found[key].score, least)) for key in self._rejected}
+        least = min(kept, default=math.inf)
+        order = sorted(self._rejected, key=lambda key: (-found[key].score, key))
+        return {key: Worth(min(found[key].score, least - BEHIND * place)) for place, key in enumerate(order, 1)}
 
     def _matrix(self, keys: Sequence[str], seen: int) -> tuple[Matrix, Strata]:
         """The scores of the first chunks' items in the objective's units, and which task each item is of."""
-        rows = [self._evaluator.first_items(key, seen) for key in keys]
+        rows = [self._evaluator.seen_items(key, self._chunks[:seen]) for key in keys]
         items = list(rows[0]) if rows else []
         weights = self._evaluator.objective.weights
         tasks = list(weights)

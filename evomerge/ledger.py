@@ -24,6 +24,7 @@ class Trial:
 
     scores: dict[str, list[float]] = field(default_factory=dict)  # chunk id → one score per item, in chunk order
     errors: dict[str, str] = field(default_factory=dict)  # chunk id → why the candidate could not be scored there
+    answers: dict[str, dict[str, int]] = field(default_factory=dict)  # chunk id → counts, where something was generated
     seconds: float = 0.0
 
 
@@ -39,6 +40,7 @@ class Ledger:
         self.trials: dict[str, Trial] = {}
         self.looks: list[dict[str, Any]] = []
         self.stops: list[dict[str, Any]] = []
+        self.races: list[dict[str, Any]] = []
         self.header: dict[str, Any] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,10 +72,17 @@ class Ledger:
         return self.trials.get(key, Trial())
 
     def append_scores(
-        self, key: str, chunk: str, scores: list[float], seconds: float, recipe: Mapping[str, Any]
+        self,
+        key: str,
+        chunk: str,
+        scores: list[float],
+        seconds: float,
+        recipe: Mapping[str, Any],
+        answers: Mapping[str, int] | None = None,
     ) -> None:
-        """Record one scored chunk; the recipe is written with a candidate's first line."""
-        self._record({"key": key, "chunk": chunk, "scores": scores, "seconds": round(seconds, 4)}, recipe)
+        """Record one scored chunk, with counts of generated answers; the recipe is written with a candidate's first."""
+        line = {"key": key, "chunk": chunk, "scores": scores, "seconds": round(seconds, 4)}
+        self._record({**line, "answers": dict(answers)} if answers else line, recipe)
 
     def append_failure(self, key: str, chunk: str, reason: str, recipe: Mapping[str, Any]) -> None:
         """Record that a candidate could not be built or scored; it is not tried again on that slice."""
@@ -92,6 +101,13 @@ class Ledger:
         self._write({"stop": stop})
         self.stops.append(stop)
 
+    def append_race(self, generation: int, first: str, stopped: Mapping[str, int]) -> None:
+        """Record whom a generation's race has stopped, after how many chunks from `first` on; once for the same."""
+        race = {"generation": generation, "first": first, "stopped": dict(stopped)}
+        if race not in self.races:
+            self._write({"race": race})
+            self.races.append(race)
+
     def close(self) -> None:
         """Let another process have the file."""
         self._file.close()
@@ -109,11 +125,16 @@ class Ledger:
         if "stop" in line:
             self.stops.append(line["stop"])
             return
+        if "race" in line:
+            self.races.append(line["race"])
+            return
         trial = self.trials.setdefault(line["key"], Trial())
         if "error" in line:
             trial.errors[line["chunk"]] = line["error"]
         else:
             trial.scores[line["chunk"]] = line["scores"]
+            if "answers" in line:
+                trial.answers[line["chunk"]] = line["answers"]
             trial.errors.pop(line["chunk"], None)  # a second try that went well
             trial.seconds += line["seconds"]
 

@@ -32,6 +32,7 @@ class RaceConfig:
     margin: float = 0.5
     alpha: float | None = None
     least: int = 24
+    most: int | None = None
 
     def __post_init__(self) -> None:
         if self.margin < 0:
@@ -39,6 +40,11 @@ class RaceConfig:
         if self.alpha is not None and not 0 < self.alpha < 1:
             raise ConfigError(f"race.alpha={self.alpha}: give a probability between 0 and 1, or null")
         positive("race.least", self.least)
+
+    def __str__(self) -> str:
+        """In words, for whoever checks a configuration."""
+        apart = f"{self.margin:g} standard errors" if self.alpha is None else f"an error of at most {self.alpha:g}"
+        return f"told apart by {apart}, after {self.least} items or more"
 
     def width(self, seen: int, total: int) -> float:
         """Standard errors that a difference on so many items of a slice must exceed."""
@@ -99,6 +105,8 @@ def decided(scores: Matrix, strata: Strata, best: int, rule: RaceConfig) -> tupl
         return [], []
     order = np.argsort(-strata.means(scores), kind="stable")
     inside, outside = order[:best], order[best:]
+    if rule.most is not None and seen >= rule.most:
+        return [int(row) for row in inside], [int(row) for row in outside]
     ahead = _Ahead(scores, strata, rule.width(seen, int(strata.totals.sum())))
     accepted = [row for row in inside if not len(outside) or ahead(row, outside[0])]
     rejected = [row for row in outside if not len(inside) or ahead(inside[-1], row)]

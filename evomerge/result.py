@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.evaluator import Candidate
+from evomerge.scorers.answers import clearly_more
 from evomerge.sensitivity import Sensitivity
 from evomerge.simplify import Simpler
 from evomerge.statistics import Comparison, Interval, Verdict
@@ -20,11 +21,13 @@ class Row:
     key: str
     scores: Mapping[str, float]
     tasks: Mapping[str, float]  # on holdout
+    answers: Mapping[str, int] = field(default_factory=dict)  # generated on holdout, counted
 
     def as_dict(self) -> dict[str, Any]:
         """Plain objects; a failure is null."""
         scores = {name: None if math.isnan(score) else score for name, score in self.scores.items()}
-        return {"label": self.label, "role": self.role, "key": self.key, "scores": scores, "tasks": dict(self.tasks)}
+        found = {"label": self.label, "role": self.role, "key": self.key, "scores": scores, "tasks": dict(self.tasks)}
+        return {**found, "answers": dict(self.answers)} if self.answers else found
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,17 @@ class Result:
         """What may be said of the winner and the best baseline."""
         return next((c.verdict for c in self.comparisons if c.label == self.best_baseline), "tie")
 
+    @property
+    def truncated_more(self) -> tuple[str, ...]:
+        """The baselines that the winner beats and whose answers were cut off clearly more often than its own."""
+        winner = self.rows[-1]
+        beaten = {c.label for c in self.comparisons if c.verdict == "better"}
+        return tuple(
+            row.label
+            for row in self.rows[:-1]
+            if row.label in beaten and row.answers and clearly_more(row.answers, winner.answers, "truncated")
+        )
+
     def offered(self) -> Iterator[tuple[Candidate, Row]]:
         """What may be built beside the winner, with its rows: the simpler recipe, the members of the front."""
         if self.simpler and self.simpler.row:
@@ -91,6 +105,7 @@ class Result:
             "interval": _interval(self.interval),
             "rows": [row.as_dict() for row in self.rows],
             "comparisons": [_comparison(comparison) for comparison in self.comparisons],
+            "truncated_more": list(self.truncated_more),
             "gap": dict(self.gap),
             "floors": dict(self.floors),
             "simpler": self.simpler and _simpler(self.simpler),

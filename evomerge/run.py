@@ -19,10 +19,10 @@ from evomerge.errors import RunError
 from evomerge.evaluator import Candidate, Evaluator
 from evomerge.experiment import Experiment, fixed_part, from_config
 from evomerge.finalise import Final
-from evomerge.jobs import Job, Outcome
+from evomerge.jobs import Outcome
 from evomerge.ledger import Ledger
 from evomerge.offers import write_offers
-from evomerge.pools import Pool
+from evomerge.pools import Dispatch, Pool
 from evomerge.recipe import Recipe
 from evomerge.report.console import Display
 from evomerge.report.html import write_report
@@ -58,6 +58,7 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
             evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
             listeners: list[Listener] = [display, _BestSoFar(folder / RECIPE, evaluator), tracker]
             allowance = Allowance(experiment.budget, evaluator, ledger, experiment.reserve())
+            display.foresee(allowance.left)
             board = search(evaluator, space, optimizer, rows, allowance, listeners, experiment.race)
             display.phase("finalise")
             labels = {ref: label for label, ref in experiment.experts.items()}
@@ -99,8 +100,8 @@ class _LazyPool:
         self._start = start
         self._pool: Pool | None = None
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        if jobs:
+    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+        if len(jobs):
             yield from self._started().run(jobs)
 
     def fingerprint(self, recipe: Recipe) -> str:
@@ -153,6 +154,7 @@ def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, sec
         "counts": {
             "candidates": len(board.candidates),
             "failed": len(board.failures()),
+            "stopped_early": len(board.stopped()),
             "holdout_looks": looks(ledger.looks),
             "items_scored": sum(len(s) for trial in ledger.trials.values() for s in trial.scores.values()),
             "items_scored_this_time": evaluator.scored,

@@ -56,9 +56,13 @@ class Board:
         good = (pair for pair in scored if not math.isnan(pair[1]))
         return sorted(good, key=lambda pair: self.worth[pair[0].key].rank, reverse=True)
 
+    def stopped(self) -> list[Candidate]:
+        """Whoever a race has stopped and no other one has let see the whole slice."""
+        return [candidate for key, candidate in self.candidates.items() if key not in self.worth]
+
     def failures(self) -> dict[str, str]:
-        """Label → reason of every candidate that failed in the search."""
-        errors = ((c.label, self._evaluator.error(c.key, "search")) for c in self.candidates.values())
+        """Label → reason of every candidate that failed in the search; whoever a race has stopped did not."""
+        errors = ((self.candidates[key].label, self._evaluator.error(key, "search")) for key in self.worth)
         return {label: error for label, error in errors if error}
 
 
@@ -90,7 +94,7 @@ def search(
         number += 1
         kept = vectors[:room]
         candidates = [Candidate.of(f"{number}/{place}", space.decode(v), v) for place, v in enumerate(kept)]
-        scored = run_generation(evaluator, candidates, rule)
+        scored = run_generation(evaluator, candidates, rule, number)
         allowance.spend(len(kept), scored.items)
         board.add(candidates, scored.whole)
         _announce(listeners, number, board, [scored.worth[c.key].score for c in candidates])

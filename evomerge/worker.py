@@ -47,7 +47,8 @@ class Worker:
         )
         tokenizer = load_tokenizer(folder, spec.trust_remote_code)
         encoder = Encoder(tokenizer, self._model.config, max_length=spec.max_length, batch_tokens=spec.batch_tokens)
-        self._engine = ScoringEngine(self._model, tokenizer, encoder, batch_size=spec.batch_size, path=spec.scoring)
+        sizes = {"batch_size": spec.batch_size, "batch_tokens": spec.batch_tokens}
+        self._engine = ScoringEngine(self._model, tokenizer, encoder, **sizes, path=spec.scoring)
         self._held: str | None = None
 
     def attempt(self, job: Job) -> Outcome:

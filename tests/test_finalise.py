@@ -1,8 +1,9 @@
 """From the board to an honest winner, on the toy problem."""
 
+import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from evomerge.errors import RunError
 from evomerge.finalise import Final, Finalise
 from evomerge.jobs import Job
 from evomerge.result import Result, looks
-from evomerge.scorers import SLICES
+from evomerge.scorers import SLICES, Chunk
 from evomerge.search import Board
-from tests.toys import EXPERTS, Run, ToyPool, toy_baselines, toy_optimizer, toy_space, weights
+from evomerge.statistics import Interval
+from tests.toys import EXPERTS, Run, ToyPool, ToyScorer, toy_baselines, toy_optimizer, toy_space, weights
 
 
 def finished(path: Path, pool: ToyPool | None = None, top: int = 3, **settings: Any) -> tuple[Run, Board, Result]:
@@ -224,3 +226,23 @@ def test_a_second_end_of_a_longer_search_is_a_second_look(tmp_path: Path) -> Non
     second = Final(run.evaluator, board, toy_baselines(), Finalise(top=3), seed=1).run(toy_space(), {})
     assert second.winner.key != first.winner.key and looks(run.ledger.looks) == 2
     run.ledger.close()
+
+
+def test_generated_answers_are_counted_for_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(self: ToyScorer, chunk: Chunk, responses: Sequence[float]) -> dict[str, int]:
+        return {"answers": 50, "truncated": 20 if responses[0] < 0.5 else 1, "empty": 0, "unparsable": 3}
+
+    _, _, plain = finished(tmp_path / "plain.jsonl")
+    assert all("answers" not in row for row in plain.as_dict()["rows"]) and plain.truncated_more == ()
+    monkeypatch.setattr(ToyScorer, "answers", answers)
+    _, _, result = finished(tmp_path / "trials.jsonl")
+    document = result.as_dict()
+    found = {row["label"]: row["answers"] for row in document["rows"]}
+    assert found["winner"] == {"answers": 100, "truncated": 2, "empty": 0, "unparsable": 6}
+    assert found["base"]["truncated"] == found["right"]["truncated"] == 40
+    ahead = Interval(0.2, 0.1, 0.3, 0.95)
+    sure = tuple(dataclasses.replace(c, corrected=0.0, interval=ahead) for c in result.comparisons)
+    assert document["truncated_more"] == [], "nobody is beaten: it is a tie with all"
+    assert dataclasses.replace(result, comparisons=sure).truncated_more == ("base", "right")
+    _, _, resumed = finished(tmp_path / "trials.jsonl")
+    assert resumed.as_dict()["rows"] == document["rows"]

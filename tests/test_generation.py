@@ -15,6 +15,8 @@ from evomerge.generation import Scored, run_generation
 from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
 from evomerge.objective import Objective
+from evomerge.optimizers import Vector
+from evomerge.pools import Dispatch
 from evomerge.race import RaceConfig
 from evomerge.scorers import SLICES, Chunk, Plan
 from evomerge.search import Board, header, search
@@ -40,25 +42,30 @@ class LongScorer(ToyScorer):
 
 
 class Shuffled(ToyPool):
-    """Answers are right or wrong, by the item's difficulty and some luck; jobs end in any order."""
+    """Answers are right or wrong, by the item's difficulty and some luck; workers end their jobs in any order."""
 
-    def __init__(self, seed: int = 0, dies_after: int = 10**9, fails: Any = lambda job: None) -> None:
+    def __init__(self, seed: int = 0, dies_after: int = 10**9, fails: Any = lambda job: None, workers: int = 1) -> None:
         super().__init__(fails, self.right)
-        self._draw, self._left = random.Random(seed), dies_after
+        self._draw, self._left, self._workers = random.Random(seed), dies_after, workers
 
     def right(self, job: Job) -> list[Any]:
         distance = sum((float(w) - best) ** 2 for w, best in zip(weights(job.recipe), BEST, strict=True))
         luck = np.random.default_rng([*job.key.encode()[:8], int(job.chunk.rpartition("/")[2])])
         return [float(u < 0.9 - 0.6 * min(1.0, distance)) for u in luck.random(ITEMS)]
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        jobs = list(jobs)
-        self._draw.shuffle(jobs)
-        for outcome in super().run(jobs):
+    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+        busy: dict[int, Job] = {}
+        holding: list[str | None] = [None] * self._workers
+        while True:
+            for worker in set(range(self._workers)) - set(busy):
+                if job := jobs.next(holding[worker]):
+                    busy[worker], holding[worker] = job, job.key
+            if not busy:
+                return
             if self._left == 0:
                 raise KeyboardInterrupt
             self._left -= 1
-            yield outcome
+            yield self.outcome(busy.pop(self._draw.choice(sorted(busy))))
 
 
 def evaluator(path: Path, pool: ToyPool, **objective: Any) -> tuple[Evaluator, Ledger]:
@@ -75,7 +82,7 @@ def candidates(count: int = 10, seed: int = 0) -> list[Candidate]:
 def raced(path: Path, pool: ToyPool, rule: RaceConfig = RULE, **objective: Any) -> tuple[Scored, Evaluator]:
     made, ledger = evaluator(path, pool, **objective)
     try:
-        return run_generation(made, candidates(), rule), made
+        return run_generation(made, candidates(), rule, 1), made
     finally:
         ledger.close()
 
@@ -98,9 +105,50 @@ def test_estimates_order_candidates_about_as_a_full_scoring_does(tmp_path: Path)
     assert len(full.whole) == 10 and sum(full.items.values()) == 10 * CHUNKS * ITEMS
 
 
+@pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("seed", range(1, 4))
-def test_the_order_in_which_jobs_end_changes_nothing(tmp_path: Path, seed: int) -> None:
-    assert raced(tmp_path / "a", Shuffled(0))[0] == raced(tmp_path / "b", Shuffled(seed))[0]
+def test_workers_and_the_order_in_which_jobs_end_change_nothing(tmp_path: Path, seed: int, workers: int) -> None:
+    alone = raced(tmp_path / "a", Shuffled(0))[0]
+    assert raced(tmp_path / "b", Shuffled(seed, workers=workers))[0] == alone
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_failure_met_ahead_counts_only_where_the_race_gets_to_it(tmp_path: Path, seed: int) -> None:
+    """Six workers meet the failures of late chunks early; one worker may never meet them."""
+
+    def fails(job: Job) -> str | None:
+        return "late" if int(job.chunk.rpartition("/")[2]) >= 3 and int(job.key[0], 16) % 2 == seed % 2 else None
+
+    alone = raced(tmp_path / "a", Shuffled(0, fails=fails))[0]
+    pool = Shuffled(seed, fails=fails, workers=6)
+    assert raced(tmp_path / "b", pool)[0] == alone
+    assert raced(tmp_path / "b", Shuffled(0, fails=fails))[0] == alone, "nor does what was met ahead change a resume"
+
+
+def test_no_worker_idles_while_anyone_runs(tmp_path: Path) -> None:
+    class Counting(Shuffled):
+        def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+            for outcome in super().run(jobs):
+                yield outcome
+                ended.append(len(jobs))
+
+    ended: list[int] = []
+    pool = Counting(workers=4)
+    scored, _ = raced(tmp_path / "a", pool)
+    needed = sum(scored.items.values()) // ITEMS
+    ahead = len(pool.jobs) - needed
+    assert 0 < ahead < needed / 2, "some chunks are scored ahead, and most of the work is needed"
+    one = Shuffled()
+    raced(tmp_path / "b", one)
+    assert len(one.jobs) == needed, "a single worker never scores what it does not need"
+
+
+def test_the_order_of_the_candidates_changes_nothing(tmp_path: Path) -> None:
+    made, ledger = evaluator(tmp_path / "a", Shuffled())
+    again, other = evaluator(tmp_path / "b", Shuffled())
+    assert run_generation(made, candidates(), RULE, 3) == run_generation(again, candidates()[::-1], RULE, 3)
+    ledger.close()
+    other.close()
 
 
 @pytest.mark.parametrize("paid", [1, 13, 25, 31])
@@ -152,6 +200,73 @@ def test_a_raced_search_can_be_killed_and_repeats_for_nothing(tmp_path: Path) ->
     assert searched(tmp_path / "a", again, budget).ranked() == whole.ranked() and not again.jobs
 
 
+class Same:
+    """Asks the same ten points in every generation, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[list[float]] = []
+
+    def ask(self) -> list[Vector]:
+        return list(np.random.default_rng(0).random((10, 2)))
+
+    def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
+        self.told.append(list(losses))
+
+    def centre(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_recipe_asked_again_is_told_the_same_when_the_search_is_repeated(tmp_path: Path, workers: int) -> None:
+    """Later races let stopped recipes see more, and some of these then fail: that must not rewrite the first races."""
+
+    def fails(job: Job) -> str | None:
+        return "late" if job.chunk == "search/0" and int(job.key[0], 16) % 3 == 0 and job.key not in standing else None
+
+    standing = {recipe.key() for recipe in toy_baselines().values()}
+    runs = []
+    for seed in range(2):
+        made, ledger = evaluator(tmp_path / "a", Shuffled(seed, fails=fails, workers=workers))
+        budget = Allowance(Budget(evaluations=40), made, ledger)
+        same = Same()
+        board = search(made, toy_space(), same, toy_baselines(), budget, rule=RULE)
+        runs.append((same.told, board.ranked(), board.failures(), ledger.races))
+        ledger.close()
+    told, _, failures, _ = runs[0]
+    assert runs[0] == runs[1]
+    assert failures and len({tuple(losses) for losses in told}) == 4, "each generation begins with another chunk"
+    alone, ledger = evaluator(tmp_path / "b", Shuffled(fails=fails))
+    search(
+        alone, toy_space(), same := Same(), toy_baselines(), Allowance(Budget(evaluations=40), alone, ledger), rule=RULE
+    )
+    ledger.close()
+    assert same.told == told
+
+
+def test_where_every_survivor_fails_the_stopped_ones_keep_their_estimates(tmp_path: Path) -> None:
+    clean, _ = raced(tmp_path / "a", Shuffled())
+    doomed = {key for key in clean.worth if clean.items[key] == CHUNKS * ITEMS}
+    scored, _ = raced(tmp_path / "b", Shuffled(fails=lambda job: "end" if job.chunk == "search/0" else None))
+    survivors = [key for key, worth in scored.worth.items() if not math.isnan(worth.score)]
+    assert doomed and survivors and not set(survivors) & doomed
+    assert len(set(scored.worth[key].score for key in survivors)) > 1
+
+
+def test_the_ledger_names_whoever_was_stopped(tmp_path: Path) -> None:
+    made, ledger = evaluator(tmp_path / "a", Shuffled())
+    scored = run_generation(made, candidates(), RULE, 1)
+    (race,) = ledger.races
+    ledger.close()
+    assert race["generation"] == 1 and race["first"] == "search/1"
+    assert {key: count * ITEMS for key, count in race["stopped"].items()} == {
+        key: scored.items[key] for key in set(scored.worth) - scored.whole
+    }
+    again, reopened = evaluator(tmp_path / "a", Shuffled())
+    run_generation(again, candidates(), RULE, 1)
+    assert reopened.races == [race], "noted once"
+    reopened.close()
+
+
 def test_whoever_was_stopped_has_no_rank_and_is_no_failure(tmp_path: Path) -> None:
     board = searched(tmp_path / "a", Shuffled(), Budget(evaluations=40))
     ranked = {candidate.key for candidate, _ in board.ranked()}
@@ -170,9 +285,9 @@ def test_time_ends_a_search_once_and_for_all(tmp_path: Path) -> None:
     """The hours of a budget end it at a generation that is noted: a repeated command ends there too."""
 
     class Slow(Shuffled):
-        def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-            clock[0] += 10.0 * len(jobs)
-            yield from super().run(jobs)
+        def outcome(self, job: Job) -> Outcome:
+            clock[0] += 10.0
+            return super().outcome(job)
 
     clock = [0.0]
     with pytest.MonkeyPatch.context() as patch:

@@ -1,5 +1,6 @@
 """The journal: what survives a crash, a full disk and a second process, and what is refused."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -286,3 +287,13 @@ def test_reading_what_is_no_ledger_is_one_line(path: Path, content: bytes | None
     with pytest.raises(RunError, match=r"trials\.jsonl") as caught:
         read_trials(path)
     assert "\n" not in str(caught.value)
+
+
+def test_counts_of_generated_answers_are_kept_beside_the_scores(tmp_path: Path) -> None:
+    counts = {"answers": 3, "truncated": 1, "empty": 0, "unparsable": 2}
+    with contextlib.closing(Ledger(tmp_path / "trials.jsonl", {})) as ledger:
+        ledger.append_scores("k", "search/0", [1.0], 0.5, {}, counts)
+        ledger.append_scores("k", "search/1", [1.0], 0.5, {}, {})
+        assert ledger["k"].answers == {"search/0": counts}
+    with contextlib.closing(Ledger(tmp_path / "trials.jsonl", {})) as ledger:
+        assert ledger["k"].answers == {"search/0": counts} and len(ledger["k"].scores) == 2

@@ -12,6 +12,7 @@ from evomerge.groups import Layout
 from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
 from evomerge.optimizers import Optimizer, create, cube
+from evomerge.pools import Dispatch
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.scorers import SLICES, Chunk, Plan, Request
 from evomerge.search import Board, header, search
@@ -67,6 +68,9 @@ class ToyScorer:
             raise CandidateError("an answer is missing")
         return dict(zip(chunk.items, responses, strict=True))
 
+    def answers(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, int]:
+        return {}
+
 
 class ToyPool:
     """Scores a recipe by its distance from BEST, remembers every job, and fails where `fails` gives a reason.
@@ -82,14 +86,14 @@ class ToyPool:
         self.jobs: list[Job] = []
         self._fails, self._answers = fails, answers
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        failed: set[str] = set()
-        for job in (job for job in jobs if job.key not in failed):
-            self.jobs.append(job)
-            error = self._fails(job)
-            if error:
-                failed.add(job.key)
-            yield Outcome(job, error=error) if error else Outcome(job, self._score(job), seconds=0.01)
+    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+        while job := jobs.next(None):
+            yield self.outcome(job)
+
+    def outcome(self, job: Job) -> Outcome:
+        self.jobs.append(job)
+        error = self._fails(job)
+        return Outcome(job, error=error) if error else Outcome(job, self._score(job), seconds=0.01)
 
     def fingerprint(self, recipe: Recipe) -> str:
         return recipe.key()

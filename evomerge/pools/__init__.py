@@ -2,21 +2,27 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
 from evomerge.errors import ConfigError
-from evomerge.jobs import Job, Outcome, WorkerSpec
+from evomerge.jobs import Outcome, WorkerSpec
+from evomerge.pools._dispatch import Dispatch
 from evomerge.recipe import Recipe
 from evomerge.schema import check_section
 from evomerge.suggest import nearest
+
+__all__ = ["Dispatch", "Pool", "check", "create", "names"]
 
 
 class Pool(Protocol):
     """What `create` in each file of this folder returns."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """Every job's outcome as it comes, in any order; a candidate's first failure drops its other jobs."""
+    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+        """Outcomes as they come, in any order, until nothing waits and no worker is at work.
+
+        A worker that is free takes `jobs.next(what it holds)`. The caller may change what waits between two outcomes.
+        """
 
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of a candidate as a worker would score it."""

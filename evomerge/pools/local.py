@@ -1,31 +1,28 @@
 """One worker in this process: laptops, tests, a single GPU."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 
 from evomerge.errors import ConfigError
-from evomerge.jobs import Job, Outcome, WorkerSpec
+from evomerge.jobs import Outcome, WorkerSpec
+from evomerge.pools._dispatch import Dispatch
 from evomerge.recipe import Recipe
 from evomerge.worker import Worker
 
 
 class LocalPool:
-    """Runs jobs one after the other, candidate by candidate."""
+    """Runs jobs one after the other, staying with a candidate as long as it may."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._worker = Worker(spec)
+        self._holding: str | None = None
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """Outcomes in job order, without the jobs of a candidate that has failed."""
-        failed: set[str] = set()
-        for job in jobs:
-            if job.key in failed:
-                continue
-            outcome = self._worker.attempt(job)
-            if outcome.error is not None:
-                failed.add(job.key)
-            yield outcome
+    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+        """Outcomes one by one; see `Pool.run`."""
+        while job := jobs.next(self._holding):
+            self._holding = job.key
+            yield self._worker.attempt(job)
 
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of a candidate as it is scored here."""

@@ -51,25 +51,19 @@ class RayPool:
         self._idle = [(self._spawn(), None) for _ in range(workers)]
         self._wait_until_ready()
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
         """Outcomes as they come; see `Pool.run`."""
-        dispatch = Dispatch(jobs)
         busy: dict[Any, tuple[Any, Job]] = {}
         lost: dict[tuple[str, str], int] = {}
-        failed: set[str] = set()
         while True:
-            self._assign(dispatch, busy)
+            self._assign(jobs, busy)
             if not busy:
                 return
             (ref,), _ = self._ray.wait(list(busy), num_returns=1)
             worker, job = busy.pop(ref)
-            outcome = self._outcome(ref, worker, job, lost, dispatch, len(busy))
-            if outcome is None or job.key in failed:
-                continue
-            if outcome.error is not None:
-                failed.add(job.key)
-                dispatch.drop(job.key)
-            yield outcome
+            outcome = self._outcome(ref, worker, job, lost, jobs, len(busy))
+            if outcome is not None:
+                yield outcome
 
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of a candidate as a worker would score it; RunError where it cannot be built there."""

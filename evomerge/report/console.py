@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,7 +18,8 @@ class Display:
     def __init__(self, console: Console, evaluations: int) -> None:
         self._console = console
         self._evaluations = evaluations
-        self._asked = self._told = 0
+        self._asked = self._told = self._stopped = 0
+        self._left: Callable[[], float | None] = lambda: None
         self._start = time.monotonic()
         columns = (
             TextColumn("{task.description}"),
@@ -37,6 +38,10 @@ class Display:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
+    def foresee(self, left: Callable[[], float | None]) -> None:
+        """Ask this for the seconds that are left, as far as they are known, after each generation."""
+        self._left = left
+
     def work(self, done: int, total: int) -> None:
         """Move the bar."""
         self._progress.update(self._bar, completed=done, total=total)
@@ -46,13 +51,16 @@ class Display:
         self._asked += len(scores) if number else 0
         good = [score for score in scores if not math.isnan(score)]
         best, top = board.ranked()[0] if good or board.ranked() else (None, math.nan)
-        failed = f"  {len(scores) - len(good)} failed" if len(good) < len(scores) else ""
+        stopped, self._stopped = len(board.stopped()) - self._stopped, len(board.stopped())
+        notes = [f"{stopped} stopped early"] * (stopped > 0) + [f"{len(scores) - len(good)} failed"] * (good != scores)
+        left = self._left()
+        notes += [] if left is None else [f"about {_duration(left)} left"]
         what = f"generation {number:3d}" if number else "baselines     "
         mean = sum(good) / len(good) if good else math.nan
         self._console.print(
             f"{what}  best {top:.4f} ({best.label if best else '-'})  this generation {max(good, default=math.nan):.4f}"
             f" mean {mean:.4f}  {self._asked}/{self._evaluations} evaluations"
-            f"  {time.monotonic() - self._start:.0f} s{failed}",
+            f"  {'  '.join([_duration(time.monotonic() - self._start), *notes])}",
             highlight=False,
             soft_wrap=True,
         )
@@ -69,3 +77,10 @@ class Display:
     def phase(self, name: str) -> None:
         """Say what comes after the search."""
         self._progress.update(self._bar, description=name, completed=0, total=None)
+
+
+def _duration(seconds: float) -> str:
+    """In the unit that one would say."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -6,7 +6,8 @@ from itertools import combinations
 from evomerge.report.elements import section, wide
 from evomerge.report.front_chart import front_chart
 from evomerge.report.record import Record
-from evomerge.report.table import ahead, p_value
+from evomerge.report.table import ahead, name_of, offered, p_value
+from evomerge.scorers.answers import KINDS
 
 SHOWN = 6  # pairs of tasks that are drawn
 HEADS = ("baseline", "winner ahead by", "p", "p, corrected", "test", "verdict")
@@ -28,6 +29,25 @@ def comparisons(record: Record) -> str:
         "is said only where interval and corrected p agree; else it is a tie."
     )
     return section("Winner against each baseline", note, wide(table, "comparisons"))
+
+
+def answers(record: Record) -> str:
+    """How many generated answers of every model are worth little; nothing where no task generates."""
+    rows = [row for row in (*record.result["rows"], *offered(record.result)) if row.get("answers")]
+    if not rows:
+        return ""
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("model", "answers", *KINDS))
+    body = ""
+    for row in rows:
+        found = row["answers"]
+        cells = "".join(f"<td>{found[kind] / found['answers']:.1%}</td>" for kind in KINDS)
+        body += f'<tr><th scope="row">{escape(name_of(row))}</th><td>{found["answers"]}</td>{cells}</tr>'
+    note = (
+        "On holdout. Truncated: at the token limit before a stop sequence. Unparsable: the task's filter found nothing "
+        "in it and fell back."
+    )
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+    return section("Generated answers", note, wide(table, "generated answers"))
 
 
 def front(record: Record) -> str:

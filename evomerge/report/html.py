@@ -1,6 +1,6 @@
 """report.html: a finished run on one page that needs no network, no other file and no script."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from evomerge.atomic import write_atomically
 from evomerge.report.charts import heat_map, search_curve, task_bars
 from evomerge.report.coefficients import Block, blocks, constants
 from evomerge.report.elements import details, fact_table, plain, section, wide
-from evomerge.report.honesty import comparisons, front
+from evomerge.report.honesty import answers, comparisons, front
 from evomerge.report.record import Record, missing, read
 from evomerge.report.table import claim, name_of, notes, number, offered
 from evomerge.scorers import SLICES
@@ -30,7 +30,7 @@ def write_report(folder: Path) -> Path:
 def page(record: Record) -> str:
     """The whole document."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    parts = (_head, _table, comparisons, _search, front, _tasks, _coefficients, _failures, _recipe, _facts)
+    parts = (_head, _table, comparisons, answers, _search, front, _tasks, _coefficients, _failures, _recipe, _facts)
     body = "\n".join(part(record) for part in parts)
     return f"""<!doctype html>
 <html lang="en">
@@ -52,6 +52,11 @@ def page(record: Record) -> str:
 """
 
 
+def _fates(counts: Mapping[str, int]) -> str:
+    stopped = f"{counts['stopped_early']} stopped early, " if counts.get("stopped_early") else ""
+    return f"{stopped}{counts['failed']} failed, {counts['items_scored']} items scored"
+
+
 def _head(record: Record) -> str:
     result, counts = record.result, record.result["counts"]
     experts = ", ".join(record.config["experts"])
@@ -62,7 +67,7 @@ def _head(record: Record) -> str:
         ("winner on holdout", number(record.winner["scores"]["holdout"]), f"candidate {result['winner']['label']}"),
         ("best baseline", number(rival["scores"]["holdout"]), rival["label"]),
         ("difference", f"{result['difference']:+.4f}", span),
-        ("candidates", f"{counts['candidates']}", f"{counts['failed']} failed, {counts['items_scored']} items scored"),
+        ("candidates", f"{counts['candidates']}", _fates(counts)),
     )
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"

@@ -148,6 +148,7 @@ class _Ledger:
         self._objective = Objective(self._plan.weights, tuple(config["experts"]), tuple(baselines), **settings)
         self._trials: dict[str, dict[str, list[float]]] = {}
         self._errors: dict[str, str] = {}
+        self._stopped = {key for line in lines for key in line.get("race", {}).get("stopped", {})}
         for line in lines:
             if str(line.get("chunk", "")).startswith("search/"):  # what only select or holdout saw is no point of it
                 self._take(line)
@@ -172,6 +173,8 @@ class _Ledger:
 
     def _point(self, number: int, key: str) -> Point:
         error, items = self._errors.get(key), self._items(key)
+        if error is not None and items and key in self._stopped:
+            error = None  # what a worker tried ahead is nothing that the search has seen
         if error is not None or not items:
             return Point(number, key, math.nan, error=error)
         worth = self._objective.worth(self._plan.by_task(items), self._references)

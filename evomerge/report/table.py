@@ -8,6 +8,7 @@ from rich.table import Table
 
 from evomerge.objective import ROUNDING
 from evomerge.scorers import SLICES
+from evomerge.scorers.answers import KINDS
 
 Result = Mapping[str, Any]  # what result.json holds
 VERDICTS = {
@@ -78,6 +79,7 @@ def notes(result: Result) -> Iterator[str]:
     if gap is not None:
         beside = "" if others is None else f", those of the baselines, which nobody chose, by {-others:+.4f}"
         yield f"From search to holdout the winner's score changes by {-gap:+.4f}{beside}"
+    yield from _answers(result)
     yield from _floors(result["floors"], result["rows"][-1]["tasks"])
     if result["sensitivity"]:
         yield _around(result["sensitivity"])
@@ -88,6 +90,26 @@ def notes(result: Result) -> Iterator[str]:
         count = len(front["members"])
         share = f"on holdout dominating {front['share_of_box']:.0%} of the box of all scores"
         yield f"The front has {count} member{'s' * (count != 1)}, {share}"
+
+
+def _answers(result: Result) -> Iterator[str]:
+    """What the generated answers of winner and best baseline were worth, and who was beaten by being cut off."""
+    winner = result["rows"][-1]
+    if not winner.get("answers"):
+        return
+    rows = [row for row in result["rows"][:-1] if row["label"] == result["best_baseline"] and row.get("answers")]
+    shares = "; ".join(f"{name_of(row)} {shares_of(row['answers'])}" for row in (winner, *rows))
+    yield f"Of {winner['answers']['answers']} answers generated on holdout: {shares}"
+    if cut := result.get("truncated_more"):
+        yield (
+            f"Beware: {', '.join(cut)} reached the token limit clearly more often than the winner, which may have won "
+            f"by being shorter; raise max_gen_toks to tell"
+        )
+
+
+def shares_of(answers: Mapping[str, int]) -> str:
+    """Shares of generated answers that are worth little."""
+    return ", ".join(f"{answers[kind] / answers['answers']:.0%} {kind}" for kind in KINDS)
 
 
 def ahead(found: Mapping[str, Any]) -> str:

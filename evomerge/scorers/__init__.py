@@ -17,12 +17,24 @@ class Request:
 
     `kind` is lm-eval's request type and `arguments` what it takes: (context, continuation) for
     `loglikelihood`, (text,) for `loglikelihood_rolling`, (context, options) for `generate_until`. A response
-    is (log-likelihood in nats, is greedy), a log-likelihood, or a text; with `repeats` > 1 a list of these.
+    is (log-likelihood in nats, is greedy), a log-likelihood, or an `Answer`; with `repeats` > 1 a list of these.
     """
 
     kind: str
     arguments: tuple[Any, ...]
     repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A generated text; truncated when it reached its token limit before a stop sequence or an end token."""
+
+    text: str
+    truncated: bool = False
+
+
+Counts = dict[str, int]
+"""Of generated answers: how many `answers`, and how many of them `truncated`, `empty` or `unparsable`."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,9 @@ class Scorer(Protocol):
 
     def grade(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, float]:
         """Item scores, higher is better, from the responses to `requests(chunk)` in their order."""
+
+    def answers(self, chunk: Chunk, responses: Sequence[Any]) -> Counts:
+        """What became of the generated answers among these responses; empty where nothing was generated."""
 
 
 class Engine(Protocol):

@@ -1,6 +1,7 @@
 """The worker's engine: the tree engine where it agrees with lm-eval's own forward, that forward elsewhere."""
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ from evomerge.errors import CandidateError
 from evomerge.scorers import Request
 from evomerge.scorers.batches import plan
 from evomerge.scorers.encode import Encoder, Work
+from evomerge.scorers.generation import Generator
 from evomerge.scorers.harness import HarnessEngine
 from evomerge.scorers.loglikelihood import Answers, TreeEngine
+from evomerge.scorers.memory import out_of_memory
+from evomerge.scorers.seq2seq import Seq2SeqScorer
 from evomerge.scorers.tree import Costs, Pair
 from evomerge.scorers.windows import reach
 
@@ -20,14 +24,16 @@ log = logging.getLogger(__name__)
 
 PATHS = ("auto", "tree", "plain")
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 0.01, torch.float16: 2e-3}  # relative to 1 + |log-likelihood|
+ANSWERS = 8  # times the tokens of a forward pass that keys and values of answers may hold
 SMALLEST = 64  # tokens of a batch below which a lack of memory is the candidate's failure
 
 
 class ScoringEngine:
     """Answers a chunk's work with the weights that the model has at that moment.
 
-    `path` is `plain` (lm-eval's forward for everything), `tree`, or `auto`: the tree engine, if it gives the same
-    numbers as the plain path on a few pairs with the weights that the model has now.
+    `path` is that of log-likelihoods: `plain` (lm-eval's forward), `tree`, or `auto`: token trees, if they give the
+    same numbers as the plain path on a few pairs with the weights that the model has now. An encoder-decoder model
+    has its contexts encoded once instead.
     """
 
     def __init__(
@@ -37,10 +43,13 @@ class ScoringEngine:
         encoder: Encoder,
         *,
         batch_size: int = 16,
+        batch_tokens: int = 4096,
         path: str = "auto",
     ) -> None:
         self._plain = HarnessEngine(model, tokenizer, batch_size=batch_size, max_length=encoder.max_length)
         self._encoder = encoder
+        self._generator = Generator(model, tokenizer, max_tokens=ANSWERS * batch_tokens, max_length=encoder.max_length)
+        self._seq2seq = _seq2seq(model, encoder.max_length, batch_tokens)
         self._tree = TreeEngine(model)
         self._reach = reach(model.config)
         self._share = 1  # of the planned batch that memory has room for
@@ -59,15 +68,17 @@ class ScoringEngine:
             owned.setdefault(owner, []).append(answer)
         responses = [_response(request, owned.get(place, [])) for place, request in enumerate(work.requests)]
         others = [place for place in range(len(responses)) if place not in owned]
-        for place, response in zip(others, self._plain.respond([work.requests[i] for i in others]), strict=True):
+        for place, response in zip(others, self._generator.answer([work.requests[i] for i in others]), strict=True):
             responses[place] = response
         return responses
 
     def answers(self, work: Work) -> Answers:
         """(log-likelihood, is greedy) per pair of the work."""
-        if work.batches is None or self.plain_because or work.longest > self._reach:
+        if self.plain_because or work.longest > self._reach:
             return self._plain.pairs(work.pairs)
-        return self._with_room(work)
+        if self._seq2seq:
+            return self._seq2seq.score([(pair.context, pair.continuation) for pair in work.pairs])
+        return self._with_room(work) if work.batches else []
 
     def _with_room(self, work: Work) -> Answers:
         """The tree engine's answers, in smaller batches from now on where memory does not suffice."""
@@ -90,26 +101,36 @@ class ScoringEngine:
         """Why the plain path is taken, or None."""
         if path != "auto":
             return "model.scoring=plain" if path == "plain" else None
-        if model.config.is_encoder_decoder:
-            return None
-        text = model.config.get_text_config()
-        pairs = _probe(text.vocab_size)
+        pairs = _probe(model.config.get_text_config().vocab_size)
         try:
             theirs = self._plain.pairs(pairs)
         except CandidateError:  # these weights give no number on any path: nothing to compare, and scoring will say so
             return None
-        for overhead in (-1000, 1000):  # every shared beginning cached; none, and several units in a row
-            costs = Costs(width=6 * text.hidden_size, most=32, states=8, overhead=overhead)
-            try:
-                with torch.inference_mode():
-                    ours = self._tree.score(plan(pairs, self._encoder.max_length, costs))
-            except Exception as error:  # custom code may fail in any way on arguments that it does not know
-                return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            finally:
-                self._tree.forget()
-            if found := _difference(ours, theirs, TOLERANCE[model.dtype]):
-                return found
+        try:
+            tries = list(self._trials(pairs, model))
+        except Exception as error:  # custom code may fail in any way on arguments that it does not know
+            return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        finally:
+            self._tree.forget()
+        found = (_difference(ours, theirs, TOLERANCE[model.dtype]) for ours in tries)
+        return next((difference for difference in found if difference), None)
+
+    @torch.inference_mode()
+    def _trials(self, pairs: list[Pair], model: PreTrainedModel) -> Iterator[Answers]:
+        """The pairs with every shared beginning cached, then with none, and several units in a row."""
+        if self._seq2seq:
+            yield self._seq2seq.score([(pair.context, pair.continuation) for pair in pairs])
+            return
+        for overhead in (-1000, 1000):
+            costs = Costs(width=6 * model.config.get_text_config().hidden_size, most=32, states=8, overhead=overhead)
+            self._tree.forget()
+            yield self._tree.score(plan(pairs, self._encoder.max_length, costs))
+
+
+def _seq2seq(model: PreTrainedModel, max_length: int, tokens: int) -> Seq2SeqScorer | None:
+    if not model.config.is_encoder_decoder:
         return None
+    return Seq2SeqScorer(model, max_length=max_length, max_tokens=ANSWERS * tokens)
 
 
 def _probe(vocabulary: int) -> list[Pair]:
@@ -133,8 +154,3 @@ def _response(request: Request, parts: Answers) -> Any:
         return None
     answer = sum(value for value, _ in parts) if request.kind == "loglikelihood_rolling" else parts[0]
     return [answer] * request.repeats if request.repeats > 1 else answer
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether the device or the host had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

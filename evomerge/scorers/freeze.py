@@ -15,7 +15,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
 
 from evomerge.errors import CandidateError, TaskError
-from evomerge.scorers import Request
+from evomerge.scorers import Answer, Counts, Request
+from evomerge.scorers.answers import count, text_of
 from evomerge.scorers.quiet import SEED
 from evomerge.scorers.tasks import one_line
 
@@ -145,6 +146,16 @@ class Leaf:
         self.pipeline.apply([instance for instances in filled.values() for instance in instances])
         return {item: self._score(item, instances) for item, instances in filled.items()}
 
+    def answers(self, docs: Mapping[str, FrozenDoc], responses: Mapping[str, Sequence[Any]]) -> Counts:
+        """Counts of what was generated for these documents."""
+        pairs = [
+            (instance.doc, response if isinstance(response, list) else [response])
+            for item, doc in docs.items()
+            for instance, response in zip(doc.instances, responses[item], strict=True)
+        ]
+        generated = [(doc, own) for doc, own in pairs if isinstance(own[0], Answer)]
+        return count([own for _, own in generated], [doc for doc, _ in generated], self.pipeline.filters)
+
     def _score(self, item: str, instances: Sequence[Instance]) -> float:
         answers = [instance.filtered_resps[self.pipeline.name] for instance in instances]
         metrics = self.task.process_results(instances[0].doc, answers)
@@ -169,7 +180,7 @@ def _filled(doc: FrozenDoc, responses: Sequence[Any]) -> list[Instance]:
             arguments=i.arguments,
             idx=i.idx,
             metadata=i.metadata,
-            resps=list(response) if (i.repeats or 1) > 1 else [response],
+            resps=text_of(list(response) if (i.repeats or 1) > 1 else [response]),
         )
         for i, response in zip(doc.instances, responses, strict=True)
     ]

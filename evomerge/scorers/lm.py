@@ -52,7 +52,9 @@ class EngineLM(HFLM):  # type: ignore[misc]
             softmax_dtype="float32",
         )
         self._encoder = Encoder(tokenizer, model.config, max_length=max_length, batch_tokens=batch_tokens)
-        self._engine = ScoringEngine(model, tokenizer, self._encoder, batch_size=batch_size, path=scoring)
+        self._engine = ScoringEngine(
+            model, tokenizer, self._encoder, batch_size=batch_size, batch_tokens=batch_tokens, path=scoring
+        )
         self._track = track
 
     def _loglikelihood_tokens(
@@ -80,7 +82,8 @@ class EngineLM(HFLM):  # type: ignore[misc]
         """Texts in request order."""
         asked = [Request("generate_until", request.args) for request in requests]
         blocks = [asked[start : start + BLOCK] for start in range(0, len(asked), BLOCK)]
-        return [answer for block in self._track(blocks) for answer in self._engine.respond(self._encoder.work(block))]
+        work = (self._encoder.work(block) for block in self._track(blocks))
+        return [answer.text for one in work for answer in self._engine.respond(one)]
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 
 from evomerge.errors import TaskError
-from evomerge.scorers import SLICES, Chunk, Plan, Request
+from evomerge.scorers import SLICES, Chunk, Counts, Plan, Request
+from evomerge.scorers.answers import added
 from evomerge.scorers.entries import Entry, read_entries
 from evomerge.scorers.freeze import FrozenDoc, Leaf, Prompting, fewshot_split, freeze, own_split
 from evomerge.scorers.quiet import quiet, seeded
@@ -91,14 +92,23 @@ class LMEvalScorer:
         Raises CandidateError for a score that is not finite, TaskError for one that is not a number.
         """
         by_item = dict(self._shared_out(chunk, responses))
+        scores: dict[str, float] = {}
+        for leaf, docs in self._by_leaf(chunk):
+            scores |= leaf.grade(docs, by_item)
+        return {item: scores[item] for item in chunk.items}
+
+    def answers(self, chunk: Chunk, responses: Sequence[Any]) -> Counts:
+        """How many answers the responses hold, and how many of them are truncated, empty or unparsable."""
+        by_item = dict(self._shared_out(chunk, responses))
+        counts = added([leaf.answers(docs, by_item) for leaf, docs in self._by_leaf(chunk)])
+        return counts if counts["answers"] else {}
+
+    def _by_leaf(self, chunk: Chunk) -> Iterable[tuple[Leaf, dict[str, FrozenDoc]]]:
         by_leaf: dict[str, tuple[Leaf, dict[str, FrozenDoc]]] = {}
         for item in chunk.items:
             leaf, doc = self._docs[item]
             by_leaf.setdefault(leaf.name, (leaf, {}))[1][item] = doc
-        scores: dict[str, float] = {}
-        for leaf, docs in by_leaf.values():
-            scores |= leaf.grade(docs, by_item)
-        return {item: scores[item] for item in chunk.items}
+        return by_leaf.values()
 
     def _shared_out(self, chunk: Chunk, responses: Sequence[Any]) -> Iterator[tuple[str, Sequence[Any]]]:
         counts = [len(self._docs[item][1].instances) for item in chunk.items]

@@ -9,17 +9,26 @@ from transformers import PretrainedConfig
 def reach(config: PretrainedConfig) -> float:
     """Tokens up to which every layer sees everything before it and positions mean the same in every batch.
 
-    Sliding and chunked attention cut off what is further away; dynamic rotary scalings look at the longest
-    sequence of a batch. Longer inputs take the plain path.
+    Sliding and chunked attention cut off what is further away. Longer inputs take the plain path.
     """
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ())
-    limits = [math.inf]
+    limits = [position_reach(config)]
     if "sliding_attention" in kinds or (not kinds and getattr(text, "use_sliding_window", True)):
         limits.append(_number(getattr(text, "sliding_window", None)))
     if "chunked_attention" in kinds or not kinds:
         limits.append(_number(getattr(text, "attention_chunk_size", None)))
+    return min(limits)
+
+
+def position_reach(config: PretrainedConfig) -> float:
+    """Tokens up to which positions mean the same in every batch.
+
+    Dynamic rotary scalings look at the longest sequence of a batch.
+    """
+    text = config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    limits = [math.inf]
     for entry in (rope, *(value for value in rope.values() if isinstance(value, dict))):
         if entry.get("rope_type", entry.get("type")) in ("dynamic", "longrope"):
             own = entry.get("original_max_position_embeddings")

@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from evomerge.budget import Allowance, Budget
 from evomerge.evaluator import Candidate, Evaluator
 from evomerge.experiment import Experiment, from_config
-from evomerge.jobs import Job, Outcome
+from evomerge.jobs import Outcome
 from evomerge.ledger import Ledger
 from evomerge.optimizers import Optimizer
-from evomerge.pools import Pool
+from evomerge.pools import Dispatch, Pool
 from evomerge.race import RaceConfig
 from evomerge.recipe import Recipe
 from evomerge.search import Board, search
@@ -35,13 +35,15 @@ class Memo:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._known: dict[tuple[str, str], Outcome] = {}
+        self._holding: str | None = None
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """Outcomes in job order."""
-        new = [job for job in jobs if (job.key, job.chunk) not in self._known]
-        for outcome in self._pool.run(new):
-            self._known[outcome.job.key, outcome.job.chunk] = outcome
-        yield from (self._known[at] for job in jobs if (at := (job.key, job.chunk)) in self._known)
+    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+        """Outcomes one by one, as from a single worker."""
+        while job := jobs.next(self._holding):
+            self._holding = job.key
+            if (job.key, job.chunk) not in self._known:
+                (self._known[job.key, job.chunk],) = self._pool.run(Dispatch([job]))
+            yield self._known[job.key, job.chunk]
 
     def fingerprint(self, recipe: Recipe) -> str:
         """As the pool has it."""

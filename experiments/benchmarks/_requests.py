@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -59,9 +60,19 @@ def random_pairs(shape: Shape, vocabulary: int) -> list[Pair]:
 
 def file_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, items: int, shots: int) -> list[Pair]:
     """Pairs of the first rows of a JSONL file of `query`, `choices`, `gold`; its last rows are the solved ones."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    start = "".join(f"{row['query']} {row['choices'][row['gold']]}\n\n" for row in rows[len(rows) - shots :])
+    rows, start = _rows(path, shots)
     return [pair for row in rows[:items] for pair in _pairs(tokenizer, start + row["query"], row["choices"])]
+
+
+def file_questions(path: Path, items: int, shots: int) -> list[str]:
+    """The same rows as prompts."""
+    rows, start = _rows(path, shots)
+    return [start + row["query"] for row in rows[:items]]
+
+
+def _rows(path: Path, shots: int) -> tuple[list[dict[str, Any]], str]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return rows, "".join(f"{row['query']} {row['choices'][row['gold']]}\n\n" for row in rows[len(rows) - shots :])
 
 
 def _pairs(tokenizer: PreTrainedTokenizerBase, context: str, choices: Sequence[str]) -> list[Pair]:

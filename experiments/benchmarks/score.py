@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 from _families import SIZES
-from _requests import SHAPES, Shape, file_pairs, growth, random_pairs
+from _generation import compare
+from _requests import SHAPES, Shape, file_pairs, file_questions, growth, random_pairs
 from _rows import Race, Row, environment, print_table, ratio_cell, seconds_cell, timed, write_json
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from evomerge.model import DTYPES, load_model
+from evomerge.scorers import Request
 from evomerge.scorers.encode import Encoder, Work
 from evomerge.scorers.loglikelihood import TreeEngine
 from evomerge.scorers.tree import Pair, unique_tokens
@@ -41,6 +43,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, nargs="*", default=[], help="JSONL files of query, choices, gold, instead")
     parser.add_argument("--items", type=int, default=64, help="of each file")
     parser.add_argument("--shots", type=int, default=0, help="solved examples before each item of a file")
+    parser.add_argument(
+        "--generate", type=int, metavar="N", help="let the files' questions be answered in N tokens, too"
+    )
     parser.add_argument("--repeats", type=int, help="default 3")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds of one contestant in one case")
     parser.add_argument("--threads", type=int, default=2)
@@ -190,6 +195,16 @@ def race(
     return [row | {"difference": row.get("difference")} for row in rows]
 
 
+def answered(label: str, path: Path, model: PreTrainedModel, tokenizer: Any, options: argparse.Namespace) -> list[Row]:
+    """The rows of generated answers to a file's questions, behind the same solved ones."""
+    wish = {"until": ["\n\n"], "max_gen_toks": options.generate, "do_sample": False}
+    questions = file_questions(path, options.items, options.shots)
+    requests = [Request("generate_until", (question, wish)) for question in questions]
+    rows = compare(model, tokenizer, requests, repeats=options.repeats, batch_size=options.batch_size)
+    blank = {"unique": None, "planned": None, "forward": None, "difference": None}
+    return [{"benchmark": "score", "case": label, "group": label} | row | blank for row in rows]
+
+
 def measure(options: argparse.Namespace) -> Iterator[list[Row]]:
     """The rows of one case after the other."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -200,6 +215,8 @@ def measure(options: argparse.Namespace) -> Iterator[list[Row]]:
             pairs = file_pairs(path, tokenizer, options.items, options.shots)
             label = f"{path.parent.name}/{path.stem}, {options.items} items, {options.shots}-shot, {shown}"
             yield race(label, model, tokenizer, pairs, options)
+            if options.generate:
+                yield answered(f"{label}, {options.generate} tokens", path, model, tokenizer, options)
         for shape in [] if options.data else options.shapes:
             pairs = random_pairs(shape, model.config.vocab_size)
             yield race(f"{shape.label}, {shown}", model, tokenizer, pairs, options)
@@ -213,7 +230,8 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "seconds": seconds_cell,
     "× ours": ratio_cell,
     "tokens": lambda row: f"{row['tokens']:,}",
-    "of unique": lambda row: f"{row['tokens'] / row['unique']:.2f}",
+    "of unique": lambda row: f"{row['tokens'] / row['unique']:.2f}" if row["unique"] else "",
+    "equal": lambda row: f"{row['equal']} of {row['answers']}" if "equal" in row else "",
     "in forwards": lambda row: "" if row["forward"] is None else f"{row['forward']:.1%}",
     "planned s": lambda row: "" if row["planned"] is None else f"{row['planned']:.3f}",
     "largest Δ": lambda row: "" if row["difference"] is None else f"{row['difference']:.1e}",

@@ -49,5 +49,8 @@ def test_tokens_are_counted_and_numbers_agree(quick: list[dict[str, Any]]) -> No
 
 def test_a_folder_and_a_file_can_be_measured(tmp_path: Path) -> None:
     data = str(QUICKSTART / "data" / "last.jsonl")
-    rows = rows_of(tmp_path, "--models", str(QUICKSTART / "family" / "base"), "--data", data, "--repeats", "2")
-    assert rows[0]["case"] == "data/last, 64 items, 0-shot, base" and rows[0]["difference"] < 1e-4
+    base = str(QUICKSTART / "family" / "base")
+    rows = rows_of(tmp_path, "--models", base, "--data", data, "--repeats", "2", "--items", "8", "--generate", "4")
+    assert rows[0]["case"] == "data/last, 8 items, 0-shot, base" and rows[0]["difference"] < 1e-4
+    assert rows[3]["case"] == "data/last, 8 items, 0-shot, base, 4 tokens"
+    assert [(row["equal"], row["answers"]) for row in rows[3:]] == [(8, 8), (8, 8)]

@@ -46,6 +46,35 @@ def test_with_nothing_new_it_helps_where_most_is_left() -> None:
     assert taken(dispatch, "gone") == ("b", "search/1")
 
 
+def test_what_may_be_needed_later_is_taken_when_nothing_else_waits() -> None:
+    dispatch = Dispatch(jobs(a=1, b=1))
+    dispatch.put(jobs(a=1, b=1), [Job("b", RECIPE, "search/1"), Job("a", RECIPE, "search/1")])
+    assert len(dispatch) == 2
+    assert [taken(dispatch, "a") for _ in range(2)] == [("a", "search/0"), ("b", "search/0")]
+    assert len(dispatch) == 0
+    assert [taken(dispatch, "a") for _ in range(3)] == [("a", "search/1"), ("b", "search/1"), None]
+
+
+def test_what_a_worker_has_is_not_given_to_another() -> None:
+    dispatch = Dispatch()
+    dispatch.put([], jobs(a=2))
+    ahead = dispatch.next(None)
+    assert ahead is not None
+    dispatch.put(jobs(a=2))
+    assert taken(dispatch, "a") == ("a", "search/1") and dispatch.next("a") is None
+    dispatch.requeue(ahead)
+    assert dispatch.next("a") == ahead, "its worker was lost"
+    dispatch.done(ahead)
+    dispatch.put(jobs(a=1))
+    assert len(dispatch) == 1
+
+
+def test_what_waited_is_replaced() -> None:
+    dispatch = Dispatch(jobs(a=3, b=1))
+    dispatch.put(jobs(b=1), jobs(c=1))
+    assert [taken(dispatch, None) for _ in range(3)] == [("b", "search/0"), ("c", "search/0"), None]
+
+
 def test_dropping_a_failed_candidate_forgets_its_other_jobs() -> None:
     dispatch = Dispatch(jobs(a=3, b=1))
     taken(dispatch, None)

@@ -12,6 +12,7 @@ import pytest
 from evomerge import pools
 from evomerge.errors import ConfigError
 from evomerge.jobs import Job, WorkerSpec
+from evomerge.pools import Dispatch
 from evomerge.pools import ray as ray_pool
 from tests.conftest import ROOT
 from tests.test_worker import BASE, EXPERTS, WORK, merged
@@ -98,16 +99,20 @@ def test_a_wrong_address_is_one_line() -> None:
     assert "pool.address=127.0.0.1:1" in done.stdout and done.stdout.count("\n") == 1, done
 
 
-def test_local_answers_every_job_and_drops_the_rest_of_a_failed_candidate() -> None:
+def test_local_answers_every_job_and_leaves_out_what_is_dropped_meanwhile() -> None:
     pool = pools.create("local", WorkerSpec(BASE, EXPERTS, WORK, device="cpu"), {})
     good, bad = merged(0.5, 0.5), merged(1e40, 1.0)
     todo = [Job(r.key(), r, f"search/{i}") for r in (bad, good) for i in range(2)]
-    outcomes = list(pool.run(todo))
+    jobs, outcomes = Dispatch(todo), []
+    for outcome in pool.run(jobs):
+        outcomes.append(outcome)
+        if outcome.error is not None:
+            jobs.drop(outcome.job.key)
     assert [(outcome.job, outcome.error is None) for outcome in outcomes] == [
         (todo[0], False),
         (todo[2], True),
         (todo[3], True),
     ]
-    assert list(pool.run([])) == []
+    assert list(pool.run(Dispatch())) == []
     assert pool.fingerprint(good) == pool.fingerprint(good)
     pool.close()

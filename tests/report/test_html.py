@@ -160,3 +160,12 @@ def test_points_that_break_a_floor_never_lead(
     assert math.isnan(found[0]), "the baselines break it too"
     assert math.isnan(found[-1]) if best is None else found[-1] == pytest.approx(best)
     Page(write_report(run_folder).read_text(encoding="utf-8"))
+
+
+def test_generated_answers_have_a_table_where_there_are_any(run_folder: Path, page: Page) -> None:
+    assert "Generated answers" not in "".join(page.text)
+    result = json.loads((run_folder / "result.json").read_text())
+    result["rows"][0]["answers"] = {"answers": 40, "truncated": 10, "empty": 1, "unparsable": 4}
+    (run_folder / "result.json").write_text(json.dumps(result))
+    text = "".join(Page(write_report(run_folder).read_text(encoding="utf-8")).text)
+    assert "Generated answers" in text and "25.0%" in text and "2.5%" in text and "10.0%" in text

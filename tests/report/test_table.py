@@ -122,3 +122,17 @@ def test_numbers() -> None:
         "< 0.0001",
     )
     assert ahead({"difference": 0.1, "interval": {"low": -0.2, "high": 0.3}}) == "+0.1000 [-0.2000, +0.3000]"
+
+
+def test_answers_cut_off_are_told_with_a_warning(result: dict[str, Any]) -> None:
+    assert not [line for line in notes(result) if "answers" in line]
+    found = copy.deepcopy(result)
+    for place, cut in ((1, 30), (-1, 3)):
+        found["rows"][place]["answers"] = {"answers": 60, "truncated": cut, "empty": 6, "unparsable": 0}
+    (line,) = [line for line in notes(found) if "answers" in line]
+    assert line == (
+        "Of 60 answers generated on holdout: winner 5% truncated, 10% empty, 0% unparsable; "
+        "math 50% truncated, 10% empty, 0% unparsable"
+    )
+    (warning,) = [line for line in notes({**found, "truncated_more": ["math"]}) if line.startswith("Beware")]
+    assert warning.startswith("Beware: math reached the token limit clearly more often than the winner")

@@ -8,11 +8,11 @@ import torch
 from transformers import GPTNeoXConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config
 
 from evomerge.errors import TaskError
-from evomerge.scorers import Request
+from evomerge.scorers import Answer, Request
 from evomerge.scorers.encode import Encoder
-from evomerge.scorers.harness import HarnessEngine
 from evomerge.scorers.windows import reach
 from tests.scorers.conftest import Answers, forwards, random_model
+from tests.scorers.test_loglikelihood import harness
 
 PAIRS = [Request("loglikelihood", (f"{i}+{i}=", f" {2 * i}")) for i in range(5)]
 LONG = [Request("loglikelihood", ("long " * 30, word)) for word in ("yes", "no")]
@@ -24,7 +24,7 @@ def test_kinds_may_be_mixed_and_repeated(engine: Any) -> None:
     mixed = engine.respond([PAIRS[0], generate, rolling, PAIRS[1], generate])
     assert mixed[0] == pytest.approx(engine.respond(PAIRS[:1])[0], rel=1e-5)
     assert mixed[2][0] == mixed[2][1] == pytest.approx(engine.respond([rolling])[0][0], rel=1e-5)
-    assert isinstance(mixed[1], str) and mixed[1] == mixed[4]
+    assert isinstance(mixed[1], Answer) and mixed[1] == mixed[4]
 
 
 def test_a_model_that_does_not_fit_is_scored_plainly_and_says_so(tokenizer: Any, caplog: Any) -> None:
@@ -33,12 +33,12 @@ def test_a_model_that_does_not_fit_is_scored_plainly_and_says_so(tokenizer: Any,
         ours = Answers(model, tokenizer)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("scored by lm-eval's own forward pass, not by token trees: the two differ")
-    assert ours.respond(PAIRS) == HarnessEngine(model, tokenizer).respond(PAIRS)
+    assert ours.respond(PAIRS) == Answers(model, tokenizer, path="plain").respond(PAIRS)
 
 
 def test_the_path_can_be_chosen(tokenizer: Any, caplog: Any) -> None:
     model = random_model("llama")
-    assert Answers(model, tokenizer, path="plain").respond(PAIRS) == HarnessEngine(model, tokenizer).respond(PAIRS)
+    assert Answers(model, tokenizer, path="plain").respond(PAIRS) == harness(model, tokenizer, PAIRS, None)
     assert Answers(random_model("mpt"), tokenizer, path="tree").engine.plain_because is None
     assert not caplog.records
 
@@ -47,7 +47,7 @@ def test_beyond_a_sliding_window_the_plain_path_is_taken(tokenizer: Any) -> None
     """Gemma 2 has windows of 64 tokens here: a mask of our own would look further."""
     model = random_model("gemma2")
     ours = Answers(model, tokenizer)
-    plain = HarnessEngine(model, tokenizer).respond(LONG)
+    plain = Answers(model, tokenizer, path="plain").respond(LONG)
     assert ours.respond(LONG) == plain
     forced = Answers(model, tokenizer, path="tree").engine
     forced._reach = 10**6

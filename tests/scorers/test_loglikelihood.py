@@ -9,7 +9,6 @@ from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import CandidateError
 from evomerge.scorers import Request
-from evomerge.scorers.harness import HarnessEngine
 from tests.scorers.conftest import Answers, forwards, random_model
 
 SHOTS = "".join(f"{i}+{i}={2 * i}\n" for i in range(6, 30))
@@ -113,7 +112,7 @@ def test_cached_beginnings_are_not_computed_again_until_weights_change(tokenizer
 def test_half_precision_agrees_within_its_rounding(dtype: torch.dtype, tokenizer: Any) -> None:
     model = random_model("llama", dtype=dtype).to(dtype)
     ours = Answers(model, tokenizer, path="tree").respond(SHAPES["few-shot"])
-    plain = HarnessEngine(model, tokenizer).respond(SHAPES["few-shot"])
+    plain = Answers(model, tokenizer, path="plain").respond(SHAPES["few-shot"])
     assert [value for value, _ in ours] == pytest.approx([value for value, _ in plain], rel=0.03)
     values = torch.tensor([value for value, _ in ours])
     assert not torch.equal(values, values.to(dtype).float())  # a softmax in full precision

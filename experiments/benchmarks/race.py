@@ -1,0 +1,180 @@
+"""What a race saves and what it costs: whole simulated searches under several rules, at equal items.
+
+Usage: python experiments/benchmarks/race.py [--quick] [--json FILE] [--searches 200] [--rules 'off;margin 1']
+README.md beside this file says what the columns mean.
+"""
+
+import argparse
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from _landscape import DIMENSIONS, Items, named, plan, starts, truth
+from _rows import Row, environment, print_table, write_json
+
+from evomerge import optimizers
+from evomerge.evaluator import Candidate, Evaluator, Stage
+from evomerge.generation import run_generation
+from evomerge.objective import Objective, Worth
+from evomerge.optimizers import Optimizer, Vector
+from evomerge.race import RaceConfig
+from evomerge.recipe import Recipe
+from evomerge.scorers import Chunk
+
+SEARCH, SELECT, TOP = 40, 80, 5  # items of each task, finalists
+BUDGETS = (4800, 9600, 19200)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A contestant: when candidates stop, the items of a chunk, whether every generation begins with another chunk."""
+
+    race: RaceConfig
+    chunk_items: int = 32
+    moves: bool = True
+
+
+def _margin(margin: float, chunk_items: int = 32, moves: bool = True) -> Rule:
+    return Rule(RaceConfig(margin=margin), chunk_items, moves)
+
+
+RULES = {
+    "off": Rule(RaceConfig(enabled=False)),
+    "margin 0": _margin(0.0),
+    "margin 0.5": _margin(0.5),
+    "margin 1": _margin(1.0),
+    "margin 2": _margin(2.0),
+    "alpha 0.2": Rule(RaceConfig(alpha=0.2)),
+    "alpha 0.05": Rule(RaceConfig(alpha=0.05)),
+    "margin 0.5, always the same chunk first": _margin(0.5, moves=False),
+    "margin 1, always the same chunk first": _margin(1.0, moves=False),
+    "margin 0.5, chunks of 16": _margin(0.5, 16),
+    "margin 1, chunks of 16": _margin(1.0, 16),
+    "margin 0.5, chunks of 64": _margin(0.5, 64),
+    "margin 1, chunks of 64": _margin(1.0, 64),
+    "margin 0.5, at most 64": Rule(RaceConfig(margin=0.5, most=64)),
+    "margin 0.5, at most 96": Rule(RaceConfig(margin=0.5, most=96)),
+    "margin 1, at most 96": Rule(RaceConfig(margin=1.0, most=96)),
+    "margin 1, at most 96, 16": Rule(RaceConfig(margin=1.0, most=96), 16),
+    "margin 1, at most 64, 16": Rule(RaceConfig(margin=1.0, most=64), 16),
+    "margin 1, at most 48, 16": Rule(RaceConfig(margin=1.0, most=48), 16),
+}
+
+
+class Table:
+    """An evaluator whose candidates are all scored already."""
+
+    def __init__(self, items: Items, chunk_items: int) -> None:
+        self.plan = plan(SEARCH, chunk_items)
+        self.objective = Objective(self.plan.weights)
+        self._items, self._scores = items, dict[str, dict[str, float]]()
+
+    def candidate(self, key: str, point: Vector) -> Candidate:
+        """A point of the cube as a candidate with that key."""
+        self._scores[key] = dict(named(self._items.right(point)))
+        return Candidate(key, cast(Recipe, None), key, point)
+
+    def in_stages(self, chunks: Sequence[Chunk], stages: Iterator[Stage]) -> None:
+        """Nothing is left to pay for."""
+        for _ in stages:
+            pass
+
+    def evaluate(self, candidates: Sequence[Candidate], slice_name: str) -> None:
+        """Nor here."""
+
+    def error_on(self, key: str, chunks: Sequence[Chunk]) -> None:
+        """Nobody fails."""
+
+    def note_race(self, generation: int, first: str, stopped: dict[str, int]) -> None:
+        """There is no ledger."""
+
+    def seen_items(self, key: str, chunks: Sequence[Chunk]) -> dict[str, float]:
+        """Item → score."""
+        return {item: self._scores[key][item] for chunk in chunks for item in chunk.items}
+
+    def worth(self, key: str, slice_name: str) -> Worth:
+        """On the whole slice."""
+        return self.objective.worth(self.plan.by_task(self._scores[key]), {})
+
+
+class Search:
+    """One simulated search: the real optimizer and the real race on simulated items."""
+
+    def __init__(self, seed: int, rule: Rule) -> None:
+        self._rule, self._table = rule, Table(Items(2 * seed, SEARCH), rule.chunk_items)
+        self._select, self._made = Items(2 * seed + 1, SELECT), 0
+        coordinates = optimizers.cube(DIMENSIONS)
+        self._optimizer: Optimizer = optimizers.create("cma", coordinates, starts(), seed, {"population": 10})
+        self._whole: list[tuple[float, Vector]] = []
+        self.generations = self.spent = self.asked = 0
+
+    def until(self, items: int) -> float:
+        """The true score of what would be shipped when so many items are spent."""
+        while self.spent < items:
+            self._generation()
+        best = sorted(self._whole, key=lambda pair: -pair[0])[:TOP]
+        centre = self._optimizer.centre()
+        finalists = [point for _, point in best] + ([] if centre is None else [centre])
+        return truth(max(finalists, key=lambda point: self._select.right(point).mean()))
+
+    def _generation(self) -> None:
+        vectors = self._optimizer.ask()
+        candidates = [self._table.candidate(self._key(), vector) for vector in vectors]
+        self.generations += 1
+        number = self.generations if self._rule.moves else 0
+        scored = run_generation(cast(Evaluator, self._table), candidates, self._rule.race, number)
+        self._whole += [
+            (scored.worth[c.key].score, v) for c, v in zip(candidates, vectors, strict=True) if c.key in scored.whole
+        ]
+        self._optimizer.tell(vectors, [-scored.worth[c.key].score for c in candidates])
+        self.spent += sum(scored.items.values())
+        self.asked += len(candidates)
+
+    def _key(self) -> str:
+        """Keys in no order, as those of recipes."""
+        self._made += 1
+        return f"{self._made * 7919 % 999983:06d}"
+
+
+def measure(name: str, rule: Rule, searches: int) -> Row:
+    """One contestant: the same seeds, so the same items, for all of them."""
+    runs = [Search(seed, rule) for seed in range(1, searches + 1)]
+    row: dict[str, Any] = {"benchmark": "race", "group": name, "name": name, "searches": searches, "items": BUDGETS}
+    found = [[run.until(items) for run in runs] for items in BUDGETS]
+    row["score"] = [statistics.mean(scores) for scores in found]
+    row["error"] = [statistics.stdev(scores) / len(scores) ** 0.5 for scores in found]
+    row["share"] = statistics.mean(run.spent / (run.asked * 4 * SEARCH) for run in runs)
+    row["generations"] = statistics.mean(run.generations for run in runs)
+    return row
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure the rules one after the other."""
+    parser = argparse.ArgumentParser(description="benchmark of evomerge's race, on simulated searches")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, after each rule")
+    parser.add_argument("--quick", action="store_true", help="two searches: shows that it runs")
+    parser.add_argument("--searches", type=int, help="default 200")
+    parser.add_argument("--rules", metavar="A;B", help=f"of {'; '.join(RULES)}")
+    options = parser.parse_args(arguments)
+    names = options.rules.split(";") if options.rules else list(RULES)
+    for name in names:
+        if name not in RULES:
+            parser.error(f"--rules {name}: choose of {'; '.join(RULES)}")
+    searches = options.searches or (2 if options.quick else 200)
+    machine, rows = environment("cpu", 1, numpy=np.__version__), list[Row]()
+    for name in names:
+        rows.append(measure(name, RULES[name], searches))
+        if options.json:
+            write_json(rows, options.json, machine)
+    columns = {"rule": lambda row: row["name"], "share": lambda row: f"{row['share']:.0%}"}
+    for place, items in enumerate(BUDGETS):
+        columns[f"at {items}"] = lambda row, at=place: f"{row['score'][at]:.4f} ±{row['error'][at]:.4f}"
+    columns["generations"] = lambda row: f"{row['generations']:.0f}"
+    print_table(f"true score of what is shipped, {searches} searches, {machine['commit']}", columns, rows)
+
+
+if __name__ == "__main__":
+    main()

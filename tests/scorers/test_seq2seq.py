@@ -1,0 +1,116 @@
+"""Encoder-decoder log-likelihoods are lm-eval's; a context is encoded once."""
+
+import copy
+import functools
+import logging
+from typing import Any
+
+import pytest
+import torch
+from lm_eval.models.huggingface import HFLM
+from transformers import BartConfig, BartForConditionalGeneration, PreTrainedModel
+
+from evomerge.errors import CandidateError
+from evomerge.scorers.seq2seq import Seq2SeqScorer
+from tests.scorers.conftest import char_tokenizer
+from tests.scorers.shapes import VOCABULARY, made
+
+TOKENIZER = char_tokenizer(bos=False, eos=True)
+Pairs = list[tuple[list[int], list[int]]]
+
+
+def pairs(count: int = 10) -> Pairs:
+    """One-token choices, choices of several lengths, contexts of three lengths."""
+    contexts = [TOKENIZER(f"what is {i}+{i * 7}{'?' * (i % 3)}").input_ids for i in range(count)]
+    answers = [TOKENIZER(text, add_special_tokens=False).input_ids for text in ("a", "b", "an answer", "an end", "9")]
+    return [(context, answer) for context in contexts for answer in answers]
+
+
+def bart() -> PreTrainedModel:
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 128}
+    layers = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "decoder_start_token_id": 2}
+    return BartForConditionalGeneration(
+        BartConfig(vocab_size=VOCABULARY, init_std=0.3, forced_eos_token_id=None, **sizes, **layers, **ids)
+    ).eval()
+
+
+def by_lm_eval(model: PreTrainedModel, wanted: Pairs, **options: Any) -> list[tuple[float, bool]]:
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    tokenizer = copy.deepcopy(TOKENIZER)
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="seq2seq", softmax_dtype="float32", **options)
+    return lm._loglikelihood_tokens([(None, *pair) for pair in wanted], disable_tqdm=True)
+
+
+def values(scores: list[tuple[float, bool]]) -> list[float]:
+    return [value for value, _ in scores]
+
+
+@pytest.mark.parametrize("max_length", [256, 12])
+@pytest.mark.parametrize("model", [made("t5"), bart()], ids=["t5", "bart"])
+def test_numbers_are_those_of_lm_eval(model, max_length) -> None:
+    ours = Seq2SeqScorer(model, max_length=max_length).score(pairs())
+    theirs = by_lm_eval(model, pairs(), batch_size=7, max_length=max_length)
+    assert values(ours) == pytest.approx(values(theirs), rel=1e-5, abs=1e-4)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+
+
+def test_the_likeliest_continuation_is_greedy() -> None:
+    model, context = made("t5"), TOKENIZER("go on").input_ids
+    greedy = model.generate(torch.tensor([context]), max_new_tokens=4, eos_token_id=None)[0, 1:].tolist()
+    other = [*greedy[:-1], (greedy[-1] + 1) % VOCABULARY]
+    (_, yes), (_, no) = Seq2SeqScorer(model, max_length=64).score([(context, greedy), (context, other)])
+    assert yes and not no
+
+
+def test_a_context_is_encoded_once_and_what_answers_share_is_decoded_once() -> None:
+    model = made("t5")
+    encoded, decoded, scored = [], [], []
+    model.encoder.embed_tokens.register_forward_hook(lambda m, ids, out: encoded.append(tuple(ids[0].shape)))
+    model.decoder.final_layer_norm.register_forward_hook(lambda m, ids, out: decoded.append(tuple(out.shape[:2])))
+    model.lm_head.register_forward_hook(lambda m, states, out: scored.append(out.shape[1]))
+    Seq2SeqScorer(model, max_length=256).score(pairs())
+    assert encoded == [(10, max(len(context) for context, _ in pairs())), *encoded[1:]]
+    assert decoded == [(30, 9)]  # "a", "b" and "9" follow the same tokens: none
+    assert scored == [10 * (1 + len("an answer") + len("an end"))]
+
+
+def test_numbers_do_not_depend_on_the_batch_but_for_rounding() -> None:
+    model = made("t5")
+    whole = Seq2SeqScorer(model, max_length=256).score(pairs())
+    assert whole == Seq2SeqScorer(model, max_length=256).score(pairs())
+    small = Seq2SeqScorer(model, max_length=256, max_tokens=90).score(pairs())
+    assert values(small) == pytest.approx(values(whole), rel=1e-5, abs=1e-4)
+    assert Seq2SeqScorer(model, max_length=256).score([]) == []
+
+
+def test_a_half_precision_model_gets_a_full_precision_softmax() -> None:
+    model = made("t5").to(torch.bfloat16)
+    scores = torch.tensor(values(Seq2SeqScorer(model, max_length=256).score(pairs())))
+    assert not torch.equal(scores, scores.to(torch.bfloat16).float())
+    assert values(by_lm_eval(model, pairs(), batch_size=50)) == pytest.approx(scores.tolist(), abs=0.15)
+
+
+def test_weights_that_are_no_numbers_fail_the_candidate() -> None:
+    model = made("t5")
+    with torch.no_grad():
+        model.decoder.final_layer_norm.weight[3] = float("nan")
+    with pytest.raises(CandidateError, match="the log-likelihood is nan: the merged weights"):
+        Seq2SeqScorer(model, max_length=64).score(pairs(2))
+
+
+def test_without_memory_for_a_batch_smaller_ones_go_on(monkeypatch, caplog) -> None:
+    model = made("t5")
+    expected = values(Seq2SeqScorer(model, max_length=256).score(pairs()))
+    whole = model.forward
+
+    @functools.wraps(whole)
+    def small(**inputs: Any) -> Any:
+        if len(inputs["decoder_input_ids"]) > 10:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return whole(**inputs)
+
+    monkeypatch.setattr(model, "forward", small)
+    assert values(Seq2SeqScorer(model, max_length=256).score(pairs())) == pytest.approx(expected, rel=1e-5, abs=1e-4)
+    assert len(caplog.records) == 2 and "out of memory with 30 items" in caplog.text

@@ -1,0 +1,64 @@
+"""A whole raced run of the quickstart family: the same after a kill, and with any number of workers."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SMALL, evomerge
+from tests.test_run import paid_twice, same_run, scores_of, without_timings
+
+RACED = (*SMALL, "scorer.chunk_items=8", "race.least=8")
+
+
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run in whose generations most candidates were stopped early."""
+    cwd = tmp_path_factory.mktemp("raced")
+    said = evomerge("+experiment=quickstart", *RACED, cwd=cwd)
+    assert said.code == 0, said
+    assert "stopped early" in said.out and "left" in said.out
+    return cwd / "runs" / "quickstart"
+
+
+def races(folder: Path) -> list[Mapping[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    return [line["race"] for line in lines if "race" in line]
+
+
+def test_whoever_was_stopped_is_named_and_is_no_failure(raced: Path) -> None:
+    counts = json.loads((raced / "result.json").read_text())["counts"]
+    stopped = {key for race in races(raced) for key in race["stopped"]}
+    assert counts["failed"] == 0 and 0 < counts["stopped_early"] <= len(stopped)
+    chunks = {key: sum(1 for k, c in scores_of(raced) if k == key and c.startswith("search/")) for key in stopped}
+    assert min(chunks.values()) < 4
+    assert "stopped early" in (raced / "report.html").read_text()
+    assert [race["first"] for race in races(raced)] == ["search/1", "search/2"], "another chunk first, each time"
+
+
+@pytest.mark.parametrize("kept", [0.25, 0.5, 0.65])
+def test_cut_within_a_race_the_run_ends_the_same(raced: Path, tmp_path: Path, kept: float) -> None:
+    folder = tmp_path / "runs" / "quickstart"
+    folder.mkdir(parents=True)
+    data = (raced / "trials.jsonl").read_bytes()
+    (folder / "trials.jsonl").write_bytes(data[: int(len(data) * kept)])
+    assert evomerge("+experiment=quickstart", *RACED, cwd=tmp_path).code == 0
+    same_run(folder, raced)
+    assert races(folder) == races(raced)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default::ResourceWarning", "default::DeprecationWarning", "default::FutureWarning")
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_change_no_number(raced: Path, tmp_path: Path, workers: int) -> None:
+    pytest.importorskip("ray")
+    pool = ("pool=ray", f"pool.workers={workers}", "pool.num_cpus=0.25")
+    said = evomerge("+experiment=quickstart", *RACED, *pool, cwd=tmp_path)
+    assert said.code == 0, said
+    folder = tmp_path / "runs" / "quickstart"
+    assert races(folder) == races(raced) and paid_twice(folder) == []
+    assert without_timings(folder) == without_timings(raced)
+    assert (folder / "recipe.yaml").read_bytes() == (raced / "recipe.yaml").read_bytes()
+    assert scores_of(folder).items() >= scores_of(raced).items(), "some chunks are scored ahead, each once"
