@@ -25,7 +25,8 @@ class RaceConfig:
     """When a candidate may stop before it has seen its whole slice.
 
     `margin` is by how many standard errors two candidates must differ to be told apart; `alpha` asks for certainty
-    instead: the chance that a pair is ever told apart wrongly. `least` items are seen before anyone stops.
+    instead: the chance that a pair is ever told apart wrongly. `least` items are seen before anyone stops; after `most`
+    only the leader goes on, and whatever is undecided is as good as equal.
     """
 
     enabled: bool = True
@@ -40,11 +41,14 @@ class RaceConfig:
         if self.alpha is not None and not 0 < self.alpha < 1:
             raise ConfigError(f"race.alpha={self.alpha}: give a probability between 0 and 1, or null")
         positive("race.least", self.least)
+        if self.most is not None and self.most < self.least:
+            raise ConfigError(f"race.most={self.most}: give at least race.least={self.least}, or null")
 
     def __str__(self) -> str:
         """In words, for whoever checks a configuration."""
         apart = f"{self.margin:g} standard errors" if self.alpha is None else f"an error of at most {self.alpha:g}"
-        return f"told apart by {apart}, after {self.least} items or more"
+        until = f"{self.least} items" if self.most is None else f"{self.least} to {self.most} items"
+        return f"told apart by {apart}, after {until}" + " or more" * (self.most is None)
 
     def width(self, seen: int, total: int) -> float:
         """Standard errors that a difference on so many items of a slice must exceed."""

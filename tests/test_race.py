@@ -83,6 +83,38 @@ def test_clear_cases_stop_at_once() -> None:
     assert sorted(accepted) == [0, 2] and sorted(rejected) == [1, 3]
 
 
+def test_after_the_most_items_everyone_is_decided() -> None:
+    equal = answers([0.5] * 5, 48, 0)
+    accepted, rejected = decided(equal, strata(48, 160), 2, RaceConfig(margin=1.0, most=48))
+    assert accepted == [0, 1] and rejected == [2, 3, 4]
+    assert decided(equal[:, :47], strata(47, 160), 2, RaceConfig(margin=1.0, most=48)) == ([], [])
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_the_best_is_seldom_rejected_by_the_certain_bound(alpha: float) -> None:
+    """Ten candidates that differ by little: whoever is best on the whole slice is let go in fewer than alpha races."""
+    lost = 0
+    for seed in range(200):
+        scores = noisy(list(np.random.default_rng(seed).uniform(0.6, 0.75, 10)), 160, seed)
+        best = int(np.argmax(strata(160, 160).means(scores)))
+        rejected = {
+            row
+            for seen in range(16, 160, 16)
+            for row in decided(scores[:, :seen], strata(seen, 160), 5, _sure(alpha))[1]
+        }
+        lost += best in rejected
+    assert lost <= alpha * 200
+
+
+def _sure(alpha: float) -> RaceConfig:
+    return RaceConfig(alpha=alpha, least=8)
+
+
+def test_a_rule_is_told_in_words() -> None:
+    assert str(RaceConfig(margin=0.5, least=24)) == "told apart by 0.5 standard errors, after 24 items or more"
+    assert str(RaceConfig(alpha=0.1, least=8, most=48)) == "told apart by an error of at most 0.1, after 8 to 48 items"
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::5])
 def test_the_order_of_the_candidates_changes_nothing(order: tuple[int, ...]) -> None:
     scores = noisy([0.8, 0.3, 0.6, 0.5], 40, 5)
@@ -129,7 +161,12 @@ def test_a_race_finds_the_better_half_for_less() -> None:
 
 @pytest.mark.parametrize(
     ("given", "text"),
-    [({"margin": -1}, "race.margin=-1"), ({"alpha": 1.0}, "race.alpha=1.0"), ({"least": 0}, "race.least=0")],
+    [
+        ({"margin": -1}, "race.margin=-1"),
+        ({"alpha": 1.0}, "race.alpha=1.0"),
+        ({"least": 0}, "race.least=0"),
+        ({"least": 24, "most": 16}, "race.most=16: give at least race.least=24"),
+    ],
 )
 def test_a_rule_that_cannot_be_meant_is_refused(given: dict[str, float], text: str) -> None:
     with pytest.raises(ConfigError, match=text):

@@ -25,7 +25,7 @@ from evomerge.recipe import Recipe
 from evomerge.scorers import Chunk
 
 SEARCH, SELECT, TOP = 40, 80, 5  # items of each task, finalists
-BUDGETS = (4800, 9600, 19200)
+BUDGETS = (1600, 3200, 6400)
 
 
 @dataclass(frozen=True)
