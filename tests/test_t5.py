@@ -73,7 +73,7 @@ def test_every_component_has_coefficients_of_its_own(untrained: Path, component:
     experiment = from_config(configuration(untrained))
     space, family = experiment.space, experiment.family
     base, expert = space.encode({"weight": [0.0, 0.0]}), space.encode({"weight": [1.0, 0.0]})
-    moved = [name == f"weight.first.{component}" for name in space.names()]
+    moved = [axis.name == f"weight.first.{component}" for axis in space.coordinates()]
     assert sum(moved) == 1
     merged = dict(Materializer(family).tensors(space.decode(np.where(moved, expert, base))))
     for name, tensor in merged.items():
