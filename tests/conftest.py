@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "experiments" / "quickstart"
-SMALL = ("scorer.slices={search: 8, select: 8, holdout: 16}", "scorer.chunk_items=16", "budget.evaluations=16")
+SMALL = ("scorer.slices={search: 8, select: 8, holdout: 16}", "scorer.chunk_items=16", "budget.evaluations=32")
 ITEMS = 32  # of each task, in the three slices together
 
 

@@ -72,7 +72,7 @@ def test_a_sound_experiment_is_described(project: Path) -> None:
         "placement mmap: 2.7 MB of base and experts in the page cache, which all workers share",
         "space     task_arithmetic, 6 dimensions: weight",
         "baselines base, shift, last, max, uniform, default",
-        "budget    16 evaluations",
+        "budget    32 evaluations",
         "slice     holdout: 64 items in 4 chunks",
         "runs/mine: new",
     ):
