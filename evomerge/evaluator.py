@@ -79,14 +79,16 @@ class Evaluator:
         Workers that would idle score later chunks of the present candidates ahead: they are in the ledger when a stage
         needs them, and whoever decides between stages never looks at them.
         """
-        start, work = time.monotonic(), _Work(self, self._ledger, chunks, stages)
+        begun, work = None, _Work(self, self._ledger, chunks, stages)
         work.advance()
         for done, outcome in enumerate(self._pool.run(work.jobs), 1):
+            if begun is None:  # starting the workers says nothing about their pace
+                begun = time.monotonic() - outcome.seconds
             self._record(outcome)
             work.take(outcome.job)
             for listener in self._listeners:
                 listener.work(done, done + len(work.waiting))
-        self.busy += time.monotonic() - start
+        self.busy += 0.0 if begun is None else time.monotonic() - begun
 
     def score(self, key: str, slice_name: str) -> float:
         """The candidate's score on a slice, NaN where it failed or was not scored there."""

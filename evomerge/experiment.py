@@ -259,7 +259,8 @@ class Experiment:
         """About how many items are scored when the search has ended: finalists and baselines, then the winner."""
         plan, standing = self.scorer.plan, len(self.baselines)
         looks = self.finalise.top + self.finalise.simplify + self.finalise.cloud + standing + 1
-        return looks * len(plan.items("select")) + (standing + 1) * len(plan.items("holdout"))
+        centre = len(plan.items("search"))
+        return centre + looks * len(plan.items("select")) + (standing + 1) * len(plan.items("holdout"))
 
     def check_pool(self) -> None:
         """ConfigError where the pool's settings cannot be met; starts nothing."""

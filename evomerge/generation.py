@@ -76,6 +76,8 @@ class _Race:
     def _stop(self, seen: int) -> None:
         """Let go of whoever is decided, but for the one that leads."""
         scores, strata = self._matrix(self._running, seen)
+        if scores.shape[1] < self._rule.least:
+            return
         taken = len(self._stopped) - len(self._rejected)
         accepted, rejected = decided(scores, strata, max(0, self._best - taken), self._rule)
         leader = int(np.argmax(strata.means(scores)))

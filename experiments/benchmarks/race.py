@@ -50,17 +50,9 @@ RULES = {
     "alpha 0.2": Rule(RaceConfig(alpha=0.2)),
     "alpha 0.05": Rule(RaceConfig(alpha=0.05)),
     "margin 0.5, always the same chunk first": _margin(0.5, moves=False),
-    "margin 1, always the same chunk first": _margin(1.0, moves=False),
     "margin 0.5, chunks of 16": _margin(0.5, 16),
-    "margin 1, chunks of 16": _margin(1.0, 16),
-    "margin 0.5, chunks of 64": _margin(0.5, 64),
-    "margin 1, chunks of 64": _margin(1.0, 64),
     "margin 0.5, at most 64": Rule(RaceConfig(margin=0.5, most=64)),
-    "margin 0.5, at most 96": Rule(RaceConfig(margin=0.5, most=96)),
-    "margin 1, at most 96": Rule(RaceConfig(margin=1.0, most=96)),
-    "margin 1, at most 96, 16": Rule(RaceConfig(margin=1.0, most=96), 16),
-    "margin 1, at most 64, 16": Rule(RaceConfig(margin=1.0, most=64), 16),
-    "margin 1, at most 48, 16": Rule(RaceConfig(margin=1.0, most=48), 16),
+    "margin 1, at most 48, chunks of 16": Rule(RaceConfig(margin=1.0, most=48), 16),
 }
 
 
