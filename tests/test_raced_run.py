@@ -35,7 +35,8 @@ def test_whoever_was_stopped_is_named_and_is_no_failure(raced: Path) -> None:
     chunks = {key: sum(1 for k, c in scores_of(raced) if k == key and c.startswith("search/")) for key in stopped}
     assert min(chunks.values()) < 4
     assert "stopped early" in (raced / "report.html").read_text()
-    assert [race["first"] for race in races(raced)] == ["search/1", "search/2"], "another chunk first, each time"
+    firsts = [race["first"] for race in races(raced)]
+    assert len(firsts) > 1 and firsts == [f"search/{number % 4}" for number in range(1, len(firsts) + 1)]
 
 
 @pytest.mark.parametrize("kept", [0.25, 0.5, 0.65])
