@@ -24,16 +24,16 @@ Matrix = NDArray[np.float64]  # [candidates, items]
 class RaceConfig:
     """When a candidate may stop before it has seen its whole slice.
 
-    `margin` is by how many standard errors two candidates must differ to be told apart; `alpha` asks for certainty
-    instead: the chance that a pair is ever told apart wrongly. `least` items are seen before anyone stops; after `most`
-    only the leader goes on, and whatever is undecided is as good as equal.
+    `least` items are seen before anyone stops. `margin` is by how many standard errors two candidates must differ to be
+    told apart; after `most` items whatever is undecided is as good as equal, and only the leader goes on. `alpha` asks
+    for certainty instead of both: the chance that a pair is ever told apart wrongly.
     """
 
     enabled: bool = True
-    margin: float = 0.5
+    margin: float = 1.0
     alpha: float | None = None
     least: int = 24
-    most: int | None = None
+    most: int | None = 48
 
     def __post_init__(self) -> None:
         if self.margin < 0:
@@ -41,14 +41,19 @@ class RaceConfig:
         if self.alpha is not None and not 0 < self.alpha < 1:
             raise ConfigError(f"race.alpha={self.alpha}: give a probability between 0 and 1, or null")
         positive("race.least", self.least)
-        if self.most is not None and self.most < self.least:
+        if self.alpha is None and self.most is not None and self.most < self.least:
             raise ConfigError(f"race.most={self.most}: give at least race.least={self.least}, or null")
 
     def __str__(self) -> str:
         """In words, for whoever checks a configuration."""
-        apart = f"{self.margin:g} standard errors" if self.alpha is None else f"an error of at most {self.alpha:g}"
-        until = f"{self.least} items" if self.most is None else f"{self.least} to {self.most} items"
-        return f"told apart by {apart}, after {until}" + " or more" * (self.most is None)
+        if self.alpha is not None:
+            return f"told apart with a chance of error of {self.alpha:g}, after {self.least} items or more"
+        last = "or more" if self.most is None else f"and for good after {self.most}"
+        return f"told apart by {self.margin:g} standard errors, after {self.least} items {last}"
+
+    def ended(self, seen: int) -> bool:
+        """Whether everybody has seen enough."""
+        return self.alpha is None and self.most is not None and seen >= self.most
 
     def width(self, seen: int, total: int) -> float:
         """Standard errors that a difference on so many items of a slice must exceed."""
@@ -109,7 +114,7 @@ def decided(scores: Matrix, strata: Strata, best: int, rule: RaceConfig) -> tupl
         return [], []
     order = np.argsort(-strata.means(scores), kind="stable")
     inside, outside = order[:best], order[best:]
-    if rule.most is not None and seen >= rule.most:
+    if rule.ended(seen):
         return [int(row) for row in inside], [int(row) for row in outside]
     ahead = _Ahead(scores, strata, rule.width(seen, int(strata.totals.sum())))
     accepted = [row for row in inside if not len(outside) or ahead(row, outside[0])]

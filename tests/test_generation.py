@@ -24,7 +24,7 @@ from evomerge.search import Board, header, search
 from tests.toys import BEST, ToyPool, ToyScorer, toy_baselines, toy_optimizer, toy_space, weights
 
 CHUNKS, ITEMS = 12, 8
-RULE = RaceConfig(margin=0.5, least=16)
+RULE = RaceConfig(margin=0.5, least=16, most=None)
 
 
 class LongScorer(ToyScorer):
@@ -160,6 +160,13 @@ def test_after_a_kill_the_race_ends_as_if_undisturbed(tmp_path: Path, paid: int)
     pool = Shuffled(seed=9)
     assert raced(tmp_path / "b", pool)[0] == whole
     assert paid + len(pool.jobs) == sum(whole.items.values()) // ITEMS
+
+
+def test_after_the_most_items_only_the_leader_goes_on(tmp_path: Path) -> None:
+    scored, _ = raced(tmp_path / "a", Shuffled(), RaceConfig(margin=3.0, least=16, most=32))
+    assert sorted(scored.items.values()) == [32] * 9 + [CHUNKS * ITEMS]
+    best = max(scored.worth, key=lambda key: scored.worth[key].score)
+    assert scored.worth[best].score >= max(scored.worth[key].score for key in scored.whole)
 
 
 def test_a_failed_candidate_leaves_the_race_and_has_no_worth(tmp_path: Path) -> None:

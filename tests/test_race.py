@@ -8,7 +8,7 @@ import pytest
 from evomerge.errors import ConfigError
 from evomerge.race import Matrix, RaceConfig, Strata, certain_width, decided
 
-RULE = RaceConfig(margin=0.5, least=8)
+RULE = RaceConfig(margin=0.5, least=8, most=None)
 
 
 def strata(seen: int, total: int, tasks: int = 2) -> Strata:
@@ -87,6 +87,7 @@ def test_after_the_most_items_everyone_is_decided() -> None:
     equal = answers([0.5] * 5, 48, 0)
     accepted, rejected = decided(equal, strata(48, 160), 2, RaceConfig(margin=1.0, most=48))
     assert accepted == [0, 1] and rejected == [2, 3, 4]
+    assert decided(equal, strata(48, 160), 2, RaceConfig(alpha=0.1)) == ([], []), "unless certainty is asked for"
     assert decided(equal[:, :47], strata(47, 160), 2, RaceConfig(margin=1.0, most=48)) == ([], [])
 
 
@@ -111,8 +112,9 @@ def _sure(alpha: float) -> RaceConfig:
 
 
 def test_a_rule_is_told_in_words() -> None:
-    assert str(RaceConfig(margin=0.5, least=24)) == "told apart by 0.5 standard errors, after 24 items or more"
-    assert str(RaceConfig(alpha=0.1, least=8, most=48)) == "told apart by an error of at most 0.1, after 8 to 48 items"
+    assert str(RaceConfig(margin=0.5, most=None)) == "told apart by 0.5 standard errors, after 24 items or more"
+    assert str(RaceConfig(least=8)) == "told apart by 1 standard errors, after 8 items and for good after 48"
+    assert str(RaceConfig(alpha=0.1)) == "told apart with a chance of error of 0.1, after 24 items or more"
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::5])
@@ -151,7 +153,7 @@ def test_a_race_finds_the_better_half_for_less() -> None:
         means = list(np.random.default_rng(seed).uniform(0.5, 0.8, 10))
         scores = noisy(means, 160, seed)
         whole = strata(160, 160).means(scores)
-        chosen, cost = race(scores, 5, RaceConfig(margin=0.5, least=24))
+        chosen, cost = race(scores, 5, RaceConfig(margin=0.5, least=24, most=None))
         assert len(chosen) == 5
         paid += cost
         lost.append(np.sort(whole)[-5:].mean() - whole[list(chosen)].mean())

@@ -38,7 +38,7 @@ class LMEvalScorer:
         tokenizer: "PreTrainedTokenizerBase | None",
         seed: int,
         slices: Mapping[str, Any] | None = None,
-        chunk_items: int = 32,
+        chunk_items: int = 16,
         include_path: str | None = None,
         num_fewshot: int | None = None,
         apply_chat_template: bool = False,

@@ -33,26 +33,28 @@ class Rule:
     """A contestant: when candidates stop, the items of a chunk, whether every generation begins with another chunk."""
 
     race: RaceConfig
-    chunk_items: int = 32
+    chunk_items: int = 16
     moves: bool = True
 
 
-def _margin(margin: float, chunk_items: int = 32, moves: bool = True) -> Rule:
-    return Rule(RaceConfig(margin=margin), chunk_items, moves)
+def _margin(margin: float, chunk_items: int = 16) -> Rule:
+    return Rule(RaceConfig(margin=margin, most=None), chunk_items)
 
 
 RULES = {
     "off": Rule(RaceConfig(enabled=False)),
+    "margin 1, 16 to 32 items": Rule(RaceConfig(margin=1.0, least=16, most=32)),
+    "margin 1, 16 to 48 items": Rule(RaceConfig(margin=1.0, least=16, most=48)),
+    "margin 1, 24 to 48 items": Rule(RaceConfig(margin=1.0, least=24, most=48)),
+    "margin 1, 24 to 64 items, chunks of 32": Rule(RaceConfig(margin=1.0, least=24, most=64), 32),
+    "margin 1, 16 to 48 items, always the same chunk first": Rule(RaceConfig(least=16, most=48), moves=False),
     "margin 0": _margin(0.0),
     "margin 0.5": _margin(0.5),
+    "margin 0.5, chunks of 32": _margin(0.5, 32),
     "margin 1": _margin(1.0),
     "margin 2": _margin(2.0),
     "alpha 0.2": Rule(RaceConfig(alpha=0.2)),
     "alpha 0.05": Rule(RaceConfig(alpha=0.05)),
-    "margin 0.5, always the same chunk first": _margin(0.5, moves=False),
-    "margin 0.5, chunks of 16": _margin(0.5, 16),
-    "margin 0.5, at most 64": Rule(RaceConfig(margin=0.5, most=64)),
-    "margin 1, at most 48, chunks of 16": Rule(RaceConfig(margin=1.0, most=48), 16),
 }
 
 

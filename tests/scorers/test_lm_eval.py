@@ -82,7 +82,7 @@ def test_grading_keeps_no_state(choice, freeze, engine) -> None:
 
 def test_a_short_answer_list_is_a_mistake_of_the_caller(choice, freeze) -> None:
     scorer = freeze({"name": "mc", "spec": choice()})
-    with pytest.raises(ValueError, match="search/0 has 60 requests, got 1"):
+    with pytest.raises(ValueError, match="search/0 has 30 requests, got 1"):
         scorer.grade(scorer.plan.chunks["search"][0], [(0.0, True)])
 
 
