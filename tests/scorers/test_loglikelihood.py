@@ -118,6 +118,22 @@ def test_half_precision_agrees_within_its_rounding(dtype: torch.dtype, tokenizer
     assert not torch.equal(values, values.to(dtype).float())  # a softmax in full precision
 
 
+def test_what_is_held_at_once_does_not_grow_with_the_slice(tokenizer: Any) -> None:
+    """A forward pass stays within its budget of tokens, and the head within its budget of logits."""
+    model, most, logits = random_model("llama"), [], []
+    model.lm_head.register_forward_hook(lambda module, states, out: logits.append(out.numel()))
+    shapes = forwards(model)
+    for count in (20, 80, 320):
+        requests = [
+            Request("loglikelihood", (f"{i} {'x' * (i % 9)}", w)) for i in range(count) for w in ("even", "odd")
+        ]
+        shapes.clear()
+        logits.clear()
+        Answers(model, tokenizer, batch_tokens=256, path="tree").respond(requests)
+        most.append((max(rows * length for rows, length in shapes) <= 256, max(logits) <= 256 * len(tokenizer)))
+    assert most == [(True, True)] * 3 and len(shapes) > 10
+
+
 def test_nan_weights_fail_the_candidate(tokenizer: Any) -> None:
     model = random_model("llama")
     ours = Answers(model, tokenizer)
