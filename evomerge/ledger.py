@@ -85,7 +85,7 @@ class Ledger:
         self._record({**line, "answers": dict(answers)} if answers else line, recipe)
 
     def append_failure(self, key: str, chunk: str, reason: str, recipe: Mapping[str, Any]) -> None:
-        """Record that a candidate could not be built or scored; it is not tried again on that slice."""
+        """Record that a candidate could not be built or scored; it is not tried again on that chunk."""
         self._record({"key": key, "chunk": chunk, "error": reason}, recipe)
 
     def append_look(self, slice_name: str, keys: list[str]) -> None:
