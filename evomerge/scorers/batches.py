@@ -10,7 +10,7 @@ from evomerge.scorers.tree import ROW, Costs, Node, Pair, Tokens, Trunk, cut, gr
 
 Integers = NDArray[np.int64]
 
-ROWS = (64, 96, ROW, 160, 192)
+ROWS = (64, 96, ROW, 160, 192, 256, 384)
 """Row lengths that are tried for short units; the one that leaves the fewest gaps is taken."""
 
 
