@@ -47,6 +47,11 @@ class BatchPlan:
         """Tokens computed, padding included."""
         return sum(batch.tokens.size for batch in self.batches)
 
+    @property
+    def widest(self) -> int:
+        """Tokens of the largest batch."""
+        return max(batch.tokens.size for batch in self.batches)
+
 
 @dataclass
 class _Unit:

@@ -73,16 +73,13 @@ class Encoder:
 
     def _planned(self, requests: tuple[Request, ...], pairs: Sequence[Pair], owners: Sequence[int]) -> Work:
         longest = max((len(pair.inputs(self.max_length)) for pair in pairs), default=0)
-        batches = self._batches(pairs, self._costs) if self._trees and pairs else None
+        batches = plan(pairs, self.max_length, self._costs) if self._trees and pairs else None
         return Work(requests, tuple(pairs), tuple(owners), batches, longest)
 
-    def smaller(self, work: Work, times: int) -> Work:
-        """The same work in batches of a fraction of the tokens: a GPU was too small for them."""
-        costs = replace(self._costs, most=self._costs.most // times, states=max(1, self._costs.states // times))
-        return replace(work, batches=self._batches(work.pairs, costs))
-
-    def _batches(self, pairs: Sequence[Pair], costs: Costs) -> BatchPlan:
-        return plan(pairs, self.max_length, costs)
+    def smaller(self, work: Work, most: int) -> BatchPlan:
+        """Batches of the same work with at most so many tokens, and scored positions, where one request has no more."""
+        costs = replace(self._costs, most=most, states=min(self._costs.states, most))
+        return plan(work.pairs, self.max_length, costs)
 
 
 class _Recorder(HFLM):  # type: ignore[misc]

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import CandidateError
 from evomerge.scorers import Request
-from evomerge.scorers.batches import plan
+from evomerge.scorers.batches import BatchPlan, plan
 from evomerge.scorers.encode import Encoder, Work
 from evomerge.scorers.generation import Generator
 from evomerge.scorers.harness import HarnessEngine
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 PATHS = ("auto", "tree", "plain")
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 0.01, torch.float16: 2e-3}  # relative to 1 + |log-likelihood|
 ANSWERS = 8  # times the tokens of a forward pass that keys and values of answers may hold
-SMALLEST = 64  # tokens of a batch below which a lack of memory is the candidate's failure
 
 
 class ScoringEngine:
@@ -52,7 +51,7 @@ class ScoringEngine:
         self._seq2seq = _seq2seq(model, encoder.max_length, batch_tokens)
         self._tree = TreeEngine(model)
         self._reach = reach(model.config)
-        self._share = 1  # of the planned batch that memory has room for
+        self._most: int | None = None  # tokens of a batch, where memory has no room for the planned ones
         self.plain_because = self._refusal(path, model)
         if self.plain_because and path == "auto":
             log.warning("scored by lm-eval's own forward pass, not by token trees: %s", self.plain_because)
@@ -81,21 +80,28 @@ class ScoringEngine:
         return self._with_room(work) if work.batches else []
 
     def _with_room(self, work: Work) -> Answers:
-        """The tree engine's answers, in smaller batches from now on where memory does not suffice."""
+        """The tree engine's answers, in smaller batches from now on where memory does not suffice.
+
+        Where halving makes no batch smaller, one request alone is too long: that is the candidate's failure.
+        """
+        batches = self._batches(work, self._most)
         while True:
-            smaller = work if self._share == 1 else self._encoder.smaller(work, self._share)
-            assert smaller.batches is not None
             try:
-                return self._tree.score(smaller.batches)
+                return self._tree.score(batches)
             except RuntimeError as error:
-                widest = max(batch.tokens.size for batch in smaller.batches.batches)
-                if not out_of_memory(error) or widest <= SMALLEST:
+                most = batches.widest // 2
+                halved = self._batches(work, most)
+                if not out_of_memory(error) or halved.widest >= batches.widest:
                     raise
-            self._share *= 2
+            self._most, batches = most, halved
             self._tree.forget()
             if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            log.warning("out of memory: scoring goes on in batches of 1/%d of model.batch_tokens", self._share)
+                torch.cuda.empty_cache()  # after the handler, which held what the batch had allocated
+            log.warning("out of memory: scoring goes on with %d tokens in a batch", most)
+
+    def _batches(self, work: Work, most: int | None) -> BatchPlan:
+        assert work.batches is not None
+        return work.batches if most is None else self._encoder.smaller(work, most)
 
     def _refusal(self, path: str, model: PreTrainedModel) -> str | None:
         """Why the plain path is taken, or None."""

@@ -106,12 +106,13 @@ def test_without_memory_for_a_batch_scoring_goes_on_in_smaller_ones(tokenizer: A
     assert not caplog.records and max(rows * length for rows, length in shapes) <= 300
 
 
-def test_without_memory_for_one_request_the_candidate_fails(tokenizer: Any) -> None:
+@pytest.mark.parametrize("requests", [PAIRS, [Request("loglikelihood", ("far " * 80, "too long"))]])
+def test_without_memory_for_one_request_the_candidate_fails(tokenizer: Any, requests: list[Request]) -> None:
     model = random_model("llama")
     ours = Answers(model, tokenizer, path="tree")
     Small(model, 3)
     with pytest.raises(torch.OutOfMemoryError):
-        ours.respond(PAIRS)
+        ours.respond(requests)
 
 
 @pytest.mark.parametrize("arguments", [("", ""), ("go", ""), ("go", " on" * 9)])
