@@ -14,7 +14,8 @@ from evomerge.scorers.batches import BatchPlan, plan
 from evomerge.scorers.encode import Encoder, Work
 from evomerge.scorers.generation import Generator
 from evomerge.scorers.harness import HarnessEngine
-from evomerge.scorers.loglikelihood import Answers, TreeEngine
+from evomerge.scorers.head import Answers
+from evomerge.scorers.loglikelihood import TreeEngine
 from evomerge.scorers.memory import out_of_memory
 from evomerge.scorers.seq2seq import Seq2SeqScorer
 from evomerge.scorers.tree import Costs, Pair
@@ -76,7 +77,7 @@ class ScoringEngine:
         if self.plain_because or work.longest > self._reach:
             return self._plain.pairs(work.pairs)
         if self._seq2seq:
-            return self._seq2seq.score([(pair.context, pair.continuation) for pair in work.pairs])
+            return self._seq2seq.score(work.pairs)
         return self._with_room(work) if work.batches else []
 
     def _with_room(self, work: Work) -> Answers:
@@ -125,7 +126,7 @@ class ScoringEngine:
     def _trials(self, pairs: list[Pair], model: PreTrainedModel) -> Iterator[Answers]:
         """The pairs with every shared beginning cached, then with none, and several units in a row."""
         if self._seq2seq:
-            yield self._seq2seq.score([(pair.context, pair.continuation) for pair in pairs])
+            yield self._seq2seq.score(pairs)
             return
         for overhead in (-1000, 1000):
             costs = Costs(width=6 * model.config.get_text_config().hidden_size, most=32, states=8, overhead=overhead)

@@ -2,14 +2,13 @@
 
 import copy
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evomerge.errors import CandidateError
+from evomerge.scorers.head import Answers, refuse_infinite
 from evomerge.scorers.tree import Pair
 
 
@@ -38,13 +37,11 @@ class HarnessEngine:
             softmax_dtype="float32",
         )
 
-    def pairs(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
+    def pairs(self, pairs: Sequence[Pair]) -> Answers:
         """(log-likelihood, is greedy) of token pairs; CandidateError when a number is not finite."""
         if not pairs:
             return []
         asked: list[Any] = [(None, list(pair.context), list(pair.continuation)) for pair in pairs]
-        answers: list[tuple[float, bool]] = self._lm._loglikelihood_tokens(asked, disable_tqdm=True)
-        for value, _ in answers:
-            if not math.isfinite(value):
-                raise CandidateError(f"the log-likelihood is {value}: the merged weights overflow or hold a NaN")
+        answers: Answers = self._lm._loglikelihood_tokens(asked, disable_tqdm=True)
+        refuse_infinite(value for value, _ in answers)
         return answers

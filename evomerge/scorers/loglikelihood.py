@@ -1,17 +1,13 @@
 """The tree engine: log-likelihoods from packed token trees, each distinct token computed once."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from evomerge.errors import CandidateError
 from evomerge.scorers.batches import Batch, BatchPlan
+from evomerge.scorers.head import Answers, only, refuse_infinite
 from evomerge.scorers.tree import Tokens
 
-Answers = list[tuple[float, bool]]
 KeysValues = list[tuple[torch.Tensor, torch.Tensor]]  # of every layer, each [1, heads, tokens, width]
 
 BLOCK = 256  # states whose logits are turned into fp32 at a time
@@ -26,7 +22,6 @@ class TreeEngine:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
-        self._head = model.get_output_embeddings()
         self._cached: dict[Tokens, KeysValues] = {}
 
     def forget(self) -> None:
@@ -57,7 +52,7 @@ class TreeEngine:
         device = self._model.device
         states = torch.from_numpy(batch.states).to(device)
         past = self._past(batch)
-        with self._only(states):
+        with only(self._model, states):
             logits = self._model(
                 input_ids=torch.from_numpy(batch.tokens).to(device),
                 attention_mask=tree_mask(batch, self._model.dtype, device),
@@ -79,20 +74,6 @@ class TreeEngine:
         held = self._cached[batch.prefix]
         return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in held])
 
-    @contextmanager
-    def _only(self, states: torch.Tensor) -> Iterator[None]:
-        """Let only these states, of all rows in one line, reach the output head."""
-
-        def gather(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            hidden, *rest = arguments
-            return (hidden.flatten(0, 1)[states].unsqueeze(0), *rest)
-
-        hook = self._head.register_forward_pre_hook(gather)
-        try:
-            yield
-        finally:
-            hook.remove()
-
 
 def tree_mask(batch: Batch, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """[rows, 1, length, prefix + length], to be added to attention scores: 0 where a token may look."""
@@ -112,10 +93,3 @@ def _chosen(logits: torch.Tensor, scored: torch.Tensor, targets: torch.Tensor) -
         norms[block] = logits[block].float().logsumexp(-1)
         best[block] = logits[block].argmax(-1)
     return torch.stack([logits[scored, targets].float() - norms[scored], (best[scored] == targets).float()])
-
-
-def refuse_infinite(sums: np.ndarray) -> None:
-    """CandidateError names the first log-likelihood that is not a finite number."""
-    wrong = sums[~np.isfinite(sums)]
-    if len(wrong):
-        raise CandidateError(f"the log-likelihood is {wrong[0]}: the merged weights overflow or hold a NaN")

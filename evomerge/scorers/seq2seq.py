@@ -1,7 +1,6 @@
 """Log-likelihoods of encoder-decoder models: a context goes through the encoder once for all its choices."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,24 +10,22 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from evomerge.errors import CandidateError
+from evomerge.scorers.head import Answers, only, refuse_infinite
 from evomerge.scorers.memory import Budget
-
-Ids = tuple[int, ...]
-Scores = list[tuple[float, bool]]
+from evomerge.scorers.tree import Pair, Tokens
 
 
 @dataclass
 class _Row:
     """One distinct decoder input (a continuation without its last token, shifted) and who reads its logits."""
 
-    context: Ids
-    target: Ids
+    context: Tokens
+    target: Tokens
     pairs: list[tuple[int, int]] = field(default_factory=list)  # (number of the pair, its last token)
 
 
 class Seq2SeqScorer:
-    """Scores (context ids, continuation ids) pairs with whatever weights the model has when it is asked.
+    """Answers (context ids, continuation ids) pairs with whatever weights the model has when it is asked.
 
     Both sides keep their last `max_length` tokens, as in lm-eval. A batch holds rows × (context + continuation) of
     at most `max_tokens`; continuations of one context that differ in their last token alone share a decoder row.
@@ -40,29 +37,27 @@ class Seq2SeqScorer:
         self._budget = Budget(max_tokens)
 
     @torch.inference_mode()
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Scores:
-        """(log-likelihood in nats, whether each token is the likeliest) per pair; no side of a pair is empty.
+    def score(self, pairs: Sequence[Pair]) -> Answers:
+        """An answer per pair.
 
         Log-softmax in fp32, logits at scored positions only, one device synchronisation a batch. CandidateError where a
         log-likelihood is not finite.
         """
-        scores: Scores = [(0.0, False)] * len(pairs)
+        scores: Answers = [(0.0, False)] * len(pairs)
 
         def run(rows: Sequence[_Row]) -> None:
             for number, value, greedy in self._run(rows):
                 scores[number] = value, greedy
 
         self._budget.run(self._rows(pairs), _cost, run)
-        for value, _ in scores:
-            if not abs(value) < float("inf"):
-                raise CandidateError(f"the log-likelihood is {value}: the merged weights overflow or hold a NaN")
+        refuse_infinite(value for value, _ in scores)
         return scores
 
-    def _rows(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[_Row]:
+    def _rows(self, pairs: Sequence[Pair]) -> list[_Row]:
         """Longest context first, the rows of a context side by side."""
-        rows: dict[tuple[Ids, Ids], _Row] = {}
-        for number, (context, continuation) in enumerate(pairs):
-            source, target = tuple(context[-self._max_length :]), tuple(continuation[-self._max_length :])
+        rows: dict[tuple[Tokens, Tokens], _Row] = {}
+        for number, pair in enumerate(pairs):
+            source, target = pair.context[-self._max_length :], pair.continuation[-self._max_length :]
             row = rows.setdefault((source, target[:-1]), _Row(source, target))
             row.pairs.append((number, target[-1]))
         return sorted(rows.values(), key=lambda row: (-len(row.context), row.context, -len(row.target)))
@@ -89,7 +84,7 @@ class Seq2SeqScorer:
         of = torch.tensor([contexts[row.context] for row in rows], device=self._model.device)
         labels, scored = self._padded([row.target for row in rows])
         shifted: Any = self._model.prepare_decoder_input_ids_from_labels
-        with _only(self._model, scored.flatten().nonzero().squeeze(1)):
+        with only(self._model, scored.flatten().nonzero().squeeze(1)):
             logits: Tensor = self._model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=hidden[of]),
                 attention_mask=mask[of],
@@ -98,8 +93,8 @@ class Seq2SeqScorer:
             ).logits[0]
         return logits
 
-    def _padded(self, sequences: Iterable[Ids]) -> tuple[Tensor, Tensor]:
-        """Ids with zeros behind, as lm-eval pads them, and which are real."""
+    def _padded(self, sequences: Iterable[Tokens]) -> tuple[Tensor, Tensor]:
+        """Tokens with zeros behind, as lm-eval pads them, and which are real."""
         ids = [torch.tensor(sequence) for sequence in sequences]
         real = [torch.ones_like(sequence) for sequence in ids]
         device = self._model.device
@@ -117,17 +112,3 @@ def _marks(rows: Sequence[_Row]) -> Iterator[tuple[int, int]]:
 
 def _cost(rows: Sequence[_Row]) -> int:
     return len(rows) * (len(rows[0].context) + max(len(row.target) for row in rows))
-
-
-@contextmanager
-def _only(model: PreTrainedModel, states: Tensor) -> Iterator[None]:
-    """Let only these states, of all rows in one line, reach the output head."""
-
-    def gather(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (arguments[0].flatten(0, 1)[states][None], *arguments[1:])
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(gather)
-    try:
-        yield
-    finally:
-        hook.remove()

@@ -12,18 +12,18 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedMod
 
 from evomerge.errors import CandidateError
 from evomerge.scorers.seq2seq import Seq2SeqScorer
+from evomerge.scorers.tree import Pair
 from tests.scorers.conftest import char_tokenizer
 from tests.scorers.shapes import VOCABULARY, made
 
 TOKENIZER = char_tokenizer(bos=False, eos=True)
-Pairs = list[tuple[list[int], list[int]]]
 
 
-def pairs(count: int = 10) -> Pairs:
+def pairs(count: int = 10) -> list[Pair]:
     """One-token choices, choices of several lengths, contexts of three lengths."""
     contexts = [TOKENIZER(f"what is {i}+{i * 7}{'?' * (i % 3)}").input_ids for i in range(count)]
     answers = [TOKENIZER(text, add_special_tokens=False).input_ids for text in ("a", "b", "an answer", "an end", "9")]
-    return [(context, answer) for context in contexts for answer in answers]
+    return [Pair(tuple(context), tuple(answer)) for context in contexts for answer in answers]
 
 
 def bart() -> PreTrainedModel:
@@ -36,11 +36,13 @@ def bart() -> PreTrainedModel:
     ).eval()
 
 
-def by_lm_eval(model: PreTrainedModel, wanted: Pairs, **options: Any) -> list[tuple[float, bool]]:
+def by_lm_eval(model: PreTrainedModel, wanted: list[Pair], **options: Any) -> list[tuple[float, bool]]:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     tokenizer = copy.deepcopy(TOKENIZER)
     lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="seq2seq", softmax_dtype="float32", **options)
-    return lm._loglikelihood_tokens([(None, *pair) for pair in wanted], disable_tqdm=True)
+    return lm._loglikelihood_tokens(
+        [(None, list(pair.context), list(pair.continuation)) for pair in wanted], disable_tqdm=True
+    )
 
 
 def values(scores: list[tuple[float, bool]]) -> list[float]:
@@ -60,7 +62,8 @@ def test_the_likeliest_continuation_is_greedy() -> None:
     model, context = made("t5"), TOKENIZER("go on").input_ids
     greedy = model.generate(torch.tensor([context]), max_new_tokens=4, eos_token_id=None)[0, 1:].tolist()
     other = [*greedy[:-1], (greedy[-1] + 1) % VOCABULARY]
-    (_, yes), (_, no) = Seq2SeqScorer(model, max_length=64).score([(context, greedy), (context, other)])
+    asked = [Pair(tuple(context), tuple(said)) for said in (greedy, other)]
+    (_, yes), (_, no) = Seq2SeqScorer(model, max_length=64).score(asked)
     assert yes and not no
 
 
@@ -71,7 +74,7 @@ def test_a_context_is_encoded_once_and_what_answers_share_is_decoded_once() -> N
     model.decoder.final_layer_norm.register_forward_hook(lambda m, ids, out: decoded.append(tuple(out.shape[:2])))
     model.lm_head.register_forward_hook(lambda m, states, out: scored.append(out.shape[1]))
     Seq2SeqScorer(model, max_length=256).score(pairs())
-    assert encoded == [(10, max(len(context) for context, _ in pairs())), *encoded[1:]]
+    assert encoded == [(10, max(len(pair.context) for pair in pairs())), *encoded[1:]]
     assert decoded == [(30, 9)]  # "a", "b" and "9" follow the same tokens: none
     assert scored == [10 * (1 + len("an answer") + len("an end"))]
 
