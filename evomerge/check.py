@@ -82,7 +82,9 @@ def _scoring(experiment: Experiment) -> Iterator[str]:
     yield f"tasks     {', '.join(f'{task} × {weight:g}' for task, weight in plan.weights.items())}"
     yield f"objective {experiment.objective}"
     for name in SLICES:
-        yield f"slice     {name}: {len(plan.items(name))} items in {len(plan.chunks[name])} chunks"
+        batches = [found for chunk in plan.chunks[name] if (found := experiment.work[chunk.id].batches)]
+        tokens = f", {sum(found.tokens for found in batches)} tokens a candidate" * bool(batches)
+        yield f"slice     {name}: {len(plan.items(name))} items in {len(plan.chunks[name])} chunks{tokens}"
 
 
 def _folder(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> Iterator[str]:

@@ -216,7 +216,7 @@ class Experiment:
 
     @cached_property
     def work(self) -> dict[str, Work]:
-        """Chunk id → its requests as token ids and batches."""
+        """Chunk id → its requests as token ids and batches; TaskError where a prompt does not fit the model."""
         model = self.model
         config = model_config(self.family.base.folder, model.trust_remote_code)
         encoder = Encoder(self.tokenizer, config, max_length=model.max_length, batch_tokens=model.batch_tokens)
@@ -231,10 +231,10 @@ class Experiment:
         seeds = list({self.space.decode(point).key(): point for point in points}.values())
         return optimizers.create(name, self.space.coordinates(), seeds, self.seed, settings, self.objective.dimensions)
 
-    def pool(self) -> pools.Pool:
+    def pool(self, spec: WorkerSpec) -> pools.Pool:
         """The pool with its workers started."""
         settings = dict(self._pool)
-        return pools.create(str(settings.pop("name")), self._worker_spec(), settings)
+        return pools.create(str(settings.pop("name")), spec, settings)
 
     @cached_property
     def prepared(self) -> Path:
@@ -282,7 +282,8 @@ class Experiment:
         settings = dict(self._tracker)
         trackers.check(str(settings.pop("name")), settings)
 
-    def _worker_spec(self) -> WorkerSpec:
+    def worker_spec(self) -> WorkerSpec:
+        """What every worker is made from; no weight is read for it."""
         experts, folder = tuple(self.experts.values()), str(self.prepared)
         return WorkerSpec(self.base, experts, self.work, prepared=folder, **asdict(self.model))
 

@@ -1,6 +1,7 @@
 """One generation scored chunk by chunk: after each, whoever is decided stops, and the best one goes to the end."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,9 @@ class _Race:
         chunks = evaluator.plan.chunks["search"]
         first = number % len(chunks)
         self._chunks = (*chunks[first:], *chunks[:first])
+        self._weights = evaluator.objective.weights
+        of = Counter(task_of(item) for item in evaluator.plan.items("search"))
+        self._totals = np.array([of[task] for task in self._weights])
         self._running = list(self._candidates)
         self._best = len(candidates) // 2
         self._stopped: dict[str, int] = {}  # key → chunks seen
@@ -76,8 +80,6 @@ class _Race:
     def _stop(self, seen: int) -> None:
         """Let go of whoever is decided, but for the one that leads."""
         scores, strata = self._matrix(self._running, seen)
-        if scores.shape[1] < self._rule.least:
-            return
         taken = len(self._stopped) - len(self._rejected)
         accepted, rejected = decided(scores, strata, max(0, self._best - taken), self._rule)
         leader = int(np.argmax(strata.means(scores)))
@@ -110,13 +112,7 @@ class _Race:
     def _matrix(self, keys: Sequence[str], seen: int) -> tuple[Matrix, Strata]:
         """The scores of the first chunks' items in the objective's units, and which task each item is of."""
         rows = [self._evaluator.seen_items(key, self._chunks[:seen]) for key in keys]
-        items = list(rows[0]) if rows else []
-        weights = self._evaluator.objective.weights
-        tasks = list(weights)
-        totals = [sum(task_of(item) == task for item in self._evaluator.plan.items("search")) for task in tasks]
-        strata = Strata(
-            np.array([tasks.index(task_of(item)) for item in items], dtype=np.int64),
-            np.array(totals),
-            np.array([weights[task] for task in tasks]),
-        )
+        items, tasks = list(rows[0]), list(self._weights)
+        numbers = np.array([tasks.index(task_of(item)) for item in items], dtype=np.int64)
+        strata = Strata(numbers, self._totals, np.array(list(self._weights.values())))
         return np.array([[row[item] for item in items] for row in rows]), strata

@@ -87,10 +87,11 @@ def _warn_of_other_versions(ledger: Ledger) -> None:
 
 
 def _start(experiment: Experiment, display: Display) -> Pool:
+    spec = experiment.worker_spec()  # a prompt that does not fit the model is refused before anything is prepared
     for done, total in experiment.prepare():
         display.prepared(done, total)
     display.phase("baselines")
-    return experiment.pool()
+    return experiment.pool(spec)
 
 
 class _LazyPool:
@@ -210,7 +211,7 @@ def replay(folder: Path, console: Console) -> bool:
     """Rebuild the winner and score it again on every slice; True where fingerprint and scores agree."""
     experiment, recipe, result = open_run(folder)
     candidate = Candidate.of("winner", recipe)
-    pool = experiment.pool()
+    pool = experiment.pool(experiment.worker_spec())
     scratch = folder / "replay.partial"
     scratch.unlink(missing_ok=True)
     ledger, held = Ledger(scratch, {}), Ledger(folder / LEDGER, {})

@@ -61,8 +61,15 @@ def score(source: str, given: Mapping[str, Any], console: Console) -> dict[str, 
     config = ScoreConfig(**given)
     check_device(config.device, here=True)
     one_of("scoring", config.scoring, PATHS)
-    for key in ("batch_size", "batch_tokens"):
-        positive(key, getattr(config, key))
+    for key in ("batch_size", "batch_tokens", "max_length"):
+        if getattr(config, key) is not None:
+            positive(key, getattr(config, key))
+    if (config.num_fewshot or 0) < 0:
+        raise ConfigError(f"num_fewshot={config.num_fewshot}: give 0 or more")
+    if config.limit is not None and config.limit <= 0:
+        raise ConfigError(f"limit={config.limit:g}: give a count of documents, or a share below 1")
+    if config.out and not Path(config.out).resolve().parent.is_dir():
+        raise ConfigError(f"out={config.out}: its folder is not there; make it first")
     loader = TaskLoader(config.include_path)
     tasks = _tasks(config, loader)
     model, tokenizer = _model(source, config)
@@ -128,6 +135,8 @@ def _model(source: str, config: ScoreConfig) -> tuple[PreTrainedModel, PreTraine
         model = load_model(folder, dtype=config.dtype or _stored(folder, config), **options)
     tokenizer = load_tokenizer(folder, config.trust_remote_code)
     check_tokenizer(tokenizer, model.config.is_encoder_decoder)
+    if config.apply_chat_template and not tokenizer.chat_template:
+        raise ConfigError(f"apply_chat_template: the tokenizer of {source} has no chat template; unset it")
     return model, tokenizer
 
 

@@ -63,18 +63,29 @@ class Encoder:
         owners: list[int] = []
         for place, request in enumerate(requests):
             found = self._recorder.pairs(request)
+            self._refuse_unfit(found, f"{request.kind} of {_short(request.arguments)}")
             pairs += found
             owners += [place] * len(found)
         return self._planned(tuple(requests), pairs, owners)
 
     def asked(self, pairs: Sequence[Pair]) -> Work:
-        """The work of token pairs alone, as lm-eval hands them to a model class."""
+        """The work of token pairs alone, as lm-eval hands them to a model class; TaskError as in `work`."""
+        self._refuse_unfit(pairs, "loglikelihood")
         return self._planned((), pairs, range(len(pairs)))
 
     def _planned(self, requests: tuple[Request, ...], pairs: Sequence[Pair], owners: Sequence[int]) -> Work:
         longest = max((len(pair.inputs(self.max_length)) for pair in pairs), default=0)
         batches = plan(pairs, self.max_length, self._costs) if self._trees and pairs else None
         return Work(requests, tuple(pairs), tuple(owners), batches, longest)
+
+    def _refuse_unfit(self, pairs: Sequence[Pair], what: str) -> None:
+        for pair in pairs:
+            if not pair.context or not 0 < len(pair.continuation) <= self.max_length:
+                raise TaskError(
+                    f"{what} does not fit the model: a prompt of {len(pair.context)} tokens and an answer of "
+                    f"{len(pair.continuation)}; neither may be empty, an answer has at most {self.max_length}: drop "
+                    "the document, or raise max_length"
+                )
 
     def smaller(self, work: Work, most: int) -> BatchPlan:
         """Batches of the same work with at most so many tokens, and scored positions, where one request has no more."""
@@ -104,11 +115,6 @@ class _Recorder(HFLM):  # type: ignore[misc]
             getattr(self, request.kind)([instance], disable_tqdm=True)
         except (AssertionError, IndexError):
             self._seen = [Pair((), ())]
-        if any(not (p.context and 0 < len(p.continuation) <= self._max_length) for p in self._seen):
-            raise TaskError(
-                f"a {request.kind} request does not fit the model: {_short(request.arguments)} has an empty prompt or "
-                f"answer, or one longer than {self._max_length} tokens; drop the document, or raise model.max_length"
-            )
         return self._seen
 
     def _loglikelihood_tokens(self, requests: Any, **options: Any) -> list[tuple[float, bool]]:

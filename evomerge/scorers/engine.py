@@ -54,8 +54,9 @@ class ScoringEngine:
         self._reach = reach(model.config)
         self._most: int | None = None  # tokens of a batch, where memory has no room for the planned ones
         self.plain_because = self._refusal(path, model)
-        if self.plain_because and path == "auto":
-            log.warning("scored by lm-eval's own forward pass, not by token trees: %s", self.plain_because)
+        self._said = path != "auto"  # whoever chose a path knows
+        if self.plain_because:
+            self._say_once(self.plain_because)
 
     def forget(self) -> None:
         """To be called when the weights have changed: what is cached between chunks is void."""
@@ -74,11 +75,19 @@ class ScoringEngine:
 
     def answers(self, work: Work) -> Answers:
         """(log-likelihood, is greedy) per pair of the work."""
-        if self.plain_because or work.longest > self._reach:
+        if self.plain_because:
+            return self._plain.pairs(work.pairs)
+        if work.longest > self._reach:
+            self._say_once(f"{work.longest} tokens are more than the {self._reach:g} that this model sees at once")
             return self._plain.pairs(work.pairs)
         if self._seq2seq:
             return self._seq2seq.score(work.pairs)
         return self._with_room(work) if work.batches else []
+
+    def _say_once(self, reason: str) -> None:
+        if not self._said:
+            log.warning("scored by lm-eval's own forward pass, not by token trees: %s", reason)
+        self._said = True
 
     def _with_room(self, work: Work) -> Answers:
         """The tree engine's answers, in smaller batches from now on where memory does not suffice.
@@ -108,7 +117,7 @@ class ScoringEngine:
         """Why the plain path is taken, or None."""
         if path != "auto":
             return "model.scoring=plain" if path == "plain" else None
-        pairs = _probe(model.config.get_text_config().vocab_size)
+        pairs = _probe(model.config.get_text_config().vocab_size, self._encoder.max_length)
         try:
             theirs = self._plain.pairs(pairs)
         except CandidateError:  # these weights give no number on any path: nothing to compare, and scoring will say so
@@ -140,12 +149,12 @@ def _seq2seq(model: PreTrainedModel, max_length: int, tokens: int) -> Seq2SeqSco
     return Seq2SeqScorer(model, max_length=max_length, max_tokens=ANSWERS * tokens)
 
 
-def _probe(vocabulary: int) -> list[Pair]:
+def _probe(vocabulary: int, longest: int) -> list[Pair]:
     """Two items that begin alike, with answers of several lengths, of which one begins another."""
     draw = np.random.default_rng(0).integers(0, vocabulary, (6, 8)).tolist()
     start, one, other, *answers = map(tuple, draw)
     wanted = [answers[0][:1], answers[0][:3], answers[1][:2], answers[2]]
-    return [Pair(start + context, answer) for context in (one, other) for answer in wanted]
+    return [Pair(start + context, answer[:longest]) for context in (one, other) for answer in wanted]
 
 
 def _difference(ours: Answers, theirs: Answers, tolerance: float) -> str | None:

@@ -14,11 +14,12 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import handle_non_serializable, make_table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evomerge.errors import EvomergeError, TaskError
 from evomerge.scorers import Request
 from evomerge.scorers.encode import MANY, Encoder
 from evomerge.scorers.engine import ScoringEngine
 from evomerge.scorers.quiet import quiet
-from evomerge.scorers.tasks import TaskLoader
+from evomerge.scorers.tasks import TaskLoader, one_line
 from evomerge.scorers.tree import Pair
 
 BLOCK = 1024  # pairs planned together
@@ -115,18 +116,27 @@ def evaluate(
     system_instruction: str | None,
     gen_kwargs: dict[str, Any] | None,
 ) -> Evaluation:
-    """`lm_eval.simple_evaluate` of whole tasks, with its own keywords, without its noise."""
+    """`lm_eval.simple_evaluate` of whole tasks, with its own keywords, without its noise; TaskError where it fails."""
     with quiet():
-        results = lm_eval.simple_evaluate(
-            model=lm,
-            tasks=list(tasks),
-            task_manager=loader.manager,
-            num_fewshot=num_fewshot,
-            limit=limit,
-            apply_chat_template=apply_chat_template,
-            fewshot_as_multiturn=fewshot_as_multiturn,
-            system_instruction=system_instruction,
-            gen_kwargs=gen_kwargs,
-            log_samples=False,
-        )
+        try:
+            results = lm_eval.simple_evaluate(
+                model=lm,
+                tasks=list(tasks),
+                task_manager=loader.manager,
+                num_fewshot=num_fewshot,
+                limit=limit,
+                apply_chat_template=apply_chat_template,
+                fewshot_as_multiturn=fewshot_as_multiturn,
+                system_instruction=system_instruction,
+                gen_kwargs=gen_kwargs,
+                log_samples=False,
+            )
+        except EvomergeError:
+            raise
+        except Exception as error:  # templates, samplers and task code raise whatever comes to hand
+            names = ", ".join(task if isinstance(task, str) else str(task["task"]) for task in tasks)
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise TaskError(
+                f"lm-eval cannot evaluate {names}: {reason}; check the task's templates and data"
+            ) from error
     return Evaluation(results)

@@ -91,7 +91,7 @@ class Arena:
         self.experiment = self.variant({})
         for _ in self.experiment.prepare():
             pass
-        self._pool = self.experiment.pool()
+        self._pool = self.experiment.pool(self.experiment.worker_spec())
         self._memo = Memo(self._pool)
         scratch = Path(tempfile.mkdtemp(prefix="arena-"))
         self._scores = Evaluator(self.experiment.scorer, self._memo, Ledger(scratch / "trials.jsonl", {}))
