@@ -5,10 +5,10 @@ Constructors are the schema: a key that none of them takes is a ConfigError that
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -22,51 +22,24 @@ from evomerge.family import Family, expert_ref, pinned
 from evomerge.finalise import Finalise
 from evomerge.freeze import freeze
 from evomerge.jobs import WorkerSpec
-from evomerge.materialize import COMPILE, Materializer
-from evomerge.model import check_device, load_tokenizer, model_config, resolve_device, torch_dtype
+from evomerge.materialize import Materializer
+from evomerge.model import check_device, load_tokenizer, model_config, resolve_device
 from evomerge.objective import Objective
-from evomerge.placement import MODES
 from evomerge.prepared import cache_folder, digest
 from evomerge.race import RaceConfig
 from evomerge.recipe import ModelRef, Recipe
-from evomerge.schema import check_section, one_of, positive
+from evomerge.schema import build, check_section
 from evomerge.scorers.encode import Encoder, Work, check_tokenizer
-from evomerge.scorers.engine import PATHS
 from evomerge.scorers.lm_eval import LMEvalScorer
+from evomerge.sections import MethodConfig, ModelConfig, read_methods
 from evomerge.space import SearchSpace, Space, refuse_unknown_genes
 
 log = logging.getLogger(__name__)
 
-Section = TypeVar("Section")
 FREE = ("name", "budget", "pool", "tracker", "finalise", "baselines")  # what may change when a search is resumed
 SPACE_GIVEN = ("method", "base", "experts", "layout", "touched", "settings", "options", "out_dtype", "seed")
 SCORER_GIVEN = ("tokenizer", "seed")
 FREE_OF_MODEL = ("batch_size", "batch_tokens", "device", "compile", "placement")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodConfig:
-    """Which merge method, with settings that are not searched and published variants."""
-
-    name: str
-    settings: Mapping[str, float | bool] = field(default_factory=dict)
-    options: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """How the live model is held, written and run; `dtype` is also what the recipe is exported in."""
-
-    dtype: str = "bfloat16"
-    device: str = "auto"
-    attn_implementation: str | None = None
-    trust_remote_code: bool = False
-    batch_size: int = 16
-    batch_tokens: int = 4096
-    scoring: str = "auto"
-    max_length: int | None = None
-    compile: str = "auto"
-    placement: str = "auto"
 
 
 class Experiment:
@@ -102,25 +75,17 @@ class Experiment:
             raise ConfigError(f"seed={seed}: give 0 or more")
         self.seed = seed
         self._base, self._experts = base, dict(experts)
-        self.methods = _methods(method)
-        self.model = _build(ModelConfig, model or {}, "model")
-        self.budget = _build(Budget, budget or {}, "budget")
-        self.race = _build(RaceConfig, race or {}, "race")
-        self.finalise = _build(Finalise, finalise or {}, "finalise")
+        self.methods = read_methods(method)
+        self.model = build(ModelConfig, model or {}, "model")
+        self.budget = build(Budget, budget or {}, "budget")
+        self.race = build(RaceConfig, race or {}, "race")
+        self.finalise = build(Finalise, finalise or {}, "finalise")
         self._space, self._scorer = dict(space or {}), dict(scorer or {})
         self._optimizer = {"name": "cma", **(optimizer or {})}
         self._pool = {"name": "local", **(pool or {})}
         self._tracker = {"name": "none", **(tracker or {})}
         self._init = tuple(init or ())
-        torch_dtype(self.model.dtype)
         check_device(self.model.device, here=self._pool["name"] == "local")
-        if self.model.max_length is not None:
-            positive("model.max_length", self.model.max_length)
-        one_of("model.compile", self.model.compile, COMPILE)
-        one_of("model.placement", self.model.placement, ("auto", *MODES))
-        positive("model.batch_size", self.model.batch_size)
-        positive("model.batch_tokens", self.model.batch_tokens)
-        one_of("model.scoring", self.model.scoring, PATHS)
         self._objective = dict(objective or {})
         check_section(Objective, self._objective, "objective")
         self._controls = dict(baselines or {})
@@ -302,22 +267,3 @@ def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
     if "optimizer" in fixed:
         fixed["optimizer"] = {key: value for key, value in fixed["optimizer"].items() if key != "mirror"}
     return fixed
-
-
-def _build(cls: type[Section], section: Any, where: str) -> Section:
-    check_section(cls, section, where)
-    return cls(**section)
-
-
-def _methods(given: Any) -> list[MethodConfig]:
-    """One method, or the methods that a search may choose among."""
-    entries = given if isinstance(given, list | tuple) else [given]
-    if not entries:
-        raise ConfigError("method: the list is empty; name at least one method")
-    found = [_build(MethodConfig, {"name": e} if isinstance(e, str) else e, "method") for e in entries]
-    names = [method.name for method in found]
-    for name in names:
-        methods.load(name)
-        if names.count(name) > 1:
-            raise ConfigError(f"method: {name} is listed twice; list each method once")
-    return found

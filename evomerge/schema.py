@@ -3,10 +3,12 @@
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from evomerge.errors import ConfigError
 from evomerge.suggest import nearest
+
+Section = TypeVar("Section")
 
 
 def check_section(target: Callable[..., Any], section: Any, where: str, given: Collection[str] = ()) -> None:
@@ -25,6 +27,12 @@ def check_section(target: Callable[..., Any], section: Any, where: str, given: C
         hint = keywords[key].annotation
         if not _fits(value, hint):
             raise ConfigError(f"{path}={value}: give {_wanted(hint)}")
+
+
+def build(cls: type[Section], section: Any, where: str) -> Section:
+    """An object made of a section that fits its keywords; ConfigError as in `check_section`."""
+    check_section(cls, section, where)
+    return cls(**section)
 
 
 def _fits(value: Any, hint: Any) -> bool:
