@@ -1,4 +1,4 @@
-"""Sections of a configuration that no other room owns: the live model and the merge methods, checked as they are made."""
+"""Sections of a configuration that no other room owns: live model and merge methods, checked as they are made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -11,7 +11,7 @@ from evomerge.evaluator import Evaluator
 from evomerge.groups import Layout
 from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
-from evomerge.optimizers import Optimizer, create, cube
+from evomerge.optimizers import Coordinate, Optimizer, create
 from evomerge.pools import Dispatch
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.scorers import SLICES, Chunk, Plan, Request
@@ -33,6 +33,11 @@ def toy_space() -> Space:
         touched=[frozenset(NAMES), frozenset(NAMES)],
         out_dtype="float32",
     )
+
+
+def cube(dimensions: int) -> tuple[Coordinate, ...]:
+    """The axes of a cube without categories."""
+    return tuple(Coordinate(f"x{place}") for place in range(dimensions))
 
 
 def toy_optimizer(name: str = "cma", seed: int = 1, population: int = 6) -> Optimizer:

@@ -58,11 +58,6 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
 
 
-def cube(dimensions: int) -> tuple[Coordinate, ...]:
-    """The axes of a cube without categories."""
-    return tuple(Coordinate(f"x{place}") for place in range(dimensions))
-
-
 def create(
     name: str,
     coordinates: Sequence[Coordinate],

@@ -1,7 +1,7 @@
 """Tasks frozen once and scored many times: what the rest of evomerge knows about scoring.
 
-The driver owns a `Scorer`; a worker owns an `Engine` around its live model. Between them travel `Request`s
-(plain text and numbers) one way and raw responses the other, so a worker needs no task and no data set.
+The driver owns a `Scorer`; a worker owns a `ScoringEngine` around its live model. Between them travel `Request`s,
+tokenised and planned, one way and raw responses the other, so a worker needs no task and no data set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -95,10 +95,3 @@ class Scorer(Protocol):
 
     def answers(self, chunk: Chunk, responses: Sequence[Any]) -> Counts:
         """What became of the generated answers among these responses; empty where nothing was generated."""
-
-
-class Engine(Protocol):
-    """The worker's side: answers requests with the weights that its model has at that moment."""
-
-    def respond(self, requests: Sequence[Request]) -> list[Any]:
-        """One raw response per request, in request order."""

@@ -9,7 +9,7 @@ or, where that saves too little, repeated in front of each of its units. Whateve
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import groupby
 
 Tokens = tuple[int, ...]
 
@@ -154,10 +154,3 @@ def _gathered(units: Sequence[Node], room: int) -> Iterator[list[Node]]:
         used += unit.size
     if group:
         yield group
-
-
-def unique_tokens(sequences: Sequence[Tokens]) -> int:
-    """The least number of tokens that any engine must compute: one for every distinct beginning."""
-    ordered = sorted(set(sequences))
-    shared = sum(_agreement(first, second, 0) for first, second in pairwise(ordered))
-    return sum(map(len, ordered)) - shared

@@ -25,7 +25,7 @@ from evomerge.model import DTYPES, load_model
 from evomerge.scorers import Request
 from evomerge.scorers.encode import Encoder, Work
 from evomerge.scorers.loglikelihood import TreeEngine
-from evomerge.scorers.tree import Pair, unique_tokens
+from evomerge.scorers.tree import Pair, grow
 
 LENGTHS = (32, 64, 128)  # of the rows of plain forward passes; the fastest counts
 PLAIN = "plain forwards"
@@ -173,7 +173,7 @@ def race(
     planned = perf_counter() - start
     ours, theirs = Ours(model, work), harness(model, tokenizer, pairs, options.batch_size)
     assert work.batches is not None
-    unique = unique_tokens([pair.inputs(encoder.max_length) for pair in pairs])
+    unique = sum(root.size for root in grow([pair.inputs(encoder.max_length) for pair in pairs]))
     states = sum(len(batch.states) for batch in work.batches.batches)
     own_tokens, own = computed(model, ours)
     their_tokens, their = computed(model, theirs)

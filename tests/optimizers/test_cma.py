@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Coordinate, Optimizer, Vector, create, cube
+from evomerge.optimizers import Coordinate, Optimizer, Vector, create
 from evomerge.optimizers._restarts import Restarts
+from tests.toys import cube
 
 PLAIN = {"screen": 1}  # the strategy by itself
 

@@ -10,7 +10,8 @@ import pytest
 
 from evomerge import optimizers
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Optimizer, Vector, create, cube
+from evomerge.optimizers import Optimizer, Vector, create
+from tests.toys import cube
 
 Loss = Callable[[Vector], float]
 every_optimizer = pytest.mark.parametrize("name", optimizers.names())

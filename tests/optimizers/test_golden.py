@@ -6,7 +6,8 @@ Optuna's are Optuna's own, and may change with it.
 import numpy as np
 import pytest
 
-from evomerge.optimizers import create, cube
+from evomerge.optimizers import create
+from tests.toys import cube
 
 GOLDEN = {
     "cma": [

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from evomerge.optimizers import Coordinate, Optimizer, Vector, create, cube
+from evomerge.optimizers import Coordinate, Optimizer, Vector, create
+from tests.toys import cube
 
 
 def until_the_end(optimizer: Optimizer, target: Vector) -> list[list[float]]:

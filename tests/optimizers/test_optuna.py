@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Coordinate, Optimizer, Vector, create, cube
+from evomerge.optimizers import Coordinate, Optimizer, Vector, create
 from evomerge.optimizers.optuna import SAMPLERS
+from tests.toys import cube
 
 Loss = Callable[[Vector], float]
 MIXED = (Coordinate("method", 3, ordered=False), Coordinate("take.a", 2), Coordinate("rank", 6), Coordinate("w"))
