@@ -18,7 +18,7 @@ from evomerge.pareto import dominates, front, share_of_box
 from evomerge.result import Result
 from evomerge.scorers import SLICES, Chunk, Plan, task_of
 from evomerge.search import Board, header, search
-from tests.toys import EXPERTS, ToyPool, ToyScorer, toy_baselines, toy_optimizer, toy_space, weights
+from tests.toys import EXPERTS, ToyPool, ToyScorer, cube, toy_baselines, toy_optimizer, toy_space, weights
 
 ITEMS = 8  # of each task in each slice
 
@@ -122,12 +122,12 @@ def test_a_repeated_end_pays_nothing_and_says_the_same(tmp_path: Path, settings:
 
 def test_optimizers_of_one_objective_refuse_a_front() -> None:
     with pytest.raises(ConfigError, match=r"objective\.front: optimizer=cma takes one objective; choose of .*random"):
-        optimizers.create("cma", optimizers.cube(2), [], 1, {}, objectives=2)
+        optimizers.create("cma", cube(2), [], 1, {}, objectives=2)
 
 
 @pytest.mark.parametrize("name", [name for name in optimizers.names() if optimizers.takes_several(name)])
 def test_the_others_take_tuples(name: str) -> None:
-    optimizer = optimizers.create(name, optimizers.cube(2), [], 1, {}, objectives=2)
+    optimizer = optimizers.create(name, cube(2), [], 1, {}, objectives=2)
     for _ in range(3):
         vectors = optimizer.ask()
         optimizer.tell(vectors, [(float(v[0]), float(v[1])) for v in vectors])

@@ -19,7 +19,7 @@ from evomerge import optimizers
 from evomerge.evaluator import Candidate, Evaluator, Stage
 from evomerge.generation import run_generation
 from evomerge.objective import Objective, Worth
-from evomerge.optimizers import Optimizer, Vector
+from evomerge.optimizers import Coordinate, Optimizer, Vector
 from evomerge.race import RaceConfig
 from evomerge.recipe import Recipe
 from evomerge.scorers import Chunk
@@ -100,7 +100,7 @@ class Search:
     def __init__(self, seed: int, rule: Rule) -> None:
         self._rule, self._table = rule, Table(Items(2 * seed, SEARCH), rule.chunk_items)
         self._select, self._made = Items(2 * seed + 1, SELECT), 0
-        coordinates = optimizers.cube(DIMENSIONS)
+        coordinates = tuple(Coordinate(f"x{place}") for place in range(DIMENSIONS))
         self._optimizer: Optimizer = optimizers.create("cma", coordinates, starts(), seed, {"population": 10})
         self._whole: list[tuple[float, Vector]] = []
         self.generations = self.spent = self.asked = 0
