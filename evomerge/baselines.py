@@ -1,11 +1,14 @@
-"""The rows that every search must beat: base, each expert, uniform average, the method's textbook default."""
+"""The rows that a search must beat: base, each expert, uniform average, textbook default, and whom the user names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from evomerge import recipe_yaml
 from evomerge.errors import ConfigError
 from evomerge.recipe import ModelRef, Recipe, Source, models_form
-from evomerge.space import SearchSpace
+from evomerge.space import SearchSpace, Space, refuse_unknown_genes
 
 CONTROL = "random_direction"
 RESERVED = ("base", "uniform", "default", CONTROL, "centre", "simpler", "winner")
@@ -36,23 +39,50 @@ def baselines(space: SearchSpace, base: ModelRef, experts: Mapping[str, ModelRef
     return found | {label: space.decode(vector) for label, vector in defaults.items()}
 
 
-def controls(
-    base: ModelRef,
-    experts: Mapping[str, ModelRef],
-    space: SearchSpace,
-    *,
-    random_direction: bool = False,
-) -> dict[str, Recipe]:
-    """Rows that no merge should lose against.
+@dataclass(frozen=True, kw_only=True)
+class Rivals:
+    """Rows beside the mandatory ones: a control, textbook merges, and recipes of any origin, by label.
 
-    `random_direction` is the uniform average with random signs: every element moves as far from the base as there, but
-    half of them the wrong way. Where it scores alike, the amount of change is all that the average has.
+    A method is a name, or name, settings, options and the values of genes (the same for all experts and tensors).
     """
-    if not random_direction:
-        return {}
+
+    random_direction: bool = False
+    methods: Mapping[str, Any] = field(default_factory=dict)
+    recipes: Mapping[str, str] = field(default_factory=dict)
+
+    def refuse_taken(self, labels: Collection[str]) -> None:
+        """ConfigError where a row bears the name of another."""
+        for section in (self.methods, self.recipes):
+            for label in section:
+                taken = label in RESERVED or label in labels or (label in self.methods and label in self.recipes)
+                if taken:
+                    raise ConfigError(f"baselines: the name {label!r} is taken; call that row something else")
+
+
+def random_direction(space: SearchSpace, base: ModelRef, experts: Mapping[str, ModelRef]) -> Recipe:
+    """The uniform average with random signs: every element moves as far from the base as there, but half of them the
+    wrong way. Where it scores alike, the amount of change is all that the average has.
+    """
     sources = tuple(Source(ref, {"amount": _share(tuple(experts.values()))}) for ref in experts.values())
-    rest: dict[str, Any] = {"out_dtype": space.out_dtype, "seed": space.seed}
-    return {CONTROL: models_form(CONTROL, base, sources, {}, **rest)}
+    return models_form(CONTROL, base, sources, {}, out_dtype=space.out_dtype, seed=space.seed)
+
+
+def textbook(label: str, space: Space, genes: Mapping[str, float]) -> Recipe:
+    """A method with these values of its genes, the others at their textbook defaults."""
+    refuse_unknown_genes(genes, [space.method], f"baselines.methods.{label}.genes")
+    point = space.encode(genes)
+    if point is None:
+        raise ConfigError(f"baselines.methods.{label}: {dict(genes)} is outside of the genes' ranges")
+    return space.decode(point)
+
+
+def from_file(label: str, path: str, models: Collection[ModelRef]) -> Recipe:
+    """An earlier recipe, or one of mergekit's; ConfigError where it merges other models than this search."""
+    recipe = recipe_yaml.original(recipe_yaml.load(Path(path)))
+    if foreign := [ref for ref in recipe.models() if ref not in models]:
+        known = ", ".join(map(str, models))
+        raise ConfigError(f"baselines.recipes.{label}: {path} merges {foreign[0]}; this search reads {known}")
+    return recipe
 
 
 def _share(refs: Sequence[ModelRef]) -> float:

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from evomerge import methods, optimizers, pools, trackers, warm
-from evomerge.baselines import baselines, controls
+from evomerge.baselines import CONTROL, Rivals, baselines, from_file, random_direction, textbook
 from evomerge.budget import Budget
 from evomerge.categorical import ExpertSubset, MethodChoice
 from evomerge.errors import ConfigError
@@ -31,7 +31,7 @@ from evomerge.recipe import ModelRef, Recipe
 from evomerge.schema import build, check_section
 from evomerge.scorers.encode import Encoder, Work, check_tokenizer
 from evomerge.scorers.lm_eval import LMEvalScorer
-from evomerge.sections import MethodConfig, ModelConfig, read_methods
+from evomerge.sections import MethodConfig, ModelConfig, read_methods, read_textbook
 from evomerge.space import SearchSpace, Space, refuse_unknown_genes
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Experiment:
         race: Mapping[str, Any] | None = None,
         finalise: Mapping[str, Any] | None = None,
         objective: Mapping[str, Any] | None = None,
-        baselines: Mapping[str, bool] | None = None,
+        baselines: Mapping[str, Any] | None = None,
         init: Sequence[str] | None = None,
         seed: int = 1,
     ) -> None:
@@ -88,8 +88,8 @@ class Experiment:
         check_device(self.model.device, here=self._pool["name"] == "local")
         self._objective = dict(objective or {})
         check_section(Objective, self._objective, "objective")
-        self._controls = dict(baselines or {})
-        check_section(controls, self._controls, "baselines")
+        self._rivals = build(Rivals, baselines or {}, "baselines")
+        self._textbook = {k: read_textbook(v, f"baselines.methods.{k}") for k, v in self._rivals.methods.items()}
         self._subset = self._space.pop("subset", False)
         if not isinstance(self._subset, bool):
             raise ConfigError(f"space.subset={self._subset}: choose true or false")
@@ -124,11 +124,11 @@ class Experiment:
     def space(self) -> SearchSpace:
         """The search space."""
         refuse_unknown_genes(self._space.get("genes") or {}, [method.name for method in self.methods])
-        spaces = [self._space_of(method) for method in self.methods]
+        spaces = [self._space_of(method, self._space) for method in self.methods]
         space = spaces[0] if len(spaces) == 1 else MethodChoice(spaces)
         return ExpertSubset(space, list(self.experts)) if self._subset else space
 
-    def _space_of(self, method: MethodConfig) -> Space:
+    def _space_of(self, method: MethodConfig, section: Mapping[str, Any]) -> Space:
         given: dict[str, Any] = {
             "method": method.name,
             "base": self.base,
@@ -140,7 +140,7 @@ class Experiment:
             "out_dtype": self.model.dtype,
             "seed": self.seed,
         }
-        settings = dict(self._space)
+        settings = dict(section)
         if methods.adapters_only(methods.load(method.name)):
             self.family.refuse_full(self.experts.values(), method.name)
         known = {gene.name for gene in methods.load(method.name).GENES}
@@ -150,9 +150,15 @@ class Experiment:
 
     @cached_property
     def baselines(self) -> dict[str, Recipe]:
-        """Label → recipe of every mandatory row."""
-        mandatory = baselines(self.space, self.base, self.experts)
-        return mandatory | controls(self.base, self.experts, self.space, **self._controls)
+        """Label → recipe of every row that the winner is compared with, the base first."""
+        found = baselines(self.space, self.base, self.experts)
+        self._rivals.refuse_taken(found)
+        if self._rivals.random_direction:
+            found[CONTROL] = random_direction(self.space, self.base, self.experts)
+        for label, entry in self._textbook.items():
+            found[label] = textbook(label, self._space_of(entry, {}), entry.genes)
+        models = (self.base, *self.experts.values())
+        return found | {label: from_file(label, path, models) for label, path in self._rivals.recipes.items()}
 
     @cached_property
     def objective(self) -> Objective:
@@ -211,8 +217,8 @@ class Experiment:
         here = self.pool_name == "local"
         device = resolve_device(self.model.device) if here else "cpu"
         materializer = Materializer(self.family, device, compiled=False, prepared=self.prepared)
-        for vector in self.space.examples():
-            yield from materializer.prepare(self.space.decode(vector))
+        for recipe in (*map(self.space.decode, self.space.examples()), *self.baselines.values()):
+            yield from materializer.prepare(recipe)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # a worker plans with what is free
 

@@ -47,6 +47,20 @@ class MethodConfig:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextbookConfig(MethodConfig):
+    """A merge that is not searched: `genes` are values for all experts and tensors, the others have their defaults."""
+
+    genes: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_textbook(given: Any, where: str) -> TextbookConfig:
+    """One method with its values; ConfigError for one that is not known, naming the key that it stands at."""
+    found = build(TextbookConfig, {"name": given} if isinstance(given, str) else given, where)
+    methods.load(found.name)
+    return found
+
+
 def read_methods(given: Any) -> list[MethodConfig]:
     """One method, or the methods that a search may choose among; ConfigError for one that is not known."""
     entries = given if isinstance(given, list | tuple) else [given]

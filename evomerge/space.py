@@ -308,9 +308,9 @@ def _check_settings(method: str, settings: Mapping[str, float | bool]) -> dict[s
     return {key: value if isinstance(value, bool) else float(value) for key, value in settings.items()}
 
 
-def refuse_unknown_genes(genes: Mapping[str, Any], names: Sequence[str]) -> None:
+def refuse_unknown_genes(genes: Mapping[str, Any], names: Sequence[str], where: str = "space.genes") -> None:
     """ConfigError for a gene that none of these methods has."""
     known = {gene.name for name in names for gene in methods.load(name).GENES}
     for gene in genes:
         if gene not in known:
-            raise ConfigError(f"space.genes: {gene} is not a gene of {' or '.join(names)}{nearest(gene, known)}")
+            raise ConfigError(f"{where}: {gene} is not a gene of {' or '.join(names)}{nearest(gene, known)}")

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from evomerge import methods
-from evomerge.baselines import RESERVED, baselines, controls
+from evomerge.baselines import RESERVED, Rivals, baselines, from_file, random_direction, textbook
 from evomerge.errors import ConfigError
 from evomerge.family import Family
 from evomerge.materialize import Materializer, fingerprint
@@ -68,11 +68,49 @@ def test_an_expert_must_not_bear_a_baselines_name(label: str, folders: Folders) 
 
 def test_the_control_is_the_uniform_average_with_random_signs(folders: Folders) -> None:
     space, experts, family = make(folders, "ties", out_dtype="float32", seed=5)
-    assert controls(folders.base, experts, space) == {}
-    (label, recipe), *rest = controls(folders.base, experts, space, random_direction=True).items()
-    assert (label, recipe.seed, recipe.out_dtype, rest) == ("random_direction", 5, "float32", [])
+    recipe = random_direction(space, folders.base, experts)
+    assert (recipe.method, recipe.seed, recipe.out_dtype) == ("random_direction", 5, "float32")
     materializer, base = Materializer(family), load_file(Path(folders.base.path) / "model.safetensors")
     uniform = dict(materializer.tensors(baselines(space, folders.base, experts)["uniform"]))
     for name, tensor in materializer.tensors(recipe):
         assert torch.allclose((tensor - base[name]).abs(), (uniform[name] - base[name]).abs(), atol=1e-5)
         assert not torch.equal(tensor, uniform[name])
+
+
+def test_a_textbook_merge_has_the_methods_values_and_those_it_is_given(folders: Folders) -> None:
+    space, _, _ = make(folders, "ties", out_dtype="float32", seed=5)
+    assert textbook("ties", space, {}) == space.decode(space.defaults()["default"])
+    sources = textbook("ties", space, {"density": 0.7}).slices[0].sources
+    assert [source.settings for source in sources] == [{"weight": 0.5, "density": 0.7}] * 2
+
+
+@pytest.mark.parametrize(
+    ("genes", "message"),
+    [
+        ({"wieght": 0.5}, r"^baselines\.methods\.mine\.genes: wieght is not a gene of ties.*weight"),
+        ({"density": 7.0}, r"^baselines\.methods\.mine: .*7\.0.* is outside"),
+    ],
+)
+def test_a_textbook_merge_that_cannot_be_is_refused(genes: dict[str, float], message: str, folders: Folders) -> None:
+    with pytest.raises(ConfigError, match=message):
+        textbook("mine", make(folders, "ties")[0], genes)
+
+
+def test_a_recipe_of_any_origin_is_a_row_and_one_of_other_models_is_refused(folders: Folders, tmp_path: Path) -> None:
+    first, second = folders.experts
+    lines = [f"  - {{model: {ref}, parameters: {{weight: 0.3}}}}" for ref in folders.experts]
+    text = "\n".join(["merge_method: task_arithmetic", f"base_model: {folders.base}", "models:", *lines])
+    (tmp_path / "theirs.yml").write_text(text)
+    recipe = from_file("theirs", str(tmp_path / "theirs.yml"), (folders.base, first, second))
+    assert [source.settings["weight"] for source in recipe.slices[0].sources] == [0.3, 0.3]
+    with pytest.raises(ConfigError, match=rf"^baselines\.recipes\.theirs: .*theirs\.yml merges {second}; this search"):
+        from_file("theirs", str(tmp_path / "theirs.yml"), (folders.base, first))
+
+
+def test_no_two_rows_bear_one_name() -> None:
+    with pytest.raises(ConfigError, match="^baselines: the name 'uniform' is taken"):
+        Rivals(methods={"uniform": "ties"}).refuse_taken(())
+    with pytest.raises(ConfigError, match="^baselines: the name 'math' is taken"):
+        Rivals(recipes={"math": "a.yaml"}).refuse_taken(("math",))
+    with pytest.raises(ConfigError, match="^baselines: the name 'mine' is taken"):
+        Rivals(methods={"mine": "ties"}, recipes={"mine": "a.yaml"}).refuse_taken(())

@@ -45,6 +45,16 @@ def test_every_preset_builds(choice: str, command: Command) -> None:
     assert said.code == 0, said
 
 
+def test_rows_that_an_experiment_adds_are_named_by_check_and_what_is_wrong_by_key(command: Command) -> None:
+    rows = ["+baselines.methods.ties=ties", "+baselines.methods.ta={name: task_arithmetic, genes: {weight: 0.2}}"]
+    said = command("check", "+experiment=quickstart", *SMALL, *rows)
+    assert said.code == 0 and "default, ties, ta" in " ".join(said.out.split())
+    said = command("check", "+experiment=quickstart", *SMALL, "+baselines.methods.mine={nmae: ties}")
+    assert said.code == 2 and "baselines.methods.mine.nmae: unknown key" in said.err
+    said = command("check", "+experiment=quickstart", *SMALL, "+baselines.methods.mine=teis")
+    assert said.code == 2 and "teis" in said.err
+
+
 def test_the_ray_preset_builds_where_there_are_cores(command: Command) -> None:
     assert command("check", "+experiment=quickstart", *SMALL, "pool=ray", "pool.workers=1").code == 0
 
