@@ -11,7 +11,7 @@ from evomerge.recipe import ModelRef, Recipe, Source, models_form
 from evomerge.space import SearchSpace, Space, refuse_unknown_genes
 
 CONTROL = "random_direction"
-RESERVED = ("base", "uniform", "default", CONTROL, "centre", "simpler", "winner")
+RESERVED = ("base", "uniform", "default", CONTROL, "centre", "model", "simpler", "winner")
 
 
 def baselines(space: SearchSpace, base: ModelRef, experts: Mapping[str, ModelRef]) -> dict[str, Recipe]:

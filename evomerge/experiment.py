@@ -36,6 +36,7 @@ from evomerge.space import SearchSpace, Space, refuse_unknown_genes
 
 log = logging.getLogger(__name__)
 
+FAVOURITES = 2  # finalists that were not asked: the optimizer's centre, the model's best
 FREE = ("name", "budget", "pool", "tracker", "finalise", "baselines")  # what may change when a search is resumed
 SPACE_GIVEN = ("method", "base", "experts", "layout", "touched", "settings", "options", "out_dtype", "seed")
 SCORER_GIVEN = ("tokenizer", "seed")
@@ -229,9 +230,12 @@ class Experiment:
     def reserve(self) -> int:
         """About how many items are scored when the search has ended: finalists and baselines, then the winner."""
         plan, standing = self.scorer.plan, len(self.baselines)
-        looks = self.finalise.top + self.finalise.simplify + self.finalise.cloud + standing + 1
-        centre = len(plan.items("search"))
-        return centre + looks * len(plan.items("select")) + (standing + 1) * len(plan.items("holdout"))
+        looks = self.finalise.top + self.finalise.simplify + self.finalise.cloud + standing + FAVOURITES
+        return (
+            FAVOURITES * len(plan.items("search"))
+            + looks * len(plan.items("select"))
+            + (standing + 1) * len(plan.items("holdout"))
+        )
 
     def check_pool(self) -> None:
         """ConfigError where the pool's settings cannot be met; starts nothing."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from evomerge.errors import ConfigError, RunError
 from evomerge.evaluator import Candidate, Evaluator
-from evomerge.optimizers import Vector
 from evomerge.pareto import front, knee, share_of_box, spread_out
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.result import Beside, Front, Result, Row
@@ -70,11 +69,10 @@ class Final:
             left = [c for c in left if c.key != winner.key]
 
     def _entrants(self, space: SearchSpace) -> list[Candidate]:
-        """The baselines, the best of the search and its centre: whatever rank on `search` luck gave it."""
+        """The baselines, the best of the search and its favourites, whatever rank on `search` luck gave them."""
         ranked = [candidate for candidate, _ in self._board.ranked()]
         best = self._spread(ranked) if self._several else ranked[: self._settings.top]
-        if self._board.centre is not None:
-            best += self._centre(space, self._board.centre)
+        best += self._favourites(space)
         return list({c.key: c for c in (*self._able, *best)}.values())
 
     def _spread(self, ranked: Sequence[Candidate]) -> list[Candidate]:
@@ -85,13 +83,13 @@ class Final:
         points = [tuple(self._board.worth[c.key].values.values()) for c in kept]
         return [kept[place] for place in spread_out(points, self._settings.top)]
 
-    def _centre(self, space: SearchSpace, vector: Vector) -> list[Candidate]:
-        """The distribution's mean as one more candidate, where it can be scored."""
-        centre = Candidate.of("centre", space.decode(vector), vector)
-        self._evaluator.evaluate([centre], "search")
-        self._board.add([centre])
-        able = self._evaluator.error(centre.key, "search") is None
-        return [self._board.candidates[centre.key]] if able else []
+    def _favourites(self, space: SearchSpace) -> list[Candidate]:
+        """The points that the search believes in as more candidates, where they can be scored."""
+        points = self._board.favourites.items()
+        made = [Candidate.of(label, space.decode(vector), vector) for label, vector in points]
+        self._evaluator.evaluate(made, "search")
+        self._board.add(made)
+        return [self._board.candidates[c.key] for c in made if self._evaluator.error(c.key, "search") is None]
 
     def _front(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Of several objectives, the candidates that none dominates on `select`; of one, none."""

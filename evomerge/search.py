@@ -17,6 +17,7 @@ from evomerge.race import RaceConfig
 from evomerge.recipe import Recipe
 from evomerge.scorers import Scorer
 from evomerge.space import SearchSpace
+from evomerge.surrogate import Surrogate
 
 NO_RACE = RaceConfig(enabled=False)
 
@@ -38,7 +39,8 @@ class Board:
         self._evaluator = evaluator
         self.candidates: dict[str, Candidate] = {}
         self.worth: dict[str, Worth] = {}  # of those with the whole slice
-        self.centre: Vector | None = None  # the optimizer's, when the search has ended
+        self.model = Surrogate()  # of all scores so far, estimates included
+        self.favourites: dict[str, Vector] = {}  # points that may be better than any asked, when the search has ended
 
     def add(self, candidates: Sequence[Candidate], whole: Collection[str] | None = None) -> None:
         """Take in candidates, of which those in `whole`, or all, have the whole slice: the others have no rank.
@@ -97,10 +99,14 @@ def search(
         scored = run_generation(evaluator, candidates, rule, number)
         allowance.spend(len(kept), scored.items)
         board.add(candidates, scored.whole)
+        losses: list[Any] = [evaluator.objective.loss(scored.worth[c.key]) for c in candidates]
+        if not evaluator.objective.front:
+            board.model.tell(kept, losses)
         _announce(listeners, number, board, [scored.worth[c.key].score for c in candidates])
         if len(kept) == len(vectors):
-            optimizer.tell(vectors, [evaluator.objective.loss(scored.worth[c.key]) for c in candidates])
-    board.centre = optimizer.centre()
+            optimizer.tell(vectors, losses)
+    believed = {"centre": optimizer.centre(), "model": board.model.best()}
+    board.favourites = {label: point for label, point in believed.items() if point is not None}
     return board
 
 

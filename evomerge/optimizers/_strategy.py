@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.optimizers import Coordinate, Vector
-from evomerge.optimizers._screen import Screen
+from evomerge.surrogate import Surrogate
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # cma warns at import where matplotlib is missing
@@ -61,8 +61,12 @@ class Strategy:
         self.generations, self._improved = 0, 0
         self.best = math.inf
 
-    def ask(self, screen: Screen | None = None, factor: int = 1) -> list[Vector]:
-        """A generation, clipped where cma's bound handling leaves rounding crumbs."""
+    def ask(self, screen: Surrogate | None = None, factor: int = 1) -> list[Vector]:
+        """A generation, clipped where cma's bound handling leaves rounding crumbs.
+
+        Of `factor` times as many points those are kept that `screen` finds most promising (pre-selection: Kern et al.
+        2006; Loshchilov, Schoenauer & Sebag 2012).
+        """
         drawn = [np.array(x, dtype=np.float64) for x in self._cma.ask(self.population * factor)]
         points = [np.clip(x, 0.0, 1.0)[: self._dimensions] for x in drawn]
         kept = np.argsort(screen.predict(points), kind="stable")[: self.population] if screen else range(len(points))

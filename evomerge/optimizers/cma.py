@@ -8,9 +8,9 @@ import numpy as np
 from evomerge.errors import ConfigError
 from evomerge.optimizers import Coordinate, Vector
 from evomerge.optimizers._restarts import KINDS, Restarts, rounded_up
-from evomerge.optimizers._screen import Screen
 from evomerge.optimizers._strategy import Start, Strategy
 from evomerge.schema import one_of, positive
+from evomerge.surrogate import Surrogate
 
 COVARIANCES = ("auto", "full", "diagonal", "vd")
 DIAGONAL_FROM = 24  # dimensions: from here on a full matrix learns too slowly for a thousand candidates
@@ -35,7 +35,7 @@ class CMA:
         self._run = (
             None if seeds else self._started(np.full(len(coordinates), 0.5), restarts.population, restarts.sigma)
         )
-        self._screen, self._factor = (Screen() if factor > 1 else None), factor
+        self._screen, self._factor = (Surrogate() if factor > 1 else None), factor
         self._ended: list[tuple[float, Vector]] = []  # best loss and centre of each run before
         self._asked = 0
 

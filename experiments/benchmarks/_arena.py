@@ -26,7 +26,7 @@ from evomerge.search import Board, search
 from evomerge.space import SearchSpace
 
 ROOT = Path(__file__).parents[2]
-TOP = 5  # candidates that `select` chooses among, beside the optimizer's centre
+TOP = 5  # candidates that `select` chooses among, beside the optimizer's centre and the model's best
 
 
 class Memo:
@@ -65,8 +65,8 @@ class Moment:
 class _Recorder:
     """Listens to one search."""
 
-    def __init__(self, evaluator: Evaluator, space: SearchSpace, optimizer: Optimizer) -> None:
-        self._evaluator, self._space, self._optimizer = evaluator, space, optimizer
+    def __init__(self, evaluator: Evaluator, space: SearchSpace, optimizer: Optimizer, modelled: bool) -> None:
+        self._evaluator, self._space, self._optimizer, self._modelled = evaluator, space, optimizer, modelled
         self._free = 0
         self.moments: list[Moment] = []
 
@@ -77,9 +77,9 @@ class _Recorder:
         """The state before this generation is told; the baselines are everybody's and cost nothing."""
         self._free = self._free if number else self._evaluator.scored
         best = [candidate for candidate, _ in board.ranked()[:TOP]]
-        centre = self._optimizer.centre()
-        mean = [] if centre is None else [Candidate.of("centre", self._space.decode(centre))]
-        self.moments.append(Moment(self._evaluator.scored - self._free, best[0], (*best, *mean)))
+        believed = {"centre": self._optimizer.centre(), "model": board.model.best() if self._modelled else None}
+        more = [Candidate.of(name, self._space.decode(point)) for name, point in believed.items() if point is not None]
+        self.moments.append(Moment(self._evaluator.scored - self._free, best[0], (*best, *more)))
 
 
 class Arena:
@@ -108,12 +108,14 @@ class Arena:
         assert isinstance(config, dict)
         return from_config({str(k): v for k, v in config.items()} | {"optimizer": dict(optimizer)})
 
-    def play(self, optimizer: Optimizer, space: SearchSpace, items: int, race: RaceConfig) -> list[Moment]:
-        """One search of so many items; a moment for every generation."""
+    def play(
+        self, optimizer: Optimizer, space: SearchSpace, items: int, race: RaceConfig, modelled: bool = True
+    ) -> list[Moment]:
+        """One search of so many items, a moment for every generation; `modelled`: the model's best is a finalist."""
         with tempfile.TemporaryDirectory(prefix="arena-") as folder:
             ledger = Ledger(Path(folder) / "trials.jsonl", {})
             evaluator = Evaluator(self.experiment.scorer, self._memo, ledger)
-            recorder = _Recorder(evaluator, space, optimizer)
+            recorder = _Recorder(evaluator, space, optimizer, modelled)
             budget = Budget(evaluations=items, items=items)
             search(
                 evaluator,

@@ -23,6 +23,7 @@ from evomerge.optimizers import Coordinate, Optimizer, Vector
 from evomerge.race import RaceConfig
 from evomerge.recipe import Recipe
 from evomerge.scorers import Chunk
+from evomerge.surrogate import Surrogate
 
 SEARCH, SELECT, TOP = 40, 80, 5  # items of each task, finalists
 BUDGETS = (1600, 3200, 6400)
@@ -103,6 +104,7 @@ class Search:
         coordinates = tuple(Coordinate(f"x{place}") for place in range(DIMENSIONS))
         self._optimizer: Optimizer = optimizers.create("cma", coordinates, starts(), seed, {"population": 10})
         self._whole: list[tuple[float, Vector]] = []
+        self._model = Surrogate()
         self.generations = self.spent = self.asked = 0
 
     def until(self, items: int) -> float:
@@ -110,8 +112,8 @@ class Search:
         while self.spent < items:
             self._generation()
         best = sorted(self._whole, key=lambda pair: -pair[0])[:TOP]
-        centre = self._optimizer.centre()
-        finalists = [point for _, point in best] + ([] if centre is None else [centre])
+        finalists = [point for _, point in best]
+        finalists += [point for point in (self._optimizer.centre(), self._model.best()) if point is not None]
         return truth(max(finalists, key=lambda point: self._select.right(point).mean()))
 
     def _generation(self) -> None:
@@ -123,7 +125,9 @@ class Search:
         self._whole += [
             (scored.worth[c.key].score, v) for c, v in zip(candidates, vectors, strict=True) if c.key in scored.whole
         ]
-        self._optimizer.tell(vectors, [-scored.worth[c.key].score for c in candidates])
+        losses = [-scored.worth[c.key].score for c in candidates]
+        self._model.tell(vectors, losses)
+        self._optimizer.tell(vectors, losses)
         self.spent += sum(scored.items.values())
         self.asked += len(candidates)
 

@@ -101,7 +101,7 @@ def compete(arena: Arena, name: str, race: RaceConfig, options: argparse.Namespa
     space = wide_space(arena) if name == RIVAL else arena.experiment.space
     items, start = options.candidates * arena.items, time.monotonic()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    runs = [arena.play(optimizer(arena, name, space, seed), space, items, race) for seed in seeds]
+    runs = [arena.play(optimizer(arena, name, space, seed), space, items, race, name != RIVAL) for seed in seeds]
     row = _row(name, "on" if race.enabled else "off", options) | {"seconds": time.monotonic() - start}
     row["items"] = [run[-1].items for run in runs]
     row["generations"] = [len(run) - 1 for run in runs]
