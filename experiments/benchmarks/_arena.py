@@ -106,7 +106,8 @@ class Arena:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = OmegaConf.to_container(compose("config", [*self._overrides, *overrides]), resolve=True)
         assert isinstance(config, dict)
-        return from_config({str(k): v for k, v in config.items()} | {"optimizer": dict(optimizer)})
+        plain = {str(key): value for key, value in config.items()}
+        return from_config(plain | {"optimizer": dict(optimizer), "baselines": {}})  # rivals are rows of their own
 
     def play(
         self, optimizer: Optimizer, space: SearchSpace, items: int, race: RaceConfig, modelled: bool = True

@@ -45,8 +45,9 @@ class FoldedCMA:
 
 
 def wide_space(arena: Arena) -> Space:
-    """The experiment's space with weights that are not bounded from above."""
-    space = arena.variant({}, f"+space.genes.weight={{low: 0.0, high: {WIDE}}}").space
+    """The experiment's schedule over task arithmetic with weights that are not bounded from above."""
+    genes = f"space.genes={{weight: {{low: 0.0, high: {WIDE}}}}}"
+    space = arena.variant({}, "method=task_arithmetic", genes).space
     assert isinstance(space, Space)
     return space
 
