@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.groups import Layout, layer_of, outer_kind, relative_depth, shift_layer
-from evomerge.recipe import ModelRef, Reader, Recipe, Scalar, Settings, Slice, reader
+from evomerge.recipe import ModelRef, Reader, Recipe, Rule, Scalar, Settings, Slice, reader
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,11 @@ class _Resolver:
         self._owner, self._layout = owner, layout
         self._fixed: dict[str, Scalar] = {}
         self._varying: dict[str, tuple[list[Reader], Scalar | None]] = {}
+        self._by_depth: dict[float, Mapping[str, Scalar]] | None = {}  # None where a value depends on the name
         for key, default in defaults.items():
             chain = [scope[key] for scope in scopes if key in scope]
+            if any(isinstance(setting, tuple) and setting and isinstance(setting[0], Rule) for setting in chain):
+                self._by_depth = None
             first = chain[0] if chain else default
             if first is None or isinstance(first, tuple):
                 self._varying[key] = [reader(setting) for setting in chain], default
@@ -156,6 +159,13 @@ class _Resolver:
         """The values for one tensor; ConfigError where one is missing."""
         if not self._varying:
             return self._fixed
+        if self._by_depth is None:
+            return self._looked_up(name, depth)
+        if depth not in self._by_depth:
+            self._by_depth[depth] = self._looked_up(name, depth)
+        return self._by_depth[depth]
+
+    def _looked_up(self, name: str, depth: float) -> Mapping[str, Scalar]:
         values, names = dict(self._fixed), self._layout.spellings(name)
         for key, (chain, default) in self._varying.items():
             found = (read(names, depth) for read in chain)
