@@ -25,7 +25,9 @@ from evomerge.plan import Input, TensorPlan, plan
 from evomerge.prepared import Prepared, digest
 from evomerge.recipe import Recipe
 
-COMPILE_ABOVE = 30_000_000  # parameters from which a compiler's seconds come back within a few candidates
+# Parameters from which a compiler's seconds come back within some thirty candidates: compiled, a sum is five times as
+# fast as in blocks, an elementwise rule forty times.
+COMPILE_SUMS, COMPILE_RULES = 30_000_000, 8_000_000
 KEPT = 32  # sets of models whose prepared tables are kept; a search over subsets of many experts would keep all
 COMPILE = {"auto": None, "always": True, "never": False}
 
@@ -47,7 +49,7 @@ class Part:
 class Materializer:
     """Builds recipes over one family on one device; what does not depend on the genes is prepared once and kept.
 
-    `compiled` None compiles the passes where the model is large enough for that to pay; the bytes are the same.
+    `compiled` None compiles a pass where the model is large enough for that to pay; the bytes are the same.
     `prepared` is a folder for what methods prepare, None keeps it in memory.
     """
 
@@ -63,7 +65,8 @@ class Materializer:
         self.family = family
         self.device = torch.device(device)
         size = sum(torch.Size(shape).numel() for shape in family.base.skeleton.parameters.values())
-        self.runner = Runner(size >= COMPILE_ABOVE if compiled is None else compiled)
+        self.runner = Runner(size >= COMPILE_SUMS if compiled is None else compiled)
+        self._rules = Runner(size >= COMPILE_RULES if compiled is None else compiled)
         self._placement = placement or Placement("mmap", self.device)
         self._prepared = Prepared(prepared)
         self._setups: dict[Any, list[methods.Setup]] = {}
@@ -96,7 +99,7 @@ class Materializer:
         for part in self.parts(recipe):
             (sources,) = self._placement.stream([part.setup.sources])
             out = torch.empty(sources.shape, dtype=dtype, device=self.device)
-            flag = kernels.apply(part.coefficients, sources, out, self.runner)
+            flag = kernels.apply(part.coefficients, sources, out, self._runner(part))
             _refuse_non_finite([part.name], [flag], dtype)
             yield part.name, out.cpu()
             if self._prepared.in_memory:
@@ -116,12 +119,15 @@ class Materializer:
         held, self._held = self._held, {}  # a write that fails half-way leaves nothing that is known
         work = [part for part in parts if held.get(part.name) != (part.setup, part.coefficients)]
         flags = [
-            _apply(part.coefficients, sources, outs[part.name], self.runner)
+            _apply(part.coefficients, sources, outs[part.name], self._runner(part))
             for part, sources in zip(work, self._placement.stream(p.setup.sources for p in work), strict=True)
         ]
         if flags:
             _refuse_non_finite([part.name for part in work], flags, outs[work[0].name].dtype)
         self._held = {part.name: (part.setup, part.coefficients) for part in parts}
+
+    def _runner(self, part: Part) -> Runner:
+        return self._rules if isinstance(part.coefficients, kernels.Consensus) else self.runner
 
     def forget(self) -> None:
         """Take nothing for granted at the next write: somebody else may have written into the model."""

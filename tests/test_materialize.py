@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from evomerge import kernels
 from evomerge.errors import CandidateError
 from evomerge.family import Family
+from evomerge.kernels import Runner
 from evomerge.materialize import Fingerprint, Materializer, fingerprint
 from evomerge.model import load_model
 from evomerge.placement import Mode, Placement
@@ -391,6 +392,27 @@ def test_a_stream_keeps_no_banks(llama: Folders) -> None:
     first = fingerprint(materializer.tensors(recipe))
     assert not any(name.startswith("bank.") for sources in prepared for name in sources.prepared)
     assert fingerprint(materializer.tensors(recipe)) == first
+
+
+@pytest.mark.parametrize(("sums", "rules"), [(0, 10**9), (10**9, 0), (0, 0), (10**9, 10**9)])
+def test_sums_and_rules_are_compiled_from_sizes_of_their_own(
+    sums: int, rules: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evomerge.materialize.COMPILE_SUMS", sums)
+    monkeypatch.setattr("evomerge.materialize.COMPILE_RULES", rules)
+    folders, asked = save_family("llama", tmp_path, experts=2), set()
+
+    def apply(coefficients: object, sources: object, out: torch.Tensor, runner: Runner) -> torch.Tensor:
+        asked.add((type(coefficients).__name__, runner.compiled))
+        out.zero_()
+        return torch.zeros(())
+
+    monkeypatch.setattr("evomerge.kernels.apply", apply)
+    materializer = Materializer(Family(folders.base, folders.experts))
+    for method in ("task_arithmetic", "ties"):
+        sources = tuple(Source(ref, {"weight": 0.4, "density": 0.5}) for ref in folders.experts)
+        dict(materializer.tensors(models_form(method, folders.base, sources, {"lambda": 0.7})))
+    assert asked == {("LinComb", sums == 0), ("Consensus", rules == 0)}
 
 
 @pytest.mark.slow
