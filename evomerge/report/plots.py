@@ -23,10 +23,13 @@ def save_figures(folder: Path, out: Path) -> list[Path]:
 
 
 def search_figure(record: Record) -> Any:
-    """A dot for each candidate in the order asked, the best so far, and the baselines."""
+    """A dot for each candidate in the order asked, hollow where it stopped early; the best so far, the baselines."""
     figure, axes = _blank(7.2, 3.8)
     best = record.best_so_far()
-    axes.scatter([p.number for p in record.points], [p.score for p in record.points], s=12, color=COLOURS["expert"])
+    for whole, fill, label in ((True, COLOURS["expert"], None), (False, "none", "stopped early, on what it saw")):
+        if points := [point for point in record.points if point.whole is whole]:
+            numbers, scores = [p.number for p in points], [p.score for p in points]
+            axes.scatter(numbers, scores, s=12, edgecolors=COLOURS["expert"], facecolors=fill, label=label)
     axes.step(range(len(best)), best, where="post", color=COLOURS["winner"], label="best so far")
     for point in record.points:
         if point.key == record.result["winner"]["key"]:
