@@ -46,8 +46,8 @@ class FoldedCMA:
 
 def wide_space(arena: Arena) -> Space:
     """The experiment's schedule over task arithmetic with weights that are not bounded from above."""
-    genes = f"space.genes={{weight: {{low: 0.0, high: {WIDE}}}}}"
-    space = arena.variant({}, "method=task_arithmetic", genes).space
+    weight = f"+space.genes.weight={{low: 0.0, high: {WIDE}}}"
+    space = arena.variant({}, "method=task_arithmetic", weight).space
     assert isinstance(space, Space)
     return space
 
