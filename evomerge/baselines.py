@@ -67,21 +67,22 @@ def random_direction(space: SearchSpace, base: ModelRef, experts: Mapping[str, M
     return models_form(CONTROL, base, sources, {}, out_dtype=space.out_dtype, seed=space.seed)
 
 
-def textbook(label: str, space: Space, genes: Mapping[str, float]) -> Recipe:
-    """A method with these values of its genes, the others at their textbook defaults."""
-    refuse_unknown_genes(genes, [space.method], f"baselines.methods.{label}.genes")
+def textbook(space: Space, genes: Mapping[str, float]) -> Recipe:
+    """A method with these values of its genes, the others at their textbook defaults; ConfigError where it has none."""
+    refuse_unknown_genes(genes, [space.method], "genes")
     point = space.encode(genes)
     if point is None:
-        raise ConfigError(f"baselines.methods.{label}: {dict(genes)} is outside of the genes' ranges")
+        ranges = ", ".join(f"{axes.gene.name} {axes.gene.low:g} to {axes.gene.high:g}" for axes in space.axes)
+        raise ConfigError(f"{dict(genes)} is outside of what {space.method} takes: {ranges}")
     return space.decode(point)
 
 
-def from_file(label: str, path: str, models: Collection[ModelRef]) -> Recipe:
+def from_file(path: str, models: Collection[ModelRef]) -> Recipe:
     """An earlier recipe, or one of mergekit's; ConfigError where it merges other models than this search."""
     recipe = recipe_yaml.original(recipe_yaml.load(Path(path)))
     if foreign := [ref for ref in recipe.models() if ref not in models]:
         known = ", ".join(map(str, models))
-        raise ConfigError(f"baselines.recipes.{label}: {path} merges {foreign[0]}; this search reads {known}")
+        raise ConfigError(f"{path} merges {foreign[0]}; this search reads {known}")
     return recipe
 
 

@@ -28,7 +28,7 @@ from evomerge.objective import Objective
 from evomerge.prepared import cache_folder, digest
 from evomerge.race import RaceConfig
 from evomerge.recipe import ModelRef, Recipe
-from evomerge.schema import build, check_section
+from evomerge.schema import build, check_section, naming
 from evomerge.scorers.encode import Encoder, Work, check_tokenizer
 from evomerge.scorers.lm_eval import LMEvalScorer
 from evomerge.sections import MethodConfig, ModelConfig, read_methods, read_textbook
@@ -156,10 +156,14 @@ class Experiment:
         self._rivals.refuse_taken(found)
         if self._rivals.random_direction:
             found[CONTROL] = random_direction(self.space, self.base, self.experts)
-        for label, entry in self._textbook.items():
-            found[label] = textbook(label, self._space_of(entry, {}), entry.genes)
         models = (self.base, *self.experts.values())
-        return found | {label: from_file(label, path, models) for label, path in self._rivals.recipes.items()}
+        for label, entry in self._textbook.items():
+            with naming(f"baselines.methods.{label}"):
+                found[label] = textbook(self._space_of(entry, {}), entry.genes)
+        for label, path in self._rivals.recipes.items():
+            with naming(f"baselines.recipes.{label}"):
+                found[label] = from_file(path, models)
+        return found
 
     @cached_property
     def objective(self) -> Objective:

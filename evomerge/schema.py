@@ -1,7 +1,8 @@
 """Constructors are the schema of the configuration: their keywords, annotations and nothing else."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -33,6 +34,15 @@ def build(cls: type[Section], section: Any, where: str) -> Section:
     """An object made of a section that fits its keywords; ConfigError as in `check_section`."""
     check_section(cls, section, where)
     return cls(**section)
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Put the key of a configuration before what is wrong with it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -9,7 +9,7 @@ from evomerge.errors import ConfigError
 from evomerge.materialize import COMPILE
 from evomerge.model import torch_dtype
 from evomerge.placement import MODES
-from evomerge.schema import build, one_of, positive
+from evomerge.schema import build, naming, one_of, positive
 from evomerge.scorers.engine import PATHS
 
 
@@ -57,7 +57,8 @@ class TextbookConfig(MethodConfig):
 def read_textbook(given: Any, where: str) -> TextbookConfig:
     """One method with its values; ConfigError for one that is not known, naming the key that it stands at."""
     found = build(TextbookConfig, {"name": given} if isinstance(given, str) else given, where)
-    methods.load(found.name)
+    with naming(where):
+        methods.load(found.name)
     return found
 
 

@@ -79,21 +79,21 @@ def test_the_control_is_the_uniform_average_with_random_signs(folders: Folders) 
 
 def test_a_textbook_merge_has_the_methods_values_and_those_it_is_given(folders: Folders) -> None:
     space, _, _ = make(folders, "ties", out_dtype="float32", seed=5)
-    assert textbook("ties", space, {}) == space.decode(space.defaults()["default"])
-    sources = textbook("ties", space, {"density": 0.7}).slices[0].sources
+    assert textbook(space, {}) == space.decode(space.defaults()["default"])
+    sources = textbook(space, {"density": 0.7}).slices[0].sources
     assert [source.settings for source in sources] == [{"weight": 0.5, "density": 0.7}] * 2
 
 
 @pytest.mark.parametrize(
     ("genes", "message"),
     [
-        ({"wieght": 0.5}, r"^baselines\.methods\.mine\.genes: wieght is not a gene of ties.*weight"),
-        ({"density": 7.0}, r"^baselines\.methods\.mine: .*7\.0.* is outside"),
+        ({"wieght": 0.5}, r"^genes: wieght is not a gene of ties.*weight"),
+        ({"density": 7.0}, r"^.*7\.0.* is outside of what ties takes: .*density 0\.05 to 1"),
     ],
 )
 def test_a_textbook_merge_that_cannot_be_is_refused(genes: dict[str, float], message: str, folders: Folders) -> None:
     with pytest.raises(ConfigError, match=message):
-        textbook("mine", make(folders, "ties")[0], genes)
+        textbook(make(folders, "ties")[0], genes)
 
 
 def test_a_recipe_of_any_origin_is_a_row_and_one_of_other_models_is_refused(folders: Folders, tmp_path: Path) -> None:
@@ -101,10 +101,10 @@ def test_a_recipe_of_any_origin_is_a_row_and_one_of_other_models_is_refused(fold
     lines = [f"  - {{model: {ref}, parameters: {{weight: 0.3}}}}" for ref in folders.experts]
     text = "\n".join(["merge_method: task_arithmetic", f"base_model: {folders.base}", "models:", *lines])
     (tmp_path / "theirs.yml").write_text(text)
-    recipe = from_file("theirs", str(tmp_path / "theirs.yml"), (folders.base, first, second))
+    recipe = from_file(str(tmp_path / "theirs.yml"), (folders.base, first, second))
     assert [source.settings["weight"] for source in recipe.slices[0].sources] == [0.3, 0.3]
-    with pytest.raises(ConfigError, match=rf"^baselines\.recipes\.theirs: .*theirs\.yml merges {second}; this search"):
-        from_file("theirs", str(tmp_path / "theirs.yml"), (folders.base, first))
+    with pytest.raises(ConfigError, match=rf"theirs\.yml merges {second}; this search"):
+        from_file(str(tmp_path / "theirs.yml"), (folders.base, first))
 
 
 def test_no_two_rows_bear_one_name() -> None:

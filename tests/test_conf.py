@@ -52,7 +52,13 @@ def test_rows_that_an_experiment_adds_are_named_by_check_and_what_is_wrong_by_ke
     said = command("check", "+experiment=quickstart", *SMALL, "+baselines.methods.mine={nmae: ties}")
     assert said.code == 2 and "baselines.methods.mine.nmae: unknown key" in said.err
     said = command("check", "+experiment=quickstart", *SMALL, "+baselines.methods.mine=teis")
-    assert said.code == 2 and "teis" in said.err
+    assert said.code == 2 and "baselines.methods.mine: " in said.err and "teis" in said.err
+    said = command(
+        "check", "+experiment=quickstart", *SMALL, "+baselines.methods.mine={name: ties, genes: {density: 7}}"
+    )
+    assert said.code == 2 and "baselines.methods.mine: " in said.err and "density 0.05 to 1" in said.err
+    said = command("check", "+experiment=quickstart", *SMALL, "+baselines.recipes.mine=absent.yaml")
+    assert said.code == 2 and "baselines.recipes.mine: absent.yaml: no such file" in said.err
 
 
 def test_the_ray_preset_builds_where_there_are_cores(command: Command) -> None:
