@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Family:
     seeds: int
 
 
-FAMILIES = {"quickstart": Family(48, 10), "smollm2": Family(48, 5)}
+FAMILIES = {"quickstart": Family(48, 10), "smollm2": Family(35, 5)}
 SMALL = ("scorer.slices={search: 8, select: 8, holdout: 8}",)
 
 
@@ -146,7 +146,7 @@ def measure(arena: Arena, options: argparse.Namespace) -> Iterator[Row]:
         for name in options.names:
             if racing == "off" or name != RIVAL:
                 announce(f"racing {racing}: {name}")
-                yield compete(arena, name, RaceConfig(enabled=racing == "on"), options)
+                yield compete(arena, name, replace(arena.experiment.race, enabled=racing == "on"), options)
 
 
 def announce(line: str) -> None:
