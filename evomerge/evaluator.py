@@ -3,12 +3,12 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from evomerge.errors import CandidateError
 from evomerge.jobs import Job, Outcome
-from evomerge.ledger import Ledger
+from evomerge.ledger import Deal, Ledger
 from evomerge.objective import FAILED, Objective, Worth
 from evomerge.optimizers import Vector
 from evomerge.pools import Dispatch, Pool
@@ -136,6 +136,19 @@ class Evaluator:
     def look(self, slice_name: str, keys: Sequence[str]) -> None:
         """Note in the ledger that these candidates are about to be looked at on a slice; once for the same ones."""
         self._ledger.append_look(slice_name, list(dict.fromkeys(keys)))
+
+    @property
+    def deal(self) -> Deal | None:
+        """How the ledger says that the search slice was dealt anew, if it was."""
+        return self._ledger.deal
+
+    def deal_anew(self, deal: Deal) -> None:
+        """Have the search slice in other chunks from here on; what is known of its items under the old ones holds."""
+        chunks = tuple(Chunk(id_, "search", tuple(items)) for id_, items in deal.chunks.items())
+        self._ledger.append_deal(deal, {chunk.id: chunk.items for chunk in self.plan.chunks["search"]})
+        self.plan = replace(self.plan, chunks={**self.plan.chunks, "search": chunks})
+        self._chunks |= {chunk.id: chunk for chunk in chunks}
+        self._pool.extend({chunk.id: self._scorer.requests(chunk) for chunk in chunks})
 
     def note_race(self, generation: int, first: str, stopped: Mapping[str, int]) -> None:
         """Note in the ledger whom a generation's race has stopped, after how many chunks from the `first` on."""

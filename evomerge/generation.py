@@ -1,16 +1,16 @@
 """One generation scored chunk by chunk: after each, whoever is decided stops, and the best one goes to the end."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from evomerge.evaluator import Candidate, Evaluator, Stage
+from evomerge.item_order import ItemOrder, agreement, dealt
+from evomerge.ledger import Deal
 from evomerge.objective import FAILED, Worth
 from evomerge.race import Matrix, RaceConfig, Strata, decided
-from evomerge.scorers import task_of
 
 BEHIND = 1e-9
 
@@ -24,7 +24,9 @@ class Scored:
     whole: frozenset[str]
 
 
-def run_generation(evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig, number: int) -> Scored:
+def run_generation(
+    evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig, order: ItemOrder, number: int
+) -> Scored:
     """Score a generation; the worth of candidates that stop early is estimated, the leader is always complete.
 
     Half of the candidates count as the best, as in CMA-ES. Every decision is made when all that are still running
@@ -32,26 +34,41 @@ def run_generation(evaluator: Evaluator, candidates: Sequence[Candidate], rule: 
     candidates stand in the order of their keys, so it does not depend on theirs either.
     """
     unique = sorted({candidate.key: candidate for candidate in candidates}.values(), key=lambda c: c.key)
-    if not rule.enabled or not evaluator.objective.scalar:
+    if not races(evaluator, rule):
         evaluator.evaluate(unique, "search")
         count = len(evaluator.plan.items("search"))
         worth = {candidate.key: evaluator.worth(candidate.key, "search") for candidate in unique}
         return Scored(worth, dict.fromkeys(worth, count), frozenset(worth))
-    return _Race(evaluator, unique, rule, number).run()
+    return _Race(evaluator, unique, rule, order, number).run()
+
+
+def races(evaluator: Evaluator, rule: RaceConfig) -> bool:
+    """Whether generations are races: not where one number does not say all."""
+    return rule.enabled and evaluator.objective.scalar
+
+
+def item_order(evaluator: Evaluator, rule: RaceConfig) -> ItemOrder:
+    """The order of a search whose baselines are scored; an informative one deals the search slice anew, once."""
+    if rule.items != "informative" or not races(evaluator, rule):
+        return ItemOrder.even(evaluator.plan, rotating=rule.items != "fixed")
+    deal = evaluator.deal or _informative(evaluator)
+    evaluator.deal_anew(deal)
+    return ItemOrder.informative(evaluator.plan, deal.levels)
+
+
+def _informative(evaluator: Evaluator) -> Deal:
+    scores = (evaluator.items(key, "search") for key in evaluator.baselines.values())
+    levels = agreement(evaluator.plan, [items for items in scores if items])
+    return Deal({chunk.id: list(chunk.items) for chunk in dealt(evaluator.plan, levels)}, levels)
 
 
 class _Race:
-    """Each generation begins with another chunk: otherwise the same few items would decide them all."""
-
-    def __init__(self, evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig, number: int) -> None:
-        self._evaluator, self._rule, self._number = evaluator, rule, number
+    def __init__(
+        self, evaluator: Evaluator, candidates: Sequence[Candidate], rule: RaceConfig, order: ItemOrder, number: int
+    ) -> None:
+        self._evaluator, self._rule, self._order, self._number = evaluator, rule, order, number
         self._candidates = {candidate.key: candidate for candidate in candidates}
-        chunks = evaluator.plan.chunks["search"]
-        first = number % len(chunks)
-        self._chunks = (*chunks[first:], *chunks[:first])
-        self._weights = evaluator.objective.weights
-        of = Counter(task_of(item) for item in evaluator.plan.items("search"))
-        self._totals = np.array([of[task] for task in self._weights])
+        self._chunks = order.of_generation(number)
         self._running = list(self._candidates)
         self._best = len(candidates) // 2
         self._stopped: dict[str, int] = {}  # key → chunks seen
@@ -110,9 +127,8 @@ class _Race:
         return {key: Worth(min(found[key].score, least - BEHIND * place)) for place, key in enumerate(order, 1)}
 
     def _matrix(self, keys: Sequence[str], seen: int) -> tuple[Matrix, Strata]:
-        """The scores of the first chunks' items in the objective's units, and which task each item is of."""
+        """The scores of the first chunks' items in the objective's units, and what each item stands for."""
         rows = [self._evaluator.seen_items(key, self._chunks[:seen]) for key in keys]
-        items, tasks = list(rows[0]), list(self._weights)
-        numbers = np.array([tasks.index(task_of(item)) for item in items], dtype=np.int64)
-        strata = Strata(numbers, self._totals, np.array(list(self._weights.values())))
+        items = list(rows[0])
+        strata = self._order.strata(items, self._evaluator.objective.weights)
         return np.array([[row[item] for item in items] for row in rows]), strata

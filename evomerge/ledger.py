@@ -8,7 +8,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +27,24 @@ class Trial:
     answers: dict[str, dict[str, int]] = field(default_factory=dict)  # chunk id → counts, where something was generated
     seconds: float = 0.0
 
+    def know(self, old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]]) -> None:
+        """Put together what `new` chunks would say of the items of all `old` ones: their scores, or why it failed."""
+        failed = [self.errors[chunk] for chunk in old if chunk in self.errors]
+        if failed:
+            self.errors = {**dict.fromkeys(new, failed[0]), **self.errors}
+        elif all(chunk in self.scores for chunk in old):
+            pairs = (zip(items, self.scores[chunk], strict=True) for chunk, items in old.items())
+            known = {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
+            self.scores = {**{chunk: [known[item] for item in items] for chunk, items in new.items()}, **self.scores}
+
+
+@dataclass(frozen=True)
+class Deal:
+    """The search slice dealt anew: chunk id → items, and the level of every item that it was dealt by."""
+
+    chunks: Mapping[str, Sequence[str]]
+    levels: Mapping[str, str]
+
 
 class Ledger:
     """An append-only file of trials; opening it replays what is already paid for.
@@ -41,6 +59,8 @@ class Ledger:
         self.looks: list[dict[str, Any]] = []
         self.stops: list[dict[str, Any]] = []
         self.races: list[dict[str, Any]] = []
+        self.deal: Deal | None = None
+        self.items = 0  # scored and paid for
         self.header: dict[str, Any] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +128,14 @@ class Ledger:
             self._write({"race": race})
             self.races.append(race)
 
+    def append_deal(self, deal: Deal, old: Mapping[str, Sequence[str]]) -> None:
+        """Record that the search slice is in other chunks, once; what trials hold of all `old` ones counts for them."""
+        if self.deal is None:
+            self._write({"deal": dict(deal.chunks), "levels": dict(deal.levels)})
+            self.deal = deal
+        for trial in self.trials.values():
+            trial.know(old, deal.chunks)
+
     def close(self) -> None:
         """Let another process have the file."""
         self._file.close()
@@ -128,11 +156,15 @@ class Ledger:
         if "race" in line:
             self.races.append(line["race"])
             return
+        if "deal" in line:
+            self.deal = Deal(line["deal"], line["levels"])
+            return
         trial = self.trials.setdefault(line["key"], Trial())
         if "error" in line:
             trial.errors[line["chunk"]] = line["error"]
         else:
             trial.scores[line["chunk"]] = line["scores"]
+            self.items += len(line["scores"])
             if "answers" in line:
                 trial.answers[line["chunk"]] = line["answers"]
             trial.errors.pop(line["chunk"], None)  # a second try that went well
@@ -194,6 +226,12 @@ def read_trials(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if not parsed:
         raise RunError(f"{path}: empty; the search had not begun")
     return parsed[0], parsed[1:]
+
+
+def chunks_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Chunk id → items of every slice, as drawn and as dealt anew."""
+    anew = [line["deal"] for line in lines if "deal" in line]
+    return {**header["chunks"], **{id_: items for deal in anew for id_, items in deal.items()}}
 
 
 def refuse_other(path: Path, header: Mapping[str, Any]) -> None:

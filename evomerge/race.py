@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.errors import ConfigError
-from evomerge.schema import positive
+from evomerge.schema import one_of, positive
 
 Matrix = NDArray[np.float64]  # [candidates, items]
+ORDERS = ("rotating", "fixed", "informative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class RaceConfig:
 
     `least` items are seen before anyone stops. `margin` is by how many standard errors two candidates must differ to be
     told apart; after `most` items whatever is undecided is as good as equal, and only the leader goes on. `alpha` asks
-    for certainty instead of both: the chance that a pair is ever told apart wrongly.
+    for certainty instead of both: the chance that a pair is ever told apart wrongly. `items` are seen in another order
+    in each generation, in a fixed one, or those first that baselines disagree on.
     """
 
     enabled: bool = True
@@ -34,6 +36,7 @@ class RaceConfig:
     alpha: float | None = None
     least: int = 24
     most: int | None = 48
+    items: str = "rotating"
 
     def __post_init__(self) -> None:
         if self.margin < 0:
@@ -41,6 +44,7 @@ class RaceConfig:
         if self.alpha is not None and not 0 < self.alpha < 1:
             raise ConfigError(f"race.alpha={self.alpha}: give a probability between 0 and 1, or null")
         positive("race.least", self.least)
+        one_of("race.items", self.items, ORDERS)
         if self.alpha is None and self.most is not None and self.most < self.least:
             raise ConfigError(f"race.most={self.most}: give at least race.least={self.least}, or null")
 
@@ -62,9 +66,13 @@ class RaceConfig:
 
 @dataclass(frozen=True)
 class Strata:
-    """The slice that a race is about: each item's task as a number, the items of each task, the weights of tasks."""
+    """The items that a race has seen: each one's task as a number and how many items of the slice it stands for.
+
+    `totals` are the items that the slice has of each task, `weights` those of the tasks in the score.
+    """
 
     tasks: NDArray[np.int64]
+    stands_for: Matrix
     totals: NDArray[np.int64]
     weights: Matrix
 
@@ -76,14 +84,16 @@ class Strata:
     def spread(self, differences: Matrix, scale: Matrix) -> Matrix:
         """Standard error of each row's mean as an estimate of the mean over the whole slice, by task.
 
-        Two imaginary items, one won and one lost by `scale`, keep a row without variance from being certain.
+        Two imaginary items, one won and one lost by `scale`, keep a row without variance from being certain. Items that
+        stand for more than others count as fewer: (Σw)²/Σw² of them.
         """
-        seen = np.bincount(self.tasks, minlength=len(self.totals))
-        mean = self._by_task(differences)
-        squares = self._by_task(differences**2) * seen
-        variance = (squares - seen * mean**2 + 2 * scale**2) / (seen + 1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            error = np.where(seen > 0, variance / seen * (1 - seen / self.totals), 0.0)
+        squared = np.array([(self.stands_for[self.tasks == task] ** 2).sum() for task in range(len(self.totals))])
+        present = squared > 0
+        seen = np.where(present, self._standing() ** 2 / np.where(present, squared, 1.0), 0.0)
+        residuals = (differences - self._by_task(differences)[:, self.tasks]) * self.stands_for
+        variance = (self._sums(residuals**2) / np.where(present, squared, 1.0) * seen + 2 * scale**2) / (seen + 1)
+        unseen = 1 - np.bincount(self.tasks, minlength=len(self.totals)) / self.totals
+        error = np.where(present, variance / np.maximum(seen, 1.0) * unseen, 0.0)
         spread: Matrix = np.sqrt(error @ self._shares() ** 2)
         return spread
 
@@ -93,13 +103,21 @@ class Strata:
         return np.array([np.ptp(column) if column.size else 0.0 for column in columns])
 
     def _by_task(self, values: Matrix) -> Matrix:
-        sums = np.stack([values[:, self.tasks == task].sum(1) for task in range(len(self.totals))], axis=1)
-        seen = np.maximum(np.bincount(self.tasks, minlength=len(self.totals)), 1)
-        return sums / seen
+        """[rows, tasks]: means over the items of each, as many as they stand for."""
+        standing = self._standing()
+        means: Matrix = self._sums(values * self.stands_for) / np.where(standing > 0, standing, 1.0)
+        return means
+
+    def _sums(self, values: Matrix) -> Matrix:
+        sums: Matrix = np.stack([values[:, self.tasks == task].sum(1) for task in range(len(self.totals))], axis=1)
+        return sums
+
+    def _standing(self) -> Matrix:
+        standing: Matrix = self._sums(self.stands_for[None, :])[0]
+        return standing
 
     def _shares(self) -> Matrix:
-        present = np.bincount(self.tasks, minlength=len(self.totals)) > 0
-        kept: Matrix = np.where(present, self.weights, 0.0)
+        kept: Matrix = np.where(self._standing() > 0, self.weights, 0.0)
         shares: Matrix = kept / kept.sum()
         return shares
 

@@ -28,6 +28,7 @@ from evomerge.report.console import Display
 from evomerge.report.html import write_report
 from evomerge.report.table import comparison_table, result_table
 from evomerge.result import Result, looks
+from evomerge.scorers import Request
 from evomerge.search import Board, Listener, header, search
 
 log = logging.getLogger(__name__)
@@ -100,10 +101,16 @@ class _LazyPool:
     def __init__(self, start: Callable[[], Pool]) -> None:
         self._start = start
         self._pool: Pool | None = None
+        self._more: dict[str, Sequence[Request]] = {}
 
     def run(self, jobs: Dispatch) -> Iterator[Outcome]:
         if len(jobs):
             yield from self._started().run(jobs)
+
+    def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
+        self._more |= requests
+        if self._pool:
+            self._pool.extend(requests)
 
     def fingerprint(self, recipe: Recipe) -> str:
         return self._started().fingerprint(recipe)
@@ -113,7 +120,10 @@ class _LazyPool:
             self._pool.close()
 
     def _started(self) -> Pool:
-        self._pool = self._pool or self._start()
+        if self._pool is None:
+            self._pool = self._start()
+            if self._more:
+                self._pool.extend(self._more)
         return self._pool
 
 
@@ -157,7 +167,7 @@ def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, sec
             "failed": len(board.failures()),
             "stopped_early": len(board.stopped()),
             "holdout_looks": looks(ledger.looks),
-            "items_scored": sum(len(s) for trial in ledger.trials.values() for s in trial.scores.values()),
+            "items_scored": ledger.items,
             "items_scored_this_time": evaluator.scored,
         },
         "seconds": {"this_time": round(seconds, 2), "scoring_in_all": round(spent, 2)},
@@ -219,6 +229,8 @@ def replay(folder: Path, console: Console) -> bool:
         recorded = Evaluator(experiment.scorer, pool, held, objective=experiment.objective)
         recorded.baselines = {label: recipe.key() for label, recipe in experiment.baselines.items()}
         evaluator = Evaluator(experiment.scorer, pool, ledger)
+        if held.deal and not held.deal.chunks.keys().isdisjoint(held[candidate.key].scores):
+            evaluator.deal_anew(held.deal)  # in other batches scores may differ by rounding
         digest = pool.fingerprint(recipe)
         same = _compare(console, "fingerprint", result["fingerprint"], digest)
         for name, value in result["rows"][-1]["scores"].items():

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from evomerge.budget import Allowance
 from evomerge.errors import RunError
 from evomerge.evaluator import Candidate, Evaluator, Progress
-from evomerge.generation import run_generation
+from evomerge.generation import item_order, run_generation
 from evomerge.objective import Worth
 from evomerge.optimizers import Optimizer, Vector
 from evomerge.race import RaceConfig
@@ -90,13 +90,14 @@ def search(
     if error := evaluator.error(first[0].key, "search"):
         raise RunError(f"the base itself cannot be scored: {error}; mend that, then repeat the command")
     board.add(first)
+    order = item_order(evaluator, rule)
     _announce(listeners, 0, board, [board.worth[candidate.key].score for candidate in first])
     number = 0
     while (room := allowance.room(number)) and (vectors := optimizer.ask()):
         number += 1
         kept = vectors[:room]
         candidates = [Candidate.of(f"{number}/{place}", space.decode(v), v) for place, v in enumerate(kept)]
-        scored = run_generation(evaluator, candidates, rule, number)
+        scored = run_generation(evaluator, candidates, rule, order, number)
         allowance.spend(len(kept), scored.items)
         board.add(candidates, scored.whole)
         losses: list[Any] = [evaluator.objective.loss(scored.worth[c.key]) for c in candidates]

@@ -5,6 +5,7 @@ A worker knows chunks by their id and returns raw responses; tasks, metrics and 
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from evomerge.materialize import COMPILE, Materializer, fingerprint
 from evomerge.model import load_model, load_tokenizer, resolve_device
 from evomerge.placement import placement
 from evomerge.recipe import Recipe
+from evomerge.scorers import Request
 from evomerge.scorers.encode import Encoder
 from evomerge.scorers.engine import ScoringEngine
 
@@ -27,7 +29,7 @@ class Worker:
     """Scores candidates in place; the model holds the last candidate written."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self._spec = spec
+        self._work = dict(spec.work)
         self._family = Family(spec.base, spec.experts, spec.trust_remote_code)
         device = resolve_device(spec.device)
         folder = self._family.base.folder
@@ -46,9 +48,11 @@ class Worker:
             prepared=Path(spec.prepared) if spec.prepared else None,
         )
         tokenizer = load_tokenizer(folder, spec.trust_remote_code)
-        encoder = Encoder(tokenizer, self._model.config, max_length=spec.max_length, batch_tokens=spec.batch_tokens)
+        self._encoder = Encoder(
+            tokenizer, self._model.config, max_length=spec.max_length, batch_tokens=spec.batch_tokens
+        )
         sizes = {"batch_size": spec.batch_size, "batch_tokens": spec.batch_tokens}
-        self._engine = ScoringEngine(self._model, tokenizer, encoder, **sizes, path=spec.scoring)
+        self._engine = ScoringEngine(self._model, tokenizer, self._encoder, **sizes, path=spec.scoring)
         self._held: str | None = None
 
     def attempt(self, job: Job) -> Outcome:
@@ -67,6 +71,10 @@ class Worker:
             return Outcome(job, error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         return Outcome(job, responses, seconds=time.perf_counter() - start)
 
+    def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
+        """Know more chunks, by their requests: the same items in other batches."""
+        self._work |= {chunk: self._encoder.work(asked) for chunk, asked in requests.items()}
+
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of the candidate as it is scored, in this worker's dtype."""
         self._hold(recipe)
@@ -76,7 +84,7 @@ class Worker:
     def _score(self, job: Job) -> list[Any]:
         self._hold(job.recipe)
         with torch.inference_mode():
-            return self._engine.respond(self._spec.work[job.chunk])
+            return self._engine.respond(self._work[job.chunk])
 
     def _hold(self, recipe: Recipe) -> None:
         key = recipe.key()

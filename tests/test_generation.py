@@ -12,7 +12,7 @@ import pytest
 
 from evomerge.budget import Allowance, Budget
 from evomerge.evaluator import Candidate, Evaluator
-from evomerge.generation import Scored, run_generation
+from evomerge.generation import Scored, item_order, run_generation
 from evomerge.jobs import Job, Outcome
 from evomerge.ledger import Ledger
 from evomerge.objective import Objective
@@ -83,7 +83,7 @@ def candidates(count: int = 10, seed: int = 0) -> list[Candidate]:
 def raced(path: Path, pool: ToyPool, rule: RaceConfig = RULE, **objective: Any) -> tuple[Scored, Evaluator]:
     made, ledger = evaluator(path, pool, **objective)
     try:
-        return run_generation(made, candidates(), rule, 1), made
+        return run_generation(made, candidates(), rule, item_order(made, rule), 1), made
     finally:
         ledger.close()
 
@@ -147,7 +147,9 @@ def test_no_worker_idles_while_anyone_runs(tmp_path: Path) -> None:
 def test_the_order_of_the_candidates_changes_nothing(tmp_path: Path) -> None:
     made, ledger = evaluator(tmp_path / "a", Shuffled())
     again, other = evaluator(tmp_path / "b", Shuffled())
-    assert run_generation(made, candidates(), RULE, 3) == run_generation(again, candidates()[::-1], RULE, 3)
+    order = item_order(made, RULE)
+    scored = run_generation(made, candidates(), RULE, order, 3)
+    assert run_generation(again, candidates()[::-1], RULE, order, 3) == scored
     ledger.close()
     other.close()
 
@@ -262,7 +264,7 @@ def test_where_every_survivor_fails_the_stopped_ones_keep_their_estimates(tmp_pa
 
 def test_the_ledger_names_whoever_was_stopped(tmp_path: Path) -> None:
     made, ledger = evaluator(tmp_path / "a", Shuffled())
-    scored = run_generation(made, candidates(), RULE, 1)
+    scored = run_generation(made, candidates(), RULE, item_order(made, RULE), 1)
     (race,) = ledger.races
     ledger.close()
     assert race["generation"] == 1 and race["first"] == "search/1"
@@ -270,7 +272,7 @@ def test_the_ledger_names_whoever_was_stopped(tmp_path: Path) -> None:
         key: scored.items[key] for key in set(scored.worth) - scored.whole
     }
     again, reopened = evaluator(tmp_path / "a", Shuffled())
-    run_generation(again, candidates(), RULE, 1)
+    run_generation(again, candidates(), RULE, item_order(again, RULE), 1)
     assert reopened.races == [race], "noted once"
     reopened.close()
 
@@ -325,3 +327,52 @@ def test_time_ends_a_search_once_and_for_all(tmp_path: Path) -> None:
         assert searched(tmp_path / "a", pool, budget).ranked() == first.ranked() and not pool.jobs
         more = searched(tmp_path / "a", Slow(), Budget(evaluations=1000, hours=3.0))
         assert len(more.candidates) > len(first.candidates)
+
+
+INFORMATIVE = replace(RULE, items="informative")
+
+
+def test_a_slice_dealt_anew_costs_no_baseline_twice_and_is_dealt_once(tmp_path: Path) -> None:
+    budget, pool = Budget(evaluations=40), Shuffled()
+    first = searched(tmp_path / "a", pool, budget, INFORMATIVE)
+    standing = {recipe.key() for recipe in toy_baselines().values()}
+    assert {job.chunk for job in pool.jobs if job.key in standing} == {f"search/{i}" for i in range(CHUNKS)}
+    dealt = {f"search/informative/{i}" for i in range(CHUNKS)}
+    assert pool.known == dealt and {job.chunk for job in pool.jobs if job.key not in standing} <= dealt
+    again = Shuffled(seed=4)
+    assert searched(tmp_path / "a", again, budget, INFORMATIVE).ranked() == first.ranked() and not again.jobs
+    ledger = Ledger(tmp_path / "a", header(LongScorer(), {}))
+    ledger.close()
+    assert (
+        ledger.deal and {item for items in ledger.deal.chunks.values() for item in items} == ledger.deal.levels.keys()
+    )
+    assert ledger.items == ITEMS * len(pool.jobs)
+    assert (tmp_path / "a").read_text().count('"deal"') == 1
+
+
+@pytest.mark.parametrize("paid", [20, 75, 110])
+def test_a_search_dealt_anew_can_be_killed(tmp_path: Path, paid: int) -> None:
+    budget = Budget(evaluations=40)
+    whole = searched(tmp_path / "a", Shuffled(), budget, INFORMATIVE)
+    with pytest.raises(KeyboardInterrupt):
+        searched(tmp_path / "b", Shuffled(seed=paid, dies_after=paid), budget, INFORMATIVE)
+    assert searched(tmp_path / "b", Shuffled(seed=5), budget, INFORMATIVE).ranked() == whole.ranked()
+
+
+def test_a_baseline_that_fails_is_no_part_of_the_deal_and_still_a_failure(tmp_path: Path) -> None:
+    bad = toy_baselines()["left"].key()
+    pool = Shuffled(fails=lambda job: "no" if job.key == bad else None)
+    made, ledger = evaluator(tmp_path / "a", pool)
+    budget = Allowance(Budget(evaluations=16), made, ledger)
+    search(made, toy_space(), toy_optimizer(), toy_baselines(), budget, rule=INFORMATIVE)
+    ledger.close()
+    assert made.error(bad, "search") == "no" and len([job for job in pool.jobs if job.key == bad]) == 1
+
+
+def test_a_fixed_order_begins_every_generation_alike(tmp_path: Path) -> None:
+    for items, firsts in (("fixed", {"search/0"}), ("rotating", {f"search/{i}" for i in range(1, 6)})):
+        made, ledger = evaluator(tmp_path / items, Shuffled())
+        budget, rule = Allowance(Budget(evaluations=32), made, ledger), replace(RULE, items=items)
+        search(made, toy_space(), toy_optimizer(population=8), toy_baselines(), budget, rule=rule)
+        ledger.close()
+        assert len(ledger.races) > 1 and {race["first"] for race in ledger.races} == firsts

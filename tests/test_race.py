@@ -14,7 +14,7 @@ RULE = RaceConfig(margin=0.5, least=8, most=None)
 def strata(seen: int, total: int, tasks: int = 2) -> Strata:
     """Items dealt to the tasks in turn, as chunks hold them."""
     totals = np.array([len(range(task, total, tasks)) for task in range(tasks)])
-    return Strata(np.arange(seen) % tasks, totals, np.ones(tasks))
+    return Strata(np.arange(seen) % tasks, np.ones(seen), totals, np.ones(tasks))
 
 
 def answers(means: list[float], items: int, seed: int) -> Matrix:
@@ -47,9 +47,9 @@ def race(scores: Matrix, best: int, rule: RaceConfig, stage: int = 16) -> tuple[
 
 
 def test_means_weigh_tasks_not_items() -> None:
-    given = Strata(np.array([0, 0, 0, 1]), np.array([3, 5]), np.array([1.0, 3.0]))
+    given = Strata(np.array([0, 0, 0, 1]), np.ones(4), np.array([3, 5]), np.array([1.0, 3.0]))
     assert given.means(np.array([[1.0, 1.0, 0.0, 1.0]]))[0] == pytest.approx(0.25 * 2 / 3 + 0.75)
-    unseen = Strata(np.array([0, 0]), np.array([3, 5]), np.array([1.0, 3.0]))
+    unseen = Strata(np.array([0, 0]), np.ones(2), np.array([3, 5]), np.array([1.0, 3.0]))
     assert unseen.means(np.array([[1.0, 0.0]]))[0] == 0.5  # a task without items does not count yet
 
 
@@ -59,7 +59,7 @@ def test_the_standard_error_is_that_of_sampling_without_replacement() -> None:
     population = draw.normal(size=total)
     means = [population[draw.permutation(total)[:seen]].mean() for _ in range(4000)]
     sample = population[draw.permutation(total)[:seen]][None, :]
-    one = Strata(np.zeros(seen, dtype=np.int64), np.array([total]), np.ones(1))
+    one = Strata(np.zeros(seen, dtype=np.int64), np.ones(seen), np.array([total]), np.ones(1))
     assert one.spread(sample, np.zeros(1))[0] == pytest.approx(np.std(means), rel=0.3)
     assert one.spread(sample, np.ones(1))[0] > one.spread(sample, np.zeros(1))[0]
 

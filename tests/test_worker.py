@@ -52,6 +52,12 @@ def test_an_answer_depends_on_the_candidate_and_on_nothing_before_it(worker: Wor
     assert first.seconds > 0
 
 
+def test_a_chunk_that_it_learns_of_later_is_answered_as_one_known_from_the_start(worker: Worker) -> None:
+    worker.extend({"search/later/0": REQUESTS["search/0"]})
+    first, later = (worker.attempt(job(merged(0.5, 0.5), chunk)) for chunk in ("search/0", "search/later/0"))
+    assert first.error is later.error is None and later.responses == first.responses
+
+
 def test_weight_one_is_the_expert_and_zero_the_base(worker: Worker) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -1,6 +1,6 @@
 """A scorer, a pool and a space small enough to see through: the seams of the loop without models or tasks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,7 @@ class ToyPool:
         answers: Callable[[Job], list[Any] | None] = lambda job: None,
     ) -> None:
         self.jobs: list[Job] = []
+        self.known: set[str] = set()  # chunks that it was told of later
         self._fails, self._answers = fails, answers
 
     def run(self, jobs: Dispatch) -> Iterator[Outcome]:
@@ -99,6 +100,9 @@ class ToyPool:
         self.jobs.append(job)
         error = self._fails(job)
         return Outcome(job, error=error) if error else Outcome(job, self._score(job), seconds=0.01)
+
+    def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
+        self.known |= requests.keys()
 
     def fingerprint(self, recipe: Recipe) -> str:
         return recipe.key()

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from evomerge.errors import ConfigError
@@ -10,6 +10,7 @@ from evomerge.jobs import Outcome, WorkerSpec
 from evomerge.pools._dispatch import Dispatch
 from evomerge.recipe import Recipe
 from evomerge.schema import check_section
+from evomerge.scorers import Request
 from evomerge.suggest import nearest
 
 __all__ = ["Dispatch", "Pool", "check", "create", "names"]
@@ -23,6 +24,9 @@ class Pool(Protocol):
 
         A worker that is free takes `jobs.next(what it holds)`. The caller may change what waits between two outcomes.
         """
+
+    def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
+        """Let every worker, present and later ones, know these chunks, too; not while `run` has jobs out."""
 
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of a candidate as a worker would score it."""

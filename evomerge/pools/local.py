@@ -1,6 +1,6 @@
 """One worker in this process: laptops, tests, a single GPU."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -8,6 +8,7 @@ from evomerge.errors import ConfigError
 from evomerge.jobs import Outcome, WorkerSpec
 from evomerge.pools._dispatch import Dispatch
 from evomerge.recipe import Recipe
+from evomerge.scorers import Request
 from evomerge.worker import Worker
 
 
@@ -23,6 +24,10 @@ class LocalPool:
         while job := jobs.next(self._holding):
             self._holding = job.key
             yield self._worker.attempt(job)
+
+    def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
+        """More chunks for the worker."""
+        self._worker.extend(requests)
 
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of a candidate as it is scored here."""

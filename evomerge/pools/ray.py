@@ -13,6 +13,7 @@ from evomerge.errors import ConfigError, RunError
 from evomerge.jobs import Job, Outcome, WorkerSpec
 from evomerge.pools._dispatch import Dispatch
 from evomerge.recipe import Recipe
+from evomerge.scorers import Request
 from evomerge.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class RayPool:
         self._actor = self._ray.remote(**options, runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}})(_Actor)
         self._spec = self._ray.put(spec)
         self._folder = os.getcwd()
+        self._more: list[Any] = []  # chunks beyond those of the spec
         self._idle = [(self._spawn(), None) for _ in range(workers)]
         self._wait_until_ready()
 
@@ -64,6 +66,12 @@ class RayPool:
             outcome = self._outcome(ref, worker, job, lost, jobs, len(busy))
             if outcome is not None:
                 yield outcome
+
+    def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
+        """More chunks for every actor; a later one gets them as it begins."""
+        self._more.append(self._ray.put(dict(requests)))
+        for worker, _ in self._idle:
+            worker.extend.remote(self._more[-1])
 
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of a candidate as a worker would score it; RunError where it cannot be built there."""
@@ -130,7 +138,10 @@ class RayPool:
         return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
     def _spawn(self) -> Any:
-        return self._actor.remote(self._spec, self._folder)
+        worker = self._actor.remote(self._spec, self._folder)
+        for requests in self._more:
+            worker.extend.remote(requests)  # an actor runs its calls in their order
+        return worker
 
     def _wait_until_ready(self) -> None:
         """A constructor that raises shows here, once, instead of as dead workers for ever."""

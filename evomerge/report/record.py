@@ -11,7 +11,7 @@ import yaml
 
 from evomerge import recipe_yaml
 from evomerge.errors import RunError
-from evomerge.ledger import read_trials
+from evomerge.ledger import chunks_of, read_trials
 from evomerge.objective import FAILED, Objective, Worth
 from evomerge.recipe import Recipe
 from evomerge.scorers import Chunk, Plan
@@ -120,10 +120,10 @@ def _contender(label: str, role: str, row: Mapping[str, Any]) -> Contender:
     return Contender(label, role, {"all tasks": row["scores"]["holdout"], **row["tasks"]})
 
 
-def _plan(header: Mapping[str, Any]) -> Plan:
-    """The chunks and task weights that the ledger's scores belong to."""
+def _plan(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Plan:
+    """All chunks, and the task weights, that the ledger's scores belong to."""
     chunks: dict[str, tuple[Chunk, ...]] = {}
-    for chunk, items in header["chunks"].items():
+    for chunk, items in chunks_of(header, lines).items():
         name = chunk.partition("/")[0]
         chunks[name] = (*chunks.get(name, ()), Chunk(chunk, name, tuple(items)))
     tasks = [{"name": task} if isinstance(task, str) else task for task in header["config"]["scorer"]["tasks"]]
@@ -142,7 +142,7 @@ class _Ledger:
     def __init__(
         self, header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], baselines: Mapping[str, str]
     ) -> None:
-        self._plan, self._baselines = _plan(header), baselines
+        self._plan, self._baselines = _plan(header, lines), baselines
         config = header["config"]
         settings = config.get("objective") or {}
         self._objective = Objective(self._plan.weights, tuple(config["experts"]), tuple(baselines), **settings)
@@ -178,7 +178,7 @@ class _Ledger:
         if error is not None or not items:
             return Point(number, key, math.nan, error=error)
         worth = self._objective.worth(self._plan.by_task(items), self._references)
-        return Point(number, key, worth.score, len(self._trials[key]) == len(self._plan.chunks["search"]), worth=worth)
+        return Point(number, key, worth.score, len(items) == len(set(self._plan.items("search"))), worth=worth)
 
     def _items(self, key: str) -> dict[str, float]:
         scores = self._trials.get(key, {})

@@ -119,14 +119,17 @@ def _some(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def deal(slice_: str, items: Mapping[str, Sequence[str]], chunk_items: int) -> tuple[Chunk, ...]:
-    """Equal chunks of at most `chunk_items`, in each of which every task has about its share.
+def deal(
+    slice_: str, items: Mapping[str, Sequence[str]], chunk_items: int, rates: Sequence[float] | None = None
+) -> tuple[Chunk, ...]:
+    """Equal chunks of at most `chunk_items`, in each of which every task, or other stratum, has about its share.
 
-    Every task's items are spread evenly over one line, which is then cut into equal pieces.
+    The items of each are spread evenly over one line, which is then cut into equal pieces; those of a higher rate are
+    closer together, and used up earlier.
     """
     line = sorted(
-        ((rank + 0.5) / len(ids), order, item)
-        for order, ids in enumerate(items.values())
+        ((rank + 0.5) / (len(ids) * rate), order, item)
+        for order, (ids, rate) in enumerate(zip(items.values(), rates or [1.0] * len(items), strict=True))
         for rank, item in enumerate(ids)
     )
     count = ceil(len(line) / chunk_items)

@@ -22,6 +22,7 @@ from evomerge.optimizers import Optimizer
 from evomerge.pools import Dispatch, Pool
 from evomerge.race import RaceConfig
 from evomerge.recipe import Recipe
+from evomerge.scorers import Request
 from evomerge.search import Board, search
 from evomerge.space import SearchSpace
 
@@ -44,6 +45,10 @@ class Memo:
             if (job.key, job.chunk) not in self._known:
                 (self._known[job.key, job.chunk],) = self._pool.run(Dispatch([job]))
             yield self._known[job.key, job.chunk]
+
+    def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
+        """As the pool has it; the memo lasts where the same items are dealt the same way."""
+        self._pool.extend(requests)
 
     def fingerprint(self, recipe: Recipe) -> str:
         """As the pool has it."""

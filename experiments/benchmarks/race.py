@@ -7,7 +7,7 @@ README.md beside this file says what the columns mean.
 import argparse
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from _rows import Row, environment, print_table, write_json
 from evomerge import optimizers
 from evomerge.evaluator import Candidate, Evaluator, Stage
 from evomerge.generation import run_generation
+from evomerge.item_order import ItemOrder, agreement, dealt
 from evomerge.objective import Objective, Worth
 from evomerge.optimizers import Coordinate, Optimizer, Vector
 from evomerge.race import RaceConfig
@@ -31,11 +32,10 @@ BUDGETS = (1600, 3200, 6400)
 
 @dataclass(frozen=True)
 class Rule:
-    """A contestant: when candidates stop, the items of a chunk, whether every generation begins with another chunk."""
+    """A contestant: when candidates stop, and the items of a chunk."""
 
     race: RaceConfig
     chunk_items: int = 16
-    moves: bool = True
 
 
 def _margin(margin: float, chunk_items: int = 16) -> Rule:
@@ -48,7 +48,10 @@ RULES = {
     "margin 1, 16 to 48 items": Rule(RaceConfig(margin=1.0, least=16, most=48)),
     "margin 1, 24 to 48 items": Rule(RaceConfig(margin=1.0, least=24, most=48)),
     "margin 1, 24 to 64 items, chunks of 32": Rule(RaceConfig(margin=1.0, least=24, most=64), 32),
-    "margin 1, 16 to 48 items, always the same chunk first": Rule(RaceConfig(least=16, most=48), moves=False),
+    "margin 1, 16 to 48 items, always the same chunk first": Rule(RaceConfig(least=16, most=48, items="fixed")),
+    "margin 1, 24 to 48 items, informative ones first": Rule(RaceConfig(items="informative")),
+    "margin 1, 48 to 96 items": Rule(RaceConfig(least=48, most=96)),
+    "margin 1, 48 to 96 items, informative ones first": Rule(RaceConfig(least=48, most=96, items="informative")),
     "margin 0": _margin(0.0),
     "margin 0.5": _margin(0.5),
     "margin 0.5, chunks of 32": _margin(0.5, 32),
@@ -66,6 +69,15 @@ class Table:
         self.plan = plan(SEARCH, chunk_items)
         self.objective = Objective(self.plan.weights)
         self._items, self._scores = items, dict[str, dict[str, float]]()
+
+    def order(self, rule: RaceConfig) -> ItemOrder:
+        """As `item_order` has it after baselines: the base, and what the search begins with."""
+        if rule.items != "informative":
+            return ItemOrder.even(self.plan, rotating=rule.items == "rotating")
+        standing = [dict(named(self._items.right(point))) for point in (np.zeros(DIMENSIONS), *starts())]
+        levels = agreement(self.plan, standing)
+        self.plan = replace(self.plan, chunks={"search": dealt(self.plan, levels)})
+        return ItemOrder.informative(self.plan, levels)
 
     def candidate(self, key: str, point: Vector) -> Candidate:
         """A point of the cube as a candidate with that key."""
@@ -100,6 +112,7 @@ class Search:
 
     def __init__(self, seed: int, rule: Rule) -> None:
         self._rule, self._table = rule, Table(Items(2 * seed, SEARCH), rule.chunk_items)
+        self._order = self._table.order(rule.race)
         self._select, self._made = Items(2 * seed + 1, SELECT), 0
         coordinates = tuple(Coordinate(f"x{place}") for place in range(DIMENSIONS))
         self._optimizer: Optimizer = optimizers.create("cma", coordinates, starts(), seed, {"population": 10})
@@ -120,8 +133,9 @@ class Search:
         vectors = self._optimizer.ask()
         candidates = [self._table.candidate(self._key(), vector) for vector in vectors]
         self.generations += 1
-        number = self.generations if self._rule.moves else 0
-        scored = run_generation(cast(Evaluator, self._table), candidates, self._rule.race, number)
+        scored = run_generation(
+            cast(Evaluator, self._table), candidates, self._rule.race, self._order, self.generations
+        )
         self._whole += [
             (scored.worth[c.key].score, v) for c, v in zip(candidates, vectors, strict=True) if c.key in scored.whole
         ]

@@ -19,7 +19,7 @@ from evomerge.pools.ray import RayPool
 from evomerge.recipe import ModelRef
 from tests.conftest import SMALL, evomerge
 from tests.test_run import scores_of, without_timings
-from tests.test_worker import BASE, EXPERTS, WORK, merged
+from tests.test_worker import BASE, EXPERTS, REQUESTS, WORK, merged
 
 pytestmark = [
     pytest.mark.slow,
@@ -64,6 +64,16 @@ def test_answers_and_fingerprints_are_those_of_the_local_pool(pool: RayPool) -> 
     local = pools.create("local", SPEC, {})
     assert answers(pool, jobs) == answers(local, jobs)
     assert pool.fingerprint(jobs[2].recipe) == local.fingerprint(jobs[2].recipe)
+
+
+def test_every_actor_learns_of_more_chunks_and_so_does_a_later_one(cluster: Any, pool: RayPool) -> None:
+    pool.extend({"search/later/0": REQUESTS["search/0"]})
+    before = pids(cluster, pool)
+    os.kill(before[0], signal.SIGKILL)
+    jobs = [Job(r.key(), r, "search/later/0") for r in (merged(0.1, w) for w in (0.0, 0.2, 0.4, 0.6))]
+    found = answers(pool, jobs)
+    alone = answers(pools.create("local", SPEC, {}), [Job(job.key, job.recipe, "search/0") for job in jobs])
+    assert len(found) == 4 and {k[0]: v for k, v in found.items()} == {k[0]: v for k, v in alone.items()}
 
 
 def test_a_failing_candidate_takes_its_own_jobs_only(pool: RayPool) -> None:
