@@ -31,9 +31,9 @@ def run_generation(
 
     Half of the candidates count as the best, as in CMA-ES. Every decision is made when all that are still running
     have seen the same chunks, and from these chunks alone, so it depends on no worker's speed and no earlier run;
-    candidates stand in the order of their keys, so it does not depend on theirs either.
+    equal ones stand in the order asked, not in that of their keys, which hold the paths of models.
     """
-    unique = sorted({candidate.key: candidate for candidate in candidates}.values(), key=lambda c: c.key)
+    unique = list({candidate.key: candidate for candidate in candidates}.values())
     if not races(evaluator, rule):
         evaluator.evaluate(unique, "search")
         count = len(evaluator.plan.items("search"))
@@ -123,7 +123,7 @@ class _Race:
         """Whoever was rejected ranks behind everyone that was not, in the order of what it is worth."""
         kept = [w.score for key, w in found.items() if key not in self._rejected and not math.isnan(w.score)]
         least = min(kept, default=math.inf)
-        order = sorted(self._rejected, key=lambda key: (-found[key].score, key))
+        order = sorted((k for k in self._candidates if k in self._rejected), key=lambda key: -found[key].score)
         return {key: Worth(min(found[key].score, least - BEHIND * place)) for place, key in enumerate(order, 1)}
 
     def _matrix(self, keys: Sequence[str], seen: int) -> tuple[Matrix, Strata]:

@@ -144,14 +144,17 @@ def test_no_worker_idles_while_anyone_runs(tmp_path: Path) -> None:
     assert len(one.jobs) == needed, "a single worker never scores what it does not need"
 
 
-def test_the_order_of_the_candidates_changes_nothing(tmp_path: Path) -> None:
-    made, ledger = evaluator(tmp_path / "a", Shuffled())
-    again, other = evaluator(tmp_path / "b", Shuffled())
-    order = item_order(made, RULE)
-    scored = run_generation(made, candidates(), RULE, order, 3)
-    assert run_generation(again, candidates()[::-1], RULE, order, 3) == scored
+@pytest.mark.parametrize("step", [1, -1])
+def test_of_equal_candidates_the_first_ones_asked_are_the_best(tmp_path: Path, step: int) -> None:
+    """Keys hash the paths of models: were they to decide, another folder would be another search."""
+    made, ledger = evaluator(tmp_path / "a", ToyPool(answers=lambda job: [1.0] * ITEMS))
+    asked = candidates()[::step]
+    rule = RaceConfig(least=16, most=16)
+    scored = run_generation(made, asked, rule, item_order(made, rule), 3)
     ledger.close()
-    other.close()
+    assert scored.whole == {asked[0].key}
+    worse = sorted(scored.worth, key=lambda key: -scored.worth[key].score)[len(asked) // 2 :]
+    assert worse == [candidate.key for candidate in asked[len(asked) // 2 :]]
 
 
 @pytest.mark.parametrize("paid", [1, 13, 25, 31])
