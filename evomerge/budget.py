@@ -1,46 +1,58 @@
-"""When a search ends: after so many candidates, items or hours, whichever comes first."""
+"""When a search ends, after so many candidates, items or hours, and how many items it can pay for on a candidate."""
 
+import math
+import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from evomerge.errors import ConfigError
 from evomerge.evaluator import Evaluator
 from evomerge.ledger import Ledger
+from evomerge.race import RaceConfig
 from evomerge.schema import positive
 
 RECENT = 3  # generations: races of equal candidates cost more than others
+PER_DIMENSION = 8  # candidates for each dimension of the space: what a budget pays for beyond goes into more items
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """`evaluations` candidates asked of the optimizer, `items` of the search slice that they are scored on, `hours`
-    from the start of the command to its end, finalise included; baselines come on top of the first two."""
+    from the start of the command to its end, finalise included; baselines come on top of the first two. Any may be
+    None, not all."""
 
-    evaluations: int = 100
+    evaluations: int | None = 100
     items: int | None = None
     hours: float | None = None
 
     def __post_init__(self) -> None:
-        positive("budget.evaluations", self.evaluations)
-        if self.items is not None:
-            positive("budget.items", self.items)
+        if self.evaluations is None and self.items is None and self.hours is None:
+            raise ConfigError("budget: evaluations, items and hours are all null; give one of them")
+        for key in ("evaluations", "items"):
+            if getattr(self, key) is not None:
+                positive(f"budget.{key}", getattr(self, key))
         if self.hours is not None and self.hours <= 0:
             raise ConfigError(f"budget.hours={self.hours}: give more than 0")
 
     def __str__(self) -> str:
         """In words, for whoever checks a configuration."""
-        parts = [f"{self.evaluations} evaluations"]
+        parts = [f"{self.evaluations} evaluations"] if self.evaluations is not None else []
         parts += [f"{self.items} items"] if self.items is not None else []
         parts += [f"{self.hours:g} hours"] if self.hours is not None else []
         return ", or ".join(parts)
 
+    @property
+    def bounds_items(self) -> bool:
+        """Whether it says, in one way or the other, how many items candidates may be shown in all."""
+        return self.items is not None or self.hours is not None
+
     def most(self, slice_items: int) -> str:
         """What that comes to where every candidate sees its whole slice, as far as it can be known beforehand."""
-        items = self.evaluations * slice_items
-        if self.items is None or self.items >= items:
-            return f"at most {items} items of the search slice"
-        return f"at least {self.items // slice_items} candidates, more where races stop some early"
+        items = math.inf if self.evaluations is None else self.evaluations * slice_items
+        if self.items is not None and self.items < items:
+            return f"at least {self.items // slice_items} candidates, more where races stop some early"
+        return f"at most {items} items of the search slice" if items < math.inf else "as many candidates as time allows"
 
 
 class Allowance:
@@ -58,11 +70,29 @@ class Allowance:
         self._seen: dict[str, int] = {}
         self._costs: list[int] = []  # items that each generation has added
 
+    def widened(self, rule: RaceConfig, dimensions: int) -> RaceConfig:
+        """The race with as many items as the budget can pay for on enough candidates; decided once and noted."""
+        if rule.most is None or not rule.widens:
+            return rule
+        if self._ledger.most is None:
+            self._ledger.append_most(self._window(rule.most, dimensions))
+        return replace(rule, most=self._ledger.most)
+
+    def _window(self, narrowest: int, dimensions: int) -> int:
+        """Items that each of enough candidates can be shown; the narrowest where the budget only counts candidates."""
+        pace, bounds = self._pace(), [math.inf if self._budget.items is None else float(self._budget.items)]
+        if self._budget.hours is not None and pace:
+            bounds.append(self._remaining(self._budget.hours) / pace - self._reserve)
+        whole = len(self._evaluator.plan.items("search"))
+        candidates = min(PER_DIMENSION * dimensions, self._budget.evaluations or math.inf)
+        affordable = min(bounds) / candidates
+        return narrowest if affordable == math.inf else max(narrowest, min(whole, int(affordable)))
+
     def room(self, generation: int) -> int:
         """Candidates that the next generation may have after so many; 0 ends the search."""
-        left = self._budget.evaluations - self._asked
         if self._budget.items is not None and sum(self._seen.values()) >= self._budget.items:
             return 0
+        left = sys.maxsize if self._budget.evaluations is None else self._budget.evaluations - self._asked
         return max(0, left) if self._budget.hours is None or self._in_time(generation, self._budget.hours) else 0
 
     def spend(self, candidates: int, items: Mapping[str, int]) -> None:
@@ -79,7 +109,8 @@ class Allowance:
         if pace is None:
             return None
         spent, whole = sum(self._seen.values()), len(self._evaluator.plan.items("search"))
-        items = (self._budget.evaluations - self._asked) * (spent / self._asked if self._asked else whole)
+        left = math.inf if self._budget.evaluations is None else self._budget.evaluations - self._asked
+        items = left * (spent / self._asked if self._asked else whole)
         if self._budget.items is not None:
             items = min(items, self._budget.items - spent)
         seconds = pace * (max(0.0, items) + self._reserve)
@@ -92,7 +123,8 @@ class Allowance:
         pace = self._pace()
         if pace is None:
             return True  # nothing is paid for yet, or everything is known already
-        if pace * (max(self._costs[-RECENT:], default=0) + self._reserve) <= self._remaining(hours):
+        costs = self._costs[-RECENT:] or [len(self._evaluator.plan.items("search"))]  # whoever leads sees all of it
+        if pace * (max(costs) + self._reserve) <= self._remaining(hours):
             return True
         self._ledger.append_stop(generation, asdict(self._budget))
         return False

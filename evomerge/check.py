@@ -74,7 +74,8 @@ def _search(experiment: Experiment) -> Iterator[str]:
     yield f"          then about {experiment.reserve()} items of select and holdout"
     raced = experiment.race.enabled and experiment.objective.scalar
     why = "" if experiment.objective.scalar else ": a front or floors need every item"
-    yield f"race      {experiment.race}" if raced else f"race      off{why}"
+    wider = " or more, as the budget allows" if experiment.race.widens and experiment.budget.bounds_items else ""
+    yield f"race      {experiment.race}{wider}" if raced else f"race      off{why}"
 
 
 def _scoring(experiment: Experiment) -> Iterator[str]:

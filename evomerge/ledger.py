@@ -60,6 +60,7 @@ class Ledger:
         self.stops: list[dict[str, Any]] = []
         self.races: list[dict[str, Any]] = []
         self.deal: Deal | None = None
+        self.most: int | None = None  # items after which races end
         self.items = 0  # scored and paid for
         self.header: dict[str, Any] = {}
         try:
@@ -128,6 +129,11 @@ class Ledger:
             self._write({"race": race})
             self.races.append(race)
 
+    def append_most(self, items: int) -> None:
+        """Record after how many items the races of this search end."""
+        self._write({"most": items})
+        self.most = items
+
     def append_deal(self, deal: Deal, old: Mapping[str, Sequence[str]]) -> None:
         """Record that the search slice is in other chunks, once; what trials hold of all `old` ones counts for them."""
         if self.deal is None:
@@ -155,6 +161,9 @@ class Ledger:
             return
         if "race" in line:
             self.races.append(line["race"])
+            return
+        if "most" in line:
+            self.most = int(line["most"])
             return
         if "deal" in line:
             self.deal = Deal(line["deal"], line["levels"])

@@ -27,8 +27,9 @@ class RaceConfig:
 
     `least` items are seen before anyone stops. `margin` is by how many standard errors two candidates must differ to be
     told apart; after `most` items whatever is undecided is as good as equal, and only the leader goes on. `alpha` asks
-    for certainty instead of both: the chance that a pair is ever told apart wrongly. `items` are seen in another order
-    in each generation, in a fixed one, or those first that baselines disagree on.
+    for certainty instead of both: the chance that a pair is ever told apart wrongly. `widen` raises `most` where items
+    or hours of the budget pay for more. `items` are seen in another order in each generation, in a fixed one, or those
+    first that baselines disagree on.
     """
 
     enabled: bool = True
@@ -36,6 +37,7 @@ class RaceConfig:
     alpha: float | None = None
     least: int = 24
     most: int | None = 48
+    widen: bool = True
     items: str = "rotating"
 
     def __post_init__(self) -> None:
@@ -54,6 +56,11 @@ class RaceConfig:
             return f"told apart with a chance of error of {self.alpha:g}, after {self.least} items or more"
         last = "or more" if self.most is None else f"and for good after {self.most}"
         return f"told apart by {self.margin:g} standard errors, after {self.least} items {last}"
+
+    @property
+    def widens(self) -> bool:
+        """Whether a budget may raise `most`."""
+        return self.widen and self.alpha is None and self.most is not None
 
     def ended(self, seen: int) -> bool:
         """Whether everybody has seen enough."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from evomerge.budget import Allowance
 from evomerge.errors import RunError
 from evomerge.evaluator import Candidate, Evaluator, Progress
-from evomerge.generation import item_order, run_generation
+from evomerge.generation import item_order, races, run_generation
 from evomerge.objective import Worth
 from evomerge.optimizers import Optimizer, Vector
 from evomerge.race import RaceConfig
@@ -90,6 +90,8 @@ def search(
     if error := evaluator.error(first[0].key, "search"):
         raise RunError(f"the base itself cannot be scored: {error}; mend that, then repeat the command")
     board.add(first)
+    if races(evaluator, rule):
+        rule = allowance.widened(rule, space.dimensions)
     order = item_order(evaluator, rule)
     _announce(listeners, 0, board, [board.worth[candidate.key].score for candidate in first])
     number = 0

@@ -1,6 +1,7 @@
 """What is left of a budget, and what is said of it."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from evomerge.budget import Allowance, Budget
 from evomerge.errors import ConfigError
 from evomerge.ledger import Ledger
+from evomerge.race import RaceConfig
 from tests.toys import Run
 
 
@@ -48,7 +50,12 @@ def paid(run: Run, items: int, seconds: float, clock: Clock) -> None:
 
 @pytest.mark.parametrize(
     ("given", "text"),
-    [({"evaluations": 0}, "budget.evaluations=0"), ({"items": 0}, "budget.items=0"), ({"hours": 0}, "budget.hours=0")],
+    [
+        ({"evaluations": 0}, "budget.evaluations=0"),
+        ({"items": 0}, "budget.items=0"),
+        ({"hours": 0}, "budget.hours=0"),
+        ({"evaluations": None}, "all null"),
+    ],
 )
 def test_a_budget_that_cannot_be_meant_is_refused(given: Mapping[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
@@ -60,6 +67,9 @@ def test_a_budget_says_what_it_comes_to() -> None:
     assert Budget(evaluations=5).most(6) == "at most 30 items of the search slice"
     assert Budget(evaluations=5, items=30).most(6) == Budget(evaluations=5).most(6)
     assert Budget(evaluations=100, items=70).most(6) == "at least 11 candidates, more where races stop some early"
+    assert Budget(evaluations=None, items=70).most(6) == Budget(evaluations=100, items=70).most(6)
+    assert Budget(evaluations=None, hours=2).most(6) == "as many candidates as time allows"
+    assert str(Budget(evaluations=None, hours=2)) == "2 hours"
 
 
 def test_items_are_counted_once_and_the_baselines_not(run: Run) -> None:
@@ -70,6 +80,62 @@ def test_items_are_counted_once_and_the_baselines_not(run: Run) -> None:
     assert left.room(2) == 94
     left.spend(1, {"l": 6})
     assert left.room(3) == 0, "12 items of 10"
+
+
+def test_without_a_number_of_evaluations_the_others_end_the_search(run: Run, clock: Clock) -> None:
+    left = allowance(run, evaluations=None, items=60, hours=1.0)
+    assert left.room(0) > 10**6
+    paid(run, 12, 24.0, clock)
+    left.spend(4, dict.fromkeys("klmn", 6))
+    assert left.left() == pytest.approx(2 * (60 - 24)) and left.room(1) > 10**6
+    left.spend(6, dict.fromkeys("opqrst", 6))
+    assert left.room(2) == 0
+
+
+RACE = RaceConfig(least=1, most=2)  # of six items
+
+
+@pytest.mark.parametrize(
+    ("budget", "dimensions", "most"),
+    [
+        ({"evaluations": 100}, 2, 2),  # candidates alone say nothing of items
+        ({"items": 16}, 2, 2),  # one item for each of 16 candidates
+        ({"items": 64}, 2, 4),
+        ({"items": 64}, 1, 6),  # the whole slice at most
+        ({"items": 64, "evaluations": 12}, 2, 5),  # no more candidates are asked for
+        ({"items": 10**6, "evaluations": None}, 2, 6),
+        ({"hours": 1.0}, 2, 2),  # nothing has been scored: the pace is not known
+    ],
+)
+def test_a_race_is_as_wide_as_the_budget_pays_for(run: Run, budget: dict[str, Any], dimensions: int, most: int) -> None:
+    assert allowance(run, **budget).widened(RACE, dimensions).most == most
+    assert run.ledger.most == most
+
+
+def test_time_pays_for_items_at_the_pace_of_the_baselines(run: Run, clock: Clock) -> None:
+    left = allowance(run, reserve=20, hours=1.0)
+    paid(run, 12, 360.0, clock)  # 30 s an item: 108 in what is left of the hour, 20 of them for what follows
+    assert left.widened(RACE, 2).most == 88 // 16
+
+
+def test_how_wide_a_race_is_stays_when_the_search_is_resumed_with_more(run: Run) -> None:
+    assert allowance(run, items=64).widened(RACE, 2).most == 4
+    run.ledger.close()
+    run.ledger = Ledger(run.ledger.path, run.ledger.header)
+    assert allowance(run, items=6400).widened(RACE, 2).most == 4
+    assert run.ledger.path.read_text().count('"most"') == 1
+
+
+@pytest.mark.parametrize("race", [{"widen": False}, {"alpha": 0.1}, {"most": None}])
+def test_a_race_that_is_not_to_be_widened_is_not(run: Run, race: dict[str, Any]) -> None:
+    given = replace(RACE, **race)
+    assert allowance(run, items=6400).widened(given, 2) == given and run.ledger.most is None
+
+
+def test_the_first_generation_begins_only_if_a_leader_can_end_in_time(run: Run, clock: Clock) -> None:
+    left = allowance(run, reserve=2, hours=0.01)  # 36 s
+    paid(run, 6, 21.0, clock)
+    assert left.room(0) == 0, "six items and what follows take 28 s, 15 are left"
 
 
 def test_nothing_is_foreseen_before_anything_was_scored(run: Run) -> None:

@@ -14,7 +14,7 @@ from evomerge.budget import Allowance, Budget
 from evomerge.evaluator import Candidate, Evaluator
 from evomerge.generation import Scored, item_order, run_generation
 from evomerge.jobs import Job, Outcome
-from evomerge.ledger import Ledger
+from evomerge.ledger import Ledger, read_trials
 from evomerge.objective import Objective
 from evomerge.optimizers import Vector
 from evomerge.pools import Dispatch
@@ -379,3 +379,17 @@ def test_a_fixed_order_begins_every_generation_alike(tmp_path: Path) -> None:
         search(made, toy_space(), toy_optimizer(population=8), toy_baselines(), budget, rule=rule)
         ledger.close()
         assert len(ledger.races) > 1 and {race["first"] for race in ledger.races} == firsts
+
+
+def test_a_wide_race_is_as_wide_when_it_is_killed_and_resumed_with_a_larger_budget(tmp_path: Path) -> None:
+    rule = RaceConfig(margin=0.5, least=16, most=16)
+    small, large = Budget(evaluations=None, items=600), Budget(evaluations=None, items=1200)
+    with pytest.raises(KeyboardInterrupt):
+        searched(tmp_path / "a", Shuffled(dies_after=90), small, rule)
+    searched(tmp_path / "a", Shuffled(seed=2), small, rule)
+    resumed = searched(tmp_path / "a", Shuffled(seed=3), large, rule)
+    _, lines = read_trials(tmp_path / "a")
+    assert [line["most"] for line in lines if "most" in line] == [600 // 16]
+    assert len(resumed.candidates) > 20
+    again = Shuffled()
+    assert searched(tmp_path / "a", again, large, rule).ranked() == resumed.ranked() and not again.jobs

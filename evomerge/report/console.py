@@ -15,7 +15,7 @@ PATIENCE = 30.0  # seconds between two lines of a long preparation
 class Display:
     """One line per generation, and on a terminal a bar for the chunks of the present one."""
 
-    def __init__(self, console: Console, evaluations: int) -> None:
+    def __init__(self, console: Console, evaluations: int | None) -> None:
         self._console = console
         self._evaluations = evaluations
         self._asked = self._told = self._stopped = 0
@@ -57,9 +57,10 @@ class Display:
         notes += [] if left is None else [f"about {_duration(left)} left"]
         what = f"generation {number:3d}" if number else "baselines     "
         mean = sum(good) / len(good) if good else math.nan
+        of = "" if self._evaluations is None else f"/{self._evaluations}"
         self._console.print(
             f"{what}  best {top:.4f} ({best.label if best else '-'})  this generation {max(good, default=math.nan):.4f}"
-            f" mean {mean:.4f}  {self._asked}/{self._evaluations} evaluations"
+            f" mean {mean:.4f}  {self._asked}{of} evaluations"
             f"  {'  '.join([_duration(time.monotonic() - self._start), *notes])}",
             highlight=False,
             soft_wrap=True,
