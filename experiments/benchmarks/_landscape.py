@@ -45,7 +45,7 @@ class Items:
     """So many items of each task, drawn by a seed."""
 
     def __init__(self, seed: int, count: int) -> None:
-        draw = np.random.default_rng(seed)
+        self.count, draw = count, np.random.default_rng(seed)
         self._difficulty = SPREAD * draw.standard_normal((TASKS, count))
         self._taste = TASTE * draw.standard_normal((TASKS, count, DIMENSIONS))
 

@@ -7,12 +7,12 @@ README.md beside this file says what the columns mean.
 import argparse
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from _landscape import DIMENSIONS, Items, named, plan, starts, truth
+from _landscape import DIMENSIONS, TASKS, Items, named, plan, starts, truth
 from _rows import Row, environment, print_table, write_json
 
 from evomerge import optimizers
@@ -26,47 +26,30 @@ from evomerge.recipe import Recipe
 from evomerge.scorers import Chunk
 from evomerge.surrogate import Surrogate
 
-SEARCH, SELECT, TOP = 40, 80, 5  # items of each task, finalists
-BUDGETS = (1600, 3200, 6400)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A contestant: when candidates stop, and the items of a chunk."""
-
-    race: RaceConfig
-    chunk_items: int = 16
-
-
-def _margin(margin: float, chunk_items: int = 16) -> Rule:
-    return Rule(RaceConfig(margin=margin, most=None), chunk_items)
-
+SELECT, TOP, CHUNK = 80, 5, 16  # items of each task, finalists, items of a chunk
+BUDGETS = (1600, 3200, 6400, 12800)
 
 RULES = {
-    "off": Rule(RaceConfig(enabled=False)),
-    "margin 1, 16 to 32 items": Rule(RaceConfig(margin=1.0, least=16, most=32)),
-    "margin 1, 16 to 48 items": Rule(RaceConfig(margin=1.0, least=16, most=48)),
-    "margin 1, 24 to 48 items": Rule(RaceConfig(margin=1.0, least=24, most=48)),
-    "margin 1, 24 to 64 items, chunks of 32": Rule(RaceConfig(margin=1.0, least=24, most=64), 32),
-    "margin 1, 16 to 48 items, always the same chunk first": Rule(RaceConfig(least=16, most=48, items="fixed")),
-    "margin 1, 24 to 48 items, informative ones first": Rule(RaceConfig(items="informative")),
-    "margin 1, 48 to 96 items": Rule(RaceConfig(least=48, most=96)),
-    "margin 1, 48 to 96 items, informative ones first": Rule(RaceConfig(least=48, most=96, items="informative")),
-    "margin 0": _margin(0.0),
-    "margin 0.5": _margin(0.5),
-    "margin 0.5, chunks of 32": _margin(0.5, 32),
-    "margin 1": _margin(1.0),
-    "margin 2": _margin(2.0),
-    "alpha 0.2": Rule(RaceConfig(alpha=0.2)),
-    "alpha 0.05": Rule(RaceConfig(alpha=0.05)),
+    "off": RaceConfig(enabled=False),
+    "margin 1, 16 to 32 items": RaceConfig(least=16, most=32),
+    "margin 1, 24 to 48 items": RaceConfig(),
+    "margin 1, 24 to 48 items, always the same chunk first": RaceConfig(items="fixed"),
+    "margin 1, 24 to 48 items, informative ones first": RaceConfig(items="informative"),
+    "margin 1, 48 to 96 items": RaceConfig(least=48, most=96),
+    "margin 1, 24 to 96 items": RaceConfig(most=96),
+    "margin 1, 24 to 192 items": RaceConfig(most=192),
+    "margin 1": RaceConfig(most=None),
+    "margin 0.5": RaceConfig(margin=0.5, most=None),
+    "margin 2": RaceConfig(margin=2.0, most=None),
+    "alpha 0.05": RaceConfig(alpha=0.05),
 }
 
 
 class Table:
     """An evaluator whose candidates are all scored already."""
 
-    def __init__(self, items: Items, chunk_items: int) -> None:
-        self.plan = plan(SEARCH, chunk_items)
+    def __init__(self, items: Items) -> None:
+        self.plan = plan(items.count, CHUNK)
         self.objective = Objective(self.plan.weights)
         self._items, self._scores = items, dict[str, dict[str, float]]()
 
@@ -108,14 +91,14 @@ class Table:
 
 
 class Search:
-    """One simulated search: the real optimizer and the real race on simulated items."""
+    """One simulated search: the real optimizer and the real race on so many simulated items of each task."""
 
-    def __init__(self, seed: int, rule: Rule) -> None:
-        self._rule, self._table = rule, Table(Items(2 * seed, SEARCH), rule.chunk_items)
-        self._order = self._table.order(rule.race)
+    def __init__(self, seed: int, rule: RaceConfig, items: int) -> None:
+        self._rule, self._table = rule, Table(Items(2 * seed, items))
+        self._order = self._table.order(rule)
         self._select, self._made = Items(2 * seed + 1, SELECT), 0
         coordinates = tuple(Coordinate(f"x{place}") for place in range(DIMENSIONS))
-        self._optimizer: Optimizer = optimizers.create("cma", coordinates, starts(), seed, {"population": 10})
+        self._optimizer: Optimizer = optimizers.create("cma", coordinates, starts(), seed, {})
         self._whole: list[tuple[float, Vector]] = []
         self._model = Surrogate()
         self.generations = self.spent = self.asked = 0
@@ -133,9 +116,7 @@ class Search:
         vectors = self._optimizer.ask()
         candidates = [self._table.candidate(self._key(), vector) for vector in vectors]
         self.generations += 1
-        scored = run_generation(
-            cast(Evaluator, self._table), candidates, self._rule.race, self._order, self.generations
-        )
+        scored = run_generation(cast(Evaluator, self._table), candidates, self._rule, self._order, self.generations)
         self._whole += [
             (scored.worth[c.key].score, v) for c, v in zip(candidates, vectors, strict=True) if c.key in scored.whole
         ]
@@ -151,14 +132,15 @@ class Search:
         return f"{self._made * 7919 % 999983:06d}"
 
 
-def measure(name: str, rule: Rule, searches: int) -> Row:
+def measure(name: str, rule: RaceConfig, searches: int, items: int) -> Row:
     """One contestant: the same seeds, so the same items, for all of them."""
-    runs = [Search(seed, rule) for seed in range(1, searches + 1)]
+    runs = [Search(seed, rule, items) for seed in range(1, searches + 1)]
     row: dict[str, Any] = {"benchmark": "race", "group": name, "name": name, "searches": searches, "items": BUDGETS}
-    found = [[run.until(items) for run in runs] for items in BUDGETS]
+    row["slice"] = TASKS * items
+    found = [[run.until(budget) for run in runs] for budget in BUDGETS]
     row["score"] = [statistics.mean(scores) for scores in found]
     row["error"] = [statistics.stdev(scores) / len(scores) ** 0.5 for scores in found]
-    row["share"] = statistics.mean(run.spent / (run.asked * 4 * SEARCH) for run in runs)
+    row["share"] = statistics.mean(run.spent / (run.asked * row["slice"]) for run in runs)
     row["generations"] = statistics.mean(run.generations for run in runs)
     return row
 
@@ -169,6 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, after each rule")
     parser.add_argument("--quick", action="store_true", help="two searches: shows that it runs")
     parser.add_argument("--searches", type=int, help="default 200")
+    parser.add_argument("--items", type=int, default=40, help="of each of the four tasks in the search slice")
     parser.add_argument("--rules", metavar="A;B", help=f"of {'; '.join(RULES)}")
     options = parser.parse_args(arguments)
     names = options.rules.split(";") if options.rules else list(RULES)
@@ -178,14 +161,18 @@ def main(arguments: list[str] | None = None) -> None:
     searches = options.searches or (2 if options.quick else 200)
     machine, rows = environment("cpu", 1, numpy=np.__version__), list[Row]()
     for name in names:
-        rows.append(measure(name, RULES[name], searches))
+        rows.append(measure(name, RULES[name], searches, options.items))
         if options.json:
             write_json(rows, options.json, machine)
     columns = {"rule": lambda row: row["name"], "share": lambda row: f"{row['share']:.0%}"}
     for place, items in enumerate(BUDGETS):
         columns[f"at {items}"] = lambda row, at=place: f"{row['score'][at]:.4f} ±{row['error'][at]:.4f}"
     columns["generations"] = lambda row: f"{row['generations']:.0f}"
-    print_table(f"true score of what is shipped, {searches} searches, {machine['commit']}", columns, rows)
+    print_table(
+        f"true score of what is shipped, slice of {TASKS * options.items}, {searches} searches, {machine['commit']}",
+        columns,
+        rows,
+    )
 
 
 if __name__ == "__main__":
