@@ -41,7 +41,7 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
     "optuna nsga3": {"name": "optuna", "sampler": "nsga3"},
     "optuna qmc": {"name": "optuna", "sampler": "qmc"},
 }
-SHARES = (0.25, 0.5, 1.0)  # of the items
+SHARES = (0.25, 0.4, 0.5, 1.0)  # of the items
 
 
 @dataclass(frozen=True)
