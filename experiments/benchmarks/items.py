@@ -19,7 +19,7 @@ from evomerge.race import Matrix
 from evomerge.scorers import Plan, task_of
 from evomerge.scorers.slices import deal
 
-SEEN, CHUNK, BEST = (32, 48, 64, 96, 128), 16, 12  # items, items of a chunk, candidates
+SEEN, CHUNK, BEST = (16, 32, 48, 64, 96, 128), 16, 12  # items, items of a chunk, candidates
 Scores = Mapping[str, Mapping[str, float]]  # key → item → score
 
 
@@ -75,12 +75,13 @@ class Draws:
 def measure(folder: Path, draws: int) -> list[Row]:
     """A row for each number of items."""
     made, found = Draws(*read(folder)), dict[tuple[str, int], list[float]]()
+    parts = [seen for seen in SEEN if seen < made.candidates.shape[1]]
     for number in range(draws):
         for name, order in made.orders(number).items():
-            for seen in SEEN:
+            for seen in parts:
                 found.setdefault((name, seen), []).append(made.squared_error(order, number, seen))
     rows: list[Row] = []
-    for seen in SEEN:
+    for seen in parts:
         even, informative = (float(np.mean(found[name, seen])) for name in ("rotating", "informative"))
         row: Row = {"benchmark": "items", "group": str(folder), "name": str(seen), "run": folder.name, "seen": seen}
         rows.append(row | {"rotating": even**0.5, "informative": informative**0.5, "ratio": informative / even})

@@ -47,7 +47,7 @@ def test_nobody_spends_more_than_the_budget_and_a_generation(quick: tuple[str, l
 
 def test_scores_are_known_at_every_share(quick: tuple[str, list[dict[str, Any]]]) -> None:
     for row in quick[1]:
-        assert list(row["at"]) == ["0.25", "0.5", "1.0"]
+        assert list(row["at"]) == ["0.25", "0.4", "0.5", "1.0"]
         for scores in row["at"].values():
             assert set(scores) == {"search", "select", "holdout", "holdout of the leader"}
             assert all(0.0 <= value <= 1.0 for values in scores.values() for value in values)
