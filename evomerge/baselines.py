@@ -7,8 +7,9 @@ from typing import Any
 
 from evomerge import recipe_yaml
 from evomerge.errors import ConfigError
+from evomerge.genes import refuse_unknown_genes
 from evomerge.recipe import ModelRef, Recipe, Source, models_form
-from evomerge.space import SearchSpace, Space, refuse_unknown_genes
+from evomerge.space import SearchSpace, Space
 
 CONTROL = "random_direction"
 RESERVED = ("base", "uniform", "default", CONTROL, "centre", "model", "simpler", "winner")

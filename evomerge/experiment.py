@@ -21,6 +21,7 @@ from evomerge.errors import ConfigError
 from evomerge.family import Family, expert_ref, pinned
 from evomerge.finalise import Finalise
 from evomerge.freeze import freeze
+from evomerge.genes import refuse_unknown_genes
 from evomerge.jobs import WorkerSpec
 from evomerge.materialize import Materializer
 from evomerge.model import check_device, load_tokenizer, model_config, resolve_device
@@ -32,7 +33,7 @@ from evomerge.schema import build, check_section, naming
 from evomerge.scorers.encode import Encoder, Work, check_tokenizer
 from evomerge.scorers.lm_eval import LMEvalScorer
 from evomerge.sections import MethodConfig, ModelConfig, read_methods, read_textbook
-from evomerge.space import SearchSpace, Space, refuse_unknown_genes
+from evomerge.space import SearchSpace, Space
 
 log = logging.getLogger(__name__)
 

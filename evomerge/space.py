@@ -10,15 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from evomerge import methods
-from evomerge.axes import Axes, Vector, narrow
+from evomerge.axes import Axes, Vector
 from evomerge.errors import ConfigError
+from evomerge.genes import Genes
 from evomerge.groups import Group, Layout
 from evomerge.inverse import Wanted
 from evomerge.methods import Gene
 from evomerge.optimizers import Coordinate
 from evomerge.recipe import ModelRef, Recipe, Rule, Setting, Source, models_form, simplify
 from evomerge.schedules import Schedule
-from evomerge.suggest import nearest
 from evomerge.survey import Survey
 
 # Where a gene of this name masks and scales nothing, so that the weight of one expert alone gives that expert.
@@ -79,21 +79,14 @@ class Space:
         self.method, self._module = method, methods.load(method)
         self.labels, self.experts, self.base = tuple(experts), tuple(experts.values()), base
         self._endpoints()
-        self._settings = _check_settings(method, settings or {})
+        self._genes = Genes(method, settings or {}, genes or {}, schedule)
         self.out_dtype, self.seed = out_dtype, seed
         self._rest: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed}
         self._rest["options"] = methods.choose_options(method, options or {})
         self._survey = Survey(layout, touched, components, outer)
-        self._normalizes = methods.normalizes(self._module, self._settings)
-        self._genes = {gene.name: gene for gene in self._module.GENES}
-        # Whether weights scale task vectors one by one: an expert that is the base adds nothing, whatever its weight.
-        self._adds = "normalize" in self._module.SHARED and not self._normalizes and "weight" not in self._module.BASE
-        if self._adds:
-            self._genes.pop("lambda", None)  # the common scale of the weights: a redundant direction
         if any(group.frozen for group in self._survey.groups):
-            self._refuse_frozen()
-        self._fixed: dict[str, float] = {}
-        self.axes = self._axes(genes or {}, schedule)
+            self._genes.refuse_frozen()
+        self.axes = self._axes()
         self.dimensions = sum(axes.size for axes in self.axes)
         if not self.dimensions:
             raise ConfigError("space: nothing is left to search; free a gene or add an expert")
@@ -126,7 +119,7 @@ class Space:
     def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
         """The point whose recipe comes nearest, and how far it is; one of another method by the genes it shares."""
         wanted = self.wanted(recipe)
-        found = [wanted.block(axes, self._survey.members[axes.group.name], self._adds) for axes in self.axes]
+        found = [wanted.block(axes, self._survey.members[axes.group.name], self._genes.adds) for axes in self.axes]
         vector = np.concatenate([part for part, _ in found])
         sizes = [axes.size for axes in self.axes]
         return vector, float(np.sqrt(np.average([missed for _, missed in found], weights=sizes)))
@@ -162,12 +155,12 @@ class Space:
         Base and experts are exactly that, in all that is searched; under some masks there is no such point.
         """
         found = {"default": self.encode({})}
-        if "weight" in self._genes and "weight" not in self._fixed:
+        if self._genes.weighs:
             count = len(self.experts)
             alike: dict[str, Any] = {"weight": [1.0 / count] * count}
             whole = self.encode({**NEUTRAL, **alike})
             found["uniform"] = self.encode(alike) if whole is None else whole
-            found["base"] = self.encode({"weight": [0.0] * count}) if self._adds else None
+            found["base"] = self.encode({"weight": [0.0] * count}) if self._genes.adds else None
             for i, label in enumerate(self.labels):
                 found[label] = self._alone([float(i == j) for j in range(count)])
         return {label: vector for label, vector in found.items() if vector is not None}
@@ -179,7 +172,7 @@ class Space:
 
     def _alone(self, weights: list[float]) -> Vector | None:
         """The point at which one expert comes back as it is."""
-        held = {**self._settings, **self._fixed}
+        held = {**self._genes.settings, **self._genes.fixed}
         if any(held.get(name, value) != value for name, value in NEUTRAL.items()):
             return None
         if self._rest["options"].get("sign") == "unweighted" and len(weights) > 1:  # the others vote too
@@ -203,38 +196,12 @@ class Space:
             takes = "the base with one expert, or two experts" if high == 1 else takes
             raise ConfigError(f"method {self.method} merges {takes}; got {len(self.experts)}")
 
-    def _refuse_frozen(self) -> None:
-        """ConfigError where no gene leaves the base as it is."""
-        own = "weight" in self._module.BASE or self._normalizes  # a base that is not listed has no weight
-        if not any(gene.base is not None and not (gene.name == "weight" and own) for gene in self._genes.values()):
-            reason = "normalises its weights and leaves the base none" if own else "has no value that leaves the base"
-            raise ConfigError(f"space.outer=base: {self.method} {reason}; use joint or each")
-
-    def _axes(self, overrides: Mapping[str, Any], schedule: Any) -> list[Axes]:
-        for name in overrides:
-            if name not in self._genes:
-                raise ConfigError(f"space.genes: {name} is not a gene of {self.method}{nearest(name, self._genes)}")
+    def _axes(self) -> list[Axes]:
         found: list[Axes] = []
-        for gene in self._genes.values():
-            override = overrides.get(gene.name, {})
-            if gene.name in self._settings:
-                if override:
-                    raise ConfigError(f"{gene.name}: set it in method.settings or in space.genes, not in both")
-                override = self._settings.pop(gene.name)
-            if gene.name == "weight" and self._normalizes and isinstance(override, Mapping):
-                for key in ("low", "high", "default"):
-                    if key in override:
-                        raise ConfigError(
-                            f"space.genes.weight.{key}: {self.method} normalises its weights, so they have no range; "
-                            "set method.settings.normalize=false to give them one"
-                        )
-            narrowed, fixed, own = narrow(gene, override, schedule)
-            if fixed is not None:
-                self._fixed[gene.name] = fixed
-                continue
+        for gene, schedule in self._genes.free:
             for group in self._survey.groups:
                 start = sum(axes.size for axes in found)
-                found += self._axes_of(narrowed, group, own, start)
+                found += self._axes_of(gene, group, schedule, start)
         return found
 
     def _axes_of(self, gene: Gene, group: Group, spec: Any, start: int) -> list[Axes]:
@@ -242,9 +209,9 @@ class Space:
         touching = self._survey.touching(group)
         if group.frozen or not touching:
             return []
-        simplex = gene.name == "weight" and self._normalizes
+        simplex = gene.name == "weight" and self._genes.normalizes
         everyone = tuple(range(len(self.experts)))
-        counts = gene.name == "weight" and not self._adds  # even where the expert is the base
+        counts = gene.name == "weight" and not self._genes.adds  # even where the expert is the base
         experts = () if gene.per == "group" else everyone if counts else touching
         layers = self._survey.layers[group.name] if group.layered else 1
         schedule = Schedule.parse(spec if group.layered else "all", layers, "space.schedule")
@@ -255,7 +222,7 @@ class Space:
         self, tables: Mapping[tuple[str, int | None], Mapping[str, tuple[float, ...]]], absent: frozenset[int]
     ) -> Recipe:
         def settings(per: str, owner: int | None) -> dict[str, Setting]:
-            own = (gene.name for gene in self._genes.values() if gene.per == per)
+            own = (gene.name for gene in self._genes.named.values() if gene.per == per)
             return {name: self._setting(name, tables.get((name, owner), {})) for name in own}
 
         sources = [Source(expert, settings("expert", i)) for i, expert in enumerate(self.experts) if i not in absent]
@@ -263,7 +230,7 @@ class Space:
         if "weight" in self._module.PER_EXPERT and self._rest["options"].get("sign") != "unweighted":
             for i in sorted(absent):
                 sources.insert(i, Source(self.experts[i], {**settings("expert", i), "weight": 0.0}))
-        shared = {**self._settings, **settings("group", None)}
+        shared = {**self._genes.settings, **settings("group", None)}
         return models_form(self.method, self.base, tuple(sources), shared, **self._rest)
 
     def _setting(self, name: str, table: Mapping[str, tuple[float, ...]]) -> Setting:
@@ -273,20 +240,10 @@ class Space:
             if group.name in self._survey.skipped:
                 continue
             values = table.get(group.name)
-            value = self._idle(name, group) if values is None else schedules[group.name].expand(values)
+            idle = self._genes.idle(name, group, len(self.experts))
+            value = idle if values is None else schedules[group.name].expand(values)
             rules += [Rule(text, value) for text in group.filters]
         return simplify(tuple(rules))
-
-    def _idle(self, name: str, group: Group) -> float:
-        """A gene's value in a group where it has no coordinates."""
-        gene = self._genes[name]
-        if group.frozen and gene.base is not None:
-            return gene.base
-        if name in self._fixed:
-            return self._fixed[name]
-        if name == "weight" and not self._adds:  # the only expert, or a group that is the base's in every expert
-            return 1.0 if self._normalizes else round(1.0 / len(self.experts), gene.decimals)
-        return gene.default if gene.base is None else gene.base
 
 
 def _shared_out(axes: Axes, values: Vector, absent: frozenset[int]) -> Vector:
@@ -297,20 +254,3 @@ def _shared_out(axes: Axes, values: Vector, absent: frozenset[int]) -> Vector:
     kept: Vector = values * present
     kept[kept.sum(axis=1) == 0.0] = present
     return kept
-
-
-def _check_settings(method: str, settings: Mapping[str, float | bool]) -> dict[str, Setting]:
-    known = methods.load(method).SHARED
-    for key in settings:
-        if key not in known:
-            hint = f"{nearest(key, known)}; it has {list(known)}"
-            raise ConfigError(f"method.settings: {method} has no setting {key!r}{hint}")
-    return {key: value if isinstance(value, bool) else float(value) for key, value in settings.items()}
-
-
-def refuse_unknown_genes(genes: Mapping[str, Any], names: Sequence[str], where: str = "space.genes") -> None:
-    """ConfigError for a gene that none of these methods has."""
-    known = {gene.name for name in names for gene in methods.load(name).GENES}
-    for gene in genes:
-        if gene not in known:
-            raise ConfigError(f"{where}: {gene} is not a gene of {' or '.join(names)}{nearest(gene, known)}")
