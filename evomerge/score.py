@@ -52,6 +52,19 @@ class ScoreConfig:
     scoring: str = "auto"
     out: str | None = None
 
+    def __post_init__(self) -> None:
+        check_device(self.device, here=True)
+        one_of("scoring", self.scoring, PATHS)
+        for key in ("batch_size", "batch_tokens", "max_length"):
+            if getattr(self, key) is not None:
+                positive(key, getattr(self, key))
+        if (self.num_fewshot or 0) < 0:
+            raise ConfigError(f"num_fewshot={self.num_fewshot}: give 0 or more")
+        if self.limit is not None and self.limit <= 0:
+            raise ConfigError(f"limit={self.limit:g}: give a count of documents, or a share below 1")
+        if self.out and not Path(self.out).resolve().parent.is_dir():
+            raise ConfigError(f"out={self.out}: its folder is not there; make it first")
+
 
 def score(source: str, given: Mapping[str, Any], console: Console) -> dict[str, Any]:
     """Print lm-eval's table for a checkpoint folder, a hub id or a recipe, and return its results."""
@@ -59,17 +72,6 @@ def score(source: str, given: Mapping[str, Any], console: Console) -> dict[str, 
     if "tasks" not in given:
         raise ConfigError("score: no tasks; add tasks=NAME,NAME")
     config = ScoreConfig(**given)
-    check_device(config.device, here=True)
-    one_of("scoring", config.scoring, PATHS)
-    for key in ("batch_size", "batch_tokens", "max_length"):
-        if getattr(config, key) is not None:
-            positive(key, getattr(config, key))
-    if (config.num_fewshot or 0) < 0:
-        raise ConfigError(f"num_fewshot={config.num_fewshot}: give 0 or more")
-    if config.limit is not None and config.limit <= 0:
-        raise ConfigError(f"limit={config.limit:g}: give a count of documents, or a share below 1")
-    if config.out and not Path(config.out).resolve().parent.is_dir():
-        raise ConfigError(f"out={config.out}: its folder is not there; make it first")
     loader = TaskLoader(config.include_path)
     tasks = _tasks(config, loader)
     model, tokenizer = _model(source, config)

@@ -83,13 +83,7 @@ def search(
     RunError where the base itself cannot be scored.
     """
     board = Board(evaluator)
-    first = [Candidate.of(label, recipe) for label, recipe in baselines.items()]
-    evaluator.retry(first[0].key, "search")
-    evaluator.evaluate(first, "search")
-    evaluator.baselines = {candidate.label: candidate.key for candidate in first}
-    if error := evaluator.error(first[0].key, "search"):
-        raise RunError(f"the base itself cannot be scored: {error}; mend that, then repeat the command")
-    board.add(first)
+    board.add(first := _standing(evaluator, baselines))
     if races(evaluator, rule):
         rule = allowance.widened(rule, space.dimensions)
     order = item_order(evaluator, rule)
@@ -111,6 +105,17 @@ def search(
     believed = {"centre": optimizer.centre(), "model": board.model.best()}
     board.favourites = {label: point for label, point in believed.items() if point is not None}
     return board
+
+
+def _standing(evaluator: Evaluator, baselines: Mapping[str, Recipe]) -> list[Candidate]:
+    """The baselines, scored; the base's failure of an earlier command is tried again."""
+    first = [Candidate.of(label, recipe) for label, recipe in baselines.items()]
+    evaluator.retry(first[0].key, "search")
+    evaluator.evaluate(first, "search")
+    evaluator.baselines = {candidate.label: candidate.key for candidate in first}
+    if error := evaluator.error(first[0].key, "search"):
+        raise RunError(f"the base itself cannot be scored: {error}; mend that, then repeat the command")
+    return first
 
 
 def _announce(listeners: Sequence[Listener], number: int, board: Board, scores: Sequence[float]) -> None:
