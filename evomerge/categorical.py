@@ -1,8 +1,9 @@
-"""Categorical genes around a search space: which method, and which of the experts take part."""
+"""Categorical genes around a search space: which method, which schedule, and which of the experts take part."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
@@ -11,60 +12,75 @@ from evomerge.errors import ConfigError
 from evomerge.inverse import Wanted
 from evomerge.optimizers import Coordinate
 from evomerge.recipe import Recipe
-from evomerge.space import IN, Space
+from evomerge.space import IN, SearchSpace, Space
 
 WELL_IN = (1.0 + IN) / 2  # a coordinate that a step of the search does not carry out
 
 
-class MethodChoice:
-    """One coordinate chooses the method, and each method has coordinates of its own behind it."""
+class Inner(SearchSpace, Protocol):
+    """A space that others can be put around."""
 
-    def __init__(self, spaces: Sequence[Space]) -> None:
-        self._spaces = tuple(spaces)
-        self.method = " or ".join(space.method for space in spaces)
-        self.out_dtype, self.seed = spaces[0].out_dtype, spaces[0].seed
-        ends = np.cumsum([1, *(space.dimensions for space in spaces)])
+    @property
+    def spare(self) -> int:
+        """How many of its experts it can do without."""
+
+    def decode(self, vector: Vector, part: Mapping[str, float] | None = None) -> Recipe:
+        """The recipe of a point; `part` gives each expert a coordinate, from IN on it takes part."""
+
+    def wanted(self, recipe: Recipe) -> Wanted:
+        """What a recipe says of the tensors that the space is over."""
+
+
+class Choice:
+    """One coordinate chooses a space by its label, and each space has coordinates of its own behind it."""
+
+    def __init__(self, what: str, spaces: Mapping[str, Inner]) -> None:
+        self._what, self._labels, self._spaces = what, tuple(spaces), tuple(spaces.values())
+        self.method = " or ".join(dict.fromkeys(space.method for space in self._spaces))
+        self.out_dtype, self.seed = self._spaces[0].out_dtype, self._spaces[0].seed
+        ends = np.cumsum([1, *(space.dimensions for space in self._spaces)])
         self._spans = [slice(first, last) for first, last in pairwise(ends)]
         self.dimensions = int(ends[-1])
 
     def coordinates(self) -> list[Coordinate]:
-        """The method, a category; then the axes of every method, whose names begin with its own."""
-        inner = [replace(c, name=f"{space.method}.{c.name}") for space in self._spaces for c in space.coordinates()]
-        return [Coordinate("method", len(self._spaces), ordered=False), *inner]
+        """The choice, a category; then the axes of every space, whose names begin with its label."""
+        labelled = zip(self._labels, self._spaces, strict=True)
+        inner = [replace(c, name=f"{label}.{c.name}") for label, space in labelled for c in space.coordinates()]
+        return [Coordinate(self._what, len(self._spaces), ordered=False), *inner]
 
     @property
     def spare(self) -> int:
-        """How many experts the least demanding of the methods can do without."""
+        """How many experts the least demanding of the spaces can do without."""
         return max(space.spare for space in self._spaces)
 
     def decode(self, vector: Vector, part: Mapping[str, float] | None = None) -> Recipe:
-        """The recipe of a point, in the space of the method that its first coordinate chooses."""
+        """The recipe of a point, in the space that its first coordinate chooses."""
         place = min(int(np.clip(vector[0], 0.0, 1.0) * len(self._spaces)), len(self._spaces) - 1)
         return self._spaces[place].decode(vector[self._spans[place]], part)
 
     def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
-        """In the space of the recipe's own method, or in the one that comes nearest to it."""
-        own = [space for space in self._spaces if space.method == recipe.method] or self._spaces
+        """In the space that comes nearest, among those of the recipe's own method where there are any."""
+        own = [space for space in self._spaces if recipe.method in space.method.split(" or ")] or self._spaces
         found = [(self._spaces.index(space), *space.nearest(recipe)) for space in own]
         place, inner, distance = min(found, key=lambda one: one[2])
         return self._embed(place, inner), distance
 
     def wanted(self, recipe: Recipe) -> Wanted:
-        """What a recipe says of the tensors that the methods' spaces are over."""
+        """What a recipe says of the tensors that the spaces are over."""
         return self._spaces[0].wanted(recipe)
 
     def seeds(self) -> dict[str, Vector]:
-        """The points worth knowing first of every method."""
+        """The points worth knowing first of every space."""
         return {
-            f"{space.method} {label}": self._embed(place, vector)
+            f"{self._labels[place]} {label}": self._embed(place, vector)
             for place, space in enumerate(self._spaces)
             for label, vector in space.seeds().items()
         }
 
     def defaults(self) -> dict[str, Vector]:
-        """Every method's textbook default."""
+        """The textbook default of every space."""
         return {
-            f"default ({space.method})": self._embed(place, vector)
+            f"default ({self._labels[place]})": self._embed(place, vector)
             for place, space in enumerate(self._spaces)
             for vector in space.defaults().values()
         }
@@ -81,13 +97,35 @@ class MethodChoice:
         return vector
 
 
+class MethodChoice(Choice):
+    """Which method merges."""
+
+    def __init__(self, spaces: Sequence[Inner]) -> None:
+        super().__init__("method", {space.method: space for space in spaces})
+
+
+class ScheduleChoice(Choice):
+    """How the coefficients of one method vary with depth; a merge without a schedule is the same in all of them."""
+
+    def __init__(self, spaces: Mapping[str, Space]) -> None:
+        super().__init__("schedule", spaces)
+
+    def defaults(self) -> dict[str, Vector]:
+        """The method's textbook default, once."""
+        return {label: self._embed(0, vector) for label, vector in self._spaces[0].defaults().items()}
+
+    def examples(self) -> list[Vector]:
+        """A point of the method."""
+        return [self._embed(0, vector) for vector in self._spaces[0].examples()]
+
+
 class ExpertSubset:
     """One coordinate per expert says whether it takes part, from the middle of its axis on; the largest always does.
 
     ConfigError where no expert can be spared.
     """
 
-    def __init__(self, space: Space | MethodChoice, experts: Sequence[str]) -> None:
+    def __init__(self, space: Inner, experts: Sequence[str]) -> None:
         if not space.spare > 0:
             raise ConfigError(f"space.subset: {space.method} needs all {len(experts)} experts; set it to false")
         self._space, self._labels = space, tuple(experts)

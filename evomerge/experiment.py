@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from evomerge import methods, optimizers, pools, trackers, warm
 from evomerge.baselines import CONTROL, Rivals, baselines, from_file, random_direction, textbook
 from evomerge.budget import Budget
-from evomerge.categorical import ExpertSubset, MethodChoice
+from evomerge.categorical import ExpertSubset, Inner, MethodChoice, ScheduleChoice
 from evomerge.errors import ConfigError
 from evomerge.family import Family, expert_ref, pinned
 from evomerge.finalise import Finalise
@@ -126,9 +126,19 @@ class Experiment:
     def space(self) -> SearchSpace:
         """The search space."""
         refuse_unknown_genes(self._space.get("genes") or {}, [method.name for method in self.methods])
-        spaces = [self._space_of(method, self._space) for method in self.methods]
+        spaces = [self._by_schedule(method) for method in self.methods]
         space = spaces[0] if len(spaces) == 1 else MethodChoice(spaces)
         return ExpertSubset(space, list(self.experts)) if self._subset else space
+
+    def _by_schedule(self, method: MethodConfig) -> Inner:
+        """The space of a method, or of the schedules that a search may choose among."""
+        given = self._space.get("schedule", "all")
+        if not isinstance(given, list | tuple):
+            return self._space_of(method, self._space)
+        spaces = {str(one): self._space_of(method, {**self._space, "schedule": one}) for one in given}
+        if len(spaces) < max(2, len(given)):
+            raise ConfigError(f"space.schedule={list(given)}: list at least two schedules, each once")
+        return ScheduleChoice(spaces)
 
     def _space_of(self, method: MethodConfig, section: Mapping[str, Any]) -> Space:
         given: dict[str, Any] = {

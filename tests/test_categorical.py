@@ -1,5 +1,6 @@
-"""Method and expert subset as genes: every point is a merge, and what does not take part leaves no trace."""
+"""Method, schedule and expert subset as genes: every point is a merge, and what does not take part leaves no trace."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -11,13 +12,15 @@ import pytest
 
 from evomerge import methods, recipe_yaml
 from evomerge.baselines import baselines
-from evomerge.categorical import ExpertSubset, MethodChoice
+from evomerge.categorical import ExpertSubset, MethodChoice, ScheduleChoice
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.family import Family
 from evomerge.materialize import Materializer, fingerprint
+from evomerge.optimizers import Coordinate
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.recipe_document import to_document
 from evomerge.space import SearchSpace, Space
+from tests.conftest import SMALL, evomerge
 from tests.families import Folders, save_family
 
 THREE = ["task_arithmetic", "ties", "linear"]
@@ -137,6 +140,75 @@ def test_every_default_is_a_baseline_row(make: Any, materializer: Materializer, 
 def test_an_expert_must_not_bear_a_defaults_name(materializer: Materializer, folders: Folders) -> None:
     with pytest.raises(ConfigError, match=r"^experts\.default \(ties\): that name is a baseline's"):
         baselines(choice(materializer), folders.base, {"default (ties)": folders.experts[0]})
+
+
+# --- a choice of schedules ---
+
+SCHEDULES = ("all", "blocks:2", "knots:3")
+
+
+def schedules(materializer: Materializer, method: str = "task_arithmetic") -> ScheduleChoice:
+    return ScheduleChoice({text: space_of(materializer, method, schedule=text) for text in SCHEDULES})
+
+
+def test_each_schedule_has_coordinates_of_its_own(materializer: Materializer) -> None:
+    space = schedules(materializer)
+    assert space.coordinates()[0] == Coordinate("schedule", 3, ordered=False) and space.method == "task_arithmetic"
+    random = np.random.default_rng(0).random((6, space.dimensions))
+    for place, text in enumerate(SCHEDULES):
+        own = space_of(materializer, "task_arithmetic", schedule=text)
+        start = axis_names(space).index(f"{text}.{axis_names(own)[0]}")
+        for vector in random:
+            vector[0] = (place + 0.5) / 3
+            assert space.decode(vector) == own.decode(vector[start : start + own.dimensions])
+
+
+def test_what_is_the_same_in_every_schedule_is_one_baseline_and_one_seed(
+    materializer: Materializer, folders: Folders
+) -> None:
+    space, own = schedules(materializer), space_of(materializer, "task_arithmetic")
+    assert list(baselines(space, folders.base, experts_of(folders))) == ["base", *LABELS, "uniform", "default"]
+    keys = {space.decode(vector).key() for vector in space.seeds().values()}
+    assert keys == {own.decode(vector).key() for vector in own.seeds().values()}
+    assert len(space.examples()) == 1
+
+
+def test_a_recipe_is_found_in_the_schedule_that_it_was_made_by(materializer: Materializer) -> None:
+    space, vector = schedules(materializer), np.random.default_rng(1).random(schedules(materializer).dimensions)
+    for place in range(3):
+        vector[0] = (place + 0.5) / 3
+        recipe = space.decode(vector)
+        point, distance = space.nearest(recipe)
+        assert space.decode(point) == recipe and distance < 1e-6
+
+
+def test_methods_subsets_and_schedules_are_chosen_together(materializer: Materializer, folders: Folders) -> None:
+    inner = MethodChoice([schedules(materializer, method) for method in ("task_arithmetic", "ties")])
+    space = ExpertSubset(inner, LABELS)
+    names = axis_names(space)
+    assert len(set(names)) == space.dimensions and {"method", "ties.schedule", "takes_part.math"} <= set(names)
+    assert list(space.defaults()) == ["default (task_arithmetic)", "default (ties)"]
+    found = {space.decode(v).method for v in np.random.default_rng(2).random((20, space.dimensions))}
+    assert found == {"task_arithmetic", "ties"}
+    for vector in [*space.seeds().values(), *np.random.default_rng(3).random((4, space.dimensions))]:
+        assert bits(materializer, space.decode(vector))
+
+
+CHOICES = ("space.schedule=[all, 'blocks:2']", "space.subset=true", "method=[task_arithmetic, breadcrumbs]")
+
+
+def test_a_run_over_all_choices_ends_and_repeats_for_nothing(tmp_path: Path) -> None:
+    for _ in range(2):
+        said = evomerge("+experiment=quickstart", *SMALL, *CHOICES, cwd=tmp_path)
+        assert said.code == 0, said
+    counts = json.loads((tmp_path / "runs" / "quickstart" / "result.json").read_text())["counts"]
+    assert counts["candidates"] > 20 and counts["failed"] == counts["items_scored_this_time"] == 0
+
+
+@pytest.mark.parametrize("given", ["[]", "[all]", "[all, all]", "[all, blox:2]"])
+def test_schedules_that_are_no_choice_are_one_line(given: str, tmp_path: Path) -> None:
+    said = evomerge("check", "+experiment=quickstart", f"space.schedule={given}", cwd=tmp_path)
+    assert "space.schedule=" in said.refused(2)
 
 
 # --- a subset of the experts ---
