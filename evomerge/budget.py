@@ -61,11 +61,14 @@ class Allowance:
     Candidates and items are counted as they are asked for, so that a resumed search ends where an undisturbed one does.
     Time is no function of the ledger: the generation after which it had run out is noted there, and a repeated
     command with the same budget ends at that note. `reserve` items are still to be scored when the search has ended.
+    Hours count from `start`, the monotonic clock's time, or from now.
     """
 
-    def __init__(self, budget: Budget, evaluator: Evaluator, ledger: Ledger, reserve: int = 0) -> None:
+    def __init__(
+        self, budget: Budget, evaluator: Evaluator, ledger: Ledger, reserve: int = 0, start: float | None = None
+    ) -> None:
         self._budget, self._evaluator, self._ledger, self._reserve = budget, evaluator, ledger, reserve
-        self._start = time.monotonic()
+        self._start = time.monotonic() if start is None else start
         self._asked = 0
         self._seen: dict[str, int] = {}
         self._costs: list[int] = []  # items that each generation has added
@@ -117,14 +120,17 @@ class Allowance:
         return seconds if self._budget.hours is None else min(seconds, max(0.0, self._remaining(self._budget.hours)))
 
     def _in_time(self, generation: int, hours: float) -> bool:
-        """Whether one more generation, as costly as any of the last ones, and what comes after the search fit in."""
+        """Whether one more generation, as costly as any of the last ones, and what comes after the search fit in.
+
+        A generation costs a slice at least, the leader's: the last ones may have been known already.
+        """
         if {"after": generation, "budget": asdict(self._budget)} in self._ledger.stops:
             return False
         pace = self._pace()
         if pace is None:
             return True  # nothing is paid for yet, or everything is known already
-        costs = self._costs[-RECENT:] or [len(self._evaluator.plan.items("search"))]  # whoever leads sees all of it
-        if pace * (max(costs) + self._reserve) <= self._remaining(hours):
+        cost = max(len(self._evaluator.plan.items("search")), *self._costs[-RECENT:], 0)
+        if pace * (cost + self._reserve) <= self._remaining(hours):
             return True
         self._ledger.append_stop(generation, asdict(self._budget))
         return False

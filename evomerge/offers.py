@@ -1,29 +1,61 @@
-"""Recipes of what may be built beside the winner: the simpler one, and every member of the front."""
+"""The recipes that a run ends with: the winner, the simpler one, and every member of the front, each with its proof."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge import recipe_yaml
 from evomerge.atomic import write_atomically
 from evomerge.environment import versions
+from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe
 from evomerge.result import Result, Row
 
-SIMPLER, FRONT = "recipe.simple.yaml", "front"
+RECIPE, SIMPLER, FRONT = "recipe.yaml", "recipe.simple.yaml", "front"
 
 
-def write_offers(folder: Path, result: Result, frozen: Callable[[Recipe], Recipe]) -> None:
-    """Write each into the run's folder with its scores, as `frozen` keeps recipes; those of an earlier end go."""
-    found = {_file_of(row): (candidate, row) for candidate, row in result.offered()}
-    for path in (folder / SIMPLER, *folder.glob(f"{FRONT}/*.yaml")):
-        if str(path.relative_to(folder)) not in found:
-            path.unlink(missing_ok=True)
-    for name, (candidate, row) in found.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        scores = {at: score for at, score in row.as_dict()["scores"].items() if score is not None}
-        notes = {"label": row.label, "scores": scores, "versions": versions()}
-        write_atomically(folder / name, recipe_yaml.dump(frozen(candidate.recipe.with_notes(notes))))
+@dataclass(frozen=True)
+class Keeper:
+    """Writes recipes into a run's folder, as `frozen` has them, with hashes of the models and of the merged weights.
+
+    `build` merges a recipe and returns its fingerprint.
+    """
+
+    folder: Path
+    frozen: Callable[[Recipe], Recipe]
+    models: Mapping[str, str]
+    build: Callable[[Recipe], str]
+
+    def keep(self, result: Result) -> str:
+        """Write the winner and what may be built beside it, and return the winner's fingerprint; earlier offers go."""
+        winner, scores = result.winner, result.rows[-1].as_dict()["scores"]
+        digest = self._write(RECIPE, winner.recipe, winner.label, scores)
+        found = {_file_of(row): (candidate, row) for candidate, row in result.offered()}
+        for path in (self.folder / SIMPLER, *self.folder.glob(f"{FRONT}/*.yaml")):
+            if str(path.relative_to(self.folder)) not in found:
+                path.unlink(missing_ok=True)
+        for name, (candidate, row) in found.items():
+            self._write(name, candidate.recipe, row.label, row.as_dict()["scores"])
+        return digest
+
+    def _write(self, name: str, recipe: Recipe, label: str, scores: Mapping[str, float | None]) -> str:
+        digest = self._remembered(self.folder / name, recipe) or self.build(recipe)
+        known = {at: score for at, score in scores.items() if score is not None}
+        notes = {"label": label, "scores": known, "fingerprint": digest, "models": dict(self.models)}
+        kept = self.frozen(recipe.with_notes({**notes, "versions": versions()}))
+        (self.folder / name).parent.mkdir(exist_ok=True)
+        write_atomically(self.folder / name, recipe_yaml.dump(kept))
+        return digest
+
+    def _remembered(self, path: Path, recipe: Recipe) -> str | None:
+        """The fingerprint that stands in a file, where that is of this recipe."""
+        try:
+            held = recipe_yaml.load(path)
+        except ConfigError:  # not there, or somebody's own: it is written anew
+            return None
+        same = recipe_yaml.original(held).key() == recipe.key()
+        return str(held.notes["fingerprint"]) if same and "fingerprint" in held.notes else None
 
 
 def _file_of(row: Row) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,19 +20,19 @@ from evomerge.experiment import Experiment, fixed_part, from_config
 from evomerge.finalise import Final
 from evomerge.jobs import Outcome
 from evomerge.ledger import Ledger
-from evomerge.offers import write_offers
+from evomerge.offers import RECIPE, Keeper
 from evomerge.pools import Dispatch, Pool
 from evomerge.recipe import Recipe
 from evomerge.report.console import Display
 from evomerge.report.html import write_report
 from evomerge.report.table import comparison_table, result_table
-from evomerge.result import Result, looks
+from evomerge.result import looks
 from evomerge.scorers import Request
 from evomerge.search import Board, Listener, header, search
 
 log = logging.getLogger(__name__)
 
-CONFIG, LEDGER, RECIPE, RESULT = "config.yaml", "trials.jsonl", "recipe.yaml", "result.json"
+CONFIG, LEDGER, RESULT = "config.yaml", "trials.jsonl", "result.json"
 
 
 def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, Any]:
@@ -52,23 +51,23 @@ def run(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, 
     ledger = Ledger(folder / LEDGER, {**known, "models": models, "versions": versions()})
     _warn_of_other_versions(ledger)
     write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
+    if not (folder / RECIPE).exists():  # a run that is cut off leaves a merge, whatever it had time for
+        write_atomically(folder / RECIPE, recipe_yaml.dump(rows.get("uniform", rows["base"])))
     display = Display(console, experiment.budget.evaluations)
     pool, tracker = _LazyPool(lambda: _start(experiment, display)), experiment.tracker(folder, config)
     try:
         with display:
             evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
             listeners: list[Listener] = [display, _BestSoFar(folder / RECIPE, evaluator), tracker]
-            allowance = Allowance(experiment.budget, evaluator, ledger, experiment.reserve())
+            allowance = Allowance(experiment.budget, evaluator, ledger, experiment.reserve(), start)
             display.foresee(allowance.left)
             board = search(evaluator, space, optimizer, rows, allowance, listeners, experiment.race)
             display.phase("finalise")
             labels = {ref: label for label, ref in experiment.experts.items()}
             result = Final(evaluator, board, rows, experiment.finalise, experiment.seed).run(space, labels)
-            digest = _fingerprint(folder, result, pool)
+            digest = Keeper(folder, experiment.frozen, models, pool.fingerprint).keep(result)
         layers = {"layers": experiment.family.layout.layers}
         document = result.as_dict() | layers | _record(board, evaluator, ledger, digest, time.monotonic() - start)
-        _freeze(folder, experiment, result, document, models)
-        write_offers(folder, result, experiment.frozen)
         write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
         tracker.finish(document)
     finally:
@@ -149,15 +148,6 @@ class _BestSoFar:
             self._key = candidate.key
 
 
-def _fingerprint(folder: Path, result: Result, pool: Pool) -> str:
-    """The winner's fingerprint; a finished run remembers it."""
-    if (folder / RESULT).is_file():
-        held = json.loads((folder / RESULT).read_text())
-        if held.get("winner", {}).get("key") == result.winner.key:
-            return str(held["fingerprint"])
-    return pool.fingerprint(result.winner.recipe)
-
-
 def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, seconds: float) -> dict[str, Any]:
     spent = sum(trial.seconds for trial in ledger.trials.values())
     return {
@@ -174,24 +164,6 @@ def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, sec
         "versions": versions(),
         "machine": machine(),
     }
-
-
-def _freeze(
-    folder: Path,
-    experiment: Experiment,
-    result: Result,
-    document: Mapping[str, Any],
-    models: Mapping[str, str],
-) -> None:
-    scores = {name: value for name, value in result.rows[-1].scores.items() if not math.isnan(value)}
-    notes = {
-        "label": result.winner.label,
-        "scores": scores,
-        "fingerprint": document["fingerprint"],
-        "models": dict(models),
-        "versions": versions(),
-    }
-    write_atomically(folder / RECIPE, recipe_yaml.dump(experiment.frozen(result.winner.recipe.with_notes(notes))))
 
 
 def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Board) -> None:

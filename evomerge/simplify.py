@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Literal
 
 from evomerge import methods
@@ -66,19 +67,20 @@ def backward(evaluator: Evaluator, winner: Candidate, most: int, labels: Mapping
 
 
 def steps(recipe: Recipe, labels: Mapping[ModelRef, str]) -> Iterator[Step]:
-    """Every step that changes a recipe: experts first, then groups, then schedules, then genes."""
+    """Every step that changes a recipe: an expert, a group, a schedule and a gene in turn, as few may be tried."""
     sources = recipe.slices[0].sources
     genes = [gene.name for gene in methods.load(recipe.method).GENES]
-    found = [
+    experts = [
         Step(f"without {labels.get(source.model, str(source.model))}", "expert", model=source.model)
         for source in sources
         if source.model != recipe.base
     ]
-    found += [Step(f"{text} as in the base", "group", filter=text) for text in _filters(recipe)]
-    found += [Step(f"one {gene} for all layers", "layers", gene=gene) for gene in genes]
-    found += [Step(f"{gene} at its default", "default", gene=gene) for gene in genes if gene != "weight"]
+    groups = [Step(f"{text} as in the base", "group", filter=text) for text in _filters(recipe)]
+    layers = [Step(f"one {gene} for all layers", "layers", gene=gene) for gene in genes]
+    defaults = [Step(f"{gene} at its default", "default", gene=gene) for gene in genes if gene != "weight"]
     key = recipe.key()
-    return (step for step in found if step.of(recipe).key() != key)
+    kinds = ([step for step in kind if step.of(recipe).key() != key] for kind in (experts, groups, layers, defaults))
+    return (step for turn in zip_longest(*kinds) for step in turn if step is not None)
 
 
 def _candidate(step: Step, candidate: Candidate) -> Candidate:

@@ -136,6 +136,17 @@ def test_the_first_generation_begins_only_if_a_leader_can_end_in_time(run: Run, 
     left = allowance(run, reserve=2, hours=0.01)  # 36 s
     paid(run, 6, 21.0, clock)
     assert left.room(0) == 0, "six items and what follows take 28 s, 15 are left"
+    left.spend(5, {})
+    assert left.room(1) == 0, "a generation of known candidates says nothing of the next one's cost"
+
+
+def test_hours_count_from_the_beginning_of_the_command(run: Run, clock: Clock) -> None:
+    clock.now = 100.0
+    left = Allowance(Budget(hours=0.05), run.evaluator, run.ledger, start=10.0)  # until 190 s
+    paid(run, 12, 24.0, clock)
+    assert left.room(0) > 0
+    clock.now = 179.0
+    assert left.room(1) == 0
 
 
 def test_nothing_is_foreseen_before_anything_was_scored(run: Run) -> None:

@@ -525,6 +525,20 @@ def test_a_compiler_changes_no_fingerprint(tmp_path: Path, monkeypatch: pytest.M
     same_run(folders["always"], folders["never"])
 
 
+def test_a_run_cut_off_before_anything_is_scored_leaves_a_merge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evomerge import run
+
+    def cut_off(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "search", cut_off)
+    assert evomerge("+experiment=quickstart", *SMALL, cwd=tmp_path).code == 130
+    recipe = recipe_yaml.load(tmp_path / "runs" / "quickstart" / "recipe.yaml")
+    assert recipe.method == "task_arithmetic" and len(recipe.slices[0].sources) == 3
+
+
 SEVERAL = ("optimizer=random", "objective.front=true", "objective.maximise=[last,max]", "finalise.cloud=2")
 
 
@@ -539,8 +553,12 @@ def test_every_member_of_a_front_can_be_built(project: Path) -> None:
     for label, row in members.items():
         recipe = files[label.replace("/", "-")]
         assert recipe.key() == row["key"] and recipe.notes["scores"]["holdout"] == row["scores"]["holdout"]
+        assert len(recipe.notes["models"]) == 4
     some = next(iter(files))
     assert evomerge("merge", f"runs/mine/front/{some}.yaml", "merged", cwd=project).code == 0
+    built = yaml.safe_load((project / "merged" / "recipe.yaml").read_text())["evomerge"]["fingerprint"]
+    assert built == files[some].notes["fingerprint"], "what was scored is what is built"
+    assert len({recipe.notes["fingerprint"] for recipe in files.values()}) == len(files)
     assert evomerge("replay", "runs/mine", cwd=project).code == 0
     assert f"The front has {len(members)} member" in said.out
     assert (

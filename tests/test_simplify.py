@@ -159,3 +159,8 @@ def test_it_keeps_to_its_budget_and_its_failures_end_nothing(tmp_path: Path, mos
     run, result = simplified(tmp_path / "trials.jsonl", pool, most)
     assert len({job.key for job in run.pool.jobs}) <= 1 + most
     assert result.steps == (("without right",) if most >= 4 else ())
+
+
+def test_every_kind_is_among_the_first_steps() -> None:
+    assert [step.kind for step in steps(layered(), LABELS)][:3] == ["expert", "group", "layers"]
+    assert [step.kind for step in steps(layered("breadcrumbs"), LABELS)][:4] == ["expert", "group", "layers", "default"]
