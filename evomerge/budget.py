@@ -11,8 +11,10 @@ from evomerge.evaluator import Evaluator
 from evomerge.ledger import Ledger
 from evomerge.race import RaceConfig
 from evomerge.schema import positive
+from evomerge.scorers import task_of
 
 RECENT = 3  # generations: races of equal candidates cost more than others
+IDLE = 20  # generations in a row without a new candidate end a search that nothing else may end
 PER_DIMENSION = 8  # candidates for each dimension of the space: what a budget pays for beyond goes into more items
 
 
@@ -86,14 +88,17 @@ class Allowance:
         pace, bounds = self._pace(), [math.inf if self._budget.items is None else float(self._budget.items)]
         if self._budget.hours is not None and pace:
             bounds.append(self._remaining(self._budget.hours) / pace - self._reserve)
-        whole = len(self._evaluator.plan.items("search"))
+        items, tasks = self._evaluator.plan.items("search"), self._evaluator.objective.weights
+        counting = sum(task_of(item) in tasks for item in items)  # a race sees those, a budget pays for all
         candidates = min(PER_DIMENSION * dimensions, self._budget.evaluations or math.inf)
-        affordable = min(bounds) / candidates
-        return narrowest if affordable == math.inf else max(narrowest, min(whole, int(affordable)))
+        affordable = min(bounds) / candidates * counting / len(items)
+        return narrowest if affordable == math.inf else max(narrowest, min(counting, int(affordable)))
 
     def room(self, generation: int) -> int:
         """Candidates that the next generation may have after so many; 0 ends the search."""
         if self._budget.items is not None and sum(self._seen.values()) >= self._budget.items:
+            return 0
+        if self._budget.evaluations is None and generation >= IDLE and not any(self._costs[-IDLE:]):
             return 0
         left = sys.maxsize if self._budget.evaluations is None else self._budget.evaluations - self._asked
         return max(0, left) if self._budget.hours is None or self._in_time(generation, self._budget.hours) else 0

@@ -137,6 +137,10 @@ class Evaluator:
         """Note in the ledger that these candidates are about to be looked at on a slice; once for the same ones."""
         self._ledger.append_look(slice_name, list(dict.fromkeys(keys)))
 
+    def recall(self) -> None:
+        """Let what an earlier command has scored of a slice dealt anew count for the slice as it was drawn."""
+        self._ledger.recall({chunk.id: chunk.items for chunk in self.plan.chunks["search"]})
+
     @property
     def deal(self) -> Deal | None:
         """How the ledger says that the search slice was dealt anew, if it was."""

@@ -54,21 +54,22 @@ class ItemOrder:
     def strata(self, items: Sequence[str], weights: Mapping[str, float]) -> Strata:
         """What these items are drawn from; `weights` are those of the tasks that count."""
         tasks = {task: place for place, task in enumerate(weights)}
-        seen = Counter(self.levels.get(item) for item in items)
+        whole = Counter(self._level(item) for item in self._items if task_of(item) in tasks)
+        seen = Counter(self._level(item) for item in items)
+        of_task = Counter(map(task_of, self._items))
         return Strata(
             np.array([tasks[task_of(item)] for item in items], dtype=np.int64),
-            np.array([self._sizes[self.levels.get(item)] / seen[self.levels.get(item)] for item in items]),
-            np.array([self._tasks[task] for task in tasks]),
+            np.array([whole[self._level(item)] / seen[self._level(item)] for item in items]),
+            np.array([of_task[task] for task in tasks]),
             np.array(list(weights.values())),
         )
 
     @cached_property
-    def _sizes(self) -> Counter[str | None]:
-        return Counter(self.levels.get(item) for chunk in self.chunks for item in chunk.items)
+    def _items(self) -> list[str]:
+        return [item for chunk in self.chunks for item in chunk.items]
 
-    @cached_property
-    def _tasks(self) -> Counter[str]:
-        return Counter(task_of(item) for chunk in self.chunks for item in chunk.items)
+    def _level(self, item: str) -> str:
+        return self.levels.get(item, "")
 
 
 def agreement(plan: Plan, baselines: Sequence[Mapping[str, float]]) -> dict[str, str]:

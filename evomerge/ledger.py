@@ -28,10 +28,13 @@ class Trial:
     seconds: float = 0.0
 
     def know(self, old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]]) -> None:
-        """Put together what `new` chunks would say of the items of all `old` ones: their scores, or why it failed."""
+        """Put together what `new` chunks would say of the items of all `old` ones: their scores, or why it failed.
+
+        What is known of a new chunk already stays.
+        """
         failed = [self.errors[chunk] for chunk in old if chunk in self.errors]
         if failed:
-            self.errors = {**dict.fromkeys(new, failed[0]), **self.errors}
+            self.errors = {**{chunk: failed[0] for chunk in new if chunk not in self.scores}, **self.errors}
         elif all(chunk in self.scores for chunk in old):
             pairs = (zip(items, self.scores[chunk], strict=True) for chunk, items in old.items())
             known = {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
@@ -133,6 +136,12 @@ class Ledger:
         """Record after how many items the races of this search end."""
         self._write({"most": items})
         self.most = items
+
+    def recall(self, chunks: Mapping[str, Sequence[str]]) -> None:
+        """Have what trials hold of a slice that was dealt anew count for its `chunks` of before, too."""
+        if self.deal is not None:
+            for trial in self.trials.values():
+                trial.know(self.deal.chunks, chunks)
 
     def append_deal(self, deal: Deal, old: Mapping[str, Sequence[str]]) -> None:
         """Record that the search slice is in other chunks, once; what trials hold of all `old` ones counts for them."""

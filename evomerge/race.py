@@ -19,6 +19,7 @@ from evomerge.schema import one_of, positive
 
 Matrix = NDArray[np.float64]  # [candidates, items]
 ORDERS = ("rotating", "fixed", "informative")
+DECIMALS = 12  # of means: two that only rounding tells apart are equal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +53,11 @@ class RaceConfig:
 
     def __str__(self) -> str:
         """In words, for whoever checks a configuration."""
+        kind = "" if self.items == "rotating" else f"{self.items} "
         if self.alpha is not None:
-            return f"told apart with a chance of error of {self.alpha:g}, after {self.least} items or more"
+            return f"told apart with a chance of error of {self.alpha:g}, after {self.least} {kind}items or more"
         last = "or more" if self.most is None else f"and for good after {self.most}"
-        return f"told apart by {self.margin:g} standard errors, after {self.least} items {last}"
+        return f"told apart by {self.margin:g} standard errors, after {self.least} {kind}items {last}"
 
     @property
     def widens(self) -> bool:
@@ -84,8 +86,8 @@ class Strata:
     weights: Matrix
 
     def means(self, scores: Matrix) -> Matrix:
-        """Weighted mean of the task means of each row, over the items seen."""
-        means: Matrix = self._by_task(scores) @ self._shares()
+        """Weighted mean of the task means of each row, over the items seen; equal rows are equal to the last bit."""
+        means: Matrix = np.round(self._by_task(scores) @ self._shares(), DECIMALS)
         return means
 
     def spread(self, differences: Matrix, scale: Matrix) -> Matrix:

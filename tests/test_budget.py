@@ -11,7 +11,8 @@ from evomerge.budget import Allowance, Budget
 from evomerge.errors import ConfigError
 from evomerge.ledger import Ledger
 from evomerge.race import RaceConfig
-from tests.toys import Run
+from tests.test_generation import evaluator
+from tests.toys import Run, ToyPool
 
 
 class Clock:
@@ -130,6 +131,26 @@ def test_how_wide_a_race_is_stays_when_the_search_is_resumed_with_more(run: Run)
 def test_a_race_that_is_not_to_be_widened_is_not(run: Run, race: dict[str, Any]) -> None:
     given = replace(RACE, **race)
     assert allowance(run, items=6400).widened(given, 2) == given and run.ledger.most is None
+
+
+def test_only_items_of_tasks_that_count_widen_a_race(tmp_path: Path) -> None:
+    made, ledger = evaluator(tmp_path / "a", ToyPool(), maximise=["a"])
+    left = Allowance(Budget(items=1600), made, ledger)  # 100 for each of 16 candidates, half of them of task a
+    assert left.widened(replace(RACE, most=10), 2).most == 48, "the slice has no more of them"
+    assert Allowance(Budget(items=640), made, ledger)._window(10, 2) == 20
+    ledger.close()
+
+
+def test_a_search_that_finds_nothing_new_ends(run: Run) -> None:
+    left = allowance(run, evaluations=None, items=1000)
+    left.spend(1, {"k": 6})
+    for number in range(1, 20):
+        assert left.room(number) > 0
+        left.spend(1, {"k": 6})
+    assert left.room(20) > 0, "the first of them was new"
+    left.spend(1, {"k": 6})
+    assert left.room(21) == 0
+    assert allowance(run, evaluations=30, items=1000).room(21) == 30, "where candidates are counted they end it"
 
 
 def test_the_first_generation_begins_only_if_a_leader_can_end_in_time(run: Run, clock: Clock) -> None:

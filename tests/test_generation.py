@@ -72,7 +72,9 @@ class Shuffled(ToyPool):
 def evaluator(path: Path, pool: ToyPool, **objective: Any) -> tuple[Evaluator, Ledger]:
     scorer = LongScorer()
     ledger = Ledger(path, header(scorer, {}))
-    return Evaluator(scorer, pool, ledger, objective=Objective(scorer.plan.weights, **objective)), ledger
+    return Evaluator(
+        scorer, pool, ledger, objective=Objective(scorer.plan.weights, ("left", "right"), **objective)
+    ), ledger
 
 
 def candidates(count: int = 10, seed: int = 0) -> list[Candidate]:
@@ -393,3 +395,26 @@ def test_a_wide_race_is_as_wide_when_it_is_killed_and_resumed_with_a_larger_budg
     assert len(resumed.candidates) > 20
     again = Shuffled()
     assert searched(tmp_path / "a", again, large, rule).ranked() == resumed.ranked() and not again.jobs
+
+
+def test_a_candidate_that_becomes_a_baseline_is_not_paid_for_again(tmp_path: Path) -> None:
+    """Rows may be added when a search is resumed: one that has seen the whole slice, in other chunks, is known."""
+    budget, path = Budget(evaluations=40), tmp_path / "a"
+    first = searched(path, Shuffled(), budget, INFORMATIVE)
+    best = next(candidate for candidate, _ in first.ranked() if candidate.vector is not None)
+    made, ledger = evaluator(path, pool := Shuffled(seed=2))
+    rows = {**toy_baselines(), "mine": best.recipe}
+    allowance = Allowance(budget, made, ledger, reserve=100)
+    again = search(made, toy_space(), toy_optimizer(population=8), rows, allowance, rule=INFORMATIVE)
+    ledger.close()
+    assert not pool.jobs and dict(again.worth) == dict(first.worth)
+
+
+@pytest.mark.parametrize("objective", [{"maximise": ["b"]}, {"normalise": True}])
+def test_a_slice_dealt_anew_serves_other_objectives(tmp_path: Path, objective: dict[str, Any]) -> None:
+    made, ledger = evaluator(tmp_path / "a", Shuffled(), **objective)
+    rule = replace(INFORMATIVE, margin=0.2)
+    budget = Allowance(Budget(evaluations=40), made, ledger)
+    board = search(made, toy_space(), toy_optimizer(population=8), toy_baselines(), budget, rule=rule)
+    assert board.stopped() and all(made.score(c.key, "search") == score for c, score in board.ranked())
+    ledger.close()

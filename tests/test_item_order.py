@@ -70,13 +70,15 @@ def test_where_baselines_agree_on_everything_the_order_is_an_even_one() -> None:
     assert [chunk.items for chunk in order.chunks] == [chunk.items for chunk in PLAN.chunks["search"]]
 
 
+@pytest.mark.parametrize("weights", [PLAN.weights, {"b": 3.0}])
 @pytest.mark.parametrize("order", [ItemOrder.even(PLAN, True), ItemOrder.informative(ANEW, LEVELS)])
-def test_over_the_whole_slice_the_estimate_is_the_score(order: ItemOrder) -> None:
+def test_over_the_whole_slice_the_estimate_is_the_score(order: ItemOrder, weights: dict[str, float]) -> None:
     draw = np.random.default_rng(1)
-    scores = {item: draw.random() for item in PLAN.items("search")}
-    items = [item for chunk in order.of_generation(5) for item in chunk.items]
-    found = order.strata(items, PLAN.weights).means(np.array([[scores[item] for item in items]]))[0]
-    assert found == pytest.approx(PLAN.score(scores), rel=1e-12)
+    scores = {item: draw.random() for item in PLAN.items("search") if task_of(item) in weights}
+    items = [item for chunk in order.of_generation(5) for item in chunk.items if item in scores]
+    strata = order.strata(items, weights)
+    assert strata.means(np.array([[scores[item] for item in items]]))[0] == pytest.approx(PLAN.score(scores), abs=1e-11)
+    assert set(strata.stands_for) == {1.0}
 
 
 def test_estimates_from_a_part_have_no_bias_though_its_items_were_chosen() -> None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from evomerge import recipe_yaml
 from evomerge.errors import RunError
+from evomerge.item_order import ItemOrder
 from evomerge.ledger import chunks_of, read_trials
 from evomerge.objective import FAILED, Objective, Worth
 from evomerge.recipe import Recipe
@@ -23,7 +25,7 @@ FILES = ("config.yaml", "trials.jsonl", "recipe.yaml", "result.json")
 class Point:
     """One candidate of the search, numbered from 1 as first asked; `score` on the search slice, NaN if it failed.
 
-    `whole` is False where it was dropped before the whole slice was scored: its score is then of the items it saw.
+    `whole` is False where it was dropped before the whole slice was scored: its score is then estimated.
     """
 
     number: int
@@ -130,6 +132,11 @@ def _plan(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Plan
     return Plan(chunks, {task["name"]: float(task.get("weight", 1.0)) for task in tasks})
 
 
+def _drawn(plan: Plan) -> tuple[Chunk, ...]:
+    """The search slice once, as it was drawn."""
+    return tuple(chunk for chunk in plan.chunks["search"] if chunk.id.count("/") == 1)
+
+
 def _refuse_older(result: Mapping[str, Any]) -> None:
     """KeyError where an earlier version wrote the result: repeating the command brings it up to date for nothing."""
     for name in ("comparisons", "gap", "floors", "simpler", "sensitivity", "front"):
@@ -143,6 +150,8 @@ class _Ledger:
         self, header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], baselines: Mapping[str, str]
     ) -> None:
         self._plan, self._baselines = _plan(header, lines), baselines
+        levels: Mapping[str, str] = next((line["levels"] for line in lines if "levels" in line), {})
+        self._order = ItemOrder(_drawn(self._plan), 1, levels)
         config = header["config"]
         settings = config.get("objective") or {}
         self._objective = Objective(self._plan.weights, tuple(config["experts"]), tuple(baselines), **settings)
@@ -178,7 +187,14 @@ class _Ledger:
         if error is not None or not items:
             return Point(number, key, math.nan, error=error)
         worth = self._objective.worth(self._plan.by_task(items), self._references)
-        return Point(number, key, worth.score, len(items) == len(set(self._plan.items("search"))), worth=worth)
+        whole = len(items) == len(set(self._plan.items("search")))
+        return Point(number, key, worth.score if whole else self._estimate(items), whole, worth=worth)
+
+    def _estimate(self, items: Mapping[str, float]) -> float:
+        """The score by the items that were seen, each of which stands for those that were passed over for it."""
+        scaled = self._objective.items(items, self._references)
+        strata = self._order.strata(list(scaled), self._objective.weights)
+        return float(strata.means(np.array([list(scaled.values())]))[0])
 
     def _items(self, key: str) -> dict[str, float]:
         scores = self._trials.get(key, {})

@@ -4,6 +4,7 @@ The driver owns a `Scorer`; a worker owns a `ScoringEngine` around its live mode
 tokenised and planned, one way and raw responses the other, so a worker needs no task and no data set.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -63,11 +64,11 @@ class Plan:
         return tuple(item for chunk in self.chunks[slice] for item in chunk.items)
 
     def by_task(self, scores: Mapping[str, float]) -> dict[str, float]:
-        """The mean over the items of each task that `scores` holds; a task without items is absent."""
+        """The mean over the items of each task that `scores` holds, in any order; a task without items is absent."""
         values: dict[str, list[float]] = {}
         for item, score in scores.items():
             values.setdefault(task_of(item), []).append(score)
-        return {task: sum(values[task]) / len(values[task]) for task in self.weights if task in values}
+        return {task: math.fsum(values[task]) / len(values[task]) for task in self.weights if task in values}
 
     def score(self, scores: Mapping[str, float]) -> float:
         """The weighted mean of the task means, over the tasks that `scores` holds; ValueError on none."""
