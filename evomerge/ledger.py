@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from evomerge.errors import RunError
+from evomerge.scorers import Chunk, Plan
 
 SCHEMA = 1
 
@@ -250,6 +251,16 @@ def chunks_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> 
     """Chunk id → items of every slice, as drawn and as dealt anew."""
     anew = [line["deal"] for line in lines if "deal" in line]
     return {**header["chunks"], **{id_: items for deal in anew for id_, items in deal.items()}}
+
+
+def plan_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Plan:
+    """All chunks that a ledger's scores belong to, and the weights of their tasks."""
+    chunks: dict[str, tuple[Chunk, ...]] = {}
+    for chunk, items in chunks_of(header, lines).items():
+        name = chunk.partition("/")[0]
+        chunks[name] = (*chunks.get(name, ()), Chunk(chunk, name, tuple(items)))
+    tasks = [{"name": task} if isinstance(task, str) else task for task in header["config"]["scorer"]["tasks"]]
+    return Plan(chunks, {task["name"]: float(task.get("weight", 1.0)) for task in tasks})
 
 
 def refuse_other(path: Path, header: Mapping[str, Any]) -> None:

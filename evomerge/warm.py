@@ -8,9 +8,8 @@ from typing import Any
 from evomerge import recipe_yaml
 from evomerge.axes import Vector
 from evomerge.errors import ConfigError, RunError
-from evomerge.ledger import chunks_of, read_trials
+from evomerge.ledger import plan_of, read_trials
 from evomerge.recipe import Recipe
-from evomerge.scorers import task_of
 from evomerge.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -52,20 +51,14 @@ def _recipes(path: Path) -> Iterator[tuple[str, Recipe]]:
 
 
 def _best(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys of what was scored on all of `search`, best first by the mean of the task means."""
-    wanted = {chunk: items for chunk, items in chunks_of(header, lines).items() if chunk.startswith("search/")}
+    """The keys of what was scored on all of `search`, best first by the weighted mean of the task means."""
+    plan = plan_of(header, lines)
+    wanted = {chunk.id: chunk.items for chunk in plan.chunks["search"]}
     scores: dict[str, dict[str, float]] = {}
     for line in lines:
         if line.get("chunk") in wanted and "scores" in line:
             pairs = zip(wanted[line["chunk"]], line["scores"], strict=True)
             scores.setdefault(line["key"], {}).update(pairs)
-    total = len({item for items in wanted.values() for item in items})
-    worth = {key: _mean(items) for key, items in scores.items() if len(items) == total}
+    total = len(set(plan.items("search")))
+    worth = {key: plan.score(items) for key, items in scores.items() if len(items) == total}
     return sorted(worth, key=lambda key: -worth[key])
-
-
-def _mean(scores: Mapping[str, float]) -> float:
-    tasks: dict[str, list[float]] = {}
-    for item, score in scores.items():
-        tasks.setdefault(task_of(item), []).append(score)
-    return sum(sum(values) / len(values) for values in tasks.values()) / len(tasks)

@@ -8,6 +8,7 @@ import pytest
 
 from evomerge import recipe_yaml, warm
 from evomerge.errors import ConfigError
+from evomerge.ledger import Ledger
 from evomerge.recipe import Rule
 from evomerge.recipe_document import to_document
 from tests.test_space import make
@@ -58,6 +59,18 @@ def test_a_runs_best_come_in_order(tmp_path: Path) -> None:
     assert list(found) == [f"{tmp_path} {rank}" for rank in range(1, warm.WINNERS + 1)]
     keys = [toy_space().decode(vector).key() for vector in found.values()]
     assert keys == [candidate.key for candidate, _ in board.ranked()[: warm.WINNERS]]
+
+
+def test_a_runs_best_are_those_by_its_own_weights(tmp_path: Path) -> None:
+    tasks = ["one", {"name": "two", "weight": 3}]
+    first = {"chunks": {"search/0": ["one/0", "two/0"]}, "config": {"scorer": {"tasks": tasks}}}
+    good, better = (toy_space().decode(np.full(2, at)) for at in (0.2, 0.4))
+    ledger = Ledger(tmp_path / "trials.jsonl", first)
+    ledger.append_scores(good.key(), "search/0", [1.0, 0.4], 1.0, to_document(good))
+    ledger.append_scores(better.key(), "search/0", [0.2, 0.8], 1.0, to_document(better))
+    ledger.close()
+    found = warm.points(toy_space(), [str(tmp_path)])
+    assert [toy_space().decode(vector).key() for vector in found.values()] == [better.key(), good.key()]
 
 
 @pytest.mark.parametrize(

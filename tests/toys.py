@@ -123,9 +123,8 @@ class Run:
 
     def __init__(self, path: Path, pool: ToyPool | None = None) -> None:
         self.pool = pool or ToyPool()
-        self.ledger = Ledger(
-            path, {**header(ToyScorer(), {"seed": 1}), "models": {"base": "0"}, "versions": {"toy": "1"}}
-        )
+        known = header(ToyScorer(), {"seed": 1, "scorer": {"tasks": ["toy"]}})
+        self.ledger = Ledger(path, {**known, "models": {"base": "0"}, "versions": {"toy": "1"}})
         self.evaluator = Evaluator(ToyScorer(), self.pool, self.ledger)
         self.asked: list[str] = []
         self.scores: list[list[float]] = []

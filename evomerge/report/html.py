@@ -115,7 +115,7 @@ def _search(record: Record) -> str:
     keys = [("", "candidate"), ("line", "best so far"), ("winner", "winner, chosen on select")]
     keys += [("rival", "best baseline on holdout")]
     if any(not point.whole for point in record.points):
-        keys.append(("dropped", "stopped early: score of the items it saw"))
+        keys.append(("dropped", "stopped early: score estimated by the items it saw"))
     if record.failures():
         keys.append(("failed", "failed"))
     legend = "".join(f'<span><i class="key {kind}">{"×" * (kind == "failed")}</i>{name}</span>' for kind, name in keys)

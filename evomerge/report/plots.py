@@ -26,7 +26,7 @@ def search_figure(record: Record) -> Any:
     """A dot for each candidate in the order asked, hollow where it stopped early; the best so far, the baselines."""
     figure, axes = _blank(7.2, 3.8)
     best = record.best_so_far()
-    for whole, fill, label in ((True, COLOURS["expert"], None), (False, "none", "stopped early, on what it saw")):
+    for whole, fill, label in ((True, COLOURS["expert"], None), (False, "none", "stopped early, estimated")):
         if points := [point for point in record.points if point.whole is whole]:
             numbers, scores = [p.number for p in points], [p.score for p in points]
             axes.scatter(numbers, scores, s=12, edgecolors=COLOURS["expert"], facecolors=fill, label=label)

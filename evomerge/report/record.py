@@ -13,7 +13,7 @@ import yaml
 from evomerge import recipe_yaml
 from evomerge.errors import RunError
 from evomerge.item_order import ItemOrder
-from evomerge.ledger import chunks_of, read_trials
+from evomerge.ledger import plan_of, read_trials
 from evomerge.objective import FAILED, Objective, Worth
 from evomerge.recipe import Recipe
 from evomerge.scorers import Chunk, Plan
@@ -122,16 +122,6 @@ def _contender(label: str, role: str, row: Mapping[str, Any]) -> Contender:
     return Contender(label, role, {"all tasks": row["scores"]["holdout"], **row["tasks"]})
 
 
-def _plan(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Plan:
-    """All chunks, and the task weights, that the ledger's scores belong to."""
-    chunks: dict[str, tuple[Chunk, ...]] = {}
-    for chunk, items in chunks_of(header, lines).items():
-        name = chunk.partition("/")[0]
-        chunks[name] = (*chunks.get(name, ()), Chunk(chunk, name, tuple(items)))
-    tasks = [{"name": task} if isinstance(task, str) else task for task in header["config"]["scorer"]["tasks"]]
-    return Plan(chunks, {task["name"]: float(task.get("weight", 1.0)) for task in tasks})
-
-
 def _drawn(plan: Plan) -> tuple[Chunk, ...]:
     """The search slice once, as it was drawn."""
     return tuple(chunk for chunk in plan.chunks["search"] if chunk.id.count("/") == 1)
@@ -149,7 +139,7 @@ class _Ledger:
     def __init__(
         self, header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], baselines: Mapping[str, str]
     ) -> None:
-        self._plan, self._baselines = _plan(header, lines), baselines
+        self._plan, self._baselines = plan_of(header, lines), baselines
         levels: Mapping[str, str] = next((line["levels"] for line in lines if "levels" in line), {})
         self._order = ItemOrder(_drawn(self._plan), 1, levels)
         config = header["config"]

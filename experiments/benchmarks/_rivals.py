@@ -61,6 +61,9 @@ def static(arena: Arena) -> dict[str, list[Candidate]]:
     return {
         "best expert": [rows[label] for label in experts],
         "uniform average": [rows["uniform"]],
+        f"{arena.experiment.space.method}, textbook": [
+            row for label, row in rows.items() if label.startswith("default")
+        ],
         f"task arithmetic, best of {GRID[0]} to {GRID[-1]}": [
             Candidate.of("grid", wide.decode(point)) for point in grid if point is not None
         ],
