@@ -17,7 +17,6 @@ SMALL = (
     "scorer.slices={search: 8, select: 8, holdout: 16}",
     "scorer.chunk_items=16",
     "budget.evaluations=32",
-    "baselines.random_direction=false",
     "finalise={top: 5, simplify: 0, cloud: 0}",
 )
 ITEMS = 32  # of each task, in the three slices together

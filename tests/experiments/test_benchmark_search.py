@@ -16,6 +16,7 @@ SOME = ["CMA-ES as mergekit-evolve", "random", "cma", "optuna tpe"]
 STATIC = [
     "best expert",
     "uniform average",
+    "task_arithmetic, textbook",
     "task arithmetic, best of 0.2 to 1.0",
     "ties, textbook",
     "dare_ties, textbook",
