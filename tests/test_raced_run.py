@@ -82,3 +82,11 @@ def test_workers_change_no_number(raced: Path, items: str, tmp_path: Path, worke
     assert without_timings(folder) == without_timings(raced)
     assert (folder / "recipe.yaml").read_bytes() == (raced / "recipe.yaml").read_bytes()
     assert scores_of(folder).items() >= scores_of(raced).items(), "some chunks are scored ahead, each once"
+
+
+def test_items_alone_end_a_search_and_widen_its_races(tmp_path: Path) -> None:
+    budget = ("budget.evaluations=null", "budget.items=600")
+    said = evomerge("+experiment=quickstart", *RACED, *budget, "race.most=8", cwd=tmp_path)
+    assert said.code == 0 and " evaluations  " in said.out and "/" not in said.out.split(" evaluations")[0][-4:], said
+    lines = (tmp_path / "runs" / "quickstart" / "trials.jsonl").read_text().splitlines()
+    assert [json.loads(line)["most"] for line in lines if line.startswith('{"most"')] == [600 // (8 * 6)]
