@@ -134,7 +134,7 @@ class Allowance:
         pace = self._pace()
         if pace is None:
             return True  # nothing is paid for yet, or everything is known already
-        cost = max(len(self._evaluator.plan.items("search")), *self._costs[-RECENT:], 0)
+        cost = max([len(self._evaluator.plan.items("search")), *self._costs[-RECENT:]])
         if pace * (cost + self._reserve) <= self._remaining(hours):
             return True
         self._ledger.append_stop(generation, asdict(self._budget))

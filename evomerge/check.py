@@ -6,9 +6,10 @@ from typing import Any
 
 from evomerge.errors import RunError
 from evomerge.experiment import Experiment, fixed_part, from_config
-from evomerge.ledger import refuse_other
+from evomerge.generation import races
 from evomerge.model import resolve_device
 from evomerge.placement import AHEAD, placement, sizes
+from evomerge.recorded import refuse_other
 from evomerge.scorers import SLICES
 from evomerge.search import header
 
@@ -72,7 +73,7 @@ def _search(experiment: Experiment) -> Iterator[str]:
     yield f"baselines {', '.join(experiment.baselines)}"
     yield f"budget    {experiment.budget}: {experiment.budget.most(len(experiment.scorer.plan.items('search')))}"
     yield f"          then about {experiment.reserve()} items of select and holdout"
-    raced = experiment.race.enabled and experiment.objective.scalar
+    raced = races(experiment.objective, experiment.race)
     why = "" if experiment.objective.scalar else ": a front or floors need every item"
     wider = " or more, as the budget allows" if experiment.race.widens and experiment.budget.bounds_items else ""
     yield f"race      {experiment.race}{wider}" if raced else f"race      off{why}"

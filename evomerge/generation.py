@@ -9,7 +9,7 @@ import numpy as np
 from evomerge.evaluator import Candidate, Evaluator, Stage
 from evomerge.item_order import ItemOrder, agreement, dealt
 from evomerge.ledger import Deal
-from evomerge.objective import FAILED, Worth
+from evomerge.objective import FAILED, Objective, Worth
 from evomerge.race import Matrix, RaceConfig, Strata, decided
 
 BEHIND = 1e-9
@@ -34,7 +34,7 @@ def run_generation(
     equal ones stand in the order asked, not in that of their keys, which hold the paths of models.
     """
     unique = list({candidate.key: candidate for candidate in candidates}.values())
-    if not races(evaluator, rule):
+    if not races(evaluator.objective, rule):
         evaluator.evaluate(unique, "search")
         count = len(evaluator.plan.items("search"))
         worth = {candidate.key: evaluator.worth(candidate.key, "search") for candidate in unique}
@@ -42,14 +42,14 @@ def run_generation(
     return _Race(evaluator, unique, rule, order, number).run()
 
 
-def races(evaluator: Evaluator, rule: RaceConfig) -> bool:
+def races(objective: Objective, rule: RaceConfig) -> bool:
     """Whether generations are races: not where one number does not say all."""
-    return rule.enabled and evaluator.objective.scalar
+    return rule.enabled and objective.scalar
 
 
 def item_order(evaluator: Evaluator, rule: RaceConfig) -> ItemOrder:
     """The order of a search whose baselines are scored; an informative one deals the search slice anew, once."""
-    if rule.items != "informative" or not races(evaluator, rule):
+    if rule.items != "informative" or not races(evaluator.objective, rule):
         return ItemOrder.even(evaluator.plan, rotating=rule.items != "fixed")
     deal = evaluator.deal or _informative(evaluator)
     evaluator.deal_anew(deal)

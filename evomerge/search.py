@@ -84,7 +84,7 @@ def search(
     """
     board = Board(evaluator)
     board.add(first := _standing(evaluator, baselines))
-    if races(evaluator, rule):
+    if races(evaluator.objective, rule):
         rule = allowance.widened(rule, space.dimensions)
     order = item_order(evaluator, rule)
     _announce(listeners, 0, board, [board.worth[candidate.key].score for candidate in first])

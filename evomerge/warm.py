@@ -8,8 +8,8 @@ from typing import Any
 from evomerge import recipe_yaml
 from evomerge.axes import Vector
 from evomerge.errors import ConfigError, RunError
-from evomerge.ledger import plan_of, read_trials
 from evomerge.recipe import Recipe
+from evomerge.recorded import plan_of, read_trials, whole_scores
 from evomerge.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -53,12 +53,5 @@ def _recipes(path: Path) -> Iterator[tuple[str, Recipe]]:
 def _best(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys of what was scored on all of `search`, best first by the weighted mean of the task means."""
     plan = plan_of(header, lines)
-    wanted = {chunk.id: chunk.items for chunk in plan.chunks["search"]}
-    scores: dict[str, dict[str, float]] = {}
-    for line in lines:
-        if line.get("chunk") in wanted and "scores" in line:
-            pairs = zip(wanted[line["chunk"]], line["scores"], strict=True)
-            scores.setdefault(line["key"], {}).update(pairs)
-    total = len(set(plan.items("search")))
-    worth = {key: plan.score(items) for key, items in scores.items() if len(items) == total}
+    worth = {key: plan.score(items) for key, items in whole_scores(plan, lines).items()}
     return sorted(worth, key=lambda key: -worth[key])

@@ -14,11 +14,12 @@ from evomerge.budget import Allowance, Budget
 from evomerge.evaluator import Candidate, Evaluator
 from evomerge.generation import Scored, item_order, run_generation
 from evomerge.jobs import Job, Outcome
-from evomerge.ledger import Ledger, read_trials
+from evomerge.ledger import Ledger
 from evomerge.objective import Objective
 from evomerge.optimizers import Vector
 from evomerge.pools import Dispatch
 from evomerge.race import RaceConfig
+from evomerge.recorded import read_trials
 from evomerge.scorers import SLICES, Chunk, Plan
 from evomerge.search import Board, header, search
 from tests.toys import BEST, ToyPool, ToyScorer, toy_baselines, toy_optimizer, toy_space, weights

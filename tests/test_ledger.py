@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.ledger import Deal, Ledger, Trial, chunks_of, read_trials, refuse_other
+from evomerge.ledger import Deal, Ledger, Trial
+from evomerge.recorded import chunks_of, read_trials, refuse_other
 from tests.toys import Run
 
 HEADER: Mapping[str, Any] = {

@@ -13,9 +13,9 @@ import yaml
 from evomerge import recipe_yaml
 from evomerge.errors import RunError
 from evomerge.item_order import ItemOrder
-from evomerge.ledger import plan_of, read_trials
 from evomerge.objective import FAILED, Objective, Worth
 from evomerge.recipe import Recipe
+from evomerge.recorded import plan_of, read_trials
 from evomerge.scorers import Chunk, Plan
 
 FILES = ("config.yaml", "trials.jsonl", "recipe.yaml", "result.json")

@@ -14,8 +14,8 @@ import numpy as np
 from _rows import Row, environment, print_table, write_json
 
 from evomerge.item_order import ItemOrder, agreement, dealt
-from evomerge.ledger import chunks_of, read_trials
 from evomerge.race import Matrix
+from evomerge.recorded import plan_of, read_trials, whole_scores
 from evomerge.scorers import Plan, task_of
 from evomerge.scorers.slices import deal
 
@@ -23,26 +23,22 @@ SEEN, CHUNK, BEST = (16, 32, 48, 64, 96, 128), 16, 12  # items, items of a chunk
 Scores = Mapping[str, Mapping[str, float]]  # key → item → score
 
 
-def read(folder: Path) -> tuple[list[str], Scores, list[str]]:
-    """The items of the search slice, what every recipe scores that has seen all of them, and the baselines' keys."""
+def read(folder: Path) -> tuple[Plan, Scores, list[str]]:
+    """The search slice, what every recipe scores that has seen all of it, and the baselines' keys."""
     header, lines = read_trials(folder / "trials.jsonl")
-    chunks = {id_: items for id_, items in chunks_of(header, lines).items() if id_.startswith("search/")}
-    scores: dict[str, dict[str, float]] = {}
-    for line in lines:
-        if line.get("chunk") in chunks and "scores" in line:
-            scores.setdefault(line["key"], {}).update(zip(chunks[line["chunk"]], line["scores"], strict=True))
-    items = list(dict.fromkeys(item for chunk in chunks.values() for item in chunk))
+    plan = plan_of(header, lines)
+    scores = whole_scores(plan, lines)
     baselines = [row["key"] for row in json.loads((folder / "result.json").read_text())["rows"][:-1]]
-    whole = {key: known for key, known in scores.items() if len(known) == len(items)}
-    if len(whole.keys() - set(baselines)) < 2:
+    if len(scores.keys() - set(baselines)) < 2:
         raise SystemExit(f"{folder}: fewer than two candidates have seen the whole search slice; give a longer search")
-    return items, whole, baselines
+    return plan, scores, baselines
 
 
 class Draws:
     """Search slices of the same items in another order each, and the best candidates' scores on them."""
 
-    def __init__(self, items: Sequence[str], scores: Scores, baselines: Sequence[str]) -> None:
+    def __init__(self, plan: Plan, scores: Scores, baselines: Sequence[str]) -> None:
+        items = list(dict.fromkeys(plan.items("search")))
         self._standing = [scores[key] for key in baselines if key in scores]
         others = sorted((s for key, s in scores.items() if key not in baselines), key=lambda s: -sum(s.values()))
         self._place = {item: place for place, item in enumerate(items)}
@@ -50,7 +46,7 @@ class Draws:
         self._tasks: dict[str, list[str]] = {}
         for item in items:
             self._tasks.setdefault(task_of(item), []).append(item)
-        self._weights = dict.fromkeys(self._tasks, 1.0)
+        self._weights = plan.weights
 
     def orders(self, seed: int) -> dict[str, ItemOrder]:
         """One draw of the slice, in both orders."""
