@@ -25,6 +25,8 @@ Scores = Mapping[str, Mapping[str, float]]  # key → item → score
 
 def read(folder: Path) -> tuple[Plan, Scores, list[str]]:
     """The search slice, what every recipe scores that has seen all of it, and the baselines' keys."""
+    if not (folder / "result.json").is_file():
+        raise SystemExit(f"{folder}: no result.json; give the folder of a finished run")
     header, lines = read_trials(folder / "trials.jsonl")
     plan = plan_of(header, lines)
     scores = whole_scores(plan, lines)

@@ -35,3 +35,10 @@ def test_a_run_with_nobody_to_compare_is_one_line(finished: Path, tmp_path: Path
     )
     done = run(str(tmp_path))
     assert done.returncode == 1 and "fewer than two candidates" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_that_is_no_finished_run_is_one_line(tmp_path: Path) -> None:
+    done = run(str(tmp_path))
+    assert (
+        done.returncode == 1 and done.stderr.strip() == f"{tmp_path}: no result.json; give the folder of a finished run"
+    )
