@@ -183,6 +183,8 @@ class _Ledger:
     def _estimate(self, items: Mapping[str, float]) -> float:
         """The score by the items that were seen, each of which stands for those that were passed over for it."""
         scaled = self._objective.items(items, self._references)
+        if not scaled:
+            return math.nan  # it saw nothing of the tasks that count
         strata = self._order.strata(list(scaled), self._objective.weights)
         return float(strata.means(np.array([list(scaled.values())]))[0])
 
