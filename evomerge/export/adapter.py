@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from evomerge import recipe_yaml
+from evomerge.adapter_expert import AdapterExpert
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.experts import AdapterExpert
 from evomerge.export.card import adapter_card
 from evomerge.export.folder import open_recipe
 from evomerge.export.peft_format import Modules, write_weights
