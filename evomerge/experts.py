@@ -60,6 +60,11 @@ class Base:
         """The tensor's bytes in its file."""
         return self.checkpoint.nbytes(self._source[name])
 
+    def tied(self, paths: Collection[str]) -> dict[str, str]:
+        """The other paths of those of these parameters that are still tied in this family."""
+        aliases = self.skeleton.aliases.items()
+        return {alias: first for alias, first in aliases if first in paths and alias not in self.separate}
+
     def live(self, model: nn.Module) -> dict[str, Tensor]:
         """Name → the storage of the live model that it fills; CandidateError where the two do not belong together."""
         left = dict(model.named_parameters())
