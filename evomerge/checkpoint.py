@@ -84,6 +84,11 @@ def say_what_is_read(folder: Path, read: Collection[str], *patterns: str) -> Non
         say_once(f"{folder}: {first} is read, as transformers and peft do; {beside[0]}{more} beside it is not")
 
 
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal once they are in the first one's dtype."""
+    return one.shape == other.shape and torch.equal(one, other.to(one.dtype))
+
+
 class Checkpoint:
     """The tensors of one model folder; opening reads headers only."""
 
@@ -122,8 +127,7 @@ class Checkpoint:
 
     def same(self, one: str, other: str) -> bool:
         """Whether two tensors hold the same numbers: reads both."""
-        first, second = self._file(one).get_tensor(one), self._file(other).get_tensor(other)
-        return first.shape == second.shape and torch.equal(first, second.to(first.dtype))
+        return same_numbers(self._file(one).get_tensor(one), self._file(other).get_tensor(other))
 
     @cached_property
     def sha256(self) -> str:

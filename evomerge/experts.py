@@ -187,7 +187,8 @@ def open_stored(folder: Path, trust_remote_code: bool, like: Stored | None = Non
     """The checkpoint in `folder`; `like` lends its skeleton where the configuration means the same architecture."""
     mine = full_config(folder, trust_remote_code)
     same = like is not None and _essence(mine) == _essence(full_config(like.checkpoint.folder, trust_remote_code))
-    return Stored(Checkpoint(folder), like.skeleton if like and same else skeleton(folder, trust_remote_code))
+    found = like.skeleton if like and same else skeleton(folder, trust_remote_code)
+    return Stored(Checkpoint(folder), found)
 
 
 def _essence(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evomerge import recipe_yaml
-from evomerge.checkpoint import INDEX, SINGLE
+from evomerge.checkpoint import INDEX, SINGLE, same_numbers
 from evomerge.errors import ExpertError
+from evomerge.experts import FullExpert, listed
 from evomerge.export.card import model_card
 from evomerge.export.staging import staged
-from evomerge.family import Family
+from evomerge.family import Expert, Family
 from evomerge.freeze import freeze
 from evomerge.groups import layer_of
 from evomerge.materialize import Fingerprint, Materializer
@@ -137,12 +138,25 @@ def _copied(tensors: Iterable[tuple[str, Tensor]], family: Family) -> Iterator[t
 def _carried_over(family: Family, stacked: bool) -> Iterator[tuple[str, Tensor]]:
     """What a merge leaves alone: other towers, buffers, tensors that the architecture does not read.
 
-    Of a model with other layers than the base only what is outside its stacks.
+    Of a model with other layers than the base only what is outside its stacks. A line says what experts have changed.
     """
+    lost: list[str] = []
     for name in family.base.kept:
         place = layer_of(name)
-        if not (stacked and place and place[0] in family.layout.stacks):
-            yield name, family.base.checkpoint.tensor(name)
+        if stacked and place and place[0] in family.layout.stacks:
+            continue
+        tensor = family.base.checkpoint.tensor(name)
+        if any(_differs(expert, name, tensor) for expert in family.experts.values()):
+            lost.append(name)
+        yield name, tensor
+    if lost:
+        log.warning("%s: outside the language model these stay the base's, whatever experts made of them", listed(lost))
+
+
+def _differs(expert: Expert, name: str, tensor: Tensor) -> bool:
+    if not isinstance(expert, FullExpert) or name not in expert.checkpoint:
+        return False
+    return not same_numbers(tensor, expert.checkpoint.tensor(name))
 
 
 def _shards(
