@@ -73,21 +73,20 @@ def _one_line(folder: Path, what: str) -> Iterator[None]:
 def full_config(folder: Path, trust_remote_code: bool = False) -> dict[str, Any]:
     """config.json with the defaults of its architecture; a language model's own section counts as the top level."""
     config = model_config(folder, trust_remote_code)
-    return {**config.get_text_config().to_dict(), **config.to_dict()}
+    with _one_line(folder, "its configuration cannot be read"):
+        return {**config.get_text_config().to_dict(), **config.to_dict()}
 
 
 def refuse_unmergeable(folder: Path, trust_remote_code: bool = False) -> None:
     """ExpertError for a mixture of experts or a quantised checkpoint, whose files do not hold the parameters."""
-    config = model_config(folder, trust_remote_code)
-    for section in (config, config.get_text_config()):
-        for key in EXPERT_COUNTS:
-            count = getattr(section, key, None)
-            if isinstance(count, int) and count > 1:
-                raise ExpertError(
-                    f"{folder}: its configuration says {key}={count}: layers that choose among experts (or among rows"
-                    " found by keys) cannot be merged yet"
-                )
-    if getattr(config, "quantization_config", None):
+    config = full_config(folder, trust_remote_code)
+    for key in EXPERT_COUNTS:
+        if isinstance(count := config.get(key), int) and count > 1:
+            raise ExpertError(
+                f"{folder}: its configuration says {key}={count}: layers that choose among experts (or among rows found"
+                " by keys) cannot be merged yet"
+            )
+    if config.get("quantization_config"):
         raise ExpertError(f"{folder}: a quantised checkpoint; save it dequantised first")
 
 
