@@ -53,13 +53,13 @@ def empty_model(folder: Path, trust_remote_code: bool = False) -> PreTrainedMode
     """The architecture in `folder` on the meta device: modules and shapes, no weights; ExpertError where it fails."""
     config = model_config(folder, trust_remote_code)
     auto_class = _auto_class(folder, config)
-    with _one_line(folder, "its architecture cannot be built"), torch.device("meta"), quiet():
+    with in_one_line(folder, "its architecture cannot be built"), torch.device("meta"), quiet():
         model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=trust_remote_code)
     return model
 
 
 @contextmanager
-def _one_line(folder: Path, what: str) -> Iterator[None]:
+def in_one_line(folder: Path, what: str) -> Iterator[None]:
     """ExpertError in place of whatever a library or custom code raises in the block."""
     try:
         yield
@@ -73,7 +73,7 @@ def _one_line(folder: Path, what: str) -> Iterator[None]:
 def full_config(folder: Path, trust_remote_code: bool = False) -> dict[str, Any]:
     """config.json with the defaults of its architecture; a language model's own section counts as the top level."""
     config = model_config(folder, trust_remote_code)
-    with _one_line(folder, "its configuration cannot be read"):
+    with in_one_line(folder, "its configuration cannot be read"):
         return {**config.get_text_config().to_dict(), **config.to_dict()}
 
 
@@ -104,7 +104,7 @@ def load_model(
     `separate` are paths of tied parameters that become parameters of their own.
     """
     auto_class = _auto_class(folder, model_config(folder, trust_remote_code))
-    with _one_line(folder, "transformers cannot load it"), quiet():
+    with in_one_line(folder, "transformers cannot load it"), quiet():
         model = auto_class.from_pretrained(
             folder,
             dtype=torch_dtype(dtype),
@@ -123,8 +123,8 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     """The folder's tokenizer; ExpertError where it has none."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # tokenizers raise whatever their files make them raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExpertError(f"{folder}: no tokenizer ({reason}); the base needs its tokenizer files") from error
     return tokenizer
 
@@ -160,8 +160,8 @@ def model_config(folder: Path, trust_remote_code: bool = False) -> PretrainedCon
     """The configuration in `folder`; ExpertError where it cannot be read."""
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a value of a wrong type or size fails in any way, in any library
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExpertError(f"{folder}/config.json: {reason}") from error
     return config
 

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from evomerge.errors import ConfigError
 from evomerge.experts import Base
-from evomerge.lora_kinds import CONFIG_FILE
+from evomerge.lora_config import CONFIG_FILE
 from evomerge.model import empty_model
 from evomerge.recipe import ModelRef
 
