@@ -154,6 +154,7 @@ def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, sec
         log.warning("%s: %d candidates that this search does not ask for are passed over", ledger.path, others)
     return {
         "fingerprint": digest,
+        "asked": list(board.candidates),
         "counts": {
             "candidates": len(board.candidates),
             "failed": len(board.failures()),

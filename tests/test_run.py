@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from evomerge import recipe_yaml
 from evomerge.errors import RunError
+from evomerge.report.html import MOMENT
 from evomerge.run import open_run, write_atomically
 from tests.conftest import ITEMS, QUICKSTART, ROOT, SMALL, Command, evomerge
 from tests.test_ledger import disk_of
@@ -50,6 +51,13 @@ def same_run(folder: Path, other: Path) -> None:
     assert without_timings(folder) == without_timings(other)
     assert paid_twice(folder) == []
     assert scores_of(folder) == scores_of(other)
+    assert without_the_moment(folder) == without_the_moment(other)
+
+
+def without_the_moment(folder: Path) -> str:
+    """The report but for its one section that depends on when, how often and where the command was given."""
+    before, rest = (folder / "report.html").read_text().split(f'<section id="{MOMENT}">')
+    return before + rest.partition("</section>")[2]
 
 
 def killed_after(lines: int, folder: Path) -> None:
