@@ -58,7 +58,7 @@ def parse(document: Mapping[str, Any], where: str = "") -> Recipe:
     if "modules" in document:
         raise ConfigError("modules is not supported; use models or slices")
     if bool(document.get("models")) == bool(document.get("slices")):
-        raise ConfigError("give either models or slices")
+        raise ConfigError("give either models or slices, with at least one entry")
     name = str(document.get("merge_method", ""))
     methods.load(name)
     reading = Document(name, own="evomerge" in document)

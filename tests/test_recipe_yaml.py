@@ -134,9 +134,9 @@ def test_options_missing_from_the_file_have_their_defaults() -> None:
 
 
 REFUSED = [
-    (document(models=None), r"^give either models or slices$"),
-    (document(models=[]), r"^give either models or slices$"),
-    (document(slices=[{"sources": []}]), r"^give either models or slices$"),
+    (document(models=None), r"^give either models or slices, with at least one entry$"),
+    (document(models=[]), r"^give either models or slices, with at least one entry$"),
+    (document(slices=[{"sources": []}]), r"^give either models or slices, with at least one entry$"),
     (document(modules={"default": {}}), r"^modules is not supported; use models or slices$"),
     (document(models={"a": 1}), r"^models: give a list"),
     (document(models=["org/one"]), r"^models: 'org/one' is not a mapping"),
