@@ -57,12 +57,12 @@ def parse(document: Mapping[str, Any], where: str = "") -> Recipe:
     """A recipe from a parsed YAML document; lines about keys without effect begin with `where`."""
     if "modules" in document:
         raise ConfigError("modules is not supported; use models or slices")
-    if bool(document.get("models")) == bool(document.get("slices")):
-        raise ConfigError("give either models or slices, with at least one entry")
     name = str(document.get("merge_method", ""))
     methods.load(name)
     reading = Document(name, own="evomerge" in document)
     reading.pass_over(document, TOP)
+    if bool(document.get("models")) == bool(document.get("slices")):
+        raise ConfigError("; ".join(["give either models or slices, with at least one entry", *reading.ignored]))
     own = mapping(document.get("evomerge"), "evomerge")
     base = document.get("base_model")
     recipe = Recipe(
