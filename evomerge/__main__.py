@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from yaml import YAMLError
 
-from evomerge.errors import ConfigError, EvomergeError
+from evomerge.errors import ConfigError, EvomergeError, remedy
 from evomerge.suggest import nearest
 
 USAGE = """usage: evomerge +experiment=NAME [key=value …]        search, resume, finish
@@ -51,9 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         code = _complain(_explain(error), ConfigError.exit_code)
     except OSError as error:
-        code = _complain(
-            f"{error.filename or 'system'}: {error.strerror or error}; look at its permissions and space", 1
-        )
+        code = _complain(f"{error.filename or 'system'}: {error.strerror or error}; {remedy(error)}", 1)
     except KeyboardInterrupt:
         code = _complain("interrupted; repeat the command to continue", 130)
     sys.exit(code)

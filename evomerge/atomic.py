@@ -1,9 +1,10 @@
 """Files that are replaced whole: a reader, or a crash, sees the old text or the new, never half."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from evomerge.errors import RunError
+from evomerge.errors import unwritable
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -16,7 +17,6 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         staging.replace(path)
     except OSError as error:
-        staging.unlink(missing_ok=True)
-        raise RunError(
-            f"{path}: {error.strerror or error}; free disk space and repeat the command, nothing is lost"
-        ) from error
+        with suppress(OSError):  # where nothing may be written, nothing may be removed
+            staging.unlink(missing_ok=True)
+        raise unwritable(path, error) from error

@@ -34,6 +34,7 @@ from evomerge.scorers.encode import Encoder, Work, check_tokenizer
 from evomerge.scorers.lm_eval import LMEvalScorer
 from evomerge.sections import MethodConfig, ModelConfig, read_methods, read_textbook
 from evomerge.space import SearchSpace, Space
+from evomerge.vocabulary import refuse_other_vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +175,7 @@ class Experiment:
         for label, path in self._rivals.recipes.items():
             with naming(f"baselines.recipes.{label}"):
                 found[label] = from_file(path, models)
+                refuse_other_vocabulary(found[label], self.family)
         return found
 
     @cached_property

@@ -215,9 +215,11 @@ def test_an_unknown_task(command: Command) -> None:
         ("merge_method: tiess\nmodels: [{model: a}]\n", "'ties'"),
         ("merge_method: linear\n", "give either models or slices"),
         ("merge_method: linear\nmodels: []\n", "at least one"),
-        ("merge_method: linear\nmodels: [{model: a, parameters: {weigth: 1}}]\n", "'weight'"),
         ("merge_method: linear\nmodels: [{model: a, parameters: {weight: heavy}}]\n", "'heavy' is not a number"),
-        ("merge_method: linear\nmodel: [{model: a}]\n", "unknown key model"),
+        (
+            "merge_method: linear\nmodel: [{model: a}]\n",
+            "model has no effect: it is no key of a recipe",
+        ),
         ("merge_method: ties\nmodels: [{model: a, parameters: {weight: 1}}]\n", "ties needs a base_model"),
         ("merge_method: linear\nslices: [{sources: [{model: a}]}]\n", "layer_range"),
     ],

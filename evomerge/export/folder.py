@@ -26,6 +26,7 @@ from evomerge.materialize import Fingerprint, Materializer
 from evomerge.model import torch_dtype
 from evomerge.plan import base_layers, output_layers
 from evomerge.recipe import Recipe
+from evomerge.vocabulary import refuse_other_vocabulary, write_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,14 @@ def merge_recipe(path: Path, out: Path, *, shard_bytes: int = SHARD_BYTES, trust
 
 
 def open_recipe(path: Path, trust_remote_code: bool = False) -> tuple[Recipe, Family]:
-    """A recipe file with its models; ExpertError where one is not what the recipe was scored with."""
+    """A recipe file with its models; ExpertError where one is not what the recipe was scored with.
+
+    ConfigError where it asks for a vocabulary that they do not have.
+    """
     recipe = recipe_yaml.load(path)
     models = recipe.models()
     family = Family(models[0], models[1:], trust_remote_code)
+    refuse_other_vocabulary(recipe, family)
     _refuse_other_weights(recipe, family)
     return recipe, family
 
@@ -57,6 +62,7 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
     with staged(out) as folder:
         dtype = recipe.out_dtype or _stored_dtype(family)
         _copy_metadata(family.base.folder, folder)
+        write_tokenizer(recipe, family, folder)
         materializer = Materializer(family, compiled=False)
         tensors, stacked = materializer.tensors(recipe, torch_dtype(dtype)), output_layers(recipe) is not None
         digest = _write_weights(tensors, family, folder, shard_bytes, stacked)

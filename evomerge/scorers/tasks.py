@@ -2,18 +2,21 @@
 
 import copy
 import dataclasses
+import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 from lm_eval.tasks import TaskManager
 
-from evomerge.errors import TaskError
+from evomerge.errors import TaskError, remedy
 from evomerge.scorers.entries import Entry, did_you_mean
 
+MOVED = "set HF_HOME, or HF_DATASETS_CACHE for data sets alone, to a folder that can be written"
 SPEC_KEYS = tuple(field.name for field in dataclasses.fields(TaskConfig))
 
 
@@ -34,7 +37,7 @@ class TaskLoader:
         try:
             tasks: dict[str, Task] = manager.load([target])["tasks"]
         except Exception as error:  # lm-eval and its data loaders raise whatever comes to hand
-            raise TaskError(f"task '{entry.name}' {_load_problem(error)}") from error
+            raise TaskError(f"task '{entry.name}' {_load_problem(error, entry)}") from error
         if not tasks:
             raise TaskError(f"task '{entry.name}' is a group without tasks; list its tasks in its YAML file")
         for name, task in tasks.items():
@@ -90,15 +93,38 @@ def _inline(entry: Entry) -> dict[str, Any]:
     return {**spec, "task": entry.name}
 
 
-def _load_problem(error: BaseException) -> str:
+def _load_problem(error: BaseException, entry: Entry) -> str:
+    cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+    if isinstance(cause, OSError) and (found := _cache_of(cause, entry)):
+        folder, other = found
+        reason = f"{cause.filename or folder}: {cause.strerror or cause}"
+        return f"cannot be loaded, as its cache {folder} cannot be written ({reason}); {remedy(cause)}, or {other}"
     if isinstance(error, FileNotFoundError):
         return f"misses its data: {one_line(error)}; check the path, relative to the current folder"
     if isinstance(error, ConnectionError):
         return f"cannot fetch its data set: {one_line(error)}; check the network, or use local files"
     if isinstance(error, StopIteration | IndexError):
         return "has no documents; check its data files"
-    cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
     return f"cannot be loaded: {type(cause).__name__}: {one_line(cause)}; check its spec or YAML file"
+
+
+def _cache_of(error: OSError, entry: Entry) -> tuple[str, str] | None:
+    """Which folder of a data set could not be written, and how to have another; None where it is about something else.
+
+    What stands in the way may be the folder itself, a file in it, or one of the folders above.
+    """
+    given = (entry.spec or {}).get("dataset_kwargs")
+    own = given.get("cache_dir") if isinstance(given, Mapping) else None
+    caches = {str(own): "give another cache_dir"} if own else {}
+    caches |= dict.fromkeys(map(str, (datasets.config.HF_DATASETS_CACHE, datasets.config.HF_MODULES_CACHE)), MOVED)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) and not error.filename:
+        return next(iter(caches.items()))
+    place = Path(str(error.filename)).absolute()
+    for folder, other in caches.items():
+        cache = Path(folder).absolute()
+        if place == cache or place in cache.parents or cache in place.parents:
+            return folder, other
+    return None
 
 
 def one_line(error: BaseException) -> str:

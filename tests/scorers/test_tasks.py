@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import yaml
 
@@ -124,3 +125,17 @@ def test_a_group_that_refers_to_a_builtin_task_needs_the_full_index() -> None:
         False,
         False,
     ]
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_what_moves_it(
+    refused: Any, choice: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    cache = str(tmp_path / "file" / "cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    given = {"data_files": choice()["dataset_kwargs"]["data_files"]}
+    line = refused({"name": "mc", "spec": choice(dataset_kwargs=given)})
+    assert f"its cache {cache} cannot be written" in line and "set HF_HOME, or HF_DATASETS_CACHE" in line
+    own = str(tmp_path / "file" / "own")
+    line = refused({"name": "mc", "spec": choice(dataset_kwargs={**given, "cache_dir": own})})
+    assert f"its cache {own} cannot be written" in line and "give another cache_dir" in line and "HF_HOME" not in line
