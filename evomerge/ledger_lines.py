@@ -5,7 +5,6 @@ line, or has another shape, is refused by its number: no count may depend on it.
 """
 
 import json
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
-
-log = logging.getLogger(__name__)
+from evomerge.notices import say_once
 
 Line = dict[str, Any]
 HEADER = ("schema", "config", "models", "chunks", "items")  # what scores are scores of
@@ -28,7 +26,6 @@ KINDS = {
     "deal": ("deal", "levels"),
 }
 SHOWN = 5  # numbers of lines in a message
-_told: set[str] = set()  # one word about a file is enough, however many read it
 
 
 def read_lines(path: Path, data: bytes) -> tuple[Line, list[Line]]:
@@ -111,10 +108,7 @@ class _Reading:
         if not self.passed:
             return
         parts = (f"{what} line{'s' * (len(at) > 1)} {_listed(at)}" for what, at in self.passed.items())
-        message = f"{self.path}: passed over {'; '.join(parts)}"
-        if message not in _told:
-            _told.add(message)
-            log.warning("%s", message)
+        say_once(f"{self.path}: passed over {'; '.join(parts)}")
 
     def _pass(self, what: str, number: int) -> None:
         self.passed.setdefault(what, []).append(number)

@@ -15,7 +15,7 @@ SHORTEST = 20  # characters of a template, mergekit's own bound
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TokenizerRequest:
     """`key` says where a vocabulary is asked for, `source` whose: the base's, the union of all, or that of a model."""
 
     key: str | None = None
@@ -25,18 +25,18 @@ class Wanted:
     template: str | None = None  # its text, or AUTO: the one that most of the models have
 
 
-def wanted(given: Mapping[str, Any]) -> Wanted:
+def read_request(given: Mapping[str, Any]) -> TokenizerRequest:
     """What these keys ask for; ConfigError where that can be known to be out of reach."""
     if len(given.keys() & {"tokenizer_source", "tokenizer"}) == 2:
         raise ConfigError("give either tokenizer_source or tokenizer")
     template = _template(given.get("chat_template"))
     if "tokenizer_source" in given:
-        return Wanted("tokenizer_source", _source(given["tokenizer_source"]), template=template)
+        return TokenizerRequest("tokenizer_source", _source(given["tokenizer_source"]), template=template)
     if "tokenizer" not in given:
-        return Wanted(template=template)
+        return TokenizerRequest(template=template)
     inner = mapping(given["tokenizer"], "tokenizer")
     source = _source(inner.get("source", "union"))  # mergekit's default
-    return Wanted("tokenizer", source, _tokens(inner), _pad_to(inner), template)
+    return TokenizerRequest("tokenizer", source, _tokens(inner), _pad_to(inner), template)
 
 
 def _source(given: Any) -> str | ModelRef:

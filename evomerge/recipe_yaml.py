@@ -15,7 +15,7 @@ from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe, Slice, Source
 from evomerge.recipe_document import FROZEN_FROM, SCHEMA, to_document
 from evomerge.recipe_settings import Document, mapping, model_ref
-from evomerge.recipe_tokenizer import INNER_KEYS, KEYS, wanted
+from evomerge.recipe_tokenizer import INNER_KEYS, KEYS, read_request
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def _tokenizer(document: Mapping[str, Any], reading: Document) -> dict[str, Any]
     if "tokenizer" in found:
         reading.pass_over(found["tokenizer"], INNER_KEYS, "tokenizer: ")
         found["tokenizer"] = {key: value for key, value in found["tokenizer"].items() if key in INNER_KEYS}
-    wanted(found)
+    read_request(found)
     return found
 
 

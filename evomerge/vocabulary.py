@@ -11,7 +11,7 @@ from evomerge.errors import ConfigError, ExpertError
 from evomerge.family import Family
 from evomerge.model import load_tokenizer
 from evomerge.recipe import ModelRef, Recipe
-from evomerge.recipe_tokenizer import AUTO, Wanted, wanted
+from evomerge.recipe_tokenizer import AUTO, TokenizerRequest, read_request
 
 TEMPLATE = "chat_template.jinja"
 FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", TEMPLATE)
@@ -20,7 +20,7 @@ Vocabulary = dict[str, int]
 
 def refuse_other_vocabulary(recipe: Recipe, family: Family) -> None:
     """ConfigError where a recipe asks for a vocabulary that would give other rows than the models have."""
-    asked = wanted(recipe.tokenizer)
+    asked = read_request(recipe.tokenizer)
     if asked.key is None:
         return
     rows = _rows(family)
@@ -42,7 +42,7 @@ def refuse_other_vocabulary(recipe: Recipe, family: Family) -> None:
 
 def write_tokenizer(recipe: Recipe, family: Family, folder: Path) -> None:
     """Put the tokenizer files and the chat template that a recipe asks for in place of the base's in `folder`."""
-    asked = wanted(recipe.tokenizer)
+    asked = read_request(recipe.tokenizer)
     if isinstance(asked.source, ModelRef):
         for file in _files(folder):
             file.unlink()
@@ -68,7 +68,7 @@ def _vocabulary(folder: Path, family: Family, rows: int | None) -> Vocabulary:
     return {token: row for token, row in tokens.items() if rows is None or row < rows}
 
 
-def _refuse_new_rows(asked: Wanted, own: Vocabulary) -> None:
+def _refuse_new_rows(asked: TokenizerRequest, own: Vocabulary) -> None:
     if new := [token for token in asked.tokens if token not in own]:
         raise ConfigError(f"tokenizer: tokens: {new[0]} is not in the vocabulary; add it to every model first")
     if len(own) % asked.pad_to:
@@ -77,13 +77,13 @@ def _refuse_new_rows(asked: Wanted, own: Vocabulary) -> None:
         )
 
 
-def _asked_of(asked: Wanted, recipe: Recipe) -> Iterator[ModelRef]:
+def _asked_of(asked: TokenizerRequest, recipe: Recipe) -> Iterator[ModelRef]:
     yield from recipe.models()
     if isinstance(asked.source, ModelRef):
         yield asked.source
 
 
-def _known(ref: ModelRef, asked: Wanted, family: Family, rows: int | None) -> Vocabulary | None:
+def _known(ref: ModelRef, asked: TokenizerRequest, family: Family, rows: int | None) -> Vocabulary | None:
     """A model's vocabulary; one without a tokenizer is taken to have the base's (as in mergekit)."""
     try:
         return _vocabulary(_folder(ref), family, rows)
