@@ -67,12 +67,23 @@ def skeleton(folder: Path, trust_remote_code: bool = False) -> Skeleton:
     return Skeleton(parameters, tied, persistent, str(model.base_model_prefix))
 
 
-def empty_model(folder: Path, trust_remote_code: bool = False) -> PreTrainedModel:
+def empty_model(folder: Path, trust_remote_code: bool = False, **options: str) -> PreTrainedModel:
     """The architecture in `folder` on the meta device: modules and shapes, no weights."""
     config = model_config(folder, trust_remote_code)
     with torch.device("meta"), quiet():
-        model: PreTrainedModel = _auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+        model: PreTrainedModel = _auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **options)
     return model
+
+
+def check_attention(name: str, folder: Path, trust_remote_code: bool = False) -> None:
+    """ConfigError for attention that the architecture in `folder` does not have, or this machine lacks a package of."""
+    try:
+        empty_model(folder, trust_remote_code, attn_implementation=name)
+    except Exception as error:  # an unknown word, a missing package, a kernel that no hub has: each raises its own
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"model.attn_implementation={name}: {reason}; null leaves the choice to transformers"
+        ) from None
 
 
 def full_config(folder: Path, trust_remote_code: bool = False) -> dict[str, Any]:
