@@ -8,20 +8,23 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evomerge.errors import ExpertError
 from evomerge.hub import out_of_reach
+from evomerge.notices import say_once
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 METADATA_FILES = ["*.json", "*.model", "*.jinja", "*.txt", "tokenizer*"]
+WEIGHT_PATTERNS = ("model*.safetensors", INDEX, "pytorch_model*.bin")
 LFS = b"version https://git-lfs"
 
 
@@ -74,6 +77,21 @@ def open_safetensors(path: Path) -> Any:
         raise ExpertError(f"{path}: truncated or not safetensors ({error}); download it again") from None
 
 
+def say_what_is_read(folder: Path, read: Collection[str], *patterns: str) -> None:
+    """One line for a folder with weights of another save or format beside those that are read."""
+    lie_there = {path.name for pattern in patterns for path in folder.glob(pattern)}
+    own_index = {INDEX} if SINGLE not in read else set()
+    if beside := sorted(lie_there - set(read) - own_index):
+        first = next(iter(read)) if len(read) == 1 else f"{len(read)} shards of {INDEX}"
+        more = f" and {len(beside) - 1} more" if len(beside) > 1 else ""
+        say_once(f"{folder}: {first} is read, as transformers and peft do; {beside[0]}{more} beside it is not")
+
+
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal once they are in the first one's dtype."""
+    return one.shape == other.shape and torch.equal(one, other.to(one.dtype))
+
+
 class Checkpoint:
     """The tensors of one model folder; opening reads headers only."""
 
@@ -110,6 +128,10 @@ class Checkpoint:
         found: Tensor = self._file(name).get_tensor(name)
         return found
 
+    def same(self, one: str, other: str) -> bool:
+        """Whether two tensors hold the same numbers: reads both."""
+        return same_numbers(self._file(one).get_tensor(one), self._file(other).get_tensor(other))
+
     @cached_property
     def sha256(self) -> str:
         """SHA-256 over the weight files in the order of their names: reads every byte once."""
@@ -120,24 +142,34 @@ class Checkpoint:
         return digest.hexdigest()
 
     def _index(self) -> dict[str, str]:
-        if (self.folder / INDEX).is_file():
-            where = {str(k): str(v) for k, v in read_json(self.folder / INDEX).get("weight_map", {}).items()}
-            self._check_shards(where)
-            return where
-        if not (self.folder / SINGLE).exists():
-            old = "; only pytorch_model.bin is there: save it with safe_serialization" if self._has_bin() else ""
-            raise ExpertError(f"{self.folder}: no {SINGLE} or {INDEX}{old}")
-        return {name: SINGLE for name in self._open(SINGLE).keys()}  # noqa: SIM118 (a safetensors handle, not a dict)
+        """Tensor → the file that transformers reads it from: the single file first, then the shards of the index."""
+        if (self.folder / SINGLE).exists():
+            files = [SINGLE]
+        elif (self.folder / INDEX).is_file():
+            files = self._shards()
+        else:
+            raise ExpertError(f"{self.folder}: no {SINGLE} or {INDEX}{self._instead()}")
+        say_what_is_read(self.folder, files, *WEIGHT_PATTERNS)
+        return {name: file for file in files for name in self._open(file).keys()}  # noqa: SIM118 (no dict)
 
-    def _check_shards(self, where: dict[str, str]) -> None:
-        for file in sorted(set(where.values())):
+    def _shards(self) -> list[str]:
+        """The files of the index, in the order in which transformers reads them, each with all that it should hold."""
+        where = {str(k): str(v) for k, v in read_json(self.folder / INDEX).get("weight_map", {}).items()}
+        files = sorted(set(where.values()))
+        for file in files:
             held = set(self._open(file).keys())
             lost = sorted(name for name, place in where.items() if place == file and name not in held)
             if lost:
                 raise ExpertError(f"{self.folder / file}: lacks {lost[0]}, which {INDEX} places there; download again")
+        return files
 
-    def _has_bin(self) -> bool:
-        return any(self.folder.glob("pytorch_model*.bin"))
+    def _instead(self) -> str:
+        """What the folder holds in place of weights that can be read, and the remedy."""
+        variants = sorted(path.name for path in self.folder.glob("model.*.safetensors*"))
+        if variants:
+            return f"; only the variant {variants[0]} is there: save the model again without a variant"
+        pickled = any(self.folder.glob("pytorch_model*.bin"))
+        return "; only pytorch_model.bin is there: save it with safe_serialization" if pickled else ""
 
     def _file(self, name: str) -> Any:
         return self._open(self._where[name])

@@ -1,104 +1,156 @@
-"""A base and an expert as mappings from the base's tensor names to what each brings, whatever their files look like."""
+"""A base and a full checkpoint as mappings from places of the live model to tensors, whatever their files look like."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from evomerge.checkpoint import Checkpoint
-from evomerge.errors import ExpertError
+from evomerge.destinations import Destination
+from evomerge.errors import CandidateError, ExpertError
 from evomerge.kernels.sources import Update
-from evomerge.lora import Adapter, Factors
-from evomerge.model import full_config, refuse_unmergeable, skeleton
+from evomerge.model import full_config
+from evomerge.skeleton import skeleton
+from evomerge.stored import Stored
 
-COMPARED = (
-    "model_type",
-    "num_hidden_layers",
-    "num_layers",
-    "n_layer",
-    "hidden_size",
-    "vocab_size",
-    "tie_word_embeddings",
-)
+COMPARED = ("model_type", "num_hidden_layers", "num_layers", "n_layer", "hidden_size", "vocab_size")
+# What a configuration may say differently of the same architecture; ties are decided by what is stored.
+IDLE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 FLOATS = {"F64", "F32", "F16", "BF16"}
 SHOWN = 5
 
 
 class Base:
-    """The base's mergeable tensors under the names of its files, and which parameter each of them fills."""
+    """The base's mergeable tensors under the names of its files, and where in the live model each of them lives.
 
-    def __init__(self, folder: Path, trust_remote_code: bool) -> None:
-        self.folder, self.trust_remote_code = folder, trust_remote_code
-        self.checkpoint = Checkpoint(folder)
-        self.skeleton = skeleton(folder, trust_remote_code)
-        self.parameter: dict[str, str] = {}
-        missing = []
-        for name in self.skeleton.parameters:
-            file_name = self._find(name)
-            if file_name:
-                self.parameter[file_name] = name
-            else:
-                missing.append(name)
-        if missing:
-            raise ExpertError(f"{folder}: {listed(missing)} not in the weight files; is the download complete?")
-        self._check_shapes()
-        self.file_name = {parameter: name for name, parameter in self.parameter.items()}
-        self.kept = tuple(name for name in self.checkpoint if name in self.skeleton.buffers)
+    `separate` are paths of tied parameters that some model of the family changes on their own: each is a tensor here.
+    """
 
-    def in_file(self, name: str, held: "Checkpoint | Mapping[str, Any]") -> str | None:
-        """The name under which `held` stores the parameter: its own, or with the head's prefix added or removed."""
-        prefix = f"{self.skeleton.prefix}."
-        spellings = (name, name.removeprefix(prefix), prefix + name)
-        return next((spelling for spelling in spellings if spelling in held), None)
+    def __init__(self, stored: Stored, separate: Collection[str], trust_remote_code: bool) -> None:
+        self.stored, self.checkpoint, self.skeleton = stored, stored.checkpoint, stored.skeleton
+        self.folder, self.trust_remote_code = stored.checkpoint.folder, trust_remote_code
+        self.separate = tuple(alias for alias in self.skeleton.aliases if alias in separate)
+        self._check_complete()
+        self.destination: dict[str, Destination] = {}
+        self._source: dict[str, str] = {}  # layout name → stored name
+        for path in (*self.skeleton.parameters, *self.separate):
+            self._place(path)
+        self.parameter = {name: place.path for name, place in self.destination.items()}
+        self.file_name = {path: name for name, path in self.parameter.items()}
+        self._check_tensors()
+        self.copies = {name: self._copies(name) for name in self.destination}
+        used = {*self._source.values(), *(copy for copies in self.copies.values() for copy in copies)}
+        self.kept = tuple(name for name in self.checkpoint if name not in used)
 
-    def _find(self, parameter: str) -> str | None:
-        aliases = (alias for alias, source in self.skeleton.tied.items() if source == parameter)
-        found = (self.in_file(name, self.checkpoint) for name in (parameter, *aliases))
-        return next((name for name in found if name), None)
+    def tensor(self, name: str) -> Tensor:
+        """The base's tensor under the name that it has in a merge: read-only by contract."""
+        return self.checkpoint.tensor(self._source[name])
 
-    def _check_shapes(self) -> None:
-        for name, parameter in self.parameter.items():
-            want, got = self.skeleton.parameters[parameter], self.checkpoint.shape(name)
-            if want != got:
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape, from its header."""
+        return self.checkpoint.shape(self._source[name])
+
+    def dtype(self, name: str) -> str:
+        """The tensor's safetensors dtype (F32, BF16, …)."""
+        return self.checkpoint.dtype(self._source[name])
+
+    def nbytes(self, name: str) -> int:
+        """The tensor's bytes in its file."""
+        return self.checkpoint.nbytes(self._source[name])
+
+    def tied(self, paths: Collection[str]) -> dict[str, str]:
+        """The other paths of those of these parameters that are still tied in this family."""
+        aliases = self.skeleton.aliases.items()
+        return {alias: first for alias, first in aliases if first in paths and alias not in self.separate}
+
+    def live(self, model: nn.Module) -> dict[str, Tensor]:
+        """Name → the storage of the live model that it fills; CandidateError where the two do not belong together."""
+        left = dict(model.named_parameters())
+        if lost := next((name for name, path in self.parameter.items() if path not in left), None):
+            raise CandidateError(f"{lost}: the live model has no parameter {self.parameter[lost]}")
+        found = {name: place.view(left[place.path]) for name, place in self.destination.items()}
+        for path in left.keys() - set(self.parameter.values()) - self.skeleton.outside - self.skeleton.frozen:
+            raise CandidateError(f"{path}: the recipe writes no such parameter, which the live model has")
+        return found
+
+    def _place(self, path: str) -> None:
+        parts = self.stored.parts.get(path)
+        if parts:
+            for place in parts:
+                name = self.stored.name(place)
+                assert name is not None
+                self.destination[name], self._source[name] = place, name
+        elif source := self.stored.name(Destination(path)):
+            # Held under a tied path alone: that name, unless the other path has a tensor of its own here.
+            taken = self.stored.places[source].path in (*self.skeleton.parameters, *self.separate)
+            name = path if taken else source
+            self.destination[name], self._source[name] = Destination(path), source
+
+    def _copies(self, name: str) -> tuple[str, ...]:
+        """Other names under which the file holds the same tied tensor."""
+        place = self.destination[name]
+        if place.path in self.separate:
+            return ()
+        tied = [path for path in self.skeleton.members(place.path) if path not in self.separate]
+        names = (self.stored.name(part) for path in tied for part in self.stored.parts.get(path, ()) if part != place)
+        return tuple(copy for copy in names if copy and copy != self._source[name] and place.whole)
+
+    def _check_complete(self) -> None:
+        if refused := self.stored.refused:
+            name, why = next(iter(refused.items()))
+            raise ExpertError(f"{self.folder}: {name}, for {why}; such a tensor cannot be merged yet")
+        if missing := self.stored.missing():
+            raise ExpertError(f"{self.folder}: {listed(missing)} not in the weight files; is the download complete?")
+
+    def _check_tensors(self) -> None:
+        for name, place in self.destination.items():
+            want, got = self.skeleton.shape(place.path), self.shape(name)
+            if place.whole and want != got:
                 raise ExpertError(f"{self.folder}: {name} is {list(got)}, config.json wants {list(want)}")
-            if self.checkpoint.dtype(name) not in FLOATS:
-                dtype = self.checkpoint.dtype(name)
-                raise ExpertError(f"{self.folder}: {name} has dtype {dtype}; save the model in floating point")
+            if self.dtype(name) not in FLOATS:
+                raise ExpertError(
+                    f"{self.folder}: {name} has dtype {self.dtype(name)}; save the model in floating point"
+                )
 
 
 class FullExpert:
     """A checkpoint as an expert: one dense tensor for each of the base's."""
 
-    def __init__(self, checkpoint: Checkpoint, base: Base) -> None:
-        self.checkpoint = checkpoint
-        self._spelling = {name: base.in_file(name, checkpoint) for name in base.parameter}
+    def __init__(self, stored: Stored) -> None:
+        self.stored, self.checkpoint = stored, stored.checkpoint
 
     def sha256(self) -> str:
         """SHA-256 over its weight files."""
         return self.checkpoint.sha256
 
-    def touches(self, name: str) -> bool:
+    def separate(self, aliases: Mapping[str, str]) -> frozenset[str]:
+        """Of the base's tied paths, those at which this checkpoint has a tensor of its own."""
+        return self.stored.separate(aliases)
+
+    def touches(self, place: Destination) -> bool:
         """Any tensor may differ from the base's: only the data could tell."""
-        return name in self._spelling
+        return self.stored.name(place) is not None
 
-    def update(self, name: str) -> Update:
-        """The dense tensor that stands for the base's tensor `name`."""
-        spelling = self._spelling[name]
-        return self.checkpoint.tensor(spelling) if spelling else None
+    def update(self, place: Destination) -> Update:
+        """The dense tensor that stands for the base's at this place."""
+        name = self.stored.name(place)
+        return self.checkpoint.tensor(name) if name else None
 
-    def nbytes(self, name: str) -> int:
-        """Bytes that the expert brings to the base's tensor `name`."""
-        return self.checkpoint.nbytes(self._spelling[name] or name)
+    def nbytes(self, place: Destination) -> int:
+        """Bytes that the expert brings to this place."""
+        name = self.stored.name(place)
+        return self.checkpoint.nbytes(name) if name else 0
 
-    def dtype(self, name: str) -> str:
-        """The safetensors dtype of the tensor that stands for the base's `name`."""
-        return self.checkpoint.dtype(self._spelling[name] or name)
+    def dtype(self, place: Destination) -> str | None:
+        """The safetensors dtype of what it brings to this place."""
+        name = self.stored.name(place)
+        return self.checkpoint.dtype(name) if name else None
 
     def problems(self, base: Base) -> list[str]:
         """Where this checkpoint cannot stand beside the base: architecture, shapes, missing and extra tensors."""
-        refuse_unmergeable(self.checkpoint.folder, self.checkpoint.config)
-        # With the architecture's defaults filled in: an old config.json may lack a key that decides about tying.
+        # With the architecture's defaults filled in: an old config.json may lack keys that others write.
         mine = full_config(self.checkpoint.folder, base.trust_remote_code)
         theirs = full_config(base.folder, base.trust_remote_code)
         found = [
@@ -106,63 +158,41 @@ class FullExpert:
             for key in COMPARED
             if key in mine and key in theirs and mine[key] != theirs[key]
         ]
-        for name, spelling in self._spelling.items():
-            if spelling is None:
-                found.append(f"{name} missing")
-            elif self.checkpoint.shape(spelling) != base.checkpoint.shape(name):
-                shapes = list(self.checkpoint.shape(spelling)), list(base.checkpoint.shape(name))
-                found.append(f"{name} {shapes[0]} (base {shapes[1]})")
-            elif self.checkpoint.dtype(spelling) not in FLOATS:
-                found.append(f"{name} of dtype {self.checkpoint.dtype(spelling)}")
+        found += [f"{name}, for {why}, cannot be merged yet" for name, why in self.stored.refused.items()]
+        found += [problem for name, place in base.destination.items() if (problem := self._problem(base, name, place))]
         return found + [f"{name} extra" for name in self._extra(base)]
 
+    def _problem(self, base: Base, name: str, place: Destination) -> str | None:
+        own = self.stored.name(place)
+        if own is None:
+            return None if place.path in base.skeleton.frozen else f"{name} missing"
+        got, want = self.checkpoint.shape(own), base.shape(name)
+        if got != want:
+            return f"{name} {list(got)} (base {list(want)})"
+        return None if (dtype := self.checkpoint.dtype(own)) in FLOATS else f"{name} of dtype {dtype}"
+
     def _extra(self, base: Base) -> list[str]:
-        known = {spelling for spelling in self._spelling.values() if spelling}
-        known |= set(base.checkpoint) | set(base.skeleton.buffers) | set(base.skeleton.tied)
-        return [name for name in self.checkpoint if name not in known and ".rotary_emb." not in name]
+        used = {self.stored.name(place) for place in base.destination.values()} | set(base.checkpoint)
+        merged = self.stored.skeleton.parameters
+        idle = re.compile("|".join((r"\.rotary_emb\.", *self.stored.skeleton.ignored)))
+
+        def is_extra(name: str) -> bool:
+            place = self.stored.places.get(name)
+            return place.path in merged and place.path not in base.skeleton.frozen if place else not idle.search(name)
+
+        return [name for name in self.checkpoint if name not in used and is_extra(name)]
 
 
-class AdapterExpert:
-    """A LoRA adapter as an expert: an update of the base's tensors, or of another checkpoint's (`origin`)."""
-
-    def __init__(self, adapter: Adapter, base: Base, origin: FullExpert | None) -> None:
-        self.adapter = adapter
-        self._base, self._origin = base, origin
-        self._names = frozenset(adapter.names())
-
-    def sha256(self) -> str:
-        """SHA-256 of the adapter's weight file."""
-        return self.adapter.sha256
-
-    def touches(self, name: str) -> bool:
-        """Whether the adapter changes the base's tensor `name`."""
-        return self._origin is not None or self._base.parameter[name] in self._names
-
-    def nbytes(self, name: str) -> int:
-        """Bytes that the adapter brings to the base's tensor `name`."""
-        return self.adapter.nbytes(self._base.parameter[name])
-
-    def update(self, name: str) -> Update:
-        """The adapter's factors for the base's tensor `name`, or the whole weight where factors of it do not exist."""
-        update = self.adapter.update(self._base.parameter[name], self._tensor)
-        if self._origin is None:
-            return update
-        own = self._tensor(self._base.parameter[name])
-        return own if update is None else update.delta().add_(own) if isinstance(update, Factors) else update
-
-    def problems(self, base: Base) -> list[str]:
-        """Where the adapter was made for another base."""
-        if self._origin and (found := self._origin.problems(base)):
-            return found
-        return self.adapter.problems(dict(base.skeleton.parameters))
-
-    def _tensor(self, parameter: str) -> Tensor:
-        name = self._base.file_name[parameter]
-        found = self._origin.update(name) if self._origin else None
-        return found if isinstance(found, Tensor) else self._base.checkpoint.tensor(name)
+def open_stored(folder: Path, trust_remote_code: bool, like: Stored | None = None) -> Stored:
+    """The checkpoint in `folder`; `like` lends its skeleton where the configuration means the same architecture."""
+    mine = full_config(folder, trust_remote_code)
+    same = like is not None and _essence(mine) == _essence(full_config(like.checkpoint.folder, trust_remote_code))
+    found = like.skeleton if like and same else skeleton(folder, trust_remote_code)
+    return Stored(Checkpoint(folder), found)
 
 
-Expert = FullExpert | AdapterExpert
+def _essence(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in IDLE}
 
 
 def listed(problems: list[str]) -> str:

@@ -3,13 +3,17 @@
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
-from evomerge.checkpoint import Checkpoint, fetch, read_json
+from evomerge.adapter_expert import AdapterExpert
+from evomerge.checkpoint import fetch, read_json
 from evomerge.errors import ConfigError, ExpertError
-from evomerge.experts import AdapterExpert, Base, Expert, FullExpert, listed
+from evomerge.experts import Base, FullExpert, listed, open_stored
 from evomerge.groups import Layout
 from evomerge.kernels.sources import Update
 from evomerge.lora import Adapter, is_adapter
 from evomerge.recipe import ModelRef
+from evomerge.stored import Stored
+
+Expert = FullExpert | AdapterExpert
 
 
 class Family:
@@ -22,8 +26,11 @@ class Family:
         self.ref = ModelRef(base.path, base.revision)  # a base with an adapter is one more expert on this
         refs = [ref for ref in dict.fromkeys([base, *experts]) if ref != self.ref]
         _refuse(_other_architectures(self.ref, refs))
-        self.base = Base(fetch(base.path, base.revision), trust_remote_code)
-        self.experts: dict[ModelRef, Expert] = {ref: _open(ref, self.ref, self.base) for ref in refs}
+        stored = open_stored(fetch(base.path, base.revision), trust_remote_code)
+        self.experts: dict[ModelRef, Expert] = {ref: _open(ref, self.ref, stored, trust_remote_code) for ref in refs}
+        aliases = stored.skeleton.aliases
+        separate = stored.separate(aliases).union(*(expert.separate(aliases) for expert in self.experts.values()))
+        self.base = Base(stored, separate, trust_remote_code)
         _refuse(
             f"{ref} does not fit the base {base}: {listed(problems)}"
             for ref, expert in self.experts.items()
@@ -37,7 +44,12 @@ class Family:
 
     def update(self, ref: ModelRef, name: str) -> Update:
         """What a model brings to the base's tensor `name`; the base itself brings nothing new."""
-        return None if ref == self.ref else self.experts[ref].update(name)
+        return None if ref == self.ref else self.experts[ref].update(self.base.destination[name])
+
+    def nbytes(self, name: str) -> int:
+        """Bytes that all models together bring to the base's tensor `name`."""
+        place = self.base.destination[name]
+        return self.base.nbytes(name) + sum(expert.nbytes(place) for expert in self.experts.values())
 
     def refuse_full(self, refs: Iterable[ModelRef], method: str) -> None:
         """ConfigError for an expert that is no adapter of this base, which a method of adapters cannot merge."""
@@ -47,13 +59,14 @@ class Family:
 
     def touched(self, ref: ModelRef) -> frozenset[str]:
         """The tensors in which the expert differs from the base as far as its headers tell."""
-        return frozenset(name for name in self.base.parameter if self.experts[ref].touches(name))
+        expert = self.experts[ref]
+        return frozenset(name for name, place in self.base.destination.items() if expert.touches(place))
 
     def dtypes(self) -> set[str]:
         """The safetensors dtypes of the base and the full experts, from one tensor of each."""
-        name = next(iter(self.base.parameter))
-        full = [expert for expert in self.experts.values() if isinstance(expert, FullExpert)]
-        return {self.base.checkpoint.dtype(name), *(expert.dtype(name) for expert in full)}
+        name, place = next(iter(self.base.destination.items()))
+        full = (expert for expert in self.experts.values() if isinstance(expert, FullExpert))
+        return {self.base.dtype(name), *(dtype for expert in full if (dtype := expert.dtype(place)))}
 
     def trained_on(self, ref: ModelRef) -> str | None:
         """The base that an adapter says it was trained on; None for a full checkpoint or an adapter that is silent."""
@@ -85,9 +98,10 @@ def _commit(path: str, revision: str | None) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else revision
 
 
-def _open(ref: ModelRef, root: ModelRef, base: Base) -> Expert:
+def _open(ref: ModelRef, root: ModelRef, base: Stored, trust_remote_code: bool) -> Expert:
     own = ModelRef(ref.path, ref.revision)
-    origin = None if own == root else FullExpert(Checkpoint(fetch(ref.path, ref.revision)), base)
+    folder = fetch(ref.path, ref.revision)
+    origin = None if own == root else FullExpert(open_stored(folder, trust_remote_code, base))
     if ref.adapter:
         return AdapterExpert(Adapter(fetch(ref.adapter, ref.adapter_revision)), base, origin)
     assert origin is not None

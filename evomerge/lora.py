@@ -7,7 +7,7 @@ Only headers are read until an update is asked for, and no model is built. `upda
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,17 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.checkpoint import open_safetensors
+from evomerge.checkpoint import open_safetensors, say_what_is_read
 from evomerge.errors import ExpertError
-from evomerge.lora_kinds import CONFIG_FILE, Change, Shape, read_changes, read_config
+from evomerge.lora_config import CONFIG_FILE, read_config
+from evomerge.lora_kinds import Change, Shape, read_changes
 
 _WEIGHTS_FILE = "adapter_model.safetensors"
-_HEADS = ("lm_head", "embed_out")
-_TIED = (
-    "the base ties its head to the embeddings, and the head cannot change on its own;"
-    " save the adapter again without it (save_embedding_layers=False)"
-)
-_VOCABULARY = (*_HEADS, "embed_tokens", "embed_in", "wte", "shared", "word_embeddings")
+_TIED_BY_NAME = ("embed_tokens", "lm_head")  # the modules that `ensure_weight_tying` of peft knows
+_VOCABULARY = ("lm_head", "embed_out", "embed_tokens", "embed_in", "wte", "shared", "word_embeddings")
 
 
 @dataclass(frozen=True)
@@ -74,10 +71,27 @@ class Adapter:
         """The base parameters that the adapter changes, sorted."""
         return tuple(self._changes)
 
-    def problems(self, shapes: Mapping[str, Shape]) -> list[str]:
+    def problems(self, shapes: Mapping[str, Shape], ignoring: Collection[str] = ()) -> list[str]:
         """Why the adapter does not fit a base of these shapes, a line per parameter, from headers alone."""
-        found = ((name, self._problem(name, change, shapes)) for name, change in self._changes.items())
+        changes = ((name, change) for name, change in self._changes.items() if name not in ignoring)
+        found = ((name, self._problem(name, change, shapes)) for name, change in changes)
         return [f"{name}: {problem}" for name, problem in found if problem]
+
+    def follows_ties(self, name: str, is_input: bool) -> bool:
+        """Whether what is tied to this parameter changes with it when peft loads the adapter into a tied model.
+
+        `is_input` tells whether it is the input embedding, whose trained tokens peft always ties.
+        """
+        if self._changes[name].tokens is not None:
+            return is_input
+        leaf = name.rpartition(".")[0].rpartition(".")[2]
+        return bool(self._config.get("ensure_weight_tying")) and leaf in _TIED_BY_NAME
+
+    def copied(self, name: str, base: Callable[[str], Tensor]) -> Tensor | None:
+        """The tensor that stood under the adapter's factors where that is not the base's; fp32."""
+        change = self._changes[name]
+        copy = change.magnitude is None and self._differing_copy(name, change, base)
+        return self._tensor(copy).float() if copy else None
 
     def nbytes(self, name: str) -> int:
         """Bytes of the tensors that change the parameter, taken as fp32."""
@@ -162,7 +176,7 @@ class Adapter:
     def _problem(self, name: str, change: Change, shapes: Mapping[str, Shape]) -> str | None:
         module = name.rpartition(".")[0].rpartition(".")[2]
         if name not in shapes:
-            return _TIED if module in _HEADS else "the base has no such parameter"
+            return "the base has no such parameter"
         shape = tuple(shapes[name])
         if change.tokens is not None and max(change.indices, default=-1) >= shape[0]:
             return f"token {max(change.indices)} is trained, the base's vocabulary has {shape[0]} rows"
@@ -190,4 +204,5 @@ def _open(folder: Path) -> Any:
         pickled = (folder / "adapter_model.bin").is_file()
         remedy = "load it with peft and save_pretrained it again" if pickled else "download the adapter again"
         raise ExpertError(f"{folder}: no {_WEIGHTS_FILE}{' but a pickled .bin' if pickled else ''}; {remedy}")
+    say_what_is_read(folder, (_WEIGHTS_FILE,), "adapter_model*.safetensors", "adapter_model*.bin")
     return open_safetensors(path)

@@ -113,7 +113,7 @@ class Materializer:
         model, are left alone.
         """
         if self._model is not model:
-            self._model, self._held, self._outs = model, {}, dict(model.named_parameters())
+            self._model, self._held, self._outs = model, {}, self.family.base.live(model)
         parts = list(self.parts(recipe))
         outs = self._parameters([part.name for part in parts])
         held, self._held = self._held, {}  # a write that fails half-way leaves nothing that is known
@@ -134,16 +134,12 @@ class Materializer:
         self._held = {}
 
     def _parameters(self, names: list[str]) -> dict[str, Tensor]:
-        """Output name → the live parameter that it fills."""
-        left, found = dict(self._outs), {}
-        for name in names:
-            parameter = left.pop(self.family.base.parameter.get(name, ""), None)
-            if parameter is None:
-                raise CandidateError(f"{name}: the live model has no such tensor; build stacked slices with `merge`")
-            found[name] = parameter
-        if left:
-            raise CandidateError(f"{next(iter(left))}: the recipe writes no such parameter")
-        return found
+        """Output name → the storage of the live model that it fills."""
+        if stacked := next((name for name in names if name not in self._outs), None):
+            raise CandidateError(f"{stacked}: the live model has no such tensor; build stacked slices with `merge`")
+        if left := self._outs.keys() - set(names):
+            raise CandidateError(f"{min(left)}: the recipe writes no such parameter")
+        return self._outs
 
     def _merge(self, recipe: Recipe) -> tuple[methods.Method, list[TensorPlan], list[methods.Setup]]:
         """The recipe's method and plan, and the setups of its tensors, which all recipes of its models share."""
@@ -209,7 +205,7 @@ class Materializer:
 
     def _update(self, source: Input, base: Input | None) -> Update:
         """The tensor relative to what stands as base: factors only where that is the family's base, else dense."""
-        stored = self.family.base.checkpoint.tensor(source.name)
+        stored = self.family.base.tensor(source.name)
         update = self.family.update(source.model, source.name)
         if base and base.model == self.family.ref and base.name == source.name:
             return update

@@ -1,14 +1,16 @@
 """The live model: its parameters by name without weights, and the real thing to write candidates into."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -17,20 +19,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from evomerge.errors import ConfigError, ExpertError
+from evomerge.errors import ConfigError, EvomergeError, ExpertError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-
-
-@dataclass(frozen=True)
-class Skeleton:
-    """What an architecture wants filled: parameter shapes, aliases of tied parameters, persistent buffers."""
-
-    parameters: Mapping[str, tuple[int, ...]]
-    tied: Mapping[str, str]
-    buffers: frozenset[str]
-    prefix: str
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -57,45 +49,53 @@ def resolve_device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def skeleton(folder: Path, trust_remote_code: bool = False) -> Skeleton:
-    """The parameters of the architecture in `folder`, built on the meta device: no weight is read."""
-    refuse_unmergeable(folder, full_config(folder, trust_remote_code))
-    model = empty_model(folder, trust_remote_code)
-    tied = dict(model.all_tied_weights_keys)
-    parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    persistent = frozenset(model.state_dict()) - set(parameters) - set(tied)
-    return Skeleton(parameters, tied, persistent, str(model.base_model_prefix))
-
-
 def empty_model(folder: Path, trust_remote_code: bool = False, **options: str) -> PreTrainedModel:
-    """The architecture in `folder` on the meta device: modules and shapes, no weights."""
+    """The architecture in `folder` on the meta device: modules and shapes, no weights; ExpertError where it fails."""
     config = model_config(folder, trust_remote_code)
-    with torch.device("meta"), quiet():
-        model: PreTrainedModel = _auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **options)
+    auto_class = _auto_class(folder, config)
+    with in_one_line(folder, "its architecture cannot be built"), torch.device("meta"), quiet():
+        model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=trust_remote_code, **options)
     return model
+
+
+@contextmanager
+def in_one_line(folder: Path, what: str) -> Iterator[None]:
+    """ExpertError in place of whatever a library or custom code raises in the block."""
+    try:
+        yield
+    except EvomergeError:
+        raise
+    except Exception as error:  # architectures fail in any way on a configuration that does not fit them
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ExpertError(f"{folder}: {what} ({reason}); look at its config.json and the installed packages") from error
 
 
 def check_attention(name: str, folder: Path, trust_remote_code: bool = False) -> None:
     """ConfigError for attention that the architecture in `folder` does not have, or this machine lacks a package of."""
     try:
         empty_model(folder, trust_remote_code, attn_implementation=name)
-    except Exception as error:  # an unknown word, a missing package, a kernel that no hub has: each raises its own
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"model.attn_implementation={name}: {reason}; null leaves the choice to transformers"
-        ) from None
+    except ExpertError as error:
+        reason = " ".join(str(error.__cause__).split())
+        line = f"model.attn_implementation={name}: {reason}; null leaves the choice to transformers"
+        raise ConfigError(line) from None
 
 
 def full_config(folder: Path, trust_remote_code: bool = False) -> dict[str, Any]:
-    """config.json with the defaults of its architecture."""
-    return dict(model_config(folder, trust_remote_code).to_dict())
+    """config.json with the defaults of its architecture; a language model's own section counts as the top level."""
+    config = model_config(folder, trust_remote_code)
+    with in_one_line(folder, "its configuration cannot be read"):
+        return {**config.get_text_config().to_dict(), **config.to_dict()}
 
 
-def refuse_unmergeable(folder: Path, config: Mapping[str, Any]) -> None:
+def refuse_unmergeable(folder: Path, trust_remote_code: bool = False) -> None:
     """ExpertError for a mixture of experts or a quantised checkpoint, whose files do not hold the parameters."""
-    count = max((config.get(key) or 0 for key in EXPERT_COUNTS if isinstance(config.get(key), int)), default=0)
-    if count > 1:
-        raise ExpertError(f"{folder}: a mixture-of-experts model ({count} experts), which cannot be merged yet")
+    config = full_config(folder, trust_remote_code)
+    for key in EXPERT_COUNTS:
+        if isinstance(count := config.get(key), int) and count > 1:
+            raise ExpertError(
+                f"{folder}: its configuration says {key}={count}: layers that choose among experts (or among rows found"
+                " by keys) cannot be merged yet"
+            )
     if config.get("quantization_config"):
         raise ExpertError(f"{folder}: a quantised checkpoint; save it dequantised first")
 
@@ -107,16 +107,21 @@ def load_model(
     device: str = "cpu",
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    separate: Collection[str] = (),
 ) -> PreTrainedModel:
-    """The model in eval mode, built with `dtype` (casting later would also cast its rotary buffers)."""
-    config = model_config(folder, trust_remote_code)
-    with quiet():
-        model = _auto_class(config).from_pretrained(
+    """The model in eval mode, built with `dtype` (casting later would also cast its rotary buffers).
+
+    `separate` are paths of tied parameters that become parameters of their own.
+    """
+    auto_class = _auto_class(folder, model_config(folder, trust_remote_code))
+    with in_one_line(folder, "transformers cannot load it"), quiet():
+        model = auto_class.from_pretrained(
             folder,
             dtype=torch_dtype(dtype),
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
+    _settle_ties(model, separate)
     kept = [name for name, parameter in model.named_parameters() if parameter.dtype != torch_dtype(dtype)]
     if kept:
         raise ConfigError(f"model.dtype={dtype}: this architecture keeps {kept[0]} in another; use bfloat16 or float32")
@@ -128,10 +133,24 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     """The folder's tokenizer; ExpertError where it has none."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # tokenizers raise whatever their files make them raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExpertError(f"{folder}: no tokenizer ({reason}); the base needs its tokenizer files") from error
     return tokenizer
+
+
+def _settle_ties(model: PreTrainedModel, separate: Collection[str]) -> None:
+    """Make parameters of their own of these paths, and let nothing tie any again.
+
+    lm-eval calls `tie_weights`, which goes by the configuration's flag and would drop a head that the files hold.
+    """
+    for path in separate:
+        module, _, name = path.rpartition(".")
+        own = model.get_parameter(path).detach().clone()
+        setattr(model.get_submodule(module), name, nn.Parameter(own, requires_grad=False))
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            part._tied_weights_keys = {}
 
 
 class quiet:
@@ -151,11 +170,22 @@ def model_config(folder: Path, trust_remote_code: bool = False) -> PretrainedCon
     """The configuration in `folder`; ExpertError where it cannot be read."""
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a value of a wrong type or size fails in any way, in any library
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExpertError(f"{folder}/config.json: {reason}") from error
     return config
 
 
-def _auto_class(config: Any) -> Any:
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+def _auto_class(folder: Path, config: PretrainedConfig) -> Any:
+    """The class by which transformers loads the model as a language model, or as one with other senses besides."""
+    classes: tuple[Any, ...] = (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM)
+    if config.is_encoder_decoder:
+        classes = (AutoModelForSeq2SeqLM, AutoModelForImageTextToText)
+    remote = getattr(config, "auto_map", None) or {}
+    found = next((c for c in classes if type(config) in c._model_mapping or c.__name__ in remote), None)
+    if found is None:
+        raise ExpertError(
+            f"{folder}: architecture {config.model_type}: transformers loads it neither as a language model nor as an"
+            " image-text-to-text model; give a model that generates text"
+        )
+    return found

@@ -61,10 +61,8 @@ def plan_placement(sizes: Sizes, memory: Memory) -> Mode:
 
 def sizes(family: Family, dtype: str) -> Sizes:
     """What a live model in `dtype` and all sources weigh, from headers."""
-    base, each = family.base, []
-    for name in base.parameter:
-        each.append(base.checkpoint.nbytes(name) + sum(expert.nbytes(name) for expert in family.experts.values()))
-    parameters = sum(math.prod(shape) for shape in base.skeleton.parameters.values())
+    each = [family.nbytes(name) for name in family.base.destination]
+    parameters = sum(math.prod(shape) for shape in family.base.skeleton.parameters.values())
     return Sizes(parameters * torch_dtype(dtype).itemsize, sum(each), max(each))
 
 

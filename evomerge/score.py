@@ -118,7 +118,7 @@ def _model(source: str, config: ScoreConfig) -> tuple[PreTrainedModel, PreTraine
         recipe, family = open_recipe(Path(source), config.trust_remote_code)
         folder = family.base.folder
         dtype = config.dtype or recipe.out_dtype or _stored(folder, config)
-        model = load_model(folder, dtype=dtype, **options)
+        model = load_model(folder, dtype=dtype, separate=family.base.separate, **options)
         placed = placement("auto", family, device, dtype, loaded=True)
         Materializer(family, device, placement=placed).write(recipe, model)
     else:

@@ -39,6 +39,7 @@ class Worker:
             device=device,
             attn_implementation=spec.attn_implementation,
             trust_remote_code=spec.trust_remote_code,
+            separate=self._family.base.separate,
         )
         self._materializer = Materializer(
             self._family,
@@ -78,8 +79,7 @@ class Worker:
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of the candidate as it is scored, in this worker's dtype."""
         self._hold(recipe)
-        names = self._family.base.file_name
-        return fingerprint((names[name], parameter) for name, parameter in self._model.named_parameters())
+        return fingerprint(self._family.base.live(self._model).items())
 
     def _score(self, job: Job) -> list[Any]:
         self._hold(job.recipe)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from evomerge.checkpoint import Checkpoint, fetch, open_safetensors, read_json
 from evomerge.errors import ExpertError
@@ -54,9 +54,44 @@ def test_opening_reads_no_weight(single: Path) -> None:
     assert Checkpoint(single).shape("a.weight") == (2, 3)
 
 
-def test_an_index_wins_over_a_stray_single_file(sharded: Path) -> None:
-    save_file({"old": torch.zeros(1)}, sharded / "model.safetensors")
+def test_a_single_file_wins_over_the_shards_of_another_save(sharded: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As transformers has it; whoever looks into the folder is told."""
+    save_file({"new": torch.zeros(1)}, sharded / "model.safetensors")
+    assert list(Checkpoint(sharded)) == ["new"]
+    Checkpoint(sharded)
+    (said,) = caplog.messages
+    assert said.startswith(f"{sharded}: model.safetensors is read, as transformers and peft do; model-00001-of-0000")
+    assert said.endswith("beside it is not")
+
+
+def test_an_index_whose_shards_are_gone_does_not_disturb_a_single_file(
+    single: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = {"metadata": {}, "weight_map": {"old": "model-00001-of-00002.safetensors"}}
+    (single / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert sorted(Checkpoint(single)) == sorted(TENSORS)
+    assert "model.safetensors.index.json beside it is not" in caplog.text
+
+
+def test_a_pickled_copy_beside_safetensors_is_not_read(sharded: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (sharded / "pytorch_model.bin").write_bytes(b"old")
     assert sorted(Checkpoint(sharded)) == sorted(TENSORS)
+    assert "shards of model.safetensors.index.json is read" in caplog.text and "pytorch_model.bin beside" in caplog.text
+
+
+def test_a_variant_alone_is_not_what_transformers_would_load(single: Path) -> None:
+    (single / "model.safetensors").rename(single / "model.fp16.safetensors")
+    with pytest.raises(ExpertError, match="only the variant model.fp16.safetensors is there"):
+        Checkpoint(single)
+
+
+def test_a_tensor_in_two_shards_is_that_of_the_last_one(sharded: Path) -> None:
+    """transformers reads every tensor of every shard, whatever the index says of it."""
+    last = sorted(sharded.glob("*.safetensors"))[-1]
+    first_name = next(iter(Checkpoint(sharded)))
+    held = {**load_file(last), first_name: torch.full((2,), 7.0)}
+    save_file(held, last)
+    assert torch.equal(Checkpoint(sharded).tensor(first_name), torch.full((2,), 7.0))
 
 
 def test_sha256_is_of_the_files_in_the_order_of_their_names(single: Path, sharded: Path) -> None:

@@ -1,5 +1,6 @@
 """The merged model as a checkpoint folder: sharded safetensors, config, tokenizer, generation config, model card."""
 
+import copy
 import json
 import logging
 import os
@@ -7,17 +8,20 @@ import shutil
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from evomerge import recipe_yaml
-from evomerge.checkpoint import INDEX, SINGLE
+from evomerge.checkpoint import INDEX, SINGLE, same_numbers
 from evomerge.errors import ExpertError
+from evomerge.experts import FullExpert, listed
 from evomerge.export.card import model_card
 from evomerge.export.staging import staged
-from evomerge.family import Family
+from evomerge.family import Expert, Family
 from evomerge.freeze import freeze
+from evomerge.groups import layer_of
 from evomerge.materialize import Fingerprint, Materializer
 from evomerge.model import torch_dtype
 from evomerge.plan import base_layers, output_layers
@@ -54,7 +58,8 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
         dtype = recipe.out_dtype or _stored_dtype(family)
         _copy_metadata(family.base.folder, folder)
         materializer = Materializer(family, compiled=False)
-        digest = _write_weights(materializer.tensors(recipe, torch_dtype(dtype)), family, folder, shard_bytes)
+        tensors, stacked = materializer.tensors(recipe, torch_dtype(dtype)), output_layers(recipe) is not None
+        digest = _write_weights(tensors, family, folder, shard_bytes, stacked)
         _warn_of_another_result(recipe, digest)
         _write_config(recipe, family, dtype, folder)
         kept = freeze(recipe, materializer)
@@ -101,12 +106,14 @@ def _stored_dtype(family: Family) -> str:
     return stored.pop() if len(stored) == 1 else "float32"
 
 
-def _write_weights(tensors: Iterable[tuple[str, Tensor]], family: Family, folder: Path, shard_bytes: int) -> str:
+def _write_weights(
+    tensors: Iterable[tuple[str, Tensor]], family: Family, folder: Path, shard_bytes: int, stacked: bool
+) -> str:
     """Shards of at most `shard_bytes`, one in memory at a time; returns the merged tensors' fingerprint."""
     digest, total = Fingerprint(), 0
     shards: list[list[str]] = []
-    kept = [(name, family.base.checkpoint.tensor(name)) for name in family.base.kept]
-    for held in _shards(_witnessed(tensors, digest), kept, shard_bytes):
+    merged = _copied(_witnessed(tensors, digest), family)
+    for held in _shards(merged, _carried_over(family, stacked), shard_bytes):
         save_file(held, _shard_path(folder, len(shards)), metadata={"format": "pt"})
         shards.append(list(held))
         total += sum(tensor.nbytes for tensor in held.values())
@@ -118,6 +125,38 @@ def _witnessed(tensors: Iterable[tuple[str, Tensor]], digest: Fingerprint) -> It
     for name, tensor in tensors:
         digest.add(name, tensor)
         yield name, tensor
+
+
+def _copied(tensors: Iterable[tuple[str, Tensor]], family: Family) -> Iterator[tuple[str, Tensor]]:
+    """The tensors, and those of tied parameters under every name that the base's files give them."""
+    for name, tensor in tensors:
+        yield name, tensor
+        for other in family.base.copies.get(name, ()):
+            yield other, tensor.clone()
+
+
+def _carried_over(family: Family, stacked: bool) -> Iterator[tuple[str, Tensor]]:
+    """What a merge leaves alone: other towers, buffers, tensors that the architecture does not read.
+
+    Of a model with other layers than the base only what is outside its stacks. A line says what experts have changed.
+    """
+    lost: list[str] = []
+    for name in family.base.kept:
+        place = layer_of(name)
+        if stacked and place and place[0] in family.layout.stacks:
+            continue
+        tensor = family.base.checkpoint.tensor(name)
+        if any(_differs(expert, name, tensor) for expert in family.experts.values()):
+            lost.append(name)
+        yield name, tensor
+    if lost:
+        log.warning("%s: outside the language model these stay the base's, whatever experts made of them", listed(lost))
+
+
+def _differs(expert: Expert, name: str, tensor: Tensor) -> bool:
+    if not isinstance(expert, FullExpert) or name not in expert.checkpoint:
+        return False
+    return not same_numbers(tensor, expert.checkpoint.tensor(name))
 
 
 def _shards(
@@ -152,11 +191,24 @@ def _name_shards(shards: list[list[str]], total: int, folder: Path) -> None:
         (folder / INDEX).write_text(json.dumps(index_json, indent=2))
 
 
+def _untie(config: dict[str, Any]) -> None:
+    """Say that head and embedding are two tensors: transformers sees it in the files, other programs read the flag.
+
+    Only for decoders: encoder-decoders also read from it whether to scale what reaches the head.
+    """
+    config["tie_word_embeddings"] = False
+    for section in config.values():
+        if isinstance(section, dict) and "tie_word_embeddings" in section:
+            section["tie_word_embeddings"] = False
+
+
 def _write_config(recipe: Recipe, family: Family, dtype: str, folder: Path) -> None:
     """The base's config with the output's dtype and, for stacked slices, its number of layers."""
-    config = dict(family.base.checkpoint.config)
+    config = copy.deepcopy(family.base.checkpoint.config)
     config.pop("torch_dtype", None)
     config["dtype"] = dtype
+    if family.base.separate and not family.base.skeleton.is_encoder_decoder:
+        _untie(config)
     layers = output_layers(recipe)
     if layers is not None:
         origins = base_layers(recipe)

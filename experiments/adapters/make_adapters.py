@@ -44,8 +44,8 @@ def make_adapter(base: Path, folder: Path, seed: int) -> None:
     family = Family(ModelRef(str(base)), ())
     rank, generator = RANKS[seed % len(RANKS)], torch.Generator().manual_seed(seed)
     tensors, targets = {}, set()
-    for parameter in family.base.parameter.values():
-        weight = family.base.checkpoint.tensor(family.base.file_name[parameter])
+    for name, parameter in family.base.parameter.items():
+        weight = family.base.tensor(name)
         module = parameter.removesuffix(".weight")
         if weight.ndim != 2 or any(word in module for word in SKIPPED):
             continue

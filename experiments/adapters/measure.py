@@ -66,7 +66,7 @@ def held(materializer: Materializer, recipe: Recipe) -> dict[str, int]:
         sources = part.setup.sources
         sides = [s for i in range(len(sources)) if isinstance(u := sources.update(i), Factors) for s in (u.up, u.down)]
         adapters = {_address(side): side for side in sides}
-        base = _address(family.base.checkpoint.tensor(part.name))
+        base = _address(family.base.tensor(part.name))
         for tensor in sources.tensors():
             address = _address(tensor)
             kind = "base" if address == base else "adapters" if address in adapters else "other"

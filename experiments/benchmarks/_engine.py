@@ -96,7 +96,7 @@ def products(case: Case) -> Contestant:
 def plain_tensor(case: Case, name: str, values: Values, device: str) -> Tensor:
     """One merged tensor in fp32."""
     family = case.members.family
-    base = family.base.checkpoint.tensor(name).float()
+    base = family.base.tensor(name).float()
     updates = [family.update(ref, name) for ref in case.experts]
     if case.label == "adapters":
         return _adapted(base, updates, values, device)
