@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evomerge.errors import ExpertError
+from evomerge.hub import out_of_reach
 from evomerge.notices import say_once
 
 INDEX = "model.safetensors.index.json"
@@ -41,10 +42,12 @@ def fetch(path: str, revision: str | None, *, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download  # slow import, and folders do not need it
 
     patterns = [*METADATA_FILES, *(["*.safetensors"] if weights else [])]
+    offline = out_of_reach()
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns, local_files_only=bool(offline)))
     except Exception as error:  # the hub client raises a dozen unrelated classes; each means the same to a user
-        reason = str(error).strip().splitlines()[0]
+        reason = offline and f"{offline}, and it is not in the cache"
+        reason = reason or str(error).strip().splitlines()[0]
         raise ExpertError(
             f"{path}: neither a folder nor a reachable hub model ({reason}); check the spelling"
         ) from error

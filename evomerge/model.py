@@ -49,12 +49,12 @@ def resolve_device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def empty_model(folder: Path, trust_remote_code: bool = False) -> PreTrainedModel:
+def empty_model(folder: Path, trust_remote_code: bool = False, **options: str) -> PreTrainedModel:
     """The architecture in `folder` on the meta device: modules and shapes, no weights; ExpertError where it fails."""
     config = model_config(folder, trust_remote_code)
     auto_class = _auto_class(folder, config)
     with in_one_line(folder, "its architecture cannot be built"), torch.device("meta"), quiet():
-        model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=trust_remote_code)
+        model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=trust_remote_code, **options)
     return model
 
 
@@ -68,6 +68,16 @@ def in_one_line(folder: Path, what: str) -> Iterator[None]:
     except Exception as error:  # architectures fail in any way on a configuration that does not fit them
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ExpertError(f"{folder}: {what} ({reason}); look at its config.json and the installed packages") from error
+
+
+def check_attention(name: str, folder: Path, trust_remote_code: bool = False) -> None:
+    """ConfigError for attention that the architecture in `folder` does not have, or this machine lacks a package of."""
+    try:
+        empty_model(folder, trust_remote_code, attn_implementation=name)
+    except ExpertError as error:
+        reason = " ".join(str(error.__cause__).split())
+        line = f"model.attn_implementation={name}: {reason}; null leaves the choice to transformers"
+        raise ConfigError(line) from None
 
 
 def full_config(folder: Path, trust_remote_code: bool = False) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from evomerge.budget import Allowance
 from evomerge.environment import machine, versions
 from evomerge.errors import RunError
 from evomerge.evaluator import Candidate, Evaluator
-from evomerge.experiment import Experiment, fixed_part, from_config
+from evomerge.experiment import Experiment, from_config
 from evomerge.finalise import Final
+from evomerge.fixed import fixed_part
 from evomerge.jobs import Outcome
 from evomerge.ledger import Ledger
 from evomerge.offers import RECIPE, Keeper

@@ -612,8 +612,8 @@ def test_more_may_be_asked_of_a_finished_search(copied: Path, tmp_path: Path) ->
         (("objective.normalise=1",), "objective.normalise=1: give true or false"),
         (("+objective.weight=1",), "objective.weight: unknown key"),
         (("+baselines.random_dir=true",), "baselines.random_dir: unknown key (did you mean 'random_direction'?)"),
-        (("finalise.simplify=-1",), "finalise.simplify=-1: give 0 or more"),
-        (("finalise.radius=1.5",), "finalise.radius=1.5: give a step in the unit cube, above 0, below 1"),
+        (("finalise.simplify=-1",), "finalise.simplify=-1: give a whole number at least 0"),
+        (("finalise.radius=1.5",), "finalise.radius=1.5: give a number above 0, below 1"),
     ],
     ids=str,
 )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from evomerge.errors import ConfigError
 from evomerge.kernels import Coefficients, Sources
+from evomerge.schema import shown
 from evomerge.suggest import nearest
 
 Exactness = Literal["exact", "frozen-linear", "distribution-only", "native"]
@@ -123,7 +124,9 @@ def names() -> tuple[str, ...]:
 def load(name: str) -> Method:
     """The method of this name; ConfigError names the nearest one for a misspelt name."""
     if name not in names():
-        raise ConfigError(f"merge method {name!r} is not known{nearest(name, names())}; choose of {', '.join(names())}")
+        raise ConfigError(
+            f"merge method '{shown(name)}' is not known{nearest(name, names())}; choose of {', '.join(names())}"
+        )
     return cast(Method, importlib.import_module(f"evomerge.methods.{name}"))
 
 
@@ -158,9 +161,9 @@ def choose_options(name: str, chosen: Mapping[str, str]) -> dict[str, str]:
     known = load(name).OPTIONS
     for key, value in chosen.items():
         if key not in known:
-            raise ConfigError(f"method {name} has no option {key!r}{nearest(key, known)}; it has {list(known)}")
+            raise ConfigError(f"method {name} has no option '{shown(key)}'{nearest(key, known)}; it has {list(known)}")
         if value not in known[key]:
-            raise ConfigError(f"method {name}: option {key}={value} is not one of {', '.join(known[key])}")
+            raise ConfigError(f"method {name}: option {key}={shown(value)} is not one of {', '.join(known[key])}")
     return {key: chosen.get(key, values[0]) for key, values in known.items()}
 
 

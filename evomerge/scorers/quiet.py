@@ -19,11 +19,11 @@ SEED = 1234
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the harness and the data set loader: bars, standard output, anything below an error."""
+    """Silence the harness and the data set loader: bars, standard output, log lines; what they raise says enough."""
     bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     tqdm, harness_task.tqdm = harness_task.tqdm, partial(harness_task.tqdm, disable=True)
-    with _level("lm_eval", logging.ERROR), _level("datasets", logging.CRITICAL):
+    with _level("lm_eval", logging.CRITICAL), _level("datasets", logging.CRITICAL):
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 yield

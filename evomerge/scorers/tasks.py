@@ -3,20 +3,30 @@
 import copy
 import dataclasses
 import errno
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import datasets
+import lm_eval.tasks
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 from lm_eval.api.metrics import mean
+from lm_eval.api.registry import METRIC_REGISTRY
 from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 from lm_eval.tasks import TaskManager
 
-from evomerge.errors import TaskError, remedy
+from evomerge.errors import EvomergeError, TaskError, remedy
+from evomerge.hub import out_of_reach
+from evomerge.schema import shown
 from evomerge.scorers.entries import Entry, did_you_mean
 
 MOVED = "set HF_HOME, or HF_DATASETS_CACHE for data sets alone, to a folder that can be written"
+NAMED = re.compile(r"""^[ -]*(?:["']?(?:task|group|tag)["']?:|-)[ \[]*["']?([^\s"'#\[\],]+)""", re.MULTILINE)
+NO_TASKS = (".py", ".pyc", ".md", ".txt", ".json", ".jsonl", ".csv", ".tsv")
 SPEC_KEYS = tuple(field.name for field in dataclasses.fields(TaskConfig))
 
 
@@ -34,10 +44,11 @@ class TaskLoader:
         """Leaf tasks by name: one for a task, all of them for a group or a tag."""
         target = _inline(entry) if entry.spec is not None else entry.name
         manager = self._mine if entry.spec is not None else self._manager(entry.name)
+        offline = None if _is_local(entry) else out_of_reach()
         try:
             tasks: dict[str, Task] = manager.load([target])["tasks"]
         except Exception as error:  # lm-eval and its data loaders raise whatever comes to hand
-            raise TaskError(f"task '{entry.name}' {_load_problem(error, entry)}") from error
+            raise TaskError(f"task '{entry.name}' {_load_problem(error, entry, offline)}") from error
         if not tasks:
             raise TaskError(f"task '{entry.name}' is a group without tasks; list its tasks in its YAML file")
         for name, task in tasks.items():
@@ -53,14 +64,41 @@ class TaskLoader:
         if _complete(self._mine.task_index, name):
             return self._mine
         if self._all is None:
+            if name not in self._mine.task_index and name not in mentioned():
+                raise self._unknown(name, mentioned())
             self._all = TaskManager(include_path=self._include_path)
         if name not in self._all.task_index:
-            place = f" or in {self._include_path} (a YAML file that cannot be read is passed over)"
-            raise TaskError(
-                f"task '{name}' is not in lm-eval{place if self._include_path else ''}, and it has no spec"
-                f"{did_you_mean(name, self._all.all_tasks)}"
-            )
+            raise self._unknown(name, self._all.all_tasks)
         return self._all
+
+    def _unknown(self, name: str, known: Iterable[str]) -> TaskError:
+        place = f" or in {self._include_path} (a YAML file that cannot be read is passed over)"
+        return TaskError(
+            f"task '{name}' is not in lm-eval{place if self._include_path else ''}, and it has no spec"
+            f"{did_you_mean(name, tuple(known))}"
+        )
+
+
+@cache
+def mentioned() -> frozenset[str]:
+    """What lm-eval's files call a task, group or tag, and more: read as text in a second, where its index takes twenty.
+
+    Files that others include have any name.
+    """
+    files = (path for path in Path(lm_eval.tasks.__file__).parent.rglob("*") if path.suffix not in NO_TASKS)
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file())
+    return frozenset(word for text in texts for word in NAMED.findall(text))
+
+
+@contextmanager
+def blaming(what: str, remedy: str) -> Iterator[None]:
+    """TaskError for whatever a task's templates, metrics and data raise, which is whatever comes to hand."""
+    try:
+        yield
+    except EvomergeError:
+        raise
+    except Exception as error:
+        raise TaskError(f"{what}: {type(error).__name__}: {one_line(error)}; {remedy}") from error
 
 
 def label(entry: Entry, leaf: str) -> str:
@@ -87,13 +125,24 @@ def _inline(entry: Entry) -> dict[str, Any]:
     spec = copy.deepcopy(dict(entry.spec or {}))
     for key in spec:
         if key not in SPEC_KEYS:
-            raise TaskError(f"task '{entry.name}': unknown key '{key}' in spec{did_you_mean(key, SPEC_KEYS)}")
+            raise TaskError(f"task '{entry.name}': unknown key '{shown(key)}' in spec{did_you_mean(key, SPEC_KEYS)}")
     if not spec.get("dataset_path") and not spec.get("custom_dataset"):
         raise TaskError(f"task '{entry.name}': spec has no dataset_path; write json, csv or a data set's id")
     return {**spec, "task": entry.name}
 
 
-def _load_problem(error: BaseException, entry: Entry) -> str:
+def _is_local(entry: Entry) -> bool:
+    """Whether a spec names files and metrics of lm-eval's own alone, so that no hub need be asked."""
+    spec = entry.spec or {}
+    listed = spec.get("metric_list") or []
+    named = (
+        [metric.get("metric") for metric in listed if isinstance(metric, Mapping)] if isinstance(listed, list) else []
+    )
+    known = str(spec.get("dataset_path")) in _PACKAGED_DATASETS_MODULES
+    return known and all(str(one) in METRIC_REGISTRY for one in named)
+
+
+def _load_problem(error: BaseException, entry: Entry, offline: str | None) -> str:
     cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
     if isinstance(cause, OSError) and (found := _cache_of(cause, entry)):
         folder, other = found
@@ -102,9 +151,11 @@ def _load_problem(error: BaseException, entry: Entry) -> str:
     if isinstance(error, FileNotFoundError):
         return f"misses its data: {one_line(error)}; check the path, relative to the current folder"
     if isinstance(error, ConnectionError):
-        return f"cannot fetch its data set: {one_line(error)}; check the network, or use local files"
-    if isinstance(error, StopIteration | IndexError):
+        return f"cannot fetch its data set: {offline or one_line(error)}; check the network, or use local files"
+    if isinstance(error, StopIteration) or (isinstance(error, IndexError) and "size 0" in str(error)):
         return "has no documents; check its data files"
+    if isinstance(error, IndexError):
+        return f"cannot be loaded: {one_line(error)}; check that doc_to_target is the number or text of a choice"
     return f"cannot be loaded: {type(cause).__name__}: {one_line(cause)}; check its spec or YAML file"
 
 
@@ -166,15 +217,21 @@ def choose_metric(name: str, task: Task, metric: str | None) -> tuple[str, float
 
     Only a metric that lm-eval aggregates by the mean over items has a value per item.
     """
-    aggregations = task.aggregation()
+    with blaming(f"task '{name}' has a metric_list that cannot be read", "give a list of {metric: NAME, …}"):
+        aggregations = dict(task.aggregation())
+    if not aggregations:
+        raise TaskError(f"task '{name}': its metric_list is empty; name a metric, or drop the key for lm-eval's own")
     metric = metric or next(iter(aggregations))
     if metric not in aggregations:
-        raise TaskError(f"task '{name}': no metric '{metric}'; it has {', '.join(aggregations)}")
+        raise TaskError(f"task '{name}': no metric '{shown(metric)}'; it has {', '.join(map(shown, aggregations))}")
     if aggregations[metric] is not mean:
         means = [other for other, function in aggregations.items() if function is mean]
-        remedy = f"use {' or '.join(means)}" if means else "it has no such metric, drop it"
-        raise TaskError(f"task '{name}': metric '{metric}' is not a mean over items; {remedy}")
-    return metric, -1.0 if task.higher_is_better().get(metric) is False else 1.0
+        remedy = f"use {' or '.join(map(shown, means))}" if means else "it has no such metric, drop it"
+        raise TaskError(f"task '{name}': metric '{shown(metric)}' is not a mean over items; {remedy}")
+    better = task.higher_is_better().get(metric)
+    if better not in (True, False, None):
+        raise TaskError(f"task '{name}': higher_is_better={shown(better)} of metric '{metric}': give true or false")
+    return metric, -1.0 if better is False else 1.0
 
 
 def choose_filter(name: str, task: Task, wanted: str | None) -> Any:
@@ -186,4 +243,4 @@ def choose_filter(name: str, task: Task, wanted: str | None) -> Any:
         if pipeline.name == wanted:
             return pipeline
     known = ", ".join(pipeline.name for pipeline in pipelines)
-    raise TaskError(f"task '{name}': no filter '{wanted}'; it has {known}")
+    raise TaskError(f"task '{name}': no filter '{shown(wanted)}'; it has {known}")

@@ -188,9 +188,9 @@ def test_finds_the_category_beside_the_numbers(seed: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"covariance": "ful"}, r"^optimizer\.covariance=ful: choose of auto, full"),
+        ({"covariance": "ful"}, r"^optimizer\.covariance=ful: give one of auto, full"),
         ({"covariance": "vd"}, r"^optimizer\.covariance=vd: for 10 dimensions or more, the space has 3$"),
-        ({"restarts": "pop"}, r"^optimizer\.restarts=pop: choose of none, ipop, bipop"),
+        ({"restarts": "pop"}, r"^optimizer\.restarts=pop: give one of none, ipop, bipop"),
         ({"multiple_of": 0}, r"^optimizer\.multiple_of=0"),
         ({"tolerance": 0.5}, r"^optimizer\.tolerance=0\.5: give a step below sigma"),
         ({"screen": 0}, r"^optimizer\.screen=0"),
