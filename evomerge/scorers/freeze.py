@@ -19,7 +19,7 @@ from evomerge.schema import shown
 from evomerge.scorers import Answer, Counts, Request
 from evomerge.scorers.answers import count, text_of
 from evomerge.scorers.quiet import SEED
-from evomerge.scorers.tasks import blaming
+from evomerge.scorers.task_errors import blaming
 
 
 @dataclass(frozen=True)

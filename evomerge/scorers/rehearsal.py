@@ -10,7 +10,7 @@ from lm_eval.api.instance import Instance
 from evomerge.errors import CandidateError, TaskError
 from evomerge.scorers import Answer
 from evomerge.scorers.freeze import FrozenDoc, Leaf
-from evomerge.scorers.tasks import blaming
+from evomerge.scorers.task_errors import blaming
 
 SAMPLES = {"loglikelihood": (-1.0, False), "loglikelihood_rolling": -1.0, "generate_until": Answer("0")}
 DOCUMENTS = 8

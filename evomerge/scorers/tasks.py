@@ -2,15 +2,12 @@
 
 import copy
 import dataclasses
-import errno
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import datasets
 import lm_eval.tasks
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 from lm_eval.api.metrics import mean
@@ -19,12 +16,12 @@ from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 from lm_eval.tasks import TaskManager
 
-from evomerge.errors import EvomergeError, TaskError, remedy
+from evomerge.errors import TaskError
 from evomerge.hub import out_of_reach
 from evomerge.schema import shown
 from evomerge.scorers.entries import Entry, did_you_mean
+from evomerge.scorers.task_errors import blaming, load_problem
 
-MOVED = "set HF_HOME, or HF_DATASETS_CACHE for data sets alone, to a folder that can be written"
 NAMED = re.compile(r"""^[ -]*(?:["']?(?:task|group|tag)["']?:|-)[ \[]*["']?([^\s"'#\[\],]+)""", re.MULTILINE)
 NO_TASKS = (".py", ".pyc", ".md", ".txt", ".json", ".jsonl", ".csv", ".tsv")
 SPEC_KEYS = tuple(field.name for field in dataclasses.fields(TaskConfig))
@@ -48,7 +45,7 @@ class TaskLoader:
         try:
             tasks: dict[str, Task] = manager.load([target])["tasks"]
         except Exception as error:  # lm-eval and its data loaders raise whatever comes to hand
-            raise TaskError(f"task '{entry.name}' {_load_problem(error, entry, offline)}") from error
+            raise TaskError(f"task '{entry.name}' {load_problem(error, entry, offline)}") from error
         if not tasks:
             raise TaskError(f"task '{entry.name}' is a group without tasks; list its tasks in its YAML file")
         for name, task in tasks.items():
@@ -90,17 +87,6 @@ def mentioned() -> frozenset[str]:
     return frozenset(word for text in texts for word in NAMED.findall(text))
 
 
-@contextmanager
-def blaming(what: str, remedy: str) -> Iterator[None]:
-    """TaskError for whatever a task's templates, metrics and data raise, which is whatever comes to hand."""
-    try:
-        yield
-    except EvomergeError:
-        raise
-    except Exception as error:
-        raise TaskError(f"{what}: {type(error).__name__}: {one_line(error)}; {remedy}") from error
-
-
 def label(entry: Entry, leaf: str) -> str:
     """How an error names a task: the entry, and the leaf within it when it is a group."""
     return entry.name if leaf == entry.name else f"{entry.name}: {leaf}"
@@ -140,48 +126,6 @@ def _is_local(entry: Entry) -> bool:
     )
     known = str(spec.get("dataset_path")) in _PACKAGED_DATASETS_MODULES
     return known and all(str(one) in METRIC_REGISTRY for one in named)
-
-
-def _load_problem(error: BaseException, entry: Entry, offline: str | None) -> str:
-    cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
-    if isinstance(cause, OSError) and (found := _cache_of(cause, entry)):
-        folder, other = found
-        reason = f"{cause.filename or folder}: {cause.strerror or cause}"
-        return f"cannot be loaded, as its cache {folder} cannot be written ({reason}); {remedy(cause)}, or {other}"
-    if isinstance(error, FileNotFoundError):
-        return f"misses its data: {one_line(error)}; check the path, relative to the current folder"
-    if isinstance(error, ConnectionError):
-        return f"cannot fetch its data set: {offline or one_line(error)}; check the network, or use local files"
-    if isinstance(error, StopIteration) or (isinstance(error, IndexError) and "size 0" in str(error)):
-        return "has no documents; check its data files"
-    if isinstance(error, IndexError):
-        return f"cannot be loaded: {one_line(error)}; check that doc_to_target is the number or text of a choice"
-    return f"cannot be loaded: {type(cause).__name__}: {one_line(cause)}; check its spec or YAML file"
-
-
-def _cache_of(error: OSError, entry: Entry) -> tuple[str, str] | None:
-    """Which folder of a data set could not be written, and how to have another; None where it is about something else.
-
-    What stands in the way may be the folder itself, a file in it, or one of the folders above.
-    """
-    given = (entry.spec or {}).get("dataset_kwargs")
-    own = given.get("cache_dir") if isinstance(given, Mapping) else None
-    caches = {str(own): "give another cache_dir"} if own else {}
-    caches |= dict.fromkeys(map(str, (datasets.config.HF_DATASETS_CACHE, datasets.config.HF_MODULES_CACHE)), MOVED)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) and not error.filename:
-        return next(iter(caches.items()))
-    place = Path(str(error.filename)).absolute()
-    for folder, other in caches.items():
-        cache = Path(folder).absolute()
-        if place == cache or place in cache.parents or cache in place.parents:
-            return folder, other
-    return None
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's message on one line, cut where it grows long."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def _refuse_unsuited(name: str, task: Task) -> None:
