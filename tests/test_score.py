@@ -140,9 +140,11 @@ def test_an_adapter_alone_is_refused(tmp_path: Path) -> None:
         score(str(tmp_path), {"tasks": [task("last")]}, Console(quiet=True))
 
 
-def test_the_command_prints_the_table_and_nothing_else(tmp_path: Path) -> None:
+def test_the_command_prints_the_table_and_nothing_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nor do the programs that lm-eval starts, such as git outside a repository."""
     spec = json.dumps([task("shift")])
     done = evomerge("score", str(SHIFT), f"tasks={spec}", "limit=20", "device=cpu", cwd=tmp_path)
     assert done.code == 0 and "|shift|" in done.out and "%" not in done.out
+    assert capfd.readouterr() == ("", "")
     assert "nothing-here" in evomerge("score", "nothing-here", f"tasks={spec}", cwd=tmp_path).refused(1)
     assert "give a folder" in evomerge("score", "tasks=a", cwd=tmp_path).refused(2)
