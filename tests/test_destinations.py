@@ -98,8 +98,16 @@ def logits(model: Any) -> Tensor:
     return found
 
 
+def skip_unless_changed(family: Family, joined: bool = False) -> None:
+    """Older versions of transformers keep the names of these files, and join nothing."""
+    places = family.base.destination.items()
+    if not any(not place.whole if joined else name != place.path for name, place in places):
+        pytest.skip("this version of transformers changes nothing when it loads such a checkpoint")
+
+
 def test_an_expert_under_the_names_of_the_loaded_model_is_the_same_expert(tmp_path: Path) -> None:
     save(neox, tmp_path / "base", 0)
+    skip_unless_changed(family_of(tmp_path))
     expert = save(neox, tmp_path / "e0", 1)
     assert "embed_out.weight" in load_file(tmp_path / "e0/model.safetensors")
     edit(tmp_path / "e0", lambda t: {name.replace("embed_out", "lm_head"): tensor for name, tensor in t.items()})
@@ -132,6 +140,7 @@ def test_an_adapter_under_the_names_of_an_older_transformers_is_the_same_adapter
 
 def test_tensors_that_are_joined_when_loaded_are_merged_apart_and_written_side_by_side(tmp_path: Path) -> None:
     save(olmo_hybrid, tmp_path / "base", 0)
+    skip_unless_changed(family_of(tmp_path), joined=True)
     expert = save(olmo_hybrid, tmp_path / "e0", 1)
     family = family_of(tmp_path, "e0")
     names = [name for name in family.base.destination if "layers.0" in name and "conv1d" in name]
@@ -147,6 +156,7 @@ def test_tensors_that_are_joined_when_loaded_are_merged_apart_and_written_side_b
 
 def test_an_adapter_of_a_parameter_that_the_files_hold_in_parts_is_refused(tmp_path: Path) -> None:
     base = save(olmo_hybrid, tmp_path / "base", 0)
+    skip_unless_changed(family_of(tmp_path), joined=True)
     path = next(name for name, _ in base.named_parameters() if "conv1d" in name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -179,7 +189,7 @@ def test_a_vision_tower_stays_the_bases_to_the_bit(tmp_path: Path, caplog: pytes
     base, out = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "out"))
     assert list(sorted(base)) == sorted(out)
     for name in base:
-        assert torch.equal(base[name], out[name]) == (not name.startswith("language_model"))
+        assert torch.equal(base[name], out[name]) == ("language_model" not in name)
     assert "multi_modal_projector.mm_input" in caplog.text and "outside the language model" in caplog.text
 
 
@@ -200,7 +210,7 @@ def test_an_adapter_of_both_towers_merges_the_language_models_part(
         warnings.simplefilter("ignore")
         get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "a")
     family = Family(ModelRef(str(tmp_path / "base")), [ModelRef(str(tmp_path / "base"), adapter=str(tmp_path / "a"))])
-    assert all(name.startswith("language_model") for name in family.touched(next(iter(family.experts))))
+    assert all("language_model" in name for name in family.touched(next(iter(family.experts))))
     assert "vision_tower" in caplog.text and "outside the language model the base stays as it is" in caplog.text
 
 
