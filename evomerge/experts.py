@@ -102,7 +102,9 @@ class Base:
             name, why = next(iter(refused.items()))
             raise ExpertError(f"{self.folder}: {name}, for {why}; such a tensor cannot be merged yet")
         if missing := self.stored.missing():
-            raise ExpertError(f"{self.folder}: {listed(missing)} not in the weight files; is the download complete?")
+            unknown = next((name for name in self.checkpoint if name not in self.stored.places), None)
+            hint = f"this architecture does not know {unknown}, which they hold" if unknown else "download them again"
+            raise ExpertError(f"{self.folder}: {listed(missing)} not in the weight files; {hint}")
 
     def _check_tensors(self) -> None:
         for name, place in self.destination.items():
