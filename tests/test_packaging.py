@@ -18,7 +18,7 @@ import evomerge
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = {"optuna", "plot", "wandb", "tensorboard", "dev"}
-DOCUMENTED = {"help", "setup", "quickstart", "test", "test-all", "parity", "lint", "format", "clean"}
+DOCUMENTED = {"help", "setup", "quickstart", "test", "test-all", "parity", "architectures", "lint", "format", "clean"}
 
 
 @pytest.fixture(scope="module")
