@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 MERGEKIT_STAMP := $(MERGEKIT_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all parity architectures lint format clean
+.PHONY: help setup quickstart test test-all test-bounds test-lowest test-newest parity architectures lint format clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,8 @@ test: $(STAMP) ## run the fast tests
 
 test-all: $(STAMP) ## run every test but the comparison with mergekit
 	$(BIN)/python -m pytest -m "not parity"
+
+test-bounds: test-lowest test-newest ## run the fast tests with the lowest and the newest versions of pyproject.toml (an hour)
 
 parity: $(STAMP) $(MERGEKIT_STAMP) ## compare merges with mergekit-yaml, tensor by tensor
 	EVOMERGE_MERGEKIT="$(abspath $(MERGEKIT_VENV))/bin/mergekit-yaml" $(BIN)/python -m pytest -m parity
@@ -41,8 +43,8 @@ format: $(STAMP) ## fix what ruff can fix, then format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove both environments, builds and caches (runs/ and models/ stay)
-	rm -rf $(VENV) $(MERGEKIT_VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove the environments, builds and caches (runs/ and models/ stay)
+	rm -rf $(VENV) $(MERGEKIT_VENV) $(VENV)-lowest $(VENV)-newest build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and exactly: left to the resolver, a range may bring gigabytes of CUDA packages to a machine
@@ -53,6 +55,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,plot]"
 	@touch $@
+
+# Made anew each time, since what is newest changes; the lowest versions are read from pyproject.toml.
+test-lowest test-newest: test-%:
+	@echo "installing into $(VENV)-$*: a few minutes"
+	rm -rf $(VENV)-$*
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet $(TORCH)
+	$(PYTHON) tests/bounds.py $* > $(VENV)-$*/constraints.txt
+	$(VENV)-$*/bin/python -m pip install --quiet -c $(VENV)-$*/constraints.txt -e ".[dev,plot]"
+	$(VENV)-$*/bin/python -m pytest -m "not slow and not parity"
 
 # mergekit is a rival, not a dependency (and LGPL): it gets an environment of its own and is only run as a program.
 $(MERGEKIT_STAMP): constraints.txt

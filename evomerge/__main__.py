@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from yaml import YAMLError
 
-from evomerge.errors import ConfigError, EvomergeError
+from evomerge.errors import ConfigError, EvomergeError, remedy
+from evomerge.fixed import refuse_changed, run_name
 from evomerge.suggest import nearest
 
 USAGE = """usage: evomerge +experiment=NAME [key=value …]        search, resume, finish
@@ -48,12 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 0
     except YAMLError as error:
         code = _complain(f"a file in conf/ is not YAML: {' '.join(str(error).split())}", ConfigError.exit_code)
+    except RecursionError:
+        code = _complain("a file is nested too deeply, or refers to itself; look at its anchors", ConfigError.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         code = _complain(_explain(error), ConfigError.exit_code)
     except OSError as error:
-        code = _complain(
-            f"{error.filename or 'system'}: {error.strerror or error}; look at its permissions and space", 1
-        )
+        code = _complain(f"{error.filename or 'system'}: {error.strerror or error}; {remedy(error)}", 1)
     except KeyboardInterrupt:
         code = _complain("interrupted; repeat the command to continue", 130)
     sys.exit(code)
@@ -128,7 +129,10 @@ def _score(given: list[str], console: Console) -> int:
     wrong = next((text for text in settings if not re.match(r"[a-z_]\w*=", text)), None)
     if not source or "=" in source[0] or wrong:
         raise ConfigError(f"score: {wrong or 'no model'}: give a folder, a hub id or a recipe, then key=value")
-    options = OmegaConf.to_container(OmegaConf.from_dotlist(settings), resolve=True)
+    try:
+        options = OmegaConf.to_container(OmegaConf.from_dotlist(settings), resolve=True)
+    except YAMLError as error:
+        raise ConfigError(f"score: a value is not YAML: {' '.join(str(error).split())}") from None
     assert isinstance(options, dict)
     from evomerge.score import score
 
@@ -168,15 +172,20 @@ def _compose(overrides: list[str], action: Action, console: Console) -> int:
         try:
             plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             assert isinstance(plain, dict)
-            codes.append(action({str(key): value for key, value in plain.items()}, _shortest(folder), console))
+            settings = {str(key): value for key, value in plain.items()}
+            refuse_changed(settings, _shortest(folder))
+            codes.append(action(settings, _shortest(folder), console))
         except EvomergeError as error:  # a sweep goes on with its other jobs
             codes.append(_complain(str(error), error.exit_code))
+        except OmegaConfBaseException as error:  # Hydra would print a line of its own first
+            codes.append(_complain(_explain(error), ConfigError.exit_code))
         finally:
             _remove_empty(folder)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print a page and exit; main prints one line
     warnings.filterwarnings("ignore", message=".*searchpath.*", category=UserWarning)  # no ./conf here: fine
     OmegaConf.register_new_resolver("home", _home, replace=True)
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
     logging.getLogger("evomerge").setLevel(logging.WARNING)  # ours are for the user; other libraries’ are noise
     sys.argv = ["evomerge", *overrides]
@@ -216,6 +225,8 @@ def _shortest(folder: Path) -> Path:
 def _explain(error: Exception) -> str:
     """Hydra's message on one line, with the nearest name for a misspelt key or choice."""
     text = str(error)
+    if found := re.match(r"ConfigError raised while resolving interpolation: (.+)", text):
+        return found[1]  # one of ours, from a resolver
     if found := re.search(r"Could not find '(\w+)/(.+?)'", text):
         group, choice = found.groups()
         options = text.partition(f"Available options in '{group}':")[2].partition("Config search path")[0].split()

@@ -4,7 +4,7 @@ peft wraps modules, not parameters: an adapter on one side of a tied pair leaves
 adapter's file changes it too. `merge_and_unload` differs there, and is not what was trained.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -74,12 +74,18 @@ class AdapterExpert:
         return name if known else self._skeleton.rules.path(name)
 
     def _change(self, path: str) -> Factors | Tensor | None:
-        if path in self._at:
-            return self.adapter.update(self._at[path], self._tensor)
-        return self.adapter.copied(self._copied[path], self._tensor) if path in self._copied else None
+        name = self._at.get(path)
+        if name is not None:
+            # A path that follows another has a base tensor of its own where the base holds the two apart.
+            return self.adapter.update(name, lambda other: self._tensor(path if other == name else self._path(other)))
+        copied = self._copied.get(path)
+        return self.adapter.copied(copied, self._named) if copied else None
 
-    def _tensor(self, name: str) -> Tensor:
-        return self._stored.tensor(Destination(self._path(name)))
+    def _named(self, name: str) -> Tensor:
+        return self._tensor(self._path(name))
+
+    def _tensor(self, path: str) -> Tensor:
+        return self._stored.tensor(Destination(path))
 
     def _settle_ties(self) -> frozenset[str]:
         """Decide for every tied parameter that is touched which of its paths change alike; returns the others."""
@@ -87,23 +93,23 @@ class AdapterExpert:
         apart = self._stored.separate(self._skeleton.aliases) if tied else frozenset()
         found: set[str] = set()
         for first in dict.fromkeys(self._skeleton.aliases.get(path, path) for path in tied):
-            members = [path for path in self._skeleton.members(first) if path not in apart]
-            self._follow(members)
-            found |= self._apart(members)
+            self._follow(self._skeleton.members(first), apart)
+            found |= self._apart([path for path in self._skeleton.members(first) if path not in apart])
         return frozenset(found)
 
-    def _follow(self, members: list[str]) -> None:
+    def _follow(self, members: Sequence[str], apart: Collection[str]) -> None:
         """Paths that the file does not name, and that change with one that it does.
 
-        Trained tokens of the input embedding change the tied paths too, `ensure_weight_tying` asks for it, and a copy
-        of the base's embedding is loaded into the tensor that they share.
+        Trained tokens of the input embedding change the tied paths too, and `ensure_weight_tying` asks for it; peft
+        does so even to paths that the base has `apart`. A copy of the base's embedding is loaded into the tensor that
+        the others share.
         """
         named = [path for path in members if path in self._at]
         if len(named) == 1 and self.adapter.follows_ties(self._at[named[0]], named[0] == members[0]):
             self._at |= dict.fromkeys(members, self._at[named[0]])
         for name in {self._at[path] for path in named}:
-            if self.adapter.copied(name, self._tensor) is not None:
-                self._copied |= {path: name for path in members if path not in self._at}
+            if self.adapter.copied(name, self._named) is not None:
+                self._copied |= {path: name for path in members if path not in self._at and path not in apart}
 
     def _apart(self, members: list[str]) -> set[str]:
         read = [path for path in members if path not in self._skeleton.unread]

@@ -1,9 +1,23 @@
 """Files that are replaced whole: a reader, or a crash, sees the old text or the new, never half."""
 
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-from evomerge.errors import RunError
+from evomerge.errors import ConfigError, unwritable
+
+
+def refuse_unwritable(path: Path) -> None:
+    """ConfigError where no file could be written at the path; leaves nothing behind."""
+    try:
+        if path.exists():
+            path.open("ab").close()
+        else:
+            with tempfile.TemporaryFile(dir=next(folder for folder in path.absolute().parents if folder.exists())):
+                pass
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}; give the path of a file that can be written") from None
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -16,7 +30,6 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         staging.replace(path)
     except OSError as error:
-        staging.unlink(missing_ok=True)
-        raise RunError(
-            f"{path}: {error.strerror or error}; free disk space and repeat the command, nothing is lost"
-        ) from error
+        with suppress(OSError):  # where nothing may be written, nothing may be removed
+            staging.unlink(missing_ok=True)
+        raise unwritable(path, error) from error

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from evomerge.errors import ConfigError
 from evomerge.groups import Group
 from evomerge.methods import Gene
-from evomerge.schedules import Schedule
+from evomerge.schedules import Schedule, Spec
+from evomerge.schema import Range, check_value
 from evomerge.simplex import from_cube, to_cube
-from evomerge.suggest import nearest
 
 Vector = NDArray[np.float64]
-GENE_KEYS = ("low", "high", "default", "value", "schedule")
+Coefficient = Annotated[float, Range(-1e6, 1e6)]
 
 
 @dataclass(frozen=True)
@@ -78,30 +78,36 @@ class Axes:
         return scaled
 
 
+@dataclass(frozen=True, kw_only=True)
+class GeneRange:
+    """What an experiment says of a gene that it does not fix by a number alone; None is what the method says."""
+
+    low: Coefficient | None = None
+    high: Coefficient | None = None
+    default: Coefficient | None = None
+    value: Coefficient | None = None
+    schedule: Spec | None = None
+
+
+GeneSpec = Coefficient | GeneRange
+
+
 def narrow(gene: Gene, override: Any, schedule: Any) -> tuple[Gene, float | None, Any]:
     """The gene with an experiment's range, its fixed value if it has one, and its schedule."""
     where = f"space.genes.{gene.name}"
-    if _is_number(override):
-        return gene, float(override), schedule
+    check_value(override, GeneSpec, where)
     if not isinstance(override, Mapping):
-        raise ConfigError(f"{where}={override}: give a number, or a mapping with {', '.join(GENE_KEYS)}")
-    for key, value in override.items():
-        if key not in GENE_KEYS:
-            raise ConfigError(f"{where}.{key} is unknown{nearest(key, GENE_KEYS)}; it takes {', '.join(GENE_KEYS)}")
-        if key != "schedule" and not _is_number(value):
-            raise ConfigError(f"{where}.{key}={value}: give a number")
-    if "value" in override:
+        return gene, float(override), schedule
+    given = GeneRange(**override)
+    if given.value is not None:
         if len(override) > 1:
             raise ConfigError(f"{where}: a gene fixed by value takes no other key")
-        return gene, float(override["value"]), schedule
-    low, high = float(override.get("low", gene.low)), float(override.get("high", gene.high))
+        return gene, float(given.value), schedule
+    low = gene.low if given.low is None else float(given.low)
+    high = gene.high if given.high is None else float(given.high)
     if not low < high:
         raise ConfigError(f"{where}: low {low} must be below high {high}; fix a gene with `{gene.name}: value`")
-    default = float(override.get("default", min(max(gene.default, low), high)))
+    default = min(max(gene.default, low), high) if given.default is None else float(given.default)
     if not low <= default <= high:
         raise ConfigError(f"{where}.default={default}: outside of {low} to {high}")
-    return replace(gene, low=low, high=high, default=default), None, override.get("schedule", schedule)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return replace(gene, low=low, high=high, default=default), None, given.schedule or schedule

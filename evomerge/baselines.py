@@ -9,6 +9,7 @@ from evomerge import recipe_yaml
 from evomerge.errors import ConfigError
 from evomerge.genes import refuse_unknown_genes
 from evomerge.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.schema import Label, Location
 from evomerge.space import SearchSpace, Space
 
 CONTROL = "random_direction"
@@ -48,8 +49,8 @@ class Rivals:
     """
 
     random_direction: bool = False
-    methods: Mapping[str, Any] = field(default_factory=dict)
-    recipes: Mapping[str, str] = field(default_factory=dict)
+    methods: Mapping[Label, str | Mapping[str, Any]] = field(default_factory=dict)
+    recipes: Mapping[Label, Location] = field(default_factory=dict)
 
     def refuse_taken(self, labels: Collection[str]) -> None:
         """ConfigError where a row bears the name of another."""

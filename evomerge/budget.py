@@ -5,12 +5,13 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Annotated
 
 from evomerge.errors import ConfigError
 from evomerge.evaluator import Evaluator
 from evomerge.ledger import Ledger
 from evomerge.race import RaceConfig
-from evomerge.schema import positive
+from evomerge.schema import Count, Range
 from evomerge.scorers import task_of
 
 RECENT = 3  # generations: races of equal candidates cost more than others
@@ -24,18 +25,13 @@ class Budget:
     from the start of the command to its end, finalise included; baselines come on top of the first two. Any may be
     None, not all."""
 
-    evaluations: int | None = 100
-    items: int | None = None
-    hours: float | None = None
+    evaluations: Count | None = 100
+    items: Count | None = None
+    hours: Annotated[float, Range(0, 1e6, without=(0,))] | None = None
 
     def __post_init__(self) -> None:
         if self.evaluations is None and self.items is None and self.hours is None:
             raise ConfigError("budget: evaluations, items and hours are all null; give one of them")
-        for key in ("evaluations", "items"):
-            if getattr(self, key) is not None:
-                positive(f"budget.{key}", getattr(self, key))
-        if self.hours is not None and self.hours <= 0:
-            raise ConfigError(f"budget.hours={self.hours}: give more than 0")
 
     def __str__(self) -> str:
         """In words, for whoever checks a configuration."""

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
-from evomerge.experiment import Experiment, fixed_part, from_config
+from evomerge.experiment import Experiment, from_config
+from evomerge.fixed import fixed_part
 from evomerge.generation import races
 from evomerge.model import resolve_device
 from evomerge.placement import AHEAD, placement, sizes

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evomerge.errors import ExpertError
+from evomerge.hub import out_of_reach
 from evomerge.notices import say_once
 
 INDEX = "model.safetensors.index.json"
@@ -41,10 +42,12 @@ def fetch(path: str, revision: str | None, *, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download  # slow import, and folders do not need it
 
     patterns = [*METADATA_FILES, *(["*.safetensors"] if weights else [])]
+    offline = out_of_reach()
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns, local_files_only=bool(offline)))
     except Exception as error:  # the hub client raises a dozen unrelated classes; each means the same to a user
-        reason = str(error).strip().splitlines()[0]
+        reason = offline and f"{offline}, and it is not in the cache"
+        reason = reason or str(error).strip().splitlines()[0]
         raise ExpertError(
             f"{path}: neither a folder nor a reachable hub model ({reason}); check the spelling"
         ) from error
@@ -82,6 +85,11 @@ def say_what_is_read(folder: Path, read: Collection[str], *patterns: str) -> Non
         first = next(iter(read)) if len(read) == 1 else f"{len(read)} shards of {INDEX}"
         more = f" and {len(beside) - 1} more" if len(beside) > 1 else ""
         say_once(f"{folder}: {first} is read, as transformers and peft do; {beside[0]}{more} beside it is not")
+
+
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal once they are in the first one's dtype."""
+    return one.shape == other.shape and torch.equal(one, other.to(one.dtype))
 
 
 class Checkpoint:
@@ -122,8 +130,7 @@ class Checkpoint:
 
     def same(self, one: str, other: str) -> bool:
         """Whether two tensors hold the same numbers: reads both."""
-        first, second = self._file(one).get_tensor(one), self._file(other).get_tensor(other)
-        return first.shape == second.shape and torch.equal(first, second.to(first.dtype))
+        return same_numbers(self._file(one).get_tensor(one), self._file(other).get_tensor(other))
 
     @cached_property
     def sha256(self) -> str:

@@ -10,6 +10,26 @@ EvomergeError
 Each message is one line that names the file, key or tensor and says what to do about it.
 """
 
+import errno
+import re
+
+REMEDIES = {
+    errno.ENOSPC: "free disk space",
+    errno.EDQUOT: "free space within the quota",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+    errno.EROFS: "mount it writable",
+    errno.EBUSY: "mount its folder instead (a file that is mounted alone cannot be replaced)",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.ENOENT: "make its folder first",
+    errno.ENOTDIR: "move away the file that stands where a folder has to be",
+    errno.EEXIST: "move away the file that stands where a folder has to be",
+    errno.EISDIR: "move away the folder that stands where a file has to be",
+    errno.EIO: "look at the disk",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
+
 
 class EvomergeError(Exception):
     """Root of the tree; the command line prints its message without a traceback."""
@@ -37,3 +57,17 @@ class CandidateError(EvomergeError):
 
 class RunError(EvomergeError):
     """A run folder that cannot be read, continued or written."""
+
+
+def remedy(error: Exception) -> str:
+    """What to do about a file that the system does not let us write, by the reason that it gives."""
+    number = getattr(error, "errno", None)
+    if number is None and (found := re.search(r"os error (\d+)", str(error))):  # safetensors only says it in words
+        number = int(found[1])
+    return REMEDIES.get(number or 0, "look at its permissions")
+
+
+def unwritable(path: object, error: Exception) -> RunError:
+    """The one line about a file of a run that could not be written."""
+    reason = getattr(error, "strerror", None) or error
+    return RunError(f"{path}: {reason}; {remedy(error)} and repeat the command, nothing is lost")

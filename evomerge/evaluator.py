@@ -65,6 +65,7 @@ class Evaluator:
         self._scorer, self._pool, self._ledger = scorer, pool, ledger
         self._listeners = listeners
         self._chunks = {chunk.id: chunk for chunks in self.plan.chunks.values() for chunk in chunks}
+        self.asked: set[str] = set()  # keys of whoever was to be scored
         self.scored = 0
         self.busy = 0.0  # seconds in which those items were scored
 
@@ -207,6 +208,7 @@ class _Work:
                 self.jobs.put([])
                 return
             candidates = {candidate.key: candidate for candidate in stage.candidates}.values()
+            self._evaluator.asked |= {candidate.key for candidate in candidates}
             needed = list(self._unscored(candidates, 0, stage.chunks))
             self.waiting = {(job.key, job.chunk) for job in needed}
             self.jobs.put(needed, self._unscored(candidates, stage.chunks, len(self._chunks)))

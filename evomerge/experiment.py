@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -24,24 +24,25 @@ from evomerge.freeze import freeze
 from evomerge.genes import refuse_unknown_genes
 from evomerge.jobs import WorkerSpec
 from evomerge.materialize import Materializer
-from evomerge.model import check_device, load_tokenizer, model_config, resolve_device
+from evomerge.model import check_attention, check_device, load_tokenizer, model_config, resolve_device
 from evomerge.objective import Objective
 from evomerge.prepared import cache_folder, digest
 from evomerge.race import RaceConfig
 from evomerge.recipe import ModelRef, Recipe
-from evomerge.schema import build, check_section, naming
+from evomerge.schema import EMPTY, Label, Location, OneOf, Seed, build, check_section, check_value, naming
 from evomerge.scorers.encode import Encoder, Work, check_tokenizer
+from evomerge.scorers.entries import read_entries
 from evomerge.scorers.lm_eval import LMEvalScorer
 from evomerge.sections import MethodConfig, ModelConfig, read_methods, read_textbook
 from evomerge.space import SearchSpace, Space
+from evomerge.vocabulary import refuse_other_vocabulary
 
 log = logging.getLogger(__name__)
 
 FAVOURITES = 2  # finalists that were not asked: the optimizer's centre, the model's best
-FREE = ("name", "budget", "pool", "tracker", "finalise", "baselines")  # what may change when a search is resumed
+SCORERS = ("lm_eval",)
 SPACE_GIVEN = ("method", "base", "experts", "layout", "touched", "settings", "options", "out_dtype", "seed")
 SCORER_GIVEN = ("tokenizer", "seed")
-FREE_OF_MODEL = ("batch_size", "batch_tokens", "device", "compile", "placement")
 
 
 class Experiment:
@@ -53,52 +54,50 @@ class Experiment:
     def __init__(
         self,
         *,
-        name: str | None = None,
-        base: str | None = None,
-        experts: Mapping[str, str] | None = None,
-        method: str | Mapping[str, Any] | Sequence[Any] = "task_arithmetic",
-        space: Mapping[str, Any] | None = None,
-        optimizer: Mapping[str, Any] | None = None,
-        scorer: Mapping[str, Any] | None = None,
-        model: Mapping[str, Any] | None = None,
-        pool: Mapping[str, Any] | None = None,
-        tracker: Mapping[str, Any] | None = None,
-        budget: Mapping[str, Any] | None = None,
-        race: Mapping[str, Any] | None = None,
-        finalise: Mapping[str, Any] | None = None,
-        objective: Mapping[str, Any] | None = None,
-        baselines: Mapping[str, Any] | None = None,
-        init: Sequence[str] | None = None,
-        seed: int = 1,
+        name: str = "",
+        base: Location | None = None,
+        experts: Mapping[Label, Location] = EMPTY,
+        method: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] = "task_arithmetic",
+        space: Mapping[str, Any] = EMPTY,
+        optimizer: Mapping[str, Any] = EMPTY,
+        scorer: Mapping[str, Any] = EMPTY,
+        model: Mapping[str, Any] = EMPTY,
+        pool: Mapping[str, Any] = EMPTY,
+        tracker: Mapping[str, Any] = EMPTY,
+        budget: Mapping[str, Any] = EMPTY,
+        race: Mapping[str, Any] = EMPTY,
+        finalise: Mapping[str, Any] = EMPTY,
+        objective: Mapping[str, Any] = EMPTY,
+        baselines: Mapping[str, Any] = EMPTY,
+        init: Sequence[Location] = (),
+        seed: Seed = 1,
     ) -> None:
         if not base or not experts:
             raise ConfigError("base and experts are not set; choose an experiment: +experiment=quickstart, or your own")
-        if seed < 0:
-            raise ConfigError(f"seed={seed}: give 0 or more")
         self.seed = seed
         self._base, self._experts = base, dict(experts)
         self.methods = read_methods(method)
-        self.model = build(ModelConfig, model or {}, "model")
-        self.budget = build(Budget, budget or {}, "budget")
-        self.race = build(RaceConfig, race or {}, "race")
-        self.finalise = build(Finalise, finalise or {}, "finalise")
-        self._space, self._scorer = dict(space or {}), dict(scorer or {})
-        self._optimizer = {"name": "cma", **(optimizer or {})}
-        self._pool = {"name": "local", **(pool or {})}
-        self._tracker = {"name": "none", **(tracker or {})}
-        self._init = tuple(init or ())
-        check_device(self.model.device, here=self._pool["name"] == "local")
-        self._objective = dict(objective or {})
+        self.model = build(ModelConfig, model, "model")
+        self.budget = build(Budget, budget, "budget")
+        self.race = build(RaceConfig, race, "race")
+        self.finalise = build(Finalise, finalise, "finalise")
+        self._space, self._subset = _without(space, "subset", False, bool, "space")
+        self._scorer, self._scorer_name = _without(scorer, "name", "lm_eval", Annotated[str, OneOf(SCORERS)], "scorer")
+        self._optimizer, self._optimizer_name = _without(optimizer, "name", "cma", str, "optimizer")
+        self._pool, self.pool_name = _without(pool, "name", "local", str, "pool")
+        self._tracker, self._tracker_name = _without(tracker, "name", "none", str, "tracker")
+        self._init = tuple(init)
+        check_device(self.model.device, here=self.pool_name == "local")
+        self._objective = dict(objective)
         check_section(Objective, self._objective, "objective")
-        self._rivals = build(Rivals, baselines or {}, "baselines")
+        self._rivals = build(Rivals, baselines, "baselines")
         self._textbook = {k: read_textbook(v, f"baselines.methods.{k}") for k, v in self._rivals.methods.items()}
-        self._subset = self._space.pop("subset", False)
-        if not isinstance(self._subset, bool):
-            raise ConfigError(f"space.subset={self._subset}: choose true or false")
         check_section(Space, self._space, "space", SPACE_GIVEN)
-        check_section(LMEvalScorer, {k: v for k, v in self._scorer.items() if k != "name"}, "scorer", SCORER_GIVEN)
-        self.check_pool()
-        self.check_tracker()
+        check_section(LMEvalScorer, self._scorer, "scorer", SCORER_GIVEN)
+        read_entries(self._scorer["tasks"], self._scorer.get("slices", EMPTY), "scorer.tasks")
+        optimizers.check(self._optimizer_name, self._optimizer)
+        pools.check(self.pool_name, self._pool)
+        trackers.check(self._tracker_name, self._tracker)
 
     @cached_property
     def base(self) -> ModelRef:
@@ -114,6 +113,8 @@ class Experiment:
     def family(self) -> Family:
         """Base and experts, opened and checked against one another."""
         family = Family(self.base, self.experts.values(), self.model.trust_remote_code)
+        if (attention := self.model.attn_implementation) is not None:
+            check_attention(attention, family.base.folder, self.model.trust_remote_code)
         for label, ref in self.experts.items():
             maker = family.trained_on(ref)
             if maker and Path(maker).name.lower() != Path(self.base.path).name.lower():
@@ -125,7 +126,7 @@ class Experiment:
     @cached_property
     def space(self) -> SearchSpace:
         """The search space."""
-        refuse_unknown_genes(self._space.get("genes") or {}, [method.name for method in self.methods])
+        refuse_unknown_genes(self._space.get("genes", EMPTY), [method.name for method in self.methods])
         spaces = [self._by_schedule(method) for method in self.methods]
         space = spaces[0] if len(spaces) == 1 else MethodChoice(spaces)
         return ExpertSubset(space, list(self.experts)) if self._subset else space
@@ -157,7 +158,7 @@ class Experiment:
             self.family.refuse_full(self.experts.values(), method.name)
         known = {gene.name for gene in methods.load(method.name).GENES}
         if len(self.methods) > 1:  # each takes the genes that it has
-            settings["genes"] = {key: value for key, value in (settings.get("genes") or {}).items() if key in known}
+            settings["genes"] = {key: value for key, value in settings.get("genes", EMPTY).items() if key in known}
         return Space(**given, **settings)
 
     @cached_property
@@ -174,6 +175,7 @@ class Experiment:
         for label, path in self._rivals.recipes.items():
             with naming(f"baselines.recipes.{label}"):
                 found[label] = from_file(path, models)
+                refuse_other_vocabulary(found[label], self.family)
         return found
 
     @cached_property
@@ -184,14 +186,8 @@ class Experiment:
     @cached_property
     def scorer(self) -> LMEvalScorer:
         """The tasks, frozen."""
-        settings = dict(self._scorer)
-        name = settings.pop("name", "lm_eval")
-        if name != "lm_eval":
-            raise ConfigError(f"scorer {name!r} is not known; choose lm_eval")
-        if not settings.get("tasks"):
-            raise ConfigError("scorer.tasks is empty; name at least one task")
         given: dict[str, Any] = {"tokenizer": self.tokenizer, "seed": self.seed}
-        return LMEvalScorer(**given, **settings)
+        return LMEvalScorer(**given, **self._scorer)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -212,16 +208,14 @@ class Experiment:
 
     def optimizer(self) -> optimizers.Optimizer:
         """A fresh optimizer, seeded with the points worth knowing first."""
-        settings = dict(self._optimizer)
-        name = str(settings.pop("name"))
+        name, settings = self._optimizer_name, self._optimizer
         points = [*warm.points(self.space, self._init).values(), *self.space.seeds().values()]
         seeds = list({self.space.decode(point).key(): point for point in points}.values())
         return optimizers.create(name, self.space.coordinates(), seeds, self.seed, settings, self.objective.dimensions)
 
     def pool(self, spec: WorkerSpec) -> pools.Pool:
         """The pool with its workers started."""
-        settings = dict(self._pool)
-        return pools.create(str(settings.pop("name")), spec, settings)
+        return pools.create(self.pool_name, spec, self._pool)
 
     @cached_property
     def prepared(self) -> Path:
@@ -252,25 +246,9 @@ class Experiment:
             + (standing + 1) * len(plan.items("holdout"))
         )
 
-    def check_pool(self) -> None:
-        """ConfigError where the pool's settings cannot be met; starts nothing."""
-        settings = dict(self._pool)
-        pools.check(str(settings.pop("name")), settings)
-
     def tracker(self, folder: Path, config: Mapping[str, Any]) -> trackers.Tracker:
         """The tracker of the run in `folder`, started."""
-        settings = dict(self._tracker)
-        return trackers.create(str(settings.pop("name")), folder, config, settings)
-
-    @property
-    def pool_name(self) -> str:
-        """Which pool scores the candidates."""
-        return str(self._pool["name"])
-
-    def check_tracker(self) -> None:
-        """ConfigError where the tracker's package is not installed; starts nothing."""
-        settings = dict(self._tracker)
-        trackers.check(str(settings.pop("name")), settings)
+        return trackers.create(self._tracker_name, folder, config, self._tracker)
 
     def worker_spec(self) -> WorkerSpec:
         """What every worker is made from; no weight is read for it."""
@@ -284,11 +262,8 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
     return Experiment(**config)
 
 
-def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What must not change between the runs of one search: everything but what is FREE."""
-    fixed = {key: value for key, value in config.items() if key not in FREE}
-    if "model" in fixed:
-        fixed["model"] = {key: value for key, value in fixed["model"].items() if key not in FREE_OF_MODEL}
-    if "optimizer" in fixed:
-        fixed["optimizer"] = {key: value for key, value in fixed["optimizer"].items() if key != "mirror"}
-    return fixed
+def _without(section: Mapping[str, Any], key: str, default: Any, hint: Any, where: str) -> tuple[dict[str, Any], Any]:
+    """A section without one of its keys, and that key's value."""
+    value = section.get(key, default)
+    check_value(value, hint, f"{where}.{key}")
+    return {name: given for name, given in section.items() if name != key}, value

@@ -60,6 +60,11 @@ class Base:
         """The tensor's bytes in its file."""
         return self.checkpoint.nbytes(self._source[name])
 
+    def tied(self, paths: Collection[str]) -> dict[str, str]:
+        """The other paths of those of these parameters that are still tied in this family."""
+        aliases = self.skeleton.aliases.items()
+        return {alias: first for alias, first in aliases if first in paths and alias not in self.separate}
+
     def live(self, model: nn.Module) -> dict[str, Tensor]:
         """Name → the storage of the live model that it fills; CandidateError where the two do not belong together."""
         left = dict(model.named_parameters())
@@ -182,7 +187,8 @@ def open_stored(folder: Path, trust_remote_code: bool, like: Stored | None = Non
     """The checkpoint in `folder`; `like` lends its skeleton where the configuration means the same architecture."""
     mine = full_config(folder, trust_remote_code)
     same = like is not None and _essence(mine) == _essence(full_config(like.checkpoint.folder, trust_remote_code))
-    return Stored(Checkpoint(folder), like.skeleton if like and same else skeleton(folder, trust_remote_code))
+    found = like.skeleton if like and same else skeleton(folder, trust_remote_code)
+    return Stored(Checkpoint(folder), found)
 
 
 def _essence(config: Mapping[str, Any]) -> dict[str, Any]:

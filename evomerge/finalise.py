@@ -3,19 +3,22 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from evomerge.errors import ConfigError, RunError
+from evomerge.errors import RunError
 from evomerge.evaluator import Candidate, Evaluator
 from evomerge.pareto import front, knee, share_of_box, spread_out
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.result import Beside, Front, Result, Row
-from evomerge.schema import positive
+from evomerge.schema import Range
 from evomerge.scorers import SLICES, task_of
 from evomerge.search import Board
 from evomerge.sensitivity import Sensitivity, sensitivity
 from evomerge.simplify import Simpler, backward
 from evomerge.space import SearchSpace
 from evomerge.statistics import Comparison, compare
+
+MOST = 100_000  # candidates: far more than anyone has looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +29,10 @@ class Finalise:
     optimum; 0 leaves it out.
     """
 
-    top: int = 5
-    simplify: int = 0
-    cloud: int = 0
-    radius: float = 0.05
-
-    def __post_init__(self) -> None:
-        positive("finalise.top", self.top)
-        for key in ("simplify", "cloud"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"finalise.{key}={getattr(self, key)}: give 0 or more")
-        if not 0 < self.radius < 1:
-            raise ConfigError(f"finalise.radius={self.radius}: give a step in the unit cube, above 0, below 1")
+    top: Annotated[int, Range(1, MOST)] = 5
+    simplify: Annotated[int, Range(0, MOST)] = 0
+    cloud: Annotated[int, Range(0, MOST)] = 0
+    radius: Annotated[float, Range(0, 1, without=(0, 1))] = 0.05
 
 
 class Final:

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge import methods
-from evomerge.axes import narrow
+from evomerge.axes import Coefficient, narrow
 from evomerge.errors import ConfigError
 from evomerge.groups import Group
 from evomerge.methods import Gene
 from evomerge.recipe import Setting
+from evomerge.schema import check_value, shown
 from evomerge.suggest import nearest
 
 
@@ -31,7 +32,7 @@ class Genes:
             self.named.pop("lambda", None)  # the common scale of the weights: a redundant direction
         for name in overrides:
             if name not in self.named:
-                raise ConfigError(f"space.genes: {name} is not a gene of {method}{nearest(name, self.named)}")
+                raise ConfigError(f"space.genes: {shown(name)} is not a gene of {method}{nearest(name, self.named)}")
         self.fixed: dict[str, float] = {}
         self.free: list[tuple[Gene, Any]] = []
         for gene in self.named.values():
@@ -89,7 +90,7 @@ def refuse_unknown_genes(genes: Mapping[str, Any], names: Sequence[str], where: 
     known = {gene.name for name in names for gene in methods.load(name).GENES}
     for gene in genes:
         if gene not in known:
-            raise ConfigError(f"{where}: {gene} is not a gene of {' or '.join(names)}{nearest(gene, known)}")
+            raise ConfigError(f"{where}: {shown(gene)} is not a gene of {' or '.join(names)}{nearest(gene, known)}")
 
 
 def _check_settings(method: str, settings: Mapping[str, float | bool]) -> dict[str, Setting]:
@@ -97,5 +98,6 @@ def _check_settings(method: str, settings: Mapping[str, float | bool]) -> dict[s
     for key in settings:
         if key not in known:
             hint = f"{nearest(key, known)}; it has {list(known)}"
-            raise ConfigError(f"method.settings: {method} has no setting {key!r}{hint}")
+            raise ConfigError(f"method.settings: {method} has no setting '{shown(key)}'{hint}")
+        check_value(settings[key], bool if isinstance(known[key], bool) else Coefficient, f"method.settings.{key}")
     return {key: value if isinstance(value, bool) else float(value) for key, value in settings.items()}

@@ -4,7 +4,6 @@ One header line (what the scores are scores of), then one line per scored chunk 
 before the search goes on. A torn last line is dropped and its work redone; nothing else is ever rewritten.
 """
 
-import errno
 import fcntl
 import json
 import os
@@ -13,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from evomerge.errors import RunError
+from evomerge.errors import RunError, unwritable
+from evomerge.ledger_lines import read_lines, whole_length
 from evomerge.recorded import check_header
 
 SCHEMA = 1
@@ -27,6 +27,7 @@ class Trial:
     errors: dict[str, str] = field(default_factory=dict)  # chunk id → why the candidate could not be scored there
     answers: dict[str, dict[str, int]] = field(default_factory=dict)  # chunk id → counts, where something was generated
     seconds: float = 0.0
+    items: int = 0  # scored and paid for
 
     def know(self, old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]]) -> None:
         """Put together what `new` chunks would say of the items of all `old` ones: their scores, or why it failed.
@@ -65,13 +66,12 @@ class Ledger:
         self.races: list[dict[str, Any]] = []
         self.deal: Deal | None = None
         self.most: int | None = None  # items after which races end
-        self.items = 0  # scored and paid for
         self.header: dict[str, Any] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("a+b", buffering=0)  # nothing may wait for a later flush
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self.path, error) from error
         self._lock()
         try:
             self._open({"schema": SCHEMA, **header})
@@ -80,17 +80,14 @@ class Ledger:
             raise
 
     def _open(self, header: Mapping[str, Any]) -> None:
-        lines = self._replay()
-        self.header = dict(lines[0] if lines else header)
-        if not lines:
+        self.header, lines = self._replay()
+        if not self.header:
+            self.header = dict(header)
             self._write(header)
             return
-        check_header(self.path, lines[0], header)
-        for number, line in enumerate(lines[1:], 2):
-            try:
-                self._apply(line)
-            except (KeyError, TypeError):
-                raise self._damaged(number, "not a trial") from None
+        check_header(self.path, self.header, header)
+        for line in lines:
+            self._apply(line)
 
     def __getitem__(self, key: str) -> Trial:
         """The trial of a recipe key; an empty one for a recipe never seen."""
@@ -183,7 +180,7 @@ class Ledger:
             trial.errors[line["chunk"]] = line["error"]
         else:
             trial.scores[line["chunk"]] = line["scores"]
-            self.items += len(line["scores"])
+            trial.items += len(line["scores"])
             if "answers" in line:
                 trial.answers[line["chunk"]] = line["answers"]
             trial.errors.pop(line["chunk"], None)  # a second try that went well
@@ -199,13 +196,7 @@ class Ledger:
             os.fsync(self._file.fileno())
         except OSError as error:
             os.truncate(self.path, size)
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: OSError) -> RunError:
-        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        remedy = "free disk space" if error.errno in full else "make it writable"
-        reason = error.strerror or error
-        return RunError(f"{self.path}: {reason}; {remedy} and repeat the command, nothing is lost")
+            raise unwritable(self.path, error) from error
 
     def _lock(self) -> None:
         try:
@@ -216,20 +207,9 @@ class Ledger:
                 f"{self.path}: another process is running this search; wait for it, or set another name"
             ) from None
 
-    def _replay(self) -> list[dict[str, Any]]:
+    def _replay(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         self._file.seek(0)
         data = self._file.read()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
+        if (whole := whole_length(data)) < len(data):
             os.truncate(self.path, whole)  # torn by a crash: its work is redone
-        lines = []
-        for number, text in enumerate(data[:whole].splitlines(), 1):
-            try:
-                lines.append(dict(json.loads(text)))
-            except (ValueError, TypeError):
-                raise self._damaged(number, "not JSON") from None
-        return lines
-
-    def _damaged(self, number: int, what: str) -> RunError:
-        remedy = "restore it from a copy, or cut the file before that line"
-        return RunError(f"{self.path}: line {number} is {what}; {remedy}")
+        return read_lines(self.path, data)

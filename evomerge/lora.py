@@ -18,7 +18,8 @@ from torch import Tensor
 
 from evomerge.checkpoint import open_safetensors, say_what_is_read
 from evomerge.errors import ExpertError
-from evomerge.lora_kinds import CONFIG_FILE, Change, Shape, read_changes, read_config
+from evomerge.lora_config import CONFIG_FILE, read_config
+from evomerge.lora_kinds import Change, Shape, read_changes
 
 _WEIGHTS_FILE = "adapter_model.safetensors"
 _TIED_BY_NAME = ("embed_tokens", "lm_head")  # the modules that `ensure_weight_tying` of peft knows

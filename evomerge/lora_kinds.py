@@ -1,10 +1,8 @@
-"""What the configuration and the tensor names of a peft LoRA adapter mean, and which kinds are refused.
+"""What the tensor names of a peft LoRA adapter mean: which parameters of the base it changes, and how.
 
-Checked against peft 0.21: every supported kind gives what `merge_and_unload` gives. A kind that would not is
-refused by name, because a wrong update looks exactly like a weak expert.
+Checked against peft 0.21: every supported kind gives what `merge_and_unload` gives for a parameter that is not tied.
 """
 
-import json
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -13,27 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ExpertError
-
-CONFIG_FILE = "adapter_config.json"
-MERGE_FIRST = "merge it into its base with peft's merge_and_unload and give the merged folder"
+from evomerge.lora_config import CONFIG_FILE, MERGE_FIRST
 
 Shape = tuple[int, ...]
 
-# Initialisations that leave the base weights alone. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA subtract
-# from them: the factors are then an update of a base that nobody has.
-_PLAIN_INITS = ("none", "true", "false", "gaussian", "eva", "orthogonal", "mica")
-_EXTENSIONS = (
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "layer_replication",
-    "lora_ga_config",
-    "megatron_config",
-    "monteclora_config",
-    "use_bdlora",
-    "use_qalora",
-    "velora_config",
-)
 _PREFIX = "base_model.model."
 # (tensor name after the prefix, its part in `Change`, the base parameter's last name); the first match wins.
 _PARTS = (
@@ -61,36 +42,6 @@ class Change:
     indices: tuple[int, ...] = ()
     scale: float = 1.0
     flipped: bool | None = None  # up @ down is the transpose of the parameter; None: the base's shape decides
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The adapter's configuration, once it is known to describe a kind that can be read exactly."""
-    path = folder / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ExpertError(f"{folder}: no {CONFIG_FILE}; give the folder peft's save_pretrained wrote") from None
-    except (OSError, ValueError) as error:
-        raise ExpertError(f"{path}: not readable as JSON ({error}); download the adapter again") from None
-    if not isinstance(config, dict):
-        raise ExpertError(f"{path}: not a JSON object; download the adapter again")
-    _refuse_kind(folder, config)
-    return config
-
-
-def _refuse_kind(folder: Path, config: Mapping[str, Any]) -> None:
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise ExpertError(f"{folder}: peft_type {kind} is not supported, only LORA is; {MERGE_FIRST}")
-    init = config.get("init_lora_weights")
-    if str(init).lower() not in _PLAIN_INITS:
-        raise ExpertError(f"{folder}: init_lora_weights={init} changes the base weights; {MERGE_FIRST}")
-    for key in _EXTENSIONS:
-        if config.get(key):
-            raise ExpertError(f"{folder}: the LoRA extension {key} is not supported; {MERGE_FIRST}")
-    for target in config.get("target_parameters") or ():
-        if target.rpartition(".")[2] != "weight":
-            raise ExpertError(f"{folder}: target_parameters entry {target} is not a weight; {MERGE_FIRST}")
 
 
 def read_changes(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> dict[str, Change]:

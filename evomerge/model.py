@@ -49,17 +49,17 @@ def resolve_device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def empty_model(folder: Path, trust_remote_code: bool = False) -> PreTrainedModel:
+def empty_model(folder: Path, trust_remote_code: bool = False, **options: str) -> PreTrainedModel:
     """The architecture in `folder` on the meta device: modules and shapes, no weights; ExpertError where it fails."""
     config = model_config(folder, trust_remote_code)
     auto_class = _auto_class(folder, config)
-    with _one_line(folder, "its architecture cannot be built"), torch.device("meta"), quiet():
-        model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=trust_remote_code)
+    with in_one_line(folder, "its architecture cannot be built"), torch.device("meta"), quiet():
+        model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=trust_remote_code, **options)
     return model
 
 
 @contextmanager
-def _one_line(folder: Path, what: str) -> Iterator[None]:
+def in_one_line(folder: Path, what: str) -> Iterator[None]:
     """ExpertError in place of whatever a library or custom code raises in the block."""
     try:
         yield
@@ -70,24 +70,33 @@ def _one_line(folder: Path, what: str) -> Iterator[None]:
         raise ExpertError(f"{folder}: {what} ({reason}); look at its config.json and the installed packages") from error
 
 
+def check_attention(name: str, folder: Path, trust_remote_code: bool = False) -> None:
+    """ConfigError for attention that the architecture in `folder` does not have, or this machine lacks a package of."""
+    try:
+        empty_model(folder, trust_remote_code, attn_implementation=name)
+    except ExpertError as error:
+        reason = " ".join(str(error.__cause__).split())
+        line = f"model.attn_implementation={name}: {reason}; null leaves the choice to transformers"
+        raise ConfigError(line) from None
+
+
 def full_config(folder: Path, trust_remote_code: bool = False) -> dict[str, Any]:
     """config.json with the defaults of its architecture; a language model's own section counts as the top level."""
     config = model_config(folder, trust_remote_code)
-    return {**config.get_text_config().to_dict(), **config.to_dict()}
+    with in_one_line(folder, "its configuration cannot be read"):
+        return {**config.get_text_config().to_dict(), **config.to_dict()}
 
 
 def refuse_unmergeable(folder: Path, trust_remote_code: bool = False) -> None:
     """ExpertError for a mixture of experts or a quantised checkpoint, whose files do not hold the parameters."""
-    config = model_config(folder, trust_remote_code)
-    for section in (config, config.get_text_config()):
-        for key in EXPERT_COUNTS:
-            count = getattr(section, key, None)
-            if isinstance(count, int) and count > 1:
-                raise ExpertError(
-                    f"{folder}: its configuration says {key}={count}: layers that choose among experts (or among rows"
-                    " found by keys) cannot be merged yet"
-                )
-    if getattr(config, "quantization_config", None):
+    config = full_config(folder, trust_remote_code)
+    for key in EXPERT_COUNTS:
+        if isinstance(count := config.get(key), int) and count > 1:
+            raise ExpertError(
+                f"{folder}: its configuration says {key}={count}: layers that choose among experts (or among rows found"
+                " by keys) cannot be merged yet"
+            )
+    if config.get("quantization_config"):
         raise ExpertError(f"{folder}: a quantised checkpoint; save it dequantised first")
 
 
@@ -105,7 +114,7 @@ def load_model(
     `separate` are paths of tied parameters that become parameters of their own.
     """
     auto_class = _auto_class(folder, model_config(folder, trust_remote_code))
-    with _one_line(folder, "transformers cannot load it"), quiet():
+    with in_one_line(folder, "transformers cannot load it"), quiet():
         model = auto_class.from_pretrained(
             folder,
             dtype=torch_dtype(dtype),
@@ -124,8 +133,8 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     """The folder's tokenizer; ExpertError where it has none."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # tokenizers raise whatever their files make them raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExpertError(f"{folder}: no tokenizer ({reason}); the base needs its tokenizer files") from error
     return tokenizer
 
@@ -161,8 +170,8 @@ def model_config(folder: Path, trust_remote_code: bool = False) -> PretrainedCon
     """The configuration in `folder`; ExpertError where it cannot be read."""
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a value of a wrong type or size fails in any way, in any library
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExpertError(f"{folder}/config.json: {reason}") from error
     return config
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evomerge.errors import ConfigError, RunError
+from evomerge.schema import shown
 from evomerge.scorers import task_of
 from evomerge.suggest import nearest
 
@@ -181,9 +182,11 @@ def _floor(given: str | float, known: Sequence[str], where: str) -> Floor:
         return Floor(None, alone)
     if name not in known:
         hint = f"give a number, or one of {', '.join(known)}, with `+ number` or `- number` after it"
-        raise ConfigError(f"{where}={given}: {name!r} is no baseline{nearest(name, known)}; {hint}")
+        raise ConfigError(f"{where}={shown(given)}: '{shown(name)}' is no baseline{nearest(name, known)}; {hint}")
     if number is None:
-        raise ConfigError(f"{where}={given}: {margin!r} is no number; write it as in `{name} - 0.01`")
+        raise ConfigError(
+            f"{where}={shown(given)}: '{shown(margin)}' is no number; write it as in `{shown(name)} - 0.01`"
+        )
     return Floor(name, -number if sign == "-" else number)
 
 
@@ -207,4 +210,4 @@ def _number(text: str) -> float | None:
 def _refuse_unknown(given: Sequence[str] | Mapping[str, object], known: Mapping[str, float], where: str) -> None:
     for task in given:
         if task not in known:
-            raise ConfigError(f"{where}: {task} is not one of the scorer's tasks{nearest(task, known)}")
+            raise ConfigError(f"{where}: {shown(task)} is not one of the scorer's tasks{nearest(task, known)}")

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from evomerge import __version__
+from evomerge.errors import remedy
 from evomerge.methods import State
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,9 @@ class Prepared:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             if self._folder not in _told and self._folder:
-                log.warning("%s: what was prepared could not be kept (%s); it is computed again next time", path, error)
+                told = "%s: what was prepared could not be kept (%s), so it is computed again next time; %s or set "
+                told += "EVOMERGE_CACHE to a folder that can be written"
+                log.warning(told, path, error, remedy(error))
                 _told.add(self._folder)
             self._folder = None
             return False

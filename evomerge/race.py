@@ -10,12 +10,13 @@ sequence (Waudby-Smith et al., Annals of Statistics 52, 2024).
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.errors import ConfigError
-from evomerge.schema import one_of, positive
+from evomerge.schema import Count, OneOf, Range
 
 Matrix = NDArray[np.float64]  # [candidates, items]
 ORDERS = ("rotating", "fixed", "informative")
@@ -34,20 +35,14 @@ class RaceConfig:
     """
 
     enabled: bool = True
-    margin: float = 1.0
-    alpha: float | None = None
-    least: int = 24
-    most: int | None = 48
+    margin: Annotated[float, Range(0, 1e6)] = 1.0
+    alpha: Annotated[float, Range(0, 1, without=(0, 1))] | None = None
+    least: Count = 24
+    most: Count | None = 48
     widen: bool = True
-    items: str = "rotating"
+    items: Annotated[str, OneOf(ORDERS)] = "rotating"
 
     def __post_init__(self) -> None:
-        if self.margin < 0:
-            raise ConfigError(f"race.margin={self.margin}: give 0 or more standard errors")
-        if self.alpha is not None and not 0 < self.alpha < 1:
-            raise ConfigError(f"race.alpha={self.alpha}: give a probability between 0 and 1, or null")
-        positive("race.least", self.least)
-        one_of("race.items", self.items, ORDERS)
         if self.alpha is None and self.most is not None and self.most < self.least:
             raise ConfigError(f"race.most={self.most}: give at least race.least={self.least}, or null")
 

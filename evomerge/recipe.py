@@ -142,7 +142,10 @@ class Slice:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One merge: method, base, sources and every setting that its bytes depend on, plus notes they do not."""
+    """One merge: method, base, sources and every setting that its bytes depend on, plus what they do not depend on.
+
+    That is `tokenizer`, the keys of a document about the tokenizer that goes with the weights, and notes.
+    """
 
     method: str
     base: ModelRef | None
@@ -151,6 +154,7 @@ class Recipe:
     out_dtype: str | None = None
     seed: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
+    tokenizer: Mapping[str, Any] = field(default_factory=dict, compare=False)
     notes: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def models(self) -> tuple[ModelRef, ...]:
@@ -164,7 +168,7 @@ class Recipe:
 
     def key(self) -> str:
         """Content key: equal for recipes that merge to the same bytes by construction, 16 hex digits."""
-        content = {name: value for name, value in asdict(self).items() if name != "notes"}
+        content = {name: value for name, value in asdict(self).items() if name not in ("tokenizer", "notes")}
         text = json.dumps(content, sort_keys=True, default=str)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

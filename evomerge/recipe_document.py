@@ -20,6 +20,7 @@ def to_document(recipe: Recipe) -> dict[str, Any]:
     if recipe.out_dtype:
         document["dtype"] = "float32"  # computed in fp32 by both, and rounded once
         document["out_dtype"] = recipe.out_dtype
+    document |= recipe.tokenizer
     document["evomerge"] = {
         "schema": SCHEMA,
         "exactness": grade(recipe),

@@ -1,10 +1,10 @@
 """recipe.yaml: mergekit's schema plus one `evomerge:` block, read and written.
 
-Reading is stricter than mergekit, which ignores what it does not know: a misspelt key or parameter is a ConfigError.
+Reading takes what mergekit takes, and says in one line which key or parameter has no effect.
 """
 
-import math
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import yaml
 
 from evomerge import methods
 from evomerge.errors import ConfigError
-from evomerge.recipe import ModelRef, Recipe, Rule, Scalar, Setting, Slice, Source
+from evomerge.recipe import Recipe, Slice, Source
 from evomerge.recipe_document import FROZEN_FROM, SCHEMA, to_document
-from evomerge.suggest import nearest
+from evomerge.recipe_settings import Document, mapping, model_ref
+from evomerge.recipe_tokenizer import INNER_KEYS, KEYS, read_request
+
+log = logging.getLogger(__name__)
 
 TOP = (
     "merge_method",
@@ -24,11 +27,11 @@ TOP = (
     "parameters",
     "dtype",
     "out_dtype",
-    "tokenizer_source",
+    *KEYS,
     "evomerge",
+    "name",
+    "write_readme",
 )
-IGNORED = ("name", "write_readme")
-UNSUPPORTED = ("modules", "tokenizer", "chat_template")
 OUT_DTYPES = ("float32", "bfloat16", "float16")
 OWN = ("schema", "exactness", "seed", "options")
 
@@ -39,56 +42,80 @@ def load(path: Path) -> Recipe:
         document = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # no text, or a number of thousands of digits
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: not YAML ({reason})") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: not a merge recipe; it needs merge_method and models or slices")
     try:
-        return parse(document)
+        return parse(document, f"{path}: ")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def parse(document: Mapping[str, Any]) -> Recipe:
-    """A recipe from a parsed YAML document."""
-    _check_keys(document, TOP, UNSUPPORTED, "")
-    if ("models" in document) == ("slices" in document):
-        raise ConfigError("give either models or slices")
-    if document.get("tokenizer_source", "base") != "base":
-        raise ConfigError("tokenizer_source: only base is supported; align the vocabularies first")
+def parse(document: Mapping[str, Any], where: str = "") -> Recipe:
+    """A recipe from a parsed YAML document; lines about keys without effect begin with `where`."""
+    if "modules" in document:
+        raise ConfigError("modules is not supported; use models or slices")
     name = str(document.get("merge_method", ""))
-    method = methods.load(name)
-    own = _mapping(document.get("evomerge"), "evomerge")
-    if own.get("schema", SCHEMA) != SCHEMA:
-        raise ConfigError(f"evomerge.schema {own['schema']}: this version reads {SCHEMA}; use the one that wrote it")
-    for key in ("models", "scores", "versions"):
-        _mapping(own.get(key), f"evomerge.{key}")
-    seed = own.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise ConfigError(f"evomerge.seed: {seed!r} is not a whole number")
-    out_dtype = document.get("out_dtype") or document.get("dtype")
-    if out_dtype not in (None, *OUT_DTYPES):
-        raise ConfigError(f"out_dtype {out_dtype}: choose of {', '.join(OUT_DTYPES)}")
+    methods.load(name)
+    reading = Document(name, own="evomerge" in document)
+    reading.pass_over(document, TOP)
+    if bool(document.get("models")) == bool(document.get("slices")):
+        raise ConfigError("; ".join(["give either models or slices, with at least one entry", *reading.ignored]))
+    own = mapping(document.get("evomerge"), "evomerge")
     base = document.get("base_model")
     recipe = Recipe(
         method=name,
-        base=ModelRef.parse(str(base)) if base else None,
-        slices=_slices(document, method),
-        settings=_settings(document.get("parameters"), method, shared=True),
-        out_dtype=out_dtype,
-        seed=seed,
-        options=methods.choose_options(name, _mapping(own.get("options"), "evomerge.options")),
+        base=model_ref(base) if base else None,
+        slices=_slices(document, reading),
+        settings=reading.settings(document.get("parameters")),
+        out_dtype=_out_dtype(document),
+        seed=_seed(own),
+        options=methods.choose_options(name, mapping(own.get("options"), "evomerge.options")),
+        tokenizer=_tokenizer(document, reading),
         notes={key: value for key, value in own.items() if key not in OWN},
     )
     _check_models(recipe)
+    for line in reading.ignored:
+        log.warning("%s%s", where, line)
     return recipe
+
+
+def _tokenizer(document: Mapping[str, Any], reading: Document) -> dict[str, Any]:
+    """The keys about the tokenizer, as they stand; ConfigError for what cannot be had."""
+    found = {key: document[key] for key in KEYS if document.get(key) is not None}
+    if "tokenizer" in found:
+        reading.pass_over(found["tokenizer"], INNER_KEYS, "tokenizer: ")
+        found["tokenizer"] = {key: value for key, value in found["tokenizer"].items() if key in INNER_KEYS}
+    read_request(found)
+    return found
+
+
+def _seed(own: Mapping[str, Any]) -> int:
+    """The seed of an `evomerge` block; ConfigError where the block is not of the form that this version reads."""
+    if own.get("schema", SCHEMA) != SCHEMA:
+        raise ConfigError(f"evomerge.schema {own['schema']}: this version reads {SCHEMA}; use the one that wrote it")
+    for key in ("models", "scores", "versions"):
+        mapping(own.get(key), f"evomerge.{key}")
+    seed = own.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ConfigError(f"evomerge.seed: {seed!r} is not a whole number")
+    return seed
+
+
+def _out_dtype(document: Mapping[str, Any]) -> str | None:
+    given = document.get("out_dtype") or document.get("dtype")
+    found = None if given is None else str(given).removeprefix("torch.")
+    if found not in (None, *OUT_DTYPES):
+        raise ConfigError(f"out_dtype {found}: choose of {', '.join(OUT_DTYPES)}")
+    return found
 
 
 def original(recipe: Recipe) -> Recipe:
     """The merge as it was searched, of a recipe that holds its coefficients as plain weights."""
     document = recipe.notes.get(FROZEN_FROM)
-    return parse(document) if isinstance(document, Mapping) else recipe
+    return parse({"evomerge": {}, **document}) if isinstance(document, Mapping) else recipe
 
 
 def dump(recipe: Recipe) -> str:
@@ -96,85 +123,48 @@ def dump(recipe: Recipe) -> str:
     return yaml.dump(to_document(recipe), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
 
 
-def _slices(document: Mapping[str, Any], method: methods.Method) -> tuple[Slice, ...]:
-    if "models" in document:
-        sources = _sources(document["models"], method, ("model", "parameters"))
-        silent = Source(ModelRef.parse(str(document.get("base_model"))), {"weight": 0.0})
+def _slices(document: Mapping[str, Any], reading: Document) -> tuple[Slice, ...]:
+    base = document.get("base_model")
+    if document.get("models"):
+        sources = _sources(document["models"], reading, base)
+        silent = Source(model_ref(base), {"weight": 0.0}) if base else None
         if "weight" in (document.get("parameters") or {}):  # which an unlisted base would have
             return (Slice(sources),)
         return (Slice(tuple(source for source in sources if source != silent)),)  # see _body
     found = []
     for entry in _listed(document["slices"], "slices"):
-        _check_keys(entry, ("sources", "base_model", "parameters"), (), "slices: ")
-        base = entry.get("base_model")
-        sources = _sources(entry.get("sources"), method, ("model", "layer_range", "parameters"))
-        if any(source.layers is None for source in sources):
-            raise ConfigError("slices: every source needs a layer_range [first, last)")
-        settings = _settings(entry.get("parameters"), method, shared=True)
-        found.append(Slice(sources, settings, ModelRef.parse(str(base)) if base else None))
+        reading.pass_over(entry, ("sources", "base_model", "parameters"), "slices: ")
+        own = entry.get("base_model")
+        sources = _sources(entry.get("sources"), reading, own or base, layers=True)
+        settings = reading.settings(entry.get("parameters"))
+        found.append(Slice(sources, settings, model_ref(own) if own else None))
     return tuple(found)
 
 
-def _sources(entries: Any, method: methods.Method, keys: tuple[str, ...]) -> tuple[Source, ...]:
+def _sources(entries: Any, reading: Document, base: Any, *, layers: bool = False) -> tuple[Source, ...]:
+    keys = ("model", "parameters", *(["layer_range"] if layers else []))
     found = []
-    for entry in _listed(entries, "models"):
-        _check_keys(entry, keys, (), "models: ")
+    for entry in _listed(entries, "sources" if layers else "models"):
+        reading.pass_over(entry, keys, "models: ")
         if "model" not in entry:
             raise ConfigError("models: an entry has no model")
-        layers = entry.get("layer_range")
-        if layers is not None and not _is_range(layers):
-            raise ConfigError(f"layer_range {layers}: give [first, last)")
-        settings = _settings(entry.get("parameters"), method, shared=False)
-        span = (int(layers[0]), int(layers[1])) if layers else None
-        found.append(Source(ModelRef.parse(str(entry["model"])), settings, span))
+        model = model_ref(entry["model"])
+        settings = reading.settings(
+            entry.get("parameters"), of="base" if base and model == model_ref(base) else "model"
+        )
+        found.append(Source(model, settings, _span(entry.get("layer_range")) if layers else None))
     doubled = {source.model for source in found if sum(other.model == source.model for other in found) > 1}
     if doubled:
         raise ConfigError(f"{doubled.pop()} is listed twice; give each model once")
     return tuple(found)
 
 
-def _settings(entries: Any, method: methods.Method, *, shared: bool) -> dict[str, Setting]:
-    known = set(method.PER_EXPERT) | set(method.BASE) | (set(method.SHARED) if shared else set())
-    found: dict[str, Setting] = {}
-    for key, value in _mapping(entries, "parameters").items():
-        if key in method.SHARED and not shared:
-            raise ConfigError(f"parameters: {key} is one for all models; move it from the model to the top")
-        if key not in known:
-            raise ConfigError(f"parameters: {key} is unknown{nearest(key, known)}; the method has {sorted(known)}")
-        if (setting := _setting(key, value)) is not None:
-            found[key] = setting
-    return found
-
-
-def _setting(key: str, value: Any) -> Setting | None:
-    """mergekit's three forms: a scalar, a gradient, a (list of) filter and value; an empty list is no setting."""
-    if isinstance(value, Mapping):
-        value = [value]
-    if not isinstance(value, list):
-        return _scalar(key, value)
-    if not any(isinstance(entry, Mapping) for entry in value):
-        return tuple(_scalar(key, entry) for entry in value) or None
-    rules = []
-    for entry in value:
-        if not isinstance(entry, Mapping) or "value" not in entry:
-            raise ConfigError(f"parameters: {key}: each entry needs a value, and a filter unless it is the last")
-        _check_keys(entry, ("filter", "value"), (), f"parameters: {key}: ")
-        inner = entry["value"]
-        span = tuple(_scalar(key, v) for v in inner) if isinstance(inner, list) else _scalar(key, inner)
-        rules.append(Rule(None if entry.get("filter") in (None, "*") else str(entry["filter"]), span))
-    return tuple(rules)
-
-
-def _scalar(key: str, value: Any) -> Scalar:
-    if isinstance(value, bool):
-        return value
-    try:
-        number = float(value)  # YAML 1.1 reads 1e-3 as a string
-    except (TypeError, ValueError):
-        raise ConfigError(f"parameters: {key}: {value!r} is not a number") from None
-    if not math.isfinite(number):
-        raise ConfigError(f"parameters: {key}: {value} is not a finite number")
-    return number
+def _span(layers: Any) -> tuple[int, int]:
+    if layers is None:
+        raise ConfigError("slices: every source needs a layer_range [first, last)")
+    if not (isinstance(layers, list) and len(layers) == 2 and all(type(layer) is int for layer in layers)):
+        raise ConfigError(f"layer_range {layers}: give [first, last)")
+    return layers[0], layers[1]
 
 
 def _check_models(recipe: Recipe) -> None:
@@ -188,26 +178,6 @@ def _check_models(recipe: Recipe) -> None:
         count = len(models - {base}) if required or recipe.base else len(models)
         if not low <= count <= high and not (recipe.method == "linear" and models):
             raise ConfigError(f"{recipe.method} merges {low} model{'s' * (low > 1)} with its base, not {count}")
-
-
-def _check_keys(entry: Any, known: Iterable[str], unsupported: Iterable[str], where: str) -> None:
-    if not isinstance(entry, Mapping):
-        raise ConfigError(f"{where}{entry!r} is not a mapping")
-    for key in entry:
-        if key in unsupported:
-            raise ConfigError(f"{where}{key} is not supported; use models or slices, and the base's tokenizer")
-        if key not in known and key not in IGNORED:
-            raise ConfigError(f"{where}unknown key {key}{nearest(key, known)}")
-
-
-def _mapping(entry: Any, where: str) -> dict[str, Any]:
-    if entry is not None and not isinstance(entry, Mapping):
-        raise ConfigError(f"{where}: {entry!r} is not a mapping")
-    return dict(entry or {})
-
-
-def _is_range(layers: Any) -> bool:
-    return isinstance(layers, list) and len(layers) == 2 and all(type(layer) is int for layer in layers)
 
 
 def _listed(entries: Any, where: str) -> list[Any]:

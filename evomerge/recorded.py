@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
+from evomerge.ledger_lines import HEADER, read_lines
 from evomerge.scorers import Chunk, Plan
 
 
 def read_trials(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Header and lines of a ledger that may be in use; a torn last line is left out."""
+    """Header and lines of a ledger that may be in use, those that count; a torn last line is left out."""
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-        parsed = [dict(json.loads(line)) for line in lines]
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: not a readable ledger ({error}); is this a run folder?") from None
-    if not parsed:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path}: not a readable ledger ({error.strerror}); is this a run folder?") from None
+    header, lines = read_lines(path, data)
+    if not header:
         raise RunError(f"{path}: empty; the search had not begun")
-    return parsed[0], parsed[1:]
+    return header, lines
 
 
 def chunks_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -56,7 +57,7 @@ def refuse_other(path: Path, header: Mapping[str, Any]) -> None:
 def check_header(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """RunError with the difference where a ledger's header holds other entries than the wanted one."""
     wanted = json.loads(json.dumps(wanted))  # as the file has it: keys are text
-    for key in ("schema", "config", "models", "chunks", "items"):
+    for key in HEADER:
         if key in wanted and held.get(key) != wanted[key]:
             what = {"config": "another configuration", "models": "other weights", "chunks": "other items"}
             what["items"] = "other prompts or answers"

@@ -16,8 +16,9 @@ from evomerge.budget import Allowance
 from evomerge.environment import machine, versions
 from evomerge.errors import RunError
 from evomerge.evaluator import Candidate, Evaluator
-from evomerge.experiment import Experiment, fixed_part, from_config
+from evomerge.experiment import Experiment, from_config
 from evomerge.finalise import Final
+from evomerge.fixed import fixed_part
 from evomerge.jobs import Outcome
 from evomerge.ledger import Ledger
 from evomerge.offers import RECIPE, Keeper
@@ -149,18 +150,21 @@ class _BestSoFar:
 
 
 def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, seconds: float) -> dict[str, Any]:
-    spent = sum(trial.seconds for trial in ledger.trials.values())
+    trials = [trial for key, trial in ledger.trials.items() if key in evaluator.asked]
+    if others := len(ledger.trials) - len(trials):
+        log.warning("%s: %d candidates that this search does not ask for are passed over", ledger.path, others)
     return {
         "fingerprint": digest,
+        "asked": list(board.candidates),
         "counts": {
             "candidates": len(board.candidates),
             "failed": len(board.failures()),
             "stopped_early": len(board.stopped()),
             "holdout_looks": looks(ledger.looks),
-            "items_scored": ledger.items,
+            "items_scored": sum(trial.items for trial in trials),
             "items_scored_this_time": evaluator.scored,
         },
-        "seconds": {"this_time": round(seconds, 2), "scoring_in_all": round(spent, 2)},
+        "seconds": {"this_time": round(seconds, 2), "scoring_in_all": round(sum(trial.seconds for trial in trials), 2)},
         "versions": versions(),
         "machine": machine(),
     }

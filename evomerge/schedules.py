@@ -3,12 +3,16 @@
 A schedule turns the few values that a search tunes into the setting of a recipe: a scalar or a gradient.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evomerge.errors import ConfigError
 from evomerge.recipe import Scalar
+from evomerge.schema import shown
+
+Spec = str | Mapping[str, int]  # as an experiment writes it
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Schedule:
         kind, points = _counted(spec)
         if kind in ("blocks", "knots") and 1 <= points <= layers:
             return cls(kind, points, layers)
-        raise ConfigError(f"{key}={spec}: choose all, each, blocks:n or knots:n with 1 ≤ n ≤ {layers} layers")
+        raise ConfigError(f"{key}={shown(spec)}: choose all, each, blocks:n or knots:n with 1 ≤ n ≤ {layers} layers")
 
     def expand(self, values: Sequence[float]) -> Scalar | tuple[Scalar, ...]:
         """The setting: knots stay a gradient that is interpolated, blocks become one value per layer."""
@@ -43,4 +47,4 @@ def _counted(spec: Any) -> tuple[str, int]:
         kind, points = next(iter(spec.items()))
     else:
         kind, _, points = str(spec).partition(":")
-    return str(kind).strip(), int(points) if str(points).strip().isdigit() else 0
+    return str(kind).strip(), int(points) if re.fullmatch(r" *[0-9]{1,9} *", str(points)) else 0

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.progress import track
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evomerge.atomic import write_atomically
+from evomerge.atomic import refuse_unwritable, write_atomically
 from evomerge.checkpoint import fetch
 from evomerge.errors import ConfigError
 from evomerge.export.folder import open_recipe
@@ -19,13 +19,13 @@ from evomerge.materialize import Materializer
 from evomerge.model import check_device, load_model, load_tokenizer, model_config, resolve_device
 from evomerge.placement import placement
 from evomerge.recipe import ModelRef
-from evomerge.schema import check_section, one_of, positive
+from evomerge.schema import Count, Location, Natural, Range, build, naming
 from evomerge.scorers.encode import check_tokenizer
-from evomerge.scorers.engine import PATHS
 from evomerge.scorers.entries import read_entries
 from evomerge.scorers.lm import EngineLM, evaluate
 from evomerge.scorers.quiet import quiet
 from evomerge.scorers.tasks import TaskLoader
+from evomerge.sections import Device, Dtype, Scoring, Tokens
 
 SLICES = {"search": "all", "select": "all", "holdout": "all"}  # an entry wants sizes; every document is scored here
 
@@ -35,43 +35,35 @@ class ScoreConfig:
     """What `score` takes as key=value: keywords of `lm_eval.simple_evaluate`, and keys of an experiment's `model`."""
 
     tasks: str | Sequence[Any]
-    num_fewshot: int | None = None
-    limit: float | None = None
-    include_path: str | None = None
+    num_fewshot: Natural | None = None
+    limit: Annotated[float, Range(0, 1e9, without=(0,))] | None = None
+    include_path: Location | None = None
     apply_chat_template: bool = False
     fewshot_as_multiturn: bool | None = None
     system_instruction: str | None = None
     gen_kwargs: Mapping[str, Any] | None = None
-    dtype: str | None = None
-    device: str = "auto"
+    dtype: Dtype | None = None
+    device: Device = "auto"
     attn_implementation: str | None = None
     trust_remote_code: bool = False
-    batch_size: int = 16
-    batch_tokens: int = 4096
-    max_length: int | None = None
-    scoring: str = "auto"
-    out: str | None = None
+    batch_size: Count = 16
+    batch_tokens: Tokens = 4096
+    max_length: Tokens | None = None
+    scoring: Scoring = "auto"
+    out: Location | None = None
 
     def __post_init__(self) -> None:
         check_device(self.device, here=True)
-        one_of("scoring", self.scoring, PATHS)
-        for key in ("batch_size", "batch_tokens", "max_length"):
-            if getattr(self, key) is not None:
-                positive(key, getattr(self, key))
-        if (self.num_fewshot or 0) < 0:
-            raise ConfigError(f"num_fewshot={self.num_fewshot}: give 0 or more")
-        if self.limit is not None and self.limit <= 0:
-            raise ConfigError(f"limit={self.limit:g}: give a count of documents, or a share below 1")
         if self.out and not Path(self.out).resolve().parent.is_dir():
             raise ConfigError(f"out={self.out}: its folder is not there; make it first")
+        if self.out:
+            with naming("out"):
+                refuse_unwritable(Path(self.out))
 
 
 def score(source: str, given: Mapping[str, Any], console: Console) -> dict[str, Any]:
     """Print lm-eval's table for a checkpoint folder, a hub id or a recipe, and return its results."""
-    check_section(ScoreConfig, given, "")
-    if "tasks" not in given:
-        raise ConfigError("score: no tasks; add tasks=NAME,NAME")
-    config = ScoreConfig(**given)
+    config = build(ScoreConfig, given, "")
     loader = TaskLoader(config.include_path)
     tasks = _tasks(config, loader)
     model, tokenizer = _model(source, config)

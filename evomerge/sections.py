@@ -2,40 +2,37 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from evomerge import methods
+from evomerge.axes import Coefficient
 from evomerge.errors import ConfigError
 from evomerge.materialize import COMPILE
-from evomerge.model import torch_dtype
+from evomerge.model import DTYPES
 from evomerge.placement import MODES
-from evomerge.schema import build, naming, one_of, positive
+from evomerge.schema import Count, OneOf, Range, Text, build, naming
 from evomerge.scorers.engine import PATHS
+
+Dtype = Annotated[str, OneOf(tuple(DTYPES))]
+Device = Annotated[str, Text(r"auto|cpu|cuda(:\d{1,3})?", "auto, cpu, cuda or cuda:N")]
+Tokens = Annotated[int, Range(1, 2**31 - 1)]  # what positions are counted in
+Scoring = Annotated[str, OneOf(PATHS)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """How the live model is held, written and run; `dtype` is also what the recipe is exported in."""
 
-    dtype: str = "bfloat16"
-    device: str = "auto"
+    dtype: Dtype = "bfloat16"
+    device: Device = "auto"
     attn_implementation: str | None = None
     trust_remote_code: bool = False
-    batch_size: int = 16
-    batch_tokens: int = 4096
-    scoring: str = "auto"
-    max_length: int | None = None
-    compile: str = "auto"
-    placement: str = "auto"
-
-    def __post_init__(self) -> None:
-        torch_dtype(self.dtype)
-        one_of("model.compile", self.compile, COMPILE)
-        one_of("model.placement", self.placement, ("auto", *MODES))
-        one_of("model.scoring", self.scoring, PATHS)
-        for key in ("batch_size", "batch_tokens", "max_length"):
-            if getattr(self, key) is not None:
-                positive(f"model.{key}", getattr(self, key))
+    batch_size: Count = 16
+    batch_tokens: Tokens = 4096
+    scoring: Scoring = "auto"
+    max_length: Tokens | None = None
+    compile: Annotated[str, OneOf(tuple(COMPILE))] = "auto"
+    placement: Annotated[str, OneOf(("auto", *MODES))] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +40,7 @@ class MethodConfig:
     """Which merge method, with settings that are not searched and published variants."""
 
     name: str
-    settings: Mapping[str, float | bool] = field(default_factory=dict)
+    settings: Mapping[str, Coefficient | bool] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -51,7 +48,7 @@ class MethodConfig:
 class TextbookConfig(MethodConfig):
     """A merge that is not searched: `genes` are values for all experts and tensors, the others have their defaults."""
 
-    genes: Mapping[str, float] = field(default_factory=dict)
+    genes: Mapping[str, Coefficient] = field(default_factory=dict)
 
 
 def read_textbook(given: Any, where: str) -> TextbookConfig:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from evomerge import methods
-from evomerge.axes import Axes, Vector
+from evomerge.axes import Axes, GeneSpec, Vector
 from evomerge.errors import ConfigError
 from evomerge.genes import Genes
 from evomerge.groups import Group, Layout
@@ -18,7 +18,8 @@ from evomerge.inverse import Wanted
 from evomerge.methods import Gene
 from evomerge.optimizers import Coordinate
 from evomerge.recipe import ModelRef, Recipe, Rule, Setting, Source, models_form, simplify
-from evomerge.schedules import Schedule
+from evomerge.schedules import Schedule, Spec
+from evomerge.schema import EMPTY
 from evomerge.survey import Survey
 
 # Where a gene of this name masks and scales nothing, so that the weight of one expert alone gives that expert.
@@ -67,22 +68,22 @@ class Space:
         experts: Mapping[str, ModelRef],
         layout: Layout,
         touched: Sequence[frozenset[str]],
-        schedule: Any = "all",
-        components: Any = (),
+        schedule: Spec | Sequence[Spec] = "all",
+        components: str | Sequence[str] | Mapping[str, str | Sequence[str]] = (),
         outer: str = "joint",
-        genes: Mapping[str, Any] | None = None,
-        settings: Mapping[str, float | bool] | None = None,
-        options: Mapping[str, str] | None = None,
+        genes: Mapping[str, GeneSpec] = EMPTY,
+        settings: Mapping[str, float | bool] = EMPTY,
+        options: Mapping[str, str] = EMPTY,
         out_dtype: str | None = None,
         seed: int = 0,
     ) -> None:
         self.method, self._module = method, methods.load(method)
         self.labels, self.experts, self.base = tuple(experts), tuple(experts.values()), base
         self._endpoints()
-        self._genes = Genes(method, settings or {}, genes or {}, schedule)
+        self._genes = Genes(method, settings, genes, schedule)
         self.out_dtype, self.seed = out_dtype, seed
         self._rest: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed}
-        self._rest["options"] = methods.choose_options(method, options or {})
+        self._rest["options"] = methods.choose_options(method, options)
         self._survey = Survey(layout, touched, components, outer)
         if any(group.frozen for group in self._survey.groups):
             self._genes.refuse_frozen()

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
 from transformers import (
     GPT2Config,
@@ -15,6 +18,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -97,3 +101,12 @@ def save_adapter(kind: str, base: ModelRef, folder: Path, rank: int, seed: int) 
     adapted.save_pretrained(folder)
     merged = {name: p.detach().clone() for name, p in adapted.merge_and_unload().named_parameters()}
     return ModelRef(base.path, adapter=str(folder)), merged
+
+
+def save_tokenizer(words: list[str], folder: Path, template: str | None = None, inline: bool = False) -> None:
+    """Writes a tokenizer of whole words, the last of which ends a text, with a chat template in a file or `inline`."""
+    raw = Tokenizer(WordLevel({word: row for row, word in enumerate(words)}, unk_token=words[-2]))
+    raw.pre_tokenizer = WhitespaceSplit()
+    made = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token=words[-2], eos_token=words[-1])
+    made.chat_template = template
+    made.save_pretrained(folder, save_jinja_files=not inline)

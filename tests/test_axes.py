@@ -51,12 +51,12 @@ def test_narrowing() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"lo": 1}, "space.genes.weight.lo is unknown (did you mean 'low'?)"),
+        ({"lo": 1}, "space.genes.weight.lo: unknown key (did you mean 'low'?)"),
         ({"low": "x"}, "space.genes.weight.low=x: give a number"),
         ({"low": 2.0}, "low 2.0 must be below high 2.0"),
         ({"default": 3}, "space.genes.weight.default=3.0: outside of 0.0 to 2.0"),
         ("half", "space.genes.weight=half: give a number"),
-        (None, "space.genes.weight=None: give a number"),
+        (None, "space.genes.weight=null: give a number"),
     ],
 )
 def test_a_wrong_override_is_one_line(override: Any, message: str) -> None:

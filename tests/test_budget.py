@@ -11,6 +11,7 @@ from evomerge.budget import Allowance, Budget
 from evomerge.errors import ConfigError
 from evomerge.ledger import Ledger
 from evomerge.race import RaceConfig
+from evomerge.schema import build
 from tests.test_generation import evaluator
 from tests.toys import Run, ToyPool
 
@@ -60,7 +61,7 @@ def paid(run: Run, items: int, seconds: float, clock: Clock) -> None:
 )
 def test_a_budget_that_cannot_be_meant_is_refused(given: Mapping[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        Budget(**given)
+        build(Budget, given, "budget")
 
 
 def test_a_budget_says_what_it_comes_to() -> None:

@@ -352,7 +352,7 @@ def test_a_slice_dealt_anew_costs_no_baseline_twice_and_is_dealt_once(tmp_path: 
     assert (
         ledger.deal and {item for items in ledger.deal.chunks.values() for item in items} == ledger.deal.levels.keys()
     )
-    assert ledger.items == ITEMS * len(pool.jobs)
+    assert sum(trial.items for trial in ledger.trials.values()) == ITEMS * len(pool.jobs)
     assert (tmp_path / "a").read_text().count('"deal"') == 1
 
 

@@ -23,7 +23,7 @@ from tests.toys import Run
 HEADER: Mapping[str, Any] = {
     "config": {"seed": 1, "space": {"schedule": {"blocks": 2}}},
     "models": {"base": "00"},
-    "chunks": {"search/0": ["toy/0", "toy/1"]},
+    "chunks": {f"search/{i}": [f"toy/{2 * i}", f"toy/{2 * i + 1}"] for i in range(3)},
     "versions": {"torch": "1"},
 }
 RECIPE = {"merge_method": "linear"}
@@ -272,7 +272,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 def test_reading_a_ledger_in_use_leaves_a_torn_line_out(path: Path) -> None:
     ledger = Ledger(path, HEADER)
-    ledger.append_scores("k", "search/0", [1.0], 0.0, RECIPE)
+    ledger.append_scores("k", "search/0", [1.0, 0.0], 0.0, RECIPE)
     with path.open("ab") as file:
         file.write(b'{"key": "k", "chu')
     header, lines = read_trials(path)

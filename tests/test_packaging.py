@@ -15,10 +15,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import evomerge
+from tests.bounds import lowest
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = {"optuna", "plot", "wandb", "tensorboard", "dev"}
-DOCUMENTED = {"help", "setup", "quickstart", "test", "test-all", "parity", "architectures", "lint", "format", "clean"}
+DOCUMENTED = {
+    *("help", "setup", "quickstart", "test", "test-all", "test-bounds", "parity", "architectures"),
+    *("lint", "format", "clean"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,17 @@ def test_every_dependency_has_an_exact_pin_inside_its_range(project: dict[str, A
 def test_dependencies_are_ranges_and_extras_are_the_documented_ones(project: dict[str, Any]) -> None:
     assert all(">=" in text and "==" not in text for text in project["dependencies"])
     assert set(project["optional-dependencies"]) == EXTRAS
+
+
+def test_the_lowest_versions_are_allowed_and_name_all_but_torch(project: dict[str, Any]) -> None:
+    bounds = {requirement.name: requirement for requirement in map(Requirement, lowest(project))}
+    extras = project["optional-dependencies"]
+    ranges = [Requirement(text) for text in [*project["dependencies"], *extras["plot"], *extras["dev"]]]
+    assert {requirement.name for requirement in ranges} == {*bounds, "torch"}
+    for requirement in ranges:
+        if requirement.name != "torch":
+            (bound,) = bounds[requirement.name].specifier
+            assert bound.operator == "==" and requirement.specifier.contains(bound.version)
 
 
 def test_torch_of_the_makefile_is_the_pinned_one(pins: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from evomerge.errors import ConfigError
 from evomerge.race import Matrix, RaceConfig, Strata, certain_width, decided
+from evomerge.schema import build
 
 RULE = RaceConfig(margin=0.5, least=8, most=None)
 
@@ -172,4 +173,4 @@ def test_a_race_finds_the_better_half_for_less() -> None:
 )
 def test_a_rule_that_cannot_be_meant_is_refused(given: dict[str, float], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        RaceConfig(**given)  # type: ignore[arg-type]
+        build(RaceConfig, given, "race")

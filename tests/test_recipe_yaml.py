@@ -113,7 +113,7 @@ def test_a_recipe_without_an_output_dtype_keeps_none() -> None:
 
 @pytest.mark.parametrize(
     ("dtypes", "wanted"),
-    [({}, None), ({"dtype": "float16"}, "float16"), ({"dtype": "float32", "out_dtype": "bfloat16"}, "bfloat16")],
+    [({}, None), ({"dtype": "torch.float16"}, "float16"), ({"dtype": "float32", "out_dtype": "bfloat16"}, "bfloat16")],
     ids=str,
 )
 def test_the_output_has_out_dtype_or_dtype(dtypes: dict[str, str], wanted: str | None) -> None:
@@ -134,35 +134,33 @@ def test_options_missing_from_the_file_have_their_defaults() -> None:
 
 
 REFUSED = [
-    (document(modles=[]), r"^unknown key modles \(did you mean 'models'\?\)"),
-    (document(slices=[]), r"^give either models or slices$"),
-    (document(models=None), r"^give either models or slices$"),
-    (document(models=[]), r"^models: give a list with at least one entry"),
+    (document(models=None), r"^give either models or slices, with at least one entry$"),
+    (document(models=[]), r"^give either models or slices, with at least one entry$"),
+    (document(slices=[{"sources": []}]), r"^give either models or slices, with at least one entry$"),
+    (document(modules={"default": {}}), r"^modules is not supported; use models or slices$"),
     (document(models={"a": 1}), r"^models: give a list"),
     (document(models=["org/one"]), r"^models: 'org/one' is not a mapping"),
     (document(models=[{"parameters": {}}]), r"^models: an entry has no model"),
-    (document(models=[{"model": "a", "wieght": 1}]), r"^models: unknown key wieght"),
-    (document(models=[{"model": "a", "layer_range": [0, 1]}]), r"^models: unknown key layer_range"),
     (document(models=[{"model": "a/b", "parameters": {"weight": 1}}] * 2), r"^a/b is listed twice"),
     (document(merge_method="tise"), r"^merge method 'tise' is not known \(did you mean 'ties'\?\)"),
     (document(merge_method=None), r"^merge method '' is not known.*; choose of arcee_fusion, "),
     (document(base_model=None), r"^ties needs a base_model"),
-    (document(parameters={"lamda": 1}), r"^parameters: lamda is unknown \(did you mean 'lambda'\?\)"),
-    (with_parameters(weigth=1), r"^parameters: weigth is unknown \(did you mean 'weight'\?\)"),
-    (with_parameters(weight=1, normalize=True), r"^parameters: normalize is one for all models; move it"),
     (with_parameters(weight="much"), r"^parameters: weight: 'much' is not a number"),
     (with_parameters(weight=[0.1, "much"]), r"^parameters: weight: 'much' is not a number"),
     (with_parameters(weight=[{"value": [0.1, None]}]), r"^parameters: weight: None is not a number"),
     (with_parameters(weight=[{"filter": "attn"}]), r"^parameters: weight: each entry needs a value"),
     (with_parameters(weight=[0.1, {"value": 1}]), r"^parameters: weight: each entry needs a value"),
-    (with_parameters(weight=[{"fliter": "attn", "value": 1}]), r"^parameters: weight: unknown key fliter"),
-    (document(tokenizer_source="union"), r"^tokenizer_source: only base is supported"),
-    (document(tokenizer={"source": "base"}), r"^tokenizer is not supported"),
+    (document(models=[{"model": {"path": "a"}}]), r"^model: give a path"),
+    (document(models=[{"model": {"model": "a", "override_architecture": "X"}}]), r"^override_architecture is not"),
+    (document(tokenizer_source="base", tokenizer={}), r"^give either tokenizer_source or tokenizer$"),
+    (document(tokenizer=[1]), r"^tokenizer: \[1\] is not a mapping"),
+    (document(tokenizer={"tokens": {"<x>": {"force": True}}}), r"^tokenizer: tokens: <x>: force is not supported"),
+    (document(tokenizer={"pad_to_multiple_of": 1.5}), r"^tokenizer: pad_to_multiple_of: 1.5 is not a whole number"),
+    (document(chat_template="chatml"), r"^chat_template: 'chatml' is no template; give its text, or auto"),
     (document(evomerge={"options": {"trim": "modle"}}), r"option trim=modle is not one of tensor, model"),
     (document(evomerge={"options": {"tirm": "model"}}), r"no option 'tirm' \(did you mean 'trim'\?\)"),
     (with_slice(layer_range=None), r"^slices: every source needs a layer_range"),
     (with_slice(layer_range=[0]), r"^layer_range \[0\]: give \[first, last\)"),
-    (document(models=None, slices=[{"source": []}]), r"^slices: unknown key source \(did you mean 'sources'\?\)"),
     (document(models=None, slices=[{}]), r"give a list with at least one entry"),
     (
         document(
@@ -183,6 +181,93 @@ def test_refusals_name_the_key_in_one_line(bad: dict[str, Any], message: str, tm
     with pytest.raises(ConfigError) as error:
         recipe_yaml.load(file)
     assert str(error.value).startswith(f"{file}: ")
+
+
+FUSION = {"merge_method": "arcee_fusion", "models": [{"model": "org/one"}]}
+LISTED = [{"model": "org/base", "parameters": {"density": 0.5}}, *document()["models"]]
+IGNORED = [
+    (document(modles=[]), document(), r"modles has no effect: it is no key of a recipe (did you mean 'models'?)"),
+    (
+        document(models=[{"model": "org/one", "layer_range": [0, 9], "parameters": {"weight": 1.0}}]),
+        document(),
+        "models: layer_range has no effect: it is no key of a recipe",
+    ),
+    (
+        document(parameters={"lamda": 1}),
+        document(),
+        "parameters: lamda has no effect: ties does not read it (did you mean 'lambda'?)",
+    ),
+    (document(parameters={"t": [0, {"x": 1}]}), document(), "parameters: t has no effect: ties does not read it"),
+    (
+        with_parameters(weight=1, normalize=False),
+        document(),
+        "parameters: normalize has no effect: ties reads it for all models only; move it from the model to the top "
+        "to have it",
+    ),
+    (
+        document(models=LISTED),
+        document(models=[{"model": "org/base"}, *document()["models"]]),
+        "parameters: density has no effect: ties reads it of the models that it merges into the base, not of the base",
+    ),
+    (
+        with_parameters(weight=[{"fliter": "attn", "value": 1}]),
+        with_parameters(weight=[{"value": 1}]),
+        "parameters: weight: fliter has no effect: it is no key of a recipe (did you mean 'filter'?)",
+    ),
+    (document(tokenizer={"sourcs": 1}), document(), "tokenizer: sourcs has no effect: it is no key of a recipe"),
+    (
+        document(**FUSION, parameters={"lambda": 0.5}),
+        document(**FUSION),
+        "parameters: lambda has no effect: mergekit's arcee_fusion does not read it; add an evomerge block to the "
+        "recipe to have it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "same", "line"), IGNORED, ids=range(len(IGNORED)))
+def test_what_mergekit_passes_over_has_no_effect_but_a_line(
+    given: dict[str, Any], same: dict[str, Any], line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "theirs.yaml"
+    file.write_text(yaml.safe_dump(given))
+    found = recipe_yaml.load(file)
+    (said,) = caplog.messages
+    assert said.startswith(f"{file}: {line}")
+    assert found == recipe_yaml.parse(same) and found.key() == recipe_yaml.parse(same).key()
+    caplog.clear()
+    assert recipe_yaml.parse(to_document(found)) == found and not caplog.messages
+
+
+def test_one_line_for_a_key_of_many_models(caplog: pytest.LogCaptureFixture) -> None:
+    models = [{"model": f"org/{n}", "parameters": {"weight": 1, "gamma": n}} for n in range(4)]
+    recipe_yaml.parse(document(models=models))
+    assert caplog.messages == ["parameters: gamma has no effect: ties does not read it"]
+
+
+def test_what_mergekit_does_not_read_counts_in_a_recipe_of_ours() -> None:
+    settings = recipe_yaml.parse(document(**FUSION, parameters={"lambda": 0.5}, evomerge={})).settings
+    assert settings == {"lambda": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"model": "org/one", "lora": "org/lora@v1"}, "org/one+org/lora@v1"),
+        ({"model": {"path": "org/one", "revision": "abc"}, "lora": {"path": "org/lora"}}, "org/one@abc+org/lora"),
+    ],
+    ids=["text", "mappings"],
+)
+def test_mergekits_long_form_of_a_model(given: Any, wanted: str) -> None:
+    models = [{"model": given, "parameters": {"weight": 1.0}}]
+    assert str(recipe_yaml.parse(document(models=models)).slices[0].sources[0].model) == wanted
+
+
+def test_keys_of_the_tokenizer_are_kept_and_change_no_weight() -> None:
+    given = document(tokenizer={"source": "union", "tokens": {}}, chat_template="auto")
+    found = recipe_yaml.parse(given)
+    assert found == recipe_yaml.parse(document()) and found.key() == recipe_yaml.parse(document()).key()
+    again = recipe_yaml.parse(yaml.safe_load(recipe_yaml.dump(found.with_notes({"label": "x"}))))
+    assert again.tokenizer == found.tokenizer == {key: given[key] for key in ("tokenizer", "chat_template")}
 
 
 ESCAPES = {

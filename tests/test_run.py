@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from evomerge import recipe_yaml
 from evomerge.errors import RunError
+from evomerge.report.html import MOMENT
 from evomerge.run import open_run, write_atomically
 from tests.conftest import ITEMS, QUICKSTART, ROOT, SMALL, Command, evomerge
 from tests.test_ledger import disk_of
@@ -50,6 +51,13 @@ def same_run(folder: Path, other: Path) -> None:
     assert without_timings(folder) == without_timings(other)
     assert paid_twice(folder) == []
     assert scores_of(folder) == scores_of(other)
+    assert without_the_moment(folder) == without_the_moment(other)
+
+
+def without_the_moment(folder: Path) -> str:
+    """The report but for its one section that depends on when, how often and where the command was given."""
+    before, rest = (folder / "report.html").read_text().split(f'<section id="{MOMENT}">')
+    return before + rest.partition("</section>")[2]
 
 
 def killed_after(lines: int, folder: Path) -> None:
@@ -326,7 +334,7 @@ def test_a_full_disk_is_one_line_and_the_repeated_run_ends_the_same(
 def test_write_atomically_keeps_the_old_text_when_the_disk_is_full(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     write_atomically(path, "old")
-    with disk_of(100), pytest.raises(RunError, match=r"recipe\.yaml.*free disk space"):
+    with disk_of(100), pytest.raises(RunError, match=r"recipe\.yaml.*limit on the size of a file"):
         write_atomically(path, "x" * 1000)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
@@ -604,8 +612,8 @@ def test_more_may_be_asked_of_a_finished_search(copied: Path, tmp_path: Path) ->
         (("objective.normalise=1",), "objective.normalise=1: give true or false"),
         (("+objective.weight=1",), "objective.weight: unknown key"),
         (("+baselines.random_dir=true",), "baselines.random_dir: unknown key (did you mean 'random_direction'?)"),
-        (("finalise.simplify=-1",), "finalise.simplify=-1: give 0 or more"),
-        (("finalise.radius=1.5",), "finalise.radius=1.5: give a step in the unit cube, above 0, below 1"),
+        (("finalise.simplify=-1",), "finalise.simplify=-1: give a whole number at least 0"),
+        (("finalise.radius=1.5",), "finalise.radius=1.5: give a number above 0, below 1"),
     ],
     ids=str,
 )

@@ -27,7 +27,7 @@ def target(
     [
         {},
         {"count": 3, "rate": 1, "flag": True, "name": None, "tasks": ["a"], "genes": {"x": 1.0, "y": True}},
-        {"free": object()},
+        {"free": {"a": [1, 0.5, None, {"b": True}]}},
     ],
 )
 def test_fitting_sections_pass(section: Mapping[str, Any]) -> None:
@@ -39,13 +39,13 @@ def test_fitting_sections_pass(section: Mapping[str, Any]) -> None:
     [
         ({"cuont": 1}, "here.cuont: unknown key (did you mean 'count'?); known are count, rate"),
         ({"count": 1.5}, "here.count=1.5: give a whole number"),
-        ({"count": True}, "here.count=True: give a whole number"),
+        ({"count": True}, "here.count=true: give a whole number"),
         ({"rate": "fast"}, "here.rate=fast: give a number"),
         ({"flag": 1}, "here.flag=1: give true or false"),
         ({"name": 3}, "here.name=3: give a text or null"),
         ({"tasks": "abc"}, "here.tasks=abc: give a list"),
-        ({"tasks": [1]}, "here.tasks=[1]: give a list"),
-        ({"genes": {"x": "y"}}, "here.genes={'x': 'y'}: give a mapping or null"),
+        ({"tasks": [1]}, "here.tasks.0=1: give a text"),
+        ({"genes": {"x": "y"}}, "here.genes.x=y: give a number or true or false"),
         (3, "here=3: give a mapping"),
     ],
 )

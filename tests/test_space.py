@@ -416,7 +416,7 @@ def test_slerp_of_two_experts_has_no_base() -> None:
 REFUSED = [
     ({"genes": {"wieght": {}}}, r"^space\.genes: wieght is not a gene of task_arithmetic \(did you mean 'weight'\?\)"),
     ({"genes": {"lambda": {}}}, r"^space\.genes: lambda is not a gene of task_arithmetic"),
-    ({"genes": {"weight": {"lo": 0}}}, r"^space\.genes\.weight\.lo is unknown \(did you mean 'low'\?\)"),
+    ({"genes": {"weight": {"lo": 0}}}, r"^space\.genes\.weight\.lo: unknown key \(did you mean 'low'\?\)"),
     ({"genes": {"weight": {"low": 2.0}}}, r"^space\.genes\.weight: low 2\.0 must be below high 1\.5"),
     ({"genes": {"weight": 0.3}}, r"^space: nothing is left to search"),
     ({"genes": {"weight": True}}, r"^space\.genes\.weight"),

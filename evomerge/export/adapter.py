@@ -75,7 +75,7 @@ def export_adapter(recipe: Recipe, family: Family, out: Path, *, rank: int | Non
         products = _products(recipe, family, rank)
         summary = _summary(products)
         factors = {family.base.parameter[name]: (product.up, product.down) for name, product in products.items()}
-        write_weights(Modules(family.base), family.ref, factors, folder)
+        write_weights(Modules(family.base), family.ref, factors, family.base.tied(factors), folder)
         (folder / "recipe.yaml").write_text(recipe_yaml.dump(recipe))
         (folder / "README.md").write_text(adapter_card(recipe, family.ref, str(summary), rank))
     return summary

@@ -14,17 +14,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evomerge import recipe_yaml
-from evomerge.checkpoint import INDEX, SINGLE
+from evomerge.checkpoint import INDEX, SINGLE, same_numbers
 from evomerge.errors import ExpertError
+from evomerge.experts import FullExpert, listed
 from evomerge.export.card import model_card
 from evomerge.export.staging import staged
-from evomerge.family import Family
+from evomerge.family import Expert, Family
 from evomerge.freeze import freeze
 from evomerge.groups import layer_of
 from evomerge.materialize import Fingerprint, Materializer
 from evomerge.model import torch_dtype
 from evomerge.plan import base_layers, output_layers
 from evomerge.recipe import Recipe
+from evomerge.vocabulary import refuse_other_vocabulary, write_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +45,14 @@ def merge_recipe(path: Path, out: Path, *, shard_bytes: int = SHARD_BYTES, trust
 
 
 def open_recipe(path: Path, trust_remote_code: bool = False) -> tuple[Recipe, Family]:
-    """A recipe file with its models; ExpertError where one is not what the recipe was scored with."""
+    """A recipe file with its models; ExpertError where one is not what the recipe was scored with.
+
+    ConfigError where it asks for a vocabulary that they do not have.
+    """
     recipe = recipe_yaml.load(path)
     models = recipe.models()
     family = Family(models[0], models[1:], trust_remote_code)
+    refuse_other_vocabulary(recipe, family)
     _refuse_other_weights(recipe, family)
     return recipe, family
 
@@ -56,6 +62,7 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
     with staged(out) as folder:
         dtype = recipe.out_dtype or _stored_dtype(family)
         _copy_metadata(family.base.folder, folder)
+        write_tokenizer(recipe, family, folder)
         materializer = Materializer(family, compiled=False)
         tensors, stacked = materializer.tensors(recipe, torch_dtype(dtype)), output_layers(recipe) is not None
         digest = _write_weights(tensors, family, folder, shard_bytes, stacked)
@@ -137,12 +144,25 @@ def _copied(tensors: Iterable[tuple[str, Tensor]], family: Family) -> Iterator[t
 def _carried_over(family: Family, stacked: bool) -> Iterator[tuple[str, Tensor]]:
     """What a merge leaves alone: other towers, buffers, tensors that the architecture does not read.
 
-    Of a model with other layers than the base only what is outside its stacks.
+    Of a model with other layers than the base only what is outside its stacks. A line says what experts have changed.
     """
+    lost: list[str] = []
     for name in family.base.kept:
         place = layer_of(name)
-        if not (stacked and place and place[0] in family.layout.stacks):
-            yield name, family.base.checkpoint.tensor(name)
+        if stacked and place and place[0] in family.layout.stacks:
+            continue
+        tensor = family.base.checkpoint.tensor(name)
+        if any(_differs(expert, name, tensor) for expert in family.experts.values()):
+            lost.append(name)
+        yield name, tensor
+    if lost:
+        log.warning("%s: outside the language model these stay the base's, whatever experts made of them", listed(lost))
+
+
+def _differs(expert: Expert, name: str, tensor: Tensor) -> bool:
+    if not isinstance(expert, FullExpert) or name not in expert.checkpoint:
+        return False
+    return not same_numbers(tensor, expert.checkpoint.tensor(name))
 
 
 def _shards(

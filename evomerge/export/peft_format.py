@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from evomerge.errors import ConfigError
 from evomerge.experts import Base
-from evomerge.lora_kinds import CONFIG_FILE
+from evomerge.lora_config import CONFIG_FILE
 from evomerge.model import empty_model
 from evomerge.recipe import ModelRef
 
@@ -42,18 +42,28 @@ class Modules:
         return found
 
 
-def write_weights(modules: Modules, base: ModelRef, factors: Mapping[str, tuple[Tensor, Tensor]], folder: Path) -> None:
-    """Both files into `folder`; `factors` are (up, down) of each changed parameter, in its own orientation."""
+def write_weights(
+    modules: Modules,
+    base: ModelRef,
+    factors: Mapping[str, tuple[Tensor, Tensor]],
+    tied: Mapping[str, str],
+    folder: Path,
+) -> None:
+    """Both files into `folder`; `factors` are (up, down) of each changed parameter, in its own orientation.
+
+    `tied` are the other paths of changed parameters: they stay tied, and stand in the file as peft writes them.
+    """
     ranks: dict[str, int] = {}
     tensors: dict[str, Tensor] = {}
-    for name, (up, down) in factors.items():
+    copies = {alias: tuple(side.clone() for side in factors[name]) for alias, name in tied.items()}
+    for name, (up, down) in {**factors, **copies}.items():
         path = name.removesuffix(".weight")  # factors of anything else do not exist (lora_kinds.py)
         ranks[path] = up.shape[1]
         tensors |= _stored(path, modules.kind(path), up, down)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     os.chmod(folder / WEIGHTS_FILE, 0o644)  # safetensors leaves it to its owner alone
     conv = any(modules.kind(path) is Conv1D for path in ranks)
-    config = _config(base, modules, ranks) | {"fan_in_fan_out": conv}
+    config = _config(base, modules, ranks) | {"fan_in_fan_out": conv, "ensure_weight_tying": bool(tied)}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

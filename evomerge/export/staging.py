@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from evomerge.errors import ConfigError, RunError
+from evomerge.errors import ConfigError, RunError, remedy
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def staged(out: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
-        raise RunError(f"{out}: could not be written ({reason}); free space or choose another folder") from error
+        raise RunError(f"{out}: could not be written ({reason}); {remedy(error)} or choose another folder") from error
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

@@ -3,8 +3,8 @@
 A method never touches the optimizer, the pool or the device. Its module says: GENES (what a search may tune), SHARED,
 PER_EXPERT and BASE (every parameter of a recipe with its default; None means that it must be given), EXPERTS (how many
 it takes), BASE_MODEL (whether a recipe may do without one), EXACTNESS (how a recipe of it can be rebuilt elsewhere),
-OPTIONS (published variants, the default first), ADAPTERS_ONLY and BANKS_OF_ALL where they hold, `prepare` and
-`coefficients`.
+OPTIONS (published variants, the default first), ADAPTERS_ONLY, BANKS_OF_ALL and EXTENSIONS where they hold, `prepare`
+and `coefficients`.
 """
 
 import importlib
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from evomerge.errors import ConfigError
 from evomerge.kernels import Coefficients, Sources
+from evomerge.schema import shown
 from evomerge.suggest import nearest
 
 Exactness = Literal["exact", "frozen-linear", "distribution-only", "native"]
@@ -102,6 +103,7 @@ class Method(Protocol):
     OPTIONS: Mapping[str, tuple[str, ...]]
     ADAPTERS_ONLY: bool = False  # experts are LoRA adapters of the base; a module that does not say takes any
     BANKS_OF_ALL: bool = False  # its banks depend on which experts take part, so that a search cannot vary them
+    EXTENSIONS: tuple[str, ...] = ()  # parameters that mergekit's method of the same name does not read
 
     def prepare(self, setup: Setup) -> State:
         """What does not depend on the genes, once per tensor and family; kept on disk, so tensors only.
@@ -122,7 +124,9 @@ def names() -> tuple[str, ...]:
 def load(name: str) -> Method:
     """The method of this name; ConfigError names the nearest one for a misspelt name."""
     if name not in names():
-        raise ConfigError(f"merge method {name!r} is not known{nearest(name, names())}; choose of {', '.join(names())}")
+        raise ConfigError(
+            f"merge method '{shown(name)}' is not known{nearest(name, names())}; choose of {', '.join(names())}"
+        )
     return cast(Method, importlib.import_module(f"evomerge.methods.{name}"))
 
 
@@ -134,6 +138,11 @@ def adapters_only(method: Method) -> bool:
 def banks_of_all(method: Method) -> bool:
     """Whether each set of experts needs banks of its own, each as large as a model."""
     return bool(getattr(method, "BANKS_OF_ALL", Method.BANKS_OF_ALL))
+
+
+def extensions(method: Method) -> tuple[str, ...]:
+    """The parameters that mergekit's method of the same name does not read."""
+    return tuple(getattr(method, "EXTENSIONS", Method.EXTENSIONS))
 
 
 def normalizes(method: Method, settings: Mapping[str, Any]) -> bool:
@@ -152,9 +161,9 @@ def choose_options(name: str, chosen: Mapping[str, str]) -> dict[str, str]:
     known = load(name).OPTIONS
     for key, value in chosen.items():
         if key not in known:
-            raise ConfigError(f"method {name} has no option {key!r}{nearest(key, known)}; it has {list(known)}")
+            raise ConfigError(f"method {name} has no option '{shown(key)}'{nearest(key, known)}; it has {list(known)}")
         if value not in known[key]:
-            raise ConfigError(f"method {name}: option {key}={value} is not one of {', '.join(known[key])}")
+            raise ConfigError(f"method {name}: option {key}={shown(value)} is not one of {', '.join(known[key])}")
     return {key: chosen.get(key, values[0]) for key, values in known.items()}
 
 

@@ -20,6 +20,7 @@ PER_EXPERT: Mapping[str, float | None] = {}
 BASE: tuple[str, ...] = ()
 BASE_MODEL: BaseModel = "required"
 EXPERTS = (1, 1)
+EXTENSIONS = ("lambda",)
 EXACTNESS: Exactness = "native"
 OPTIONS: Mapping[str, tuple[str, ...]] = {}
 

@@ -22,6 +22,7 @@ PER_EXPERT: Mapping[str, float | None] = {"weight": 1.0}
 BASE: tuple[str, ...] = ()
 BASE_MODEL: BaseModel = "optional"
 EXPERTS = (1, 1000)
+EXTENSIONS = ("base_model_weight", "weight")
 EXACTNESS: Exactness = "frozen-linear"
 OPTIONS: Mapping[str, tuple[str, ...]] = {}
 

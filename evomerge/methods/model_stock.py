@@ -19,6 +19,7 @@ PER_EXPERT: Mapping[str, float | None] = {}
 BASE: tuple[str, ...] = ()
 BASE_MODEL: BaseModel = "required"
 EXPERTS = (2, 1000)
+EXTENSIONS = ("lambda",)
 EXACTNESS: Exactness = "frozen-linear"
 OPTIONS: Mapping[str, tuple[str, ...]] = {}
 

@@ -10,16 +10,19 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Annotated, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evomerge.atomic import refuse_unwritable
 from evomerge.errors import ConfigError
-from evomerge.schema import check_section
+from evomerge.schema import Location, Range, check_section, check_value, naming, shown
 from evomerge.suggest import nearest
 
 Vector = NDArray[np.float64]
+LARGEST = 10_000  # candidates of one generation
+Population = Annotated[int, Range(1, LARGEST)]
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,9 @@ def create(
     With `mirror`, a path, its trials also go into an Optuna journal there. ConfigError names an unknown setting, and an
     optimizer that cannot take several objectives.
     """
-    if name not in names():
-        raise ConfigError(f"optimizer {name!r} is not known{nearest(name, names())}; choose of {', '.join(names())}")
+    check(name, settings)
     module = _module(name)
     given = {key: value for key, value in settings.items() if key != "mirror"}
-    check_section(module.create, given, "optimizer", given=("objectives",))
     if objectives > 1:
         if not takes_several(name):
             able = ", ".join(other for other in names() if takes_several(other))
@@ -83,18 +84,29 @@ def create(
         if "objectives" in inspect.signature(module.create).parameters:  # random points need not know
             given["objectives"] = objectives
     optimizer = cast(Optimizer, module.create(coordinates, seeds, seed, **given))
-    return _mirrored(optimizer, coordinates, settings["mirror"]) if settings.get("mirror") else optimizer
+    if mirror := settings.get("mirror"):
+        return cast(Optimizer, _module("_mirror").Mirrored(optimizer, coordinates, Path(mirror)))
+    return optimizer
+
+
+def check(name: str, settings: Mapping[str, Any]) -> None:
+    """ConfigError for an unknown optimizer or setting, or a mirror that cannot be written; makes nothing."""
+    if name not in names():
+        raise ConfigError(
+            f"optimizer '{shown(name)}' is not known{nearest(name, names())}; choose of {', '.join(names())}"
+        )
+    given = {key: value for key, value in settings.items() if key != "mirror"}
+    check_section(_module(name).create, given, "optimizer", given=("objectives",))
+    mirror = settings.get("mirror")
+    check_value(mirror, Location | None, "optimizer.mirror")
+    if mirror:
+        with naming("optimizer.mirror"):
+            refuse_unwritable(Path(mirror))
 
 
 def takes_several(name: str) -> bool:
     """Whether the optimizer can be told several losses of a candidate."""
     return bool(getattr(_module(name), "SEVERAL_OBJECTIVES", False))
-
-
-def _mirrored(optimizer: Optimizer, coordinates: Sequence[Coordinate], path: Any) -> Optimizer:
-    if not isinstance(path, str):
-        raise ConfigError(f"optimizer.mirror={path}: give the path of a journal file")
-    return cast(Optimizer, _module("_mirror").Mirrored(optimizer, coordinates, Path(path)))
 
 
 def _module(name: str) -> Any:

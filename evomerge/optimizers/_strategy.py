@@ -16,14 +16,15 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # cma warns at import where matplotlib is missing
     import cma
     from cma.restricted_gaussian_sampler import GaussVDSampler
+    from cma.sigma_adaptation import CMAAdaptSigmaCSA
 
 Randn = Callable[..., Vector]
 
 
-def _covariance(name: str) -> dict[str, Any]:
+def _covariance(name: str, randn: Randn) -> dict[str, Any]:
     """cma's options for a full matrix, its diagonal (Ros & Hansen 2008) or D(I + vvᵀ)D (Akimoto et al. 2014)."""
-    if name == "vd":
-        return dict(GaussVDSampler.extend_cma_options({}))
+    if name == "vd":  # its sampler draws by itself
+        return {**GaussVDSampler.extend_cma_options({}), "CMA_sampler_options": {"randn": randn}}
     return {"CMA_diagonal": name == "diagonal"}
 
 
@@ -50,12 +51,14 @@ class Strategy:
         self._half = np.array([0.5 / c.levels if c.levels else 0.0 for c in coordinates] + [0.0] * padding)
         margin = NormalDist().inv_cdf(1.0 - 1.0 / (size * start.population))
         options = {"randn": randn, "bounds": [0, 1], "popsize": start.population, "CMA_mirrors": 0, "verbose": -10}
+        # In many dimensions cma would go by a pair of mirrored points, which no choice among points may part.
+        options |= {"AdaptSigma": CMAAdaptSigmaCSA}
         options |= {"minstd": self._half / margin} if self._half.any() else {}
         point = np.full(size, 0.5)
         point[: self._dimensions] = np.clip(start.point, 0.0, 1.0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a first step below a margin
-            self._cma = cma.CMAEvolutionStrategy(point, start.sigma, options | _covariance(covariance))
+            self._cma = cma.CMAEvolutionStrategy(point, start.sigma, options | _covariance(covariance, randn))
         self._asked: list[Vector] = []
         self.population = start.population
         self.generations, self._improved = 0, 0

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Coordinate, Vector
+from evomerge.optimizers import LARGEST, Coordinate, Vector
 from evomerge.optimizers._restarts import KINDS, Restarts, rounded_up
 from evomerge.optimizers._strategy import Start, Strategy
-from evomerge.schema import one_of, positive
+from evomerge.schema import OneOf, Range
 from evomerge.surrogate import Surrogate
 
 COVARIANCES = ("auto", "full", "diagonal", "vd")
@@ -81,13 +82,13 @@ def create(
     seeds: Sequence[Vector],
     seed: int,
     *,
-    population: int | None = None,
-    sigma: float = 0.2,
-    multiple_of: int = 1,
-    covariance: str = "auto",
-    restarts: str = "none",
+    population: Annotated[int, Range(4, LARGEST)] | None = None,
+    sigma: Annotated[float, Range(0, 1, without=(0,))] = 0.2,
+    multiple_of: Annotated[int, Range(1, LARGEST)] = 1,
+    covariance: Annotated[str, OneOf(COVARIANCES)] = "auto",
+    restarts: Annotated[str, OneOf(KINDS)] = "none",
     tolerance: float = 0.002,
-    screen: int = 4,
+    screen: Annotated[int, Range(1, 100)] = 4,
 ) -> CMA:
     """`population` None is 4 + ⌊1.5 ln n⌋; `sigma` is the first step size in units of the cube's edge.
 
@@ -95,17 +96,8 @@ def create(
     Of `screen` times as many points a model of what is known keeps the most promising; with 1 every one is a candidate.
     A run ends, where `restarts` has another follow it, when no axis varies by `tolerance`.
     """
-    if population is not None and population < 4:
-        raise ConfigError(f"optimizer.population={population}: CMA-ES needs at least 4")
-    if not 0 < sigma <= 1:
-        raise ConfigError(f"optimizer.sigma={sigma}: give a step size in (0, 1]")
-    if multiple_of < 1:
-        raise ConfigError(f"optimizer.multiple_of={multiple_of}: give the number of workers, at least 1")
     if not 0 < tolerance < sigma:
         raise ConfigError(f"optimizer.tolerance={tolerance}: give a step below sigma={sigma}, above 0")
-    positive("optimizer.screen", screen)
-    one_of("optimizer.covariance", covariance, COVARIANCES)
-    one_of("optimizer.restarts", restarts, KINDS)
     if covariance == "vd" and len(coordinates) < VD_FROM:
         raise ConfigError(
             f"optimizer.covariance=vd: for {VD_FROM} dimensions or more, the space has {len(coordinates)}"

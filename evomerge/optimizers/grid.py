@@ -6,12 +6,12 @@ the step is halved, until it is below `finest`. Nothing is tried twice.
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 
-from evomerge.errors import ConfigError
-from evomerge.optimizers import Coordinate, Vector
-from evomerge.schema import positive
+from evomerge.optimizers import Coordinate, Population, Vector
+from evomerge.schema import Range
 
 
 class Grid:
@@ -77,12 +77,9 @@ def create(
     seeds: Sequence[Vector],
     seed: int,
     *,
-    population: int = 8,
-    finest: float = 0.005,
+    population: Population = 8,
+    finest: Annotated[float, Range(1e-9, 0.25)] = 0.005,
 ) -> Grid:
     """`population` points at a time; `finest` is the last step, of the cube's edge 1; the seed orders the axes."""
-    positive("optimizer.population", population)
-    if not 0 < finest <= 0.25:
-        raise ConfigError(f"optimizer.finest={finest}: give a step above 0, at most 0.25")
     order = np.random.default_rng(seed).permutation(len(coordinates)).tolist()
     return Grid(coordinates, seeds, order, population, finest)

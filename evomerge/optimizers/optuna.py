@@ -9,15 +9,15 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import Annotated, Any
 
 import optuna
 from optuna.samplers import BaseSampler
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Coordinate, Vector
+from evomerge.optimizers import Coordinate, Population, Vector
 from evomerge.optimizers._distributions import Parameters
-from evomerge.schema import one_of, positive
+from evomerge.schema import OneOf
 
 SEVERAL_OBJECTIVES = True
 Make = Callable[[int, int], BaseSampler]  # of a seed and a population
@@ -108,13 +108,11 @@ def create(
     seeds: Sequence[Vector],
     seed: int,
     *,
-    sampler: str = "tpe",
-    population: int = 8,
+    sampler: Annotated[str, OneOf(tuple(SAMPLERS))] = "tpe",
+    population: Population = 8,
     objectives: int = 1,
 ) -> OptunaSearch:
     """`sampler` of SAMPLERS; `population` candidates are asked for before any of them is told."""
-    one_of("optimizer.sampler", sampler, SAMPLERS)
-    positive("optimizer.population", population)
     if objectives > 1 and sampler in ONE_OBJECTIVE:
         able = ", ".join(name for name in SAMPLERS if name not in ONE_OBJECTIVE)
         raise ConfigError(f"objective.front: optimizer.sampler={sampler} takes one objective; choose of {able}")

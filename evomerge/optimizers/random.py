@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.errors import ConfigError
-from evomerge.optimizers import Coordinate, Vector
+from evomerge.optimizers import Coordinate, Population, Vector
 
 SEVERAL_OBJECTIVES = True  # it reads none of them
 
@@ -32,8 +31,8 @@ class Random:
         """Nothing was learnt, so there is none."""
 
 
-def create(coordinates: Sequence[Coordinate], seeds: Sequence[Vector], seed: int, *, population: int = 8) -> Random:
+def create(
+    coordinates: Sequence[Coordinate], seeds: Sequence[Vector], seed: int, *, population: Population = 8
+) -> Random:
     """`population` points a generation."""
-    if population < 1:
-        raise ConfigError(f"optimizer.population={population}: give at least 1")
     return Random(len(coordinates), seeds, seed, population)

@@ -7,7 +7,7 @@ import numpy as np
 from torch.quasirandom import SobolEngine
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Coordinate, Vector
+from evomerge.optimizers import Coordinate, Population, Vector
 
 SEVERAL_OBJECTIVES = True  # it reads none of them
 MOST = SobolEngine.MAXDIM
@@ -35,10 +35,10 @@ class Sobol:
         """Nothing was learnt, so there is none."""
 
 
-def create(coordinates: Sequence[Coordinate], seeds: Sequence[Vector], seed: int, *, population: int = 8) -> Sobol:
+def create(
+    coordinates: Sequence[Coordinate], seeds: Sequence[Vector], seed: int, *, population: Population = 8
+) -> Sobol:
     """`population` points a generation."""
-    if population < 1:
-        raise ConfigError(f"optimizer.population={population}: give at least 1")
     if len(coordinates) > MOST:
         raise ConfigError(
             f"optimizer=sobol: at most {MOST} dimensions, the space has {len(coordinates)}; use random or cma"

@@ -9,7 +9,7 @@ from evomerge.errors import ConfigError
 from evomerge.jobs import Outcome, WorkerSpec
 from evomerge.pools._dispatch import Dispatch
 from evomerge.recipe import Recipe
-from evomerge.schema import check_section
+from evomerge.schema import check_section, shown
 from evomerge.scorers import Request
 from evomerge.suggest import nearest
 
@@ -44,7 +44,7 @@ def names() -> tuple[str, ...]:
 def check(name: str, settings: Mapping[str, Any]) -> None:
     """ConfigError for an unknown pool or setting, or a resource that is known to be missing; starts nothing."""
     if name not in names():
-        raise ConfigError(f"pool {name!r} is not known{nearest(name, names())}; choose of {', '.join(names())}")
+        raise ConfigError(f"pool '{shown(name)}' is not known{nearest(name, names())}; choose of {', '.join(names())}")
     module = importlib.import_module(f"evomerge.pools.{name}")
     check_section(module.create, settings, "pool")
     module.check(**settings)

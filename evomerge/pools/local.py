@@ -1,13 +1,14 @@
 """One worker in this process: laptops, tests, a single GPU."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated
 
 import torch
 
-from evomerge.errors import ConfigError
 from evomerge.jobs import Outcome, WorkerSpec
 from evomerge.pools._dispatch import Dispatch
 from evomerge.recipe import Recipe
+from evomerge.schema import Range
 from evomerge.scorers import Request
 from evomerge.worker import Worker
 
@@ -38,12 +39,10 @@ class LocalPool:
 
 
 def check(*, threads: int | None = None) -> None:
-    """ConfigError for a thread count that cannot be meant."""
-    if threads is not None and threads < 1:
-        raise ConfigError(f"pool.threads={threads}: give at least 1, or leave it out for all cores")
+    """Any machine has room for one worker."""
 
 
-def create(spec: WorkerSpec, *, threads: int | None = None) -> LocalPool:
+def create(spec: WorkerSpec, *, threads: Annotated[int, Range(1, 1024)] | None = None) -> LocalPool:
     """`threads` torch threads; None leaves torch's own choice."""
     if threads is not None:
         torch.set_num_threads(threads)

@@ -5,7 +5,7 @@ import math
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -13,6 +13,7 @@ from evomerge.errors import ConfigError, RunError
 from evomerge.jobs import Job, Outcome, WorkerSpec
 from evomerge.pools._dispatch import Dispatch
 from evomerge.recipe import Recipe
+from evomerge.schema import Range, Text
 from evomerge.scorers import Request
 from evomerge.worker import Worker
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 RETRIES = 2  # a job whose worker dies this often more is the candidate's failure
 PATIENCE = 30.0  # seconds before a word about workers that have no place yet
 MANY = 10**6
+Share = Annotated[float, Range(0, 4096)]  # of a machine's cores or GPUs
 
 
 class _Actor(Worker):
@@ -159,17 +161,21 @@ class RayPool:
 
 
 def check(*, workers: int = 2, num_cpus: float = 1, num_gpus: float = 0, address: str | None = None) -> None:
-    """ConfigError for counts that cannot be meant or, without a cluster, more than this machine has."""
-    if workers < 1 or num_cpus < 0 or num_gpus < 0 or (num_gpus > 1 and num_gpus != int(num_gpus)):
-        given = f"workers={workers}, num_cpus={num_cpus}, num_gpus={num_gpus}"
-        raise ConfigError(f"pool: {given}: give at least one worker, no negative share, and whole GPUs above 1")
+    """ConfigError for a share that no GPU has or, without a cluster, more than this machine has."""
+    if num_gpus > 1 and num_gpus != int(num_gpus):
+        raise ConfigError(f"pool.num_gpus={num_gpus}: give whole GPUs above 1")
     if address is None:
         here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
         _refuse_missing([here], workers, num_cpus, num_gpus)
 
 
 def create(
-    spec: WorkerSpec, *, workers: int = 2, num_cpus: float = 1, num_gpus: float = 0, address: str | None = None
+    spec: WorkerSpec,
+    *,
+    workers: Annotated[int, Range(1, 100_000)] = 2,
+    num_cpus: Share = 1,
+    num_gpus: Share = 0,
+    address: Annotated[str, Text(r"[\w.:/\[\]-]{1,255}", "auto, or host:port")] | None = None,
 ) -> RayPool:
     """`workers` actors with `num_cpus` and `num_gpus` each (fractions share a GPU); `address: auto` joins a cluster."""
     return RayPool(spec, workers, num_cpus, num_gpus, address)

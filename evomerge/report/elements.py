@@ -21,10 +21,11 @@ def plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def section(title: str, note: str, inner: str) -> str:
-    """A part of the page with its heading and a sentence about it."""
+def section(title: str, note: str, inner: str, name: str = "") -> str:
+    """A part of the page with its heading and a sentence about it, and a name to find it by."""
     lead = f"<p>{escape(note)}</p>\n" if note else ""
-    return f"<section>\n<h2>{escape(title)}</h2>\n{lead}{inner}\n</section>"
+    mark = f' id="{name}"' if name else ""
+    return f"<section{mark}>\n<h2>{escape(title)}</h2>\n{lead}{inner}\n</section>"
 
 
 def wide(inner: str, label: str) -> str:

@@ -16,6 +16,8 @@ from evomerge.report.table import claim, name_of, notes, number, offered
 from evomerge.scorers import SLICES
 
 REPORT = "report.html"
+MOMENT = "moment"  # names the one section that two runs of the same search may differ in
+PAID = ("items_scored", "items_scored_this_time")  # counts that depend on when a run was stopped, and on its workers
 # The page states that it loads nothing, and the browser holds it to that.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -30,8 +32,8 @@ def write_report(folder: Path) -> Path:
 def page(record: Record) -> str:
     """The whole document."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    parts = (_head, _table, comparisons, answers, _search, front, _tasks, _coefficients, _failures, _recipe, _facts)
-    body = "\n".join(part(record) for part in parts)
+    parts = (_head, _table, comparisons, answers, _search, front, _tasks, _coefficients, _failures)
+    body = "\n".join(part(record) for part in (*parts, _recipe, _facts, _moment))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -54,7 +56,7 @@ def page(record: Record) -> str:
 
 def _fates(counts: Mapping[str, int]) -> str:
     stopped = f"{counts['stopped_early']} stopped early, " if counts.get("stopped_early") else ""
-    return f"{stopped}{counts['failed']} failed, {counts['items_scored']} items scored"
+    return f"{stopped}{counts['failed']} failed"
 
 
 def _head(record: Record) -> str:
@@ -186,12 +188,21 @@ def _facts(record: Record) -> str:
         **{f"expert {label}": path for label, path in record.config["experts"].items()},
         "winner": f"{result['winner']['label']}, key {result['winner']['key']}",
         "fingerprint": result["fingerprint"],
-        **{name.replace("_", " "): value for name, value in result["counts"].items()},
-        **{f"seconds, {name.replace('_', ' ')}": value for name, value in result["seconds"].items()},
+        **{name.replace("_", " "): value for name, value in result["counts"].items() if name not in PAID},
         "seed": record.config.get("seed"),
-        **{name.replace("_", " "): plain(value) for name, value in result["machine"].items()},
-        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
     }
     config = escape(yaml.safe_dump(dict(record.config), sort_keys=False))
     inner = fact_table(facts) + details("Configuration", f'<pre tabindex="0"><code>{config}</code></pre>')
     return section("How it was made", "", inner)
+
+
+def _moment(record: Record) -> str:
+    result = record.result
+    facts = {
+        **{name.replace("_", " "): result["counts"][name] for name in PAID},
+        **{f"seconds, {name.replace('_', ' ')}": value for name, value in result["seconds"].items()},
+        **{name.replace("_", " "): plain(value) for name, value in result["machine"].items()},
+        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+    }
+    note = "What depends on the moment and the machine; all else here is the same however often the run was resumed."
+    return section("When and where", note, fact_table(facts), MOMENT)

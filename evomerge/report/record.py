@@ -109,7 +109,7 @@ def read(folder: Path) -> Record:
         config = yaml.safe_load((folder / "config.yaml").read_text())
         result = json.loads((folder / "result.json").read_text())
         ledger = _Ledger(header, lines, {row["label"]: row["key"] for row in result["rows"][:-1]})
-        points, standing = ledger.points(), ledger.standing()
+        points, standing = ledger.points(result.get("asked", ())), ledger.standing()
         name = str(config.get("name") or folder.resolve().name)
         _refuse_older(result)
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
@@ -165,9 +165,11 @@ class _Ledger:
         """What every baseline that could be scored is worth."""
         return {label: self._objective.worth(means, self._references) for label, means in self._references.items()}
 
-    def points(self) -> tuple[Point, ...]:
-        """Every candidate but the baselines, as first asked."""
+    def points(self, asked: Sequence[str]) -> tuple[Point, ...]:
+        """Every candidate but the baselines, as first asked: several workers write in another order each time."""
+        place = {key: number for number, key in enumerate(asked)}
         keys = [key for key in self._trials if key not in self._baselines.values()]
+        keys.sort(key=lambda key: place.get(key, len(place)))
         return tuple(self._point(number, key) for number, key in enumerate(keys, 1))
 
     def _point(self, number: int, key: str) -> Point:

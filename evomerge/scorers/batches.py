@@ -128,7 +128,7 @@ def _packed(units: Sequence[_Unit], fill: int, costs: Costs) -> Iterator[Rows]:
     waiting = sorted(units, key=lambda unit: -len(unit.tokens))
     while waiting:
         length = max(fill, len(waiting[0].tokens))
-        room = [length] * max(1, costs.most // length)
+        room = [length] * max(1, min(len(waiting), costs.most // length))
         rows: Rows = [[] for _ in room]
         states, left = 0, []
         for unit in waiting:

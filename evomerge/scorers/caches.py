@@ -1,6 +1,7 @@
 """Key/value caches for decoding: they grow in place, lose rows in place, and begin with a prefix computed once."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -77,6 +78,11 @@ class GrowingLayer(DynamicLayer):
             self.keys, self.values = keys.select(indices), values.select(indices)
 
 
+def cache_keyword(call: Callable[..., Any]) -> str:
+    """What a function of a model calls its cache: `cache` from transformers 5.24 on, `past_key_values` before."""
+    return "cache" if "cache" in inspect.signature(call).parameters else "past_key_values"
+
+
 def new_cache(model: PreTrainedModel) -> Cache | None:
     """An empty cache whose rows can be chosen from, or None for a model that keeps other states."""
     layers = _layers(model)
@@ -110,7 +116,9 @@ def shares_prefixes(cache: Cache) -> bool:
 def prefix_states(model: PreTrainedModel, prefix: Sequence[int]) -> States:
     """Keys and values [1, heads, tokens, width] of every layer; the output head is not run."""
     cache = DynamicCache()
-    model.base_model(input_ids=torch.tensor([prefix], device=model.device), past_key_values=cache, use_cache=True)
+    inner: Any = model.base_model
+    held = {cache_keyword(inner.forward): cache}
+    inner(input_ids=torch.tensor([prefix], device=model.device), use_cache=True, **held)
     layers: list[Any] = cache.layers
     return [(layer.keys, layer.values) for layer in layers]
 

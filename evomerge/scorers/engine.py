@@ -122,10 +122,12 @@ class ScoringEngine:
             theirs = self._plain.pairs(pairs)
         except CandidateError:  # these weights give no number on any path: nothing to compare, and scoring will say so
             return None
+        except Exception as error:  # a model that takes no labels may generate all the same
+            return _first_line(error)
         try:
             tries = list(self._trials(pairs, model))
         except Exception as error:  # custom code may fail in any way on arguments that it does not know
-            return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            return _first_line(error)
         finally:
             self._tree.forget()
         found = (_difference(ours, theirs, TOLERANCE[model.dtype]) for ours in tries)
@@ -150,10 +152,11 @@ def _seq2seq(model: PreTrainedModel, max_length: int, tokens: int) -> Seq2SeqSco
 
 
 def _probe(vocabulary: int, longest: int) -> list[Pair]:
-    """Two items that begin alike, with answers of several lengths, of which one begins another."""
+    """Two items that begin alike, with answers of several lengths: one begins another, two end differently."""
     draw = np.random.default_rng(0).integers(0, vocabulary, (6, 8)).tolist()
     start, one, other, *answers = map(tuple, draw)
-    wanted = [answers[0][:1], answers[0][:3], answers[1][:2], answers[2]]
+    twin = (*answers[0][:2], (answers[0][2] + 1) % vocabulary)
+    wanted = [answers[0][:1], answers[0][:3], twin, answers[1][:2], answers[2]]
     return [Pair(start + context, answer[:longest]) for context in (one, other) for answer in wanted]
 
 
@@ -162,6 +165,10 @@ def _difference(ours: Answers, theirs: Answers, tolerance: float) -> str | None:
         if not abs(own - plain) <= tolerance * (1 + abs(plain)):
             return f"the two differ on a trial item ({own:.6g} and {plain:.6g}); this model needs another mask"
     return None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _response(request: Request, parts: Answers) -> Any:

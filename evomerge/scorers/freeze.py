@@ -15,10 +15,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
 
 from evomerge.errors import CandidateError, TaskError
+from evomerge.schema import shown
 from evomerge.scorers import Answer, Counts, Request
 from evomerge.scorers.answers import count, text_of
 from evomerge.scorers.quiet import SEED
-from evomerge.scorers.tasks import one_line
+from evomerge.scorers.task_errors import blaming
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,9 @@ def freeze(name: str, task: Task, split: str, prompting: Prompting) -> dict[int,
     with _scoring(name, task, split):
         task.set_fewshot_seed(seed=SEED)
         try:
-            task.build_all_requests(**prompting.arguments())
-            return {doc_id: _frozen(task, instances) for doc_id, instances in _by_doc(task.instances).items()}
-        except Exception as error:  # templates, samplers and task code raise whatever comes to hand
-            problem = f"{type(error).__name__}: {one_line(error)}"
-            raise TaskError(f"task '{name}' cannot build its prompts: {problem}; check its templates") from error
+            with blaming(f"task '{name}' cannot build its prompts", "check its templates"):
+                task.build_all_requests(**prompting.arguments())
+                return {doc_id: _frozen(task, instances) for doc_id, instances in _by_doc(task.instances).items()}
         finally:
             task._instances = None
 
@@ -94,7 +93,7 @@ def _scoring(name: str, task: Task, split: str) -> Iterator[None]:
     if not isinstance(task, ConfigurableTask):
         raise TaskError(f"task '{name}' is a Python class that fixes its split; drop splits")
     if split not in task.dataset:
-        raise TaskError(f"task '{name}': no split '{split}'; its data has {', '.join(task.dataset)}")
+        raise TaskError(f"task '{name}': no split '{shown(split)}'; its data has {', '.join(task.dataset)}")
     config, shots = task.config, task.fewshot_cfg
     before = config.test_split, shots.split
     shots.split = shots.split or config.training_split or config.validation_split or config.test_split
@@ -143,7 +142,8 @@ class Leaf:
     def grade(self, docs: Mapping[str, FrozenDoc], responses: Mapping[str, Sequence[Any]]) -> dict[str, float]:
         """Score per item from raw responses; works on copies, so it may be called any number of times."""
         filled = {item: _filled(doc, responses[item]) for item, doc in docs.items()}
-        self.pipeline.apply([instance for instances in filled.values() for instance in instances])
+        with blaming(f"task '{self.name}': its filter fails", "check filter_list"):
+            self.pipeline.apply([instance for instances in filled.values() for instance in instances])
         return {item: self._score(item, instances) for item, instances in filled.items()}
 
     def answers(self, docs: Mapping[str, FrozenDoc], responses: Mapping[str, Sequence[Any]]) -> Counts:
@@ -158,7 +158,9 @@ class Leaf:
 
     def _score(self, item: str, instances: Sequence[Instance]) -> float:
         answers = [instance.filtered_resps[self.pipeline.name] for instance in instances]
-        metrics = self.task.process_results(instances[0].doc, answers)
+        where = f"item {item}: metric '{self.metric}' cannot be had from doc_to_target and the answer"
+        with blaming(where, "check doc_to_target, doc_to_choice and metric_list"):
+            metrics = self.task.process_results(instances[0].doc, answers)
         if self.metric not in metrics:
             raise TaskError(f"item {item} has no value of metric '{self.metric}', only of {', '.join(metrics)}")
         try:

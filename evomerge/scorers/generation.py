@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import CandidateError, TaskError
 from evomerge.scorers import Answer, Request
-from evomerge.scorers.caches import States, begin, new_cache, prefix_states, shares_prefixes
+from evomerge.scorers.caches import States, begin, cache_keyword, new_cache, prefix_states, shares_prefixes
 from evomerge.scorers.decoding import Line, Loop, Stops, end_tokens, refuse_infinite
 from evomerge.scorers.memory import Budget
 from evomerge.scorers.prompts import Ids, Prompt, alike, behind_prefixes, cost, seed_of
@@ -141,12 +141,13 @@ class Generator:
         if cache is not None and states:
             begin(cache, states, len(rows))
         longest = max(line.limit for line in lines)
+        generating: Any = self._model
+        held: dict[str, Any] = {cache_keyword(generating.prepare_inputs_for_generation): cache}
         self._call(
             *torch.tensor(rows, device=self._model.device).unbind(1),
-            past_key_values=cache,
             max_length=longest if self._seq2seq else len(prompts[0].ids) + longest,
             custom_generate=Loop(lines, Stops(self._tokenizer, wishes.until)),
-            **wishes.options,
+            **held | dict(wishes.options),
         )
         for row, prompt in enumerate(prompts):
             found[prompt.ids] = [self._text(line.tokens, line.stopped, wishes) for line in lines if line.prompt == row]

@@ -16,7 +16,8 @@ class HarnessEngine:
     """Answers with whatever weights the model has when it is asked; nothing is cached between calls.
 
     Log-softmax is taken in fp32 whatever the model's dtype. Place the model on its device first; it is put in
-    evaluation mode. The tokenizer is copied, because lm-eval gives it a padding token.
+    evaluation mode. The tokenizer is copied, because lm-eval gives it a padding token. An encoder-decoder model gets
+    answers of one length at a time: some make the decoder's first token from the last one, which padding would be.
     """
 
     def __init__(
@@ -41,7 +42,15 @@ class HarnessEngine:
         """(log-likelihood, is greedy) of token pairs; CandidateError when a number is not finite."""
         if not pairs:
             return []
+        lengths = [len(pair.continuation) if self._lm.backend == "seq2seq" else 0 for pair in pairs]
+        found: dict[int, tuple[float, bool]] = {}
+        for length in sorted(set(lengths)):
+            places = [place for place, own in enumerate(lengths) if own == length]
+            found |= zip(places, self._asked([pairs[place] for place in places]), strict=True)
+        refuse_infinite(value for value, _ in found.values())
+        return [found[place] for place in range(len(pairs))]
+
+    def _asked(self, pairs: Sequence[Pair]) -> Answers:
         asked: list[Any] = [(None, list(pair.context), list(pair.continuation)) for pair in pairs]
         answers: Answers = self._lm._loglikelihood_tokens(asked, disable_tqdm=True)
-        refuse_infinite(value for value, _ in answers)
         return answers

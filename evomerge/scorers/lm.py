@@ -19,7 +19,8 @@ from evomerge.scorers import Request
 from evomerge.scorers.encode import MANY, Encoder
 from evomerge.scorers.engine import ScoringEngine
 from evomerge.scorers.quiet import quiet
-from evomerge.scorers.tasks import TaskLoader, one_line
+from evomerge.scorers.task_errors import one_line
+from evomerge.scorers.tasks import TaskLoader
 from evomerge.scorers.tree import Pair
 
 BLOCK = 1024  # pairs planned together

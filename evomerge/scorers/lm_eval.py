@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from evomerge.errors import TaskError
+from evomerge.schema import EMPTY, Count, Location, Natural
 from evomerge.scorers import SLICES, Chunk, Counts, Plan, Request
 from evomerge.scorers.answers import added
 from evomerge.scorers.entries import Entry, read_entries
 from evomerge.scorers.freeze import FrozenDoc, Leaf, Prompting, fewshot_split, freeze, own_split
 from evomerge.scorers.quiet import quiet, seeded
+from evomerge.scorers.rehearsal import rehearse
 from evomerge.scorers.slices import Doc, deal, draw
 from evomerge.scorers.tasks import TaskLoader, choose_filter, choose_metric, label, override
 
@@ -34,23 +36,19 @@ class LMEvalScorer:
     def __init__(
         self,
         *,
-        tasks: Sequence[str | Mapping[str, Any]],
+        tasks: Sequence[Any],
         tokenizer: "PreTrainedTokenizerBase | None",
         seed: int,
-        slices: Mapping[str, Any] | None = None,
-        chunk_items: int = 16,
-        include_path: str | None = None,
-        num_fewshot: int | None = None,
+        slices: Mapping[str, Any] = EMPTY,
+        chunk_items: Count = 16,
+        include_path: Location | None = None,
+        num_fewshot: Natural | None = None,
         apply_chat_template: bool = False,
         fewshot_as_multiturn: bool | None = None,
         system_instruction: str | None = None,
         gen_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        if chunk_items < 1:
-            raise TaskError(f"chunk_items={chunk_items}: a chunk holds at least one item")
-        if num_fewshot is not None and num_fewshot < 0:
-            raise TaskError(f"num_fewshot={num_fewshot}: give 0 or more")
-        entries = read_entries(tasks, slices)
+        entries = read_entries(tasks, slices, "scorer.tasks")
         if fewshot_as_multiturn and not apply_chat_template:
             raise TaskError("fewshot_as_multiturn needs apply_chat_template=true; set both, or neither")
         multiturn = apply_chat_template if fewshot_as_multiturn is None else fewshot_as_multiturn
@@ -167,6 +165,7 @@ class _Frozen:
             prefix = _prefix(entry.name, name, split, own)
             rows = freeze(leaf.name, leaf.task, split, prompting)
             docs = {f"{prefix}/{row}": doc for row, doc in rows.items()}
+            rehearse(leaf, docs, inline=entry.spec is not None)
             self.docs |= {item: (leaf, doc) for item, doc in docs.items()}
             for slice_, wanted in splits.items():
                 if wanted == split:

@@ -5,6 +5,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from evomerge.scorers.batches import Batch, BatchPlan
+from evomerge.scorers.caches import cache_keyword
 from evomerge.scorers.head import Answers, only, refuse_infinite
 from evomerge.scorers.tree import Tokens
 
@@ -52,13 +53,14 @@ class TreeEngine:
         device = self._model.device
         states = torch.from_numpy(batch.states).to(device)
         past = self._past(batch)
+        held = {cache_keyword(self._model.forward): past}
         with only(self._model, states):
             logits = self._model(
                 input_ids=torch.from_numpy(batch.tokens).to(device),
                 attention_mask=tree_mask(batch, self._model.dtype, device),
                 position_ids=torch.from_numpy(batch.positions).to(device),
-                past_key_values=past,
                 use_cache=past is not None,
+                **held,
             ).logits[0]
         if batch.keep and past is not None:
             self._cached[inner] = [(keys, values) for keys, values, _ in past]

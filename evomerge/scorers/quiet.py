@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import random
 from collections.abc import Iterator
 from functools import partial
@@ -10,7 +11,9 @@ from typing import Any
 
 import datasets
 import numpy as np
+from lm_eval import evaluator as harness
 from lm_eval.api import task as harness_task
+from lm_eval.loggers.utils import get_commit_from_path
 
 RANDOM_SEED = 0
 SEED = 1234
@@ -19,16 +22,20 @@ SEED = 1234
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the harness and the data set loader: bars, standard output, anything below an error."""
+    """Silence the harness and the data set loader: bars, standard output, log lines; what they raise says enough.
+
+    The commit that lm-eval notes is read from `.git`, its own second way: the command complains where there is none.
+    """
     bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     tqdm, harness_task.tqdm = harness_task.tqdm, partial(harness_task.tqdm, disable=True)
-    with _level("lm_eval", logging.ERROR), _level("datasets", logging.CRITICAL):
+    commit, harness.get_git_commit_hash = harness.get_git_commit_hash, lambda: get_commit_from_path(os.getcwd())
+    with _level("lm_eval", logging.CRITICAL), _level("datasets", logging.CRITICAL):
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 yield
         finally:
-            harness_task.tqdm = tqdm
+            harness_task.tqdm, harness.get_git_commit_hash = tqdm, commit
             if bars:
                 datasets.enable_progress_bars()
 

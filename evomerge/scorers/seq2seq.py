@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -17,18 +18,18 @@ from evomerge.scorers.tree import Pair, Tokens
 
 @dataclass
 class _Row:
-    """One distinct decoder input (a continuation without its last token, shifted) and who reads its logits."""
+    """One distinct input of encoder and decoder, and who reads its logits."""
 
     context: Tokens
-    target: Tokens
-    pairs: list[tuple[int, int]] = field(default_factory=list)  # (number of the pair, its last token)
+    shifted: Tokens
+    pairs: list[tuple[int, Tokens]] = field(default_factory=list)  # (number of the pair, its continuation)
 
 
 class Seq2SeqScorer:
     """Answers (context ids, continuation ids) pairs with whatever weights the model has when it is asked.
 
     Both sides keep their last `max_length` tokens, as in lm-eval. A batch holds rows × (context + continuation) of
-    at most `max_tokens`; continuations of one context that differ in their last token alone share a decoder row.
+    at most `max_tokens`; continuations of one context for which the decoder reads the same tokens share a row.
     """
 
     def __init__(self, model: PreTrainedModel, *, max_length: int, max_tokens: int = 16384) -> None:
@@ -55,12 +56,25 @@ class Seq2SeqScorer:
 
     def _rows(self, pairs: Sequence[Pair]) -> list[_Row]:
         """Longest context first, the rows of a context side by side."""
+        sides = [(pair.context[-self._max_length :], pair.continuation[-self._max_length :]) for pair in pairs]
+        shifted = self._shifted({target for _, target in sides})
         rows: dict[tuple[Tokens, Tokens], _Row] = {}
-        for number, pair in enumerate(pairs):
-            source, target = pair.context[-self._max_length :], pair.continuation[-self._max_length :]
-            row = rows.setdefault((source, target[:-1]), _Row(source, target))
-            row.pairs.append((number, target[-1]))
-        return sorted(rows.values(), key=lambda row: (-len(row.context), row.context, -len(row.target)))
+        for number, (source, target) in enumerate(sides):
+            row = rows.setdefault((source, shifted[target]), _Row(source, shifted[target]))
+            row.pairs.append((number, target))
+        return sorted(rows.values(), key=lambda row: (-len(row.context), row.context, -len(row.shifted)))
+
+    def _shifted(self, targets: set[Tokens]) -> dict[Tokens, Tokens]:
+        """What the decoder reads for each continuation, by the model's own rule: mBART begins with its last token.
+
+        Continuations of one length at a time: such a rule may take padding for the end of one.
+        """
+        shift: Any = self._model.prepare_decoder_input_ids_from_labels
+        found: dict[Tokens, Tokens] = {}
+        for _, group in groupby(sorted(targets, key=len), key=len):
+            members = list(group)
+            found |= zip(members, map(tuple, shift(labels=torch.tensor(members)).tolist()), strict=True)
+        return found
 
     def _run(self, rows: Sequence[_Row]) -> Iterator[tuple[int, float, bool]]:
         device = self._model.device
@@ -69,10 +83,9 @@ class Seq2SeqScorer:
         where, targets = marks[:, 0], marks[:, 1]
         values = logits[where, targets].float() - logits.float().logsumexp(-1)[where]
         misses = (logits.argmax(-1)[where] != targets).float()
-        numbers = [number for row in rows for number, _ in row.pairs]
-        lengths = [len(row.target) for row in rows for _ in row.pairs]
-        parts = torch.stack([values, misses]).cpu().double().split(lengths, dim=1)
-        for number, part in zip(numbers, parts, strict=True):
+        asked = [pair for row in rows for pair in row.pairs]
+        parts = torch.stack([values, misses]).cpu().double().split([len(target) for _, target in asked], dim=1)
+        for (number, _), part in zip(asked, parts, strict=True):
             value, missed = part.sum(1).tolist()
             yield number, value, missed == 0
 
@@ -82,13 +95,12 @@ class Seq2SeqScorer:
         source, mask = self._padded(contexts)
         hidden = self._model.get_encoder()(input_ids=source, attention_mask=mask).last_hidden_state
         of = torch.tensor([contexts[row.context] for row in rows], device=self._model.device)
-        labels, scored = self._padded([row.target for row in rows])
-        shifted: Any = self._model.prepare_decoder_input_ids_from_labels
+        read, scored = self._padded([row.shifted for row in rows])
         with only(self._model, scored.flatten().nonzero().squeeze(1)):
             logits: Tensor = self._model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=hidden[of]),
                 attention_mask=mask[of],
-                decoder_input_ids=shifted(labels=labels),
+                decoder_input_ids=read,
                 use_cache=False,
             ).logits[0]
         return logits
@@ -105,10 +117,10 @@ def _marks(rows: Sequence[_Row]) -> Iterator[tuple[int, int]]:
     """(line of the logits, token) for every token of every pair."""
     start = 0
     for row in rows:
-        for _, last in row.pairs:
-            yield from enumerate((*row.target[:-1], last), start)
-        start += len(row.target)
+        for _, target in row.pairs:
+            yield from enumerate(target, start)
+        start += len(row.shifted)
 
 
 def _cost(rows: Sequence[_Row]) -> int:
-    return len(rows) * (len(rows[0].context) + max(len(row.target) for row in rows))
+    return len(rows) * (len(rows[0].context) + max(len(row.shifted) for row in rows))

@@ -2,18 +2,28 @@
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import lm_eval.tasks
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 from lm_eval.api.metrics import mean
+from lm_eval.api.registry import METRIC_REGISTRY
 from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 from lm_eval.tasks import TaskManager
 
 from evomerge.errors import TaskError
+from evomerge.hub import out_of_reach
+from evomerge.schema import shown
 from evomerge.scorers.entries import Entry, did_you_mean
+from evomerge.scorers.task_errors import blaming, load_problem
 
+NAMED = re.compile(r"""^[ -]*(?:["']?(?:task|group|tag)["']?:|-)[ \[]*["']?([^\s"'#\[\],]+)""", re.MULTILINE)
+NO_TASKS = (".py", ".pyc", ".md", ".txt", ".json", ".jsonl", ".csv", ".tsv")
 SPEC_KEYS = tuple(field.name for field in dataclasses.fields(TaskConfig))
 
 
@@ -31,10 +41,11 @@ class TaskLoader:
         """Leaf tasks by name: one for a task, all of them for a group or a tag."""
         target = _inline(entry) if entry.spec is not None else entry.name
         manager = self._mine if entry.spec is not None else self._manager(entry.name)
+        offline = None if _is_local(entry) else out_of_reach()
         try:
             tasks: dict[str, Task] = manager.load([target])["tasks"]
         except Exception as error:  # lm-eval and its data loaders raise whatever comes to hand
-            raise TaskError(f"task '{entry.name}' {_load_problem(error)}") from error
+            raise TaskError(f"task '{entry.name}' {load_problem(error, entry, offline)}") from error
         if not tasks:
             raise TaskError(f"task '{entry.name}' is a group without tasks; list its tasks in its YAML file")
         for name, task in tasks.items():
@@ -50,14 +61,30 @@ class TaskLoader:
         if _complete(self._mine.task_index, name):
             return self._mine
         if self._all is None:
+            if name not in self._mine.task_index and name not in mentioned():
+                raise self._unknown(name, mentioned())
             self._all = TaskManager(include_path=self._include_path)
         if name not in self._all.task_index:
-            place = f" or in {self._include_path} (a YAML file that cannot be read is passed over)"
-            raise TaskError(
-                f"task '{name}' is not in lm-eval{place if self._include_path else ''}, and it has no spec"
-                f"{did_you_mean(name, self._all.all_tasks)}"
-            )
+            raise self._unknown(name, self._all.all_tasks)
         return self._all
+
+    def _unknown(self, name: str, known: Iterable[str]) -> TaskError:
+        place = f" or in {self._include_path} (a YAML file that cannot be read is passed over)"
+        return TaskError(
+            f"task '{name}' is not in lm-eval{place if self._include_path else ''}, and it has no spec"
+            f"{did_you_mean(name, tuple(known))}"
+        )
+
+
+@cache
+def mentioned() -> frozenset[str]:
+    """What lm-eval's files call a task, group or tag, and more: read as text in a second, where its index takes twenty.
+
+    Files that others include have any name.
+    """
+    files = (path for path in Path(lm_eval.tasks.__file__).parent.rglob("*") if path.suffix not in NO_TASKS)
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file())
+    return frozenset(word for text in texts for word in NAMED.findall(text))
 
 
 def label(entry: Entry, leaf: str) -> str:
@@ -84,27 +111,21 @@ def _inline(entry: Entry) -> dict[str, Any]:
     spec = copy.deepcopy(dict(entry.spec or {}))
     for key in spec:
         if key not in SPEC_KEYS:
-            raise TaskError(f"task '{entry.name}': unknown key '{key}' in spec{did_you_mean(key, SPEC_KEYS)}")
+            raise TaskError(f"task '{entry.name}': unknown key '{shown(key)}' in spec{did_you_mean(key, SPEC_KEYS)}")
     if not spec.get("dataset_path") and not spec.get("custom_dataset"):
         raise TaskError(f"task '{entry.name}': spec has no dataset_path; write json, csv or a data set's id")
     return {**spec, "task": entry.name}
 
 
-def _load_problem(error: BaseException) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"misses its data: {one_line(error)}; check the path, relative to the current folder"
-    if isinstance(error, ConnectionError):
-        return f"cannot fetch its data set: {one_line(error)}; check the network, or use local files"
-    if isinstance(error, StopIteration | IndexError):
-        return "has no documents; check its data files"
-    cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
-    return f"cannot be loaded: {type(cause).__name__}: {one_line(cause)}; check its spec or YAML file"
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's message on one line, cut where it grows long."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:297]}..."
+def _is_local(entry: Entry) -> bool:
+    """Whether a spec names files and metrics of lm-eval's own alone, so that no hub need be asked."""
+    spec = entry.spec or {}
+    listed = spec.get("metric_list") or []
+    named = (
+        [metric.get("metric") for metric in listed if isinstance(metric, Mapping)] if isinstance(listed, list) else []
+    )
+    known = str(spec.get("dataset_path")) in _PACKAGED_DATASETS_MODULES
+    return known and all(str(one) in METRIC_REGISTRY for one in named)
 
 
 def _refuse_unsuited(name: str, task: Task) -> None:
@@ -140,15 +161,21 @@ def choose_metric(name: str, task: Task, metric: str | None) -> tuple[str, float
 
     Only a metric that lm-eval aggregates by the mean over items has a value per item.
     """
-    aggregations = task.aggregation()
+    with blaming(f"task '{name}' has a metric_list that cannot be read", "give a list of {metric: NAME, …}"):
+        aggregations = dict(task.aggregation())
+    if not aggregations:
+        raise TaskError(f"task '{name}': its metric_list is empty; name a metric, or drop the key for lm-eval's own")
     metric = metric or next(iter(aggregations))
     if metric not in aggregations:
-        raise TaskError(f"task '{name}': no metric '{metric}'; it has {', '.join(aggregations)}")
+        raise TaskError(f"task '{name}': no metric '{shown(metric)}'; it has {', '.join(map(shown, aggregations))}")
     if aggregations[metric] is not mean:
         means = [other for other, function in aggregations.items() if function is mean]
-        remedy = f"use {' or '.join(means)}" if means else "it has no such metric, drop it"
-        raise TaskError(f"task '{name}': metric '{metric}' is not a mean over items; {remedy}")
-    return metric, -1.0 if task.higher_is_better().get(metric) is False else 1.0
+        remedy = f"use {' or '.join(map(shown, means))}" if means else "it has no such metric, drop it"
+        raise TaskError(f"task '{name}': metric '{shown(metric)}' is not a mean over items; {remedy}")
+    better = task.higher_is_better().get(metric)
+    if better not in (True, False, None):
+        raise TaskError(f"task '{name}': higher_is_better={shown(better)} of metric '{metric}': give true or false")
+    return metric, -1.0 if better is False else 1.0
 
 
 def choose_filter(name: str, task: Task, wanted: str | None) -> Any:
@@ -160,4 +187,4 @@ def choose_filter(name: str, task: Task, wanted: str | None) -> Any:
         if pipeline.name == wanted:
             return pipeline
     known = ", ".join(pipeline.name for pipeline in pipelines)
-    raise TaskError(f"task '{name}': no filter '{wanted}'; it has {known}")
+    raise TaskError(f"task '{name}': no filter '{shown(wanted)}'; it has {known}")

@@ -5,7 +5,6 @@ steps, and whatever goes wrong in it costs one warning, never the search.
 """
 
 import importlib
-import inspect
 import logging
 import math
 import pkgutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from evomerge.errors import ConfigError
+from evomerge.schema import check_section, shown
 from evomerge.search import Board
 from evomerge.suggest import nearest
 
@@ -82,20 +82,18 @@ def names() -> tuple[str, ...]:
 def check(name: str, settings: Mapping[str, Any]) -> None:
     """ConfigError for an unknown tracker or setting, or a package that is not installed; starts nothing."""
     if name not in names():
-        raise ConfigError(f"tracker {name!r} is not known{nearest(name, names())}; choose of {', '.join(names())}")
-    module = None if name == "none" else importlib.import_module(f"evomerge.trackers.{name}")
-    parameters = inspect.signature(module.create).parameters.values() if module else ()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    for key in settings:
-        if key not in known:
-            raise ConfigError(f"tracker.{key}: {name} has no such setting{nearest(key, known)}; it has {known}")
+        raise ConfigError(
+            f"tracker '{shown(name)}' is not known{nearest(name, names())}; choose of {', '.join(names())}"
+        )
+    if name == "none":
+        check_section(lambda: None, settings, "tracker")
+        return
+    module = importlib.import_module(f"evomerge.trackers.{name}")
+    check_section(module.create, settings, "tracker")
     try:
-        if module:
-            importlib.import_module(module.PACKAGE)
+        importlib.import_module(module.PACKAGE)
     except ImportError:
         raise ConfigError(f"tracker={name}: its package is not installed; pip install 'evomerge[{name}]'") from None
-    if module:
-        module.check(**settings)
 
 
 def create(name: str, folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Tracker:

@@ -34,10 +34,6 @@ class TensorBoard:
         self._writer.close()
 
 
-def check() -> None:
-    """There is nothing to set."""
-
-
 def create(folder: Path, config: Mapping[str, Any]) -> TensorBoard:
     """A writer into `folder`/tensorboard."""
     return TensorBoard(folder)

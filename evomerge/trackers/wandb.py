@@ -4,12 +4,12 @@ import math
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from evomerge.errors import ConfigError
+from evomerge.schema import Label, OneOf
 
 PACKAGE = "wandb"
-MODES = (None, "online", "offline", "disabled")
+MODES = ("online", "offline", "disabled")
 
 
 class WandB:
@@ -52,19 +52,13 @@ class WandB:
         self._run.finish(exit_code=0 if self._finished else 1)
 
 
-def check(*, project: str = "evomerge", entity: str | None = None, mode: str | None = None) -> None:
-    """ConfigError for a mode that wandb does not have."""
-    if mode not in MODES:
-        raise ConfigError(f"tracker.mode={mode}: choose online, offline, disabled, or null for what WANDB_MODE says")
-
-
 def create(
     folder: Path,
     config: Mapping[str, Any],
     *,
-    project: str = "evomerge",
-    entity: str | None = None,
-    mode: str | None = None,
+    project: Label = "evomerge",
+    entity: Label | None = None,
+    mode: Annotated[str, OneOf(MODES)] | None = None,
 ) -> WandB:
     """A new wandb run, or this folder's own where it has one; `mode` null leaves the choice to WANDB_MODE."""
     return WandB(folder, config, project, entity, mode)

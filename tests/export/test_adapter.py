@@ -366,7 +366,7 @@ def test_the_same_recipe_gives_the_same_bytes(rank: int | None, llama: Folders, 
 @pytest.mark.parametrize("size", [3000, 100])
 def test_a_full_disk_is_one_line_and_leaves_nothing(size: int, llama: Folders, family: Family, tmp_path: Path) -> None:
     with disk_of(size):
-        assert "free space" in refused(recipe_of(llama, *GRADIENTS), family, tmp_path / "out", RunError)
+        assert "limit on the size" in refused(recipe_of(llama, *GRADIENTS), family, tmp_path / "out", RunError)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     """300 kB stops at the weights (or fits a shard), 3 kB at the tokenizer or the weights, 100 bytes at once."""
     if size > shard_bytes:
         pytest.skip("every file fits")
-    with disk_of(size), pytest.raises(RunError, match="free space") as caught:
+    with disk_of(size), pytest.raises(RunError, match="limit on the size of a file") as caught:
         export_recipe(merged(), family, tmp_path / "out", shard_bytes=shard_bytes)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

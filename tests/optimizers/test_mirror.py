@@ -61,11 +61,15 @@ def test_another_searchs_journal_is_left_alone(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_a_search_goes_on_where_its_mirror_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "file").write_text("no folder")
-    assert searched(tmp_path / "file" / "optuna.log") == searched(tmp_path / "other.log")
+    (tmp_path / "held").write_text("no journal")
+    assert searched(tmp_path / "held") == searched(tmp_path / "other.log")
     assert len(caplog.messages) == 1 and "\n" not in caplog.messages[0]
 
 
-def test_a_path_is_text() -> None:
-    with pytest.raises(ConfigError, match=r"^optimizer\.mirror=True: give the path"):
-        create("random", COORDINATES, [], 1, {"mirror": True})
+def test_a_mirror_is_a_path_that_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for given, text in ((True, "=true: give a path"), (str(tmp_path / "file" / "log"), ": .*/log: Not a directory")):
+        with pytest.raises(ConfigError, match=rf"^optimizer\.mirror{text}"):
+            create("random", COORDINATES, [], 1, {"mirror": given})
+    create("random", COORDINATES, [], 1, {"mirror": str(tmp_path / "new" / "log")})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "nothing is left behind"

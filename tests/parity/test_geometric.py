@@ -192,7 +192,7 @@ def test_frozen_recipes(
         given = alike(method, members, 3, lambda_=half)
     else:
         given = weighted(method, members, [0.35, 0.5], *THREE[1:], lambda_=half)
-    merge = recipe_yaml.parse(given)
+    merge = recipe_yaml.parse(given | {"evomerge": {}})  # without the block it would be mergekit's own
     text = recipe_yaml.dump(freeze(merge, Materializer(opened(members.base, list(members.experts)))))
     assert "merge_method: task_arithmetic" in text or "merge_method: linear" in text
     theirs = oracle.merge(text)

@@ -1,17 +1,13 @@
 """Gradients, filters, and which level of a recipe wins."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from evomerge.errors import ConfigError
-from tests.parity.compare import assert_equal
 from tests.parity.families import Family
-from tests.parity.oracle import Oracle
-from tests.parity.recipes import Recipe, entry, recipe, slerp, weighted
+from tests.parity.recipes import entry, recipe, slerp, weighted
 
 pytestmark = pytest.mark.parity
 
@@ -105,17 +101,6 @@ def test_the_models_weight_wins_over_the_recipes(family: Families, check: Check)
     check(recipe("task_arithmetic", members.base, [entry(first), entry(second, weight=0.1)], weight=0.7))
     # Where no filter matches, the next level speaks.
     check(recipe("task_arithmetic", members.base, [entry(first, weight=partial), entry(second)], weight=0.7))
-
-
-def test_shared_parameters_under_a_model(family: Families, oracle: Oracle, ours: Callable[[Recipe], Path]) -> None:
-    """mergekit takes them and does nothing with them, which nobody can want: we say so."""
-    members = family("llama")
-    plain = recipe("task_arithmetic", members.base, [entry(members.experts[0], weight=0.5)])
-    misplaced = entry(members.experts[0], **{"weight": 0.5, "lambda": 3.0})
-    merge = recipe("task_arithmetic", members.base, [misplaced])
-    assert_equal(oracle.merge(merge), oracle.merge(plain))
-    with pytest.raises(ConfigError, match="lambda"):
-        ours(merge)
 
 
 def test_every_way_to_write_a_filter(family: Families, check: Check) -> None:

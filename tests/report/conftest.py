@@ -69,7 +69,7 @@ def write_run(folder: Path, winner: str = "c3", label: str = "winner") -> Path:
     for key, chunks in scores.items():
         for number, values in enumerate(chunks):
             ledger.append_scores(key, f"search/{number}", values, 0.1, document)
-    ledger.append_failure("c2", "search/0", REASON, document)
+    ledger.append_failure("c2", "search/1", REASON, document)
     ledger.append_look("holdout", [winner, *(key for key in ("b0", "b1", "b2", "b3") if key != winner)])
     ledger.append_scores("c3", "holdout/0", [1.0, 1.0], 0.1, document)
     ledger.close()

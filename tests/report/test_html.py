@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.report.html import write_report
+from evomerge.report.html import MOMENT, write_report
 from evomerge.report.record import read
 from evomerge.report.table import claim
 
@@ -169,3 +169,26 @@ def test_generated_answers_have_a_table_where_there_are_any(run_folder: Path, pa
     (run_folder / "result.json").write_text(json.dumps(result))
     text = "".join(Page(write_report(run_folder).read_text(encoding="utf-8")).text)
     assert "Generated answers" in text and "25.0%" in text and "2.5%" in text and "10.0%" in text
+
+
+def test_what_depends_on_the_moment_stands_in_one_place(run_folder: Path, source: str) -> None:
+    result = json.loads((run_folder / "result.json").read_text())
+    result["counts"] |= {"items_scored": 77777, "items_scored_this_time": 0}
+    result["seconds"] = {"this_time": 9.5, "scoring_in_all": 8.25}
+    result |= {"versions": {"python": "3.99"}, "machine": {"platform": "elsewhere", "devices": ["one"]}}
+    (run_folder / "result.json").write_text(json.dumps(result))
+    again = write_report(run_folder).read_text(encoding="utf-8")
+    (before, moment), (other, later) = (text.split(f'<section id="{MOMENT}">') for text in (source, again))
+    assert before == other and moment != later
+    assert moment.partition("</section>")[2] == later.partition("</section>")[2]
+
+
+def test_points_are_numbered_as_asked_whoever_was_scored_first(run_folder: Path) -> None:
+    result = json.loads((run_folder / "result.json").read_text())
+    (run_folder / "result.json").write_text(json.dumps({**result, "asked": ["b0", "c4", "c3", "c2", "c1"]}))
+    assert [(point.number, point.key) for point in read(run_folder).points] == [
+        (1, "c4"),
+        (2, "c3"),
+        (3, "c2"),
+        (4, "c1"),
+    ]

@@ -4,7 +4,15 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from evomerge.scorers.caches import ROOM, GrowingLayer, begin, new_cache, prefix_states, shares_prefixes
+from evomerge.scorers.caches import (
+    ROOM,
+    GrowingLayer,
+    begin,
+    cache_keyword,
+    new_cache,
+    prefix_states,
+    shares_prefixes,
+)
 from tests.scorers.shapes import made
 
 torch.manual_seed(0)
@@ -46,7 +54,7 @@ def test_a_beginning_is_never_written_to() -> None:
             begin(cache, states, rows=3)
             assert cache.get_seq_length() == 3
             whole = model(torch.tensor([[5, 6, 7, 8]])).logits[:, -1]
-            behind = model(torch.full((3, 1), 8), past_key_values=cache).logits[:, -1]
+            behind = model(torch.full((3, 1), 8), **{cache_keyword(model.forward): cache}).logits[:, -1]
             assert torch.allclose(behind, whole.expand(3, -1), atol=1e-5)
     assert all(keys.equal(old) for (keys, _), old in zip(states, before, strict=True))
 
@@ -58,3 +66,10 @@ def test_prefixes_are_shared_only_where_every_layer_sees_every_token() -> None:
         "mistral": False,
         "t5": False,
     }
+
+
+def test_a_cache_is_called_what_the_function_calls_it() -> None:
+    """transformers renamed it: custom code may keep the old name under a release that has the new one."""
+    assert cache_keyword(lambda input_ids, cache=None: None) == "cache"
+    assert cache_keyword(lambda input_ids, past_key_values=None: None) == "past_key_values"
+    assert cache_keyword(made("llama").forward) in ("cache", "past_key_values")

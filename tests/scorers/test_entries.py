@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from evomerge.errors import TaskError
+from evomerge.errors import ConfigError
 from evomerge.scorers.entries import Entry, read_entries
 
 SIZES = {"search": 4, "select": 2, "holdout": "all"}
@@ -23,36 +23,39 @@ def test_an_entry_overrides_the_common_sizes() -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"name": "mc", "wieght": 2}, "task 'mc': unknown key 'wieght' (did you mean 'weight'?)"),
-        ({"name": "mc", "splits": {"serach": "test"}}, "did you mean 'search'?"),
+        ({"name": "mc", "wieght": 2}, "tasks.0.wieght: unknown key (did you mean 'weight'?)"),
+        ({"name": "mc", "splits": {"serach": "test"}}, "give one of search, select, holdout"),
         ({"name": "a/b"}, "without '/'"),
-        ({"weight": 1}, "task name None"),
-        (7, "not 7"),
-        ({"name": "mc", "weight": 0}, "weight=0 is not a number above 0"),
-        ({"name": "mc", "weight": "heavy"}, "weight='heavy'"),
-        ({"name": "mc", "search": 0}, "slice search is empty"),
+        ({"weight": 1}, "tasks.0.name: missing"),
+        (7, "tasks.0=7: give a name of one line"),
+        ({"name": "mc", "weight": 0}, "tasks.0.weight=0: give a number above 0"),
+        ({"name": "mc", "weight": "heavy"}, "weight=heavy: give a number"),
+        ({"name": "mc", "search": 0}, "tasks.0.search=0: give a whole number at least 1"),
         ({"name": "mc", "select": []}, "slice select is empty"),
-        ({"name": "mc", "search": -3}, "search=-3 is not a count"),
-        ({"name": "mc", "search": "most"}, "search='most'"),
-        ({"name": "mc", "search": [1.5]}, "search=[1.5]"),
-        ({"name": "mc", "num_fewshot": -1}, "num_fewshot=-1"),
-        ({"name": "mc", "metric": 3}, "metric=3 is not a name"),
-        ({"name": "mc", "gen_kwargs": "a=1"}, "gen_kwargs='a=1' is not a mapping"),
+        ({"name": "mc", "search": -3}, "tasks.0.search=-3: give a whole number"),
+        (
+            {"name": "mc", "search": "most"},
+            "search=most: give a whole number at least 1, at most 1000000000 or one of all",
+        ),
+        ({"name": "mc", "search": [1.5]}, "tasks.0.search.0=1.5: give a whole number or a text"),
+        ({"name": "mc", "num_fewshot": -1}, "tasks.0.num_fewshot=-1: give"),
+        ({"name": "mc", "metric": 3}, "tasks.0.metric=3: give a text"),
+        ({"name": "mc", "gen_kwargs": "a=1"}, "tasks.0.gen_kwargs=a=1: give a mapping"),
     ],
 )
 def test_mistakes_are_named(entry: Any, message: str) -> None:
-    with pytest.raises(TaskError) as error:
+    with pytest.raises(ConfigError) as error:
         read_entries([entry], SIZES)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_mistakes_of_the_whole_list() -> None:
-    with pytest.raises(TaskError, match="'mc' is listed twice"):
+    with pytest.raises(ConfigError, match="'mc' is listed twice"):
         read_entries(["mc", {"name": "mc"}], SIZES)
-    with pytest.raises(TaskError, match="no tasks"):
+    with pytest.raises(ConfigError, match="tasks is empty; name at least one"):
         read_entries([], SIZES)
-    with pytest.raises(TaskError, match="no size for slice select; set select"):
+    with pytest.raises(ConfigError, match="no size for slice select; set select"):
         read_entries(["mc"], {"search": 1})
-    with pytest.raises(TaskError, match=r"slices: unknown key 'hold' \(did you mean 'holdout'"):
+    with pytest.raises(ConfigError, match=r"slices\.hold: unknown key \(did you mean 'holdout'"):
         read_entries(["mc"], {"hold": 1})

@@ -8,12 +8,23 @@ from typing import Any
 import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
-from transformers import BartConfig, BartForConditionalGeneration, PreTrainedModel
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    PLBartConfig,
+    PLBartForConditionalGeneration,
+    PretrainedConfig,
+    PreTrainedModel,
+    ProphetNetConfig,
+    ProphetNetForConditionalGeneration,
+)
 
 from evomerge.errors import CandidateError
 from evomerge.scorers.seq2seq import Seq2SeqScorer
 from evomerge.scorers.tree import Pair
-from tests.scorers.conftest import char_tokenizer
+from tests.scorers.conftest import Answers, char_tokenizer
 from tests.scorers.shapes import VOCABULARY, made
 
 TOKENIZER = char_tokenizer(bos=False, eos=True)
@@ -26,14 +37,47 @@ def pairs(count: int = 10) -> list[Pair]:
     return [Pair(tuple(context), tuple(answer)) for context in contexts for answer in answers]
 
 
-def bart() -> PreTrainedModel:
+def made_of(model: type[PreTrainedModel], config: type[PretrainedConfig], **ids: int | None) -> PreTrainedModel:
     torch.manual_seed(0)
     sizes = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 128}
     layers = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
-    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "decoder_start_token_id": 2}
-    return BartForConditionalGeneration(
-        BartConfig(vocab_size=VOCABULARY, init_std=0.3, forced_eos_token_id=None, **sizes, **layers, **ids)
-    ).eval()
+    plain: Any = config
+    return model(plain(vocab_size=VOCABULARY, init_std=0.3, eos_token_id=2, **sizes, **layers, **ids)).eval()
+
+
+def bart() -> PreTrainedModel:
+    ids = {"bos_token_id": 1, "pad_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": None}
+    return made_of(BartForConditionalGeneration, BartConfig, **ids)
+
+
+def mbart() -> PreTrainedModel:
+    """Its decoder begins with the last token of the answer."""
+    return made_of(MBartForConditionalGeneration, MBartConfig, bos_token_id=0, pad_token_id=1)
+
+
+def plbart() -> PreTrainedModel:
+    """As mBART."""
+    return made_of(PLBartForConditionalGeneration, PLBartConfig, bos_token_id=0, pad_token_id=1)
+
+
+def prophetnet() -> PreTrainedModel:
+    """Its forward pass gives other numbers where labels are padded."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 128}
+    layers = {f"num_{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
+    reach = {"num_buckets": 8, "relative_max_distance": 64}
+    config = ProphetNetConfig(vocab_size=VOCABULARY, init_std=0.3, **sizes, **layers, **ids, **reach)
+    return ProphetNetForConditionalGeneration(config).eval()
+
+
+@torch.no_grad()
+def one_by_one(model: PreTrainedModel, pair: Pair) -> tuple[float, bool]:
+    """What transformers says of one pair alone, from its labels."""
+    labels = torch.tensor([pair.continuation])
+    logits = model(input_ids=torch.tensor([pair.context]), labels=labels).logits
+    value = logits.log_softmax(-1).gather(2, labels.unsqueeze(2)).sum()
+    return float(value), bool((logits.argmax(-1) == labels).all())
 
 
 def by_lm_eval(model: PreTrainedModel, wanted: list[Pair], **options: Any) -> list[tuple[float, bool]]:
@@ -56,6 +100,34 @@ def test_numbers_are_those_of_lm_eval(model, max_length) -> None:
     theirs = by_lm_eval(model, pairs(), batch_size=7, max_length=max_length)
     assert values(ours) == pytest.approx(values(theirs), rel=1e-5, abs=1e-4)
     assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+
+
+@pytest.mark.parametrize("path", ["auto", "plain"])
+@pytest.mark.parametrize("shape", [mbart, plbart, prophetnet])
+def test_an_answer_is_worth_what_it_is_alone(shape, path, caplog) -> None:
+    """Answers of several lengths, some of which differ in their last token alone, in one batch."""
+    model = shape()
+    ours = Answers(model, TOKENIZER, path=path)
+    assert bool(ours.engine.plain_because) == (path == "plain" or shape is prophetnet)
+    found = ours.engine.answers(ours.encoder.asked(pairs()))
+    expected = [one_by_one(model, pair) for pair in pairs()]
+    assert values(found) == pytest.approx(values(expected), rel=1e-5, abs=1e-4)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+
+
+def test_a_row_that_answers_wrongly_share_is_found_before_anything_is_scored(monkeypatch) -> None:
+    def one_start(scorer: Seq2SeqScorer, targets: set[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
+        return {target: (2, *target[:-1]) for target in targets}
+
+    monkeypatch.setattr(Seq2SeqScorer, "_shifted", one_start)
+    assert Answers(bart(), TOKENIZER).engine.plain_because is None
+    assert "the two differ" in str(Answers(mbart(), TOKENIZER).engine.plain_because)
+
+
+def test_a_model_that_takes_no_labels_is_left_to_the_plain_path(monkeypatch) -> None:
+    model = bart()
+    monkeypatch.setattr(model, "forward", lambda input_ids, attention_mask, labels: 1 / 0)
+    assert Answers(model, TOKENIZER).engine.plain_because == "ZeroDivisionError: division by zero"
 
 
 def test_the_likeliest_continuation_is_greedy() -> None:

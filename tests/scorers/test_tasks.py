@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import yaml
 
@@ -80,8 +81,6 @@ def test_chat_template_options_are_checked(choice, freeze) -> None:
         freeze(entry, tokenizer=None, apply_chat_template=True)
     with pytest.raises(TaskError, match="needs apply_chat_template"):
         freeze(entry, fewshot_as_multiturn=True)
-    with pytest.raises(TaskError, match="chunk_items=0"):
-        freeze(entry, chunk_items=0)
 
 
 def test_include_path_must_be_a_folder(choice, freeze, tmp_path: Path) -> None:
@@ -124,3 +123,36 @@ def test_a_group_that_refers_to_a_builtin_task_needs_the_full_index() -> None:
         False,
         False,
     ]
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_what_moves_it(
+    refused: Any, choice: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    cache = str(tmp_path / "file" / "cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    given = {"data_files": choice()["dataset_kwargs"]["data_files"]}
+    line = refused({"name": "mc", "spec": choice(dataset_kwargs=given)})
+    assert f"its cache {cache} cannot be written" in line and "set HF_HOME, or HF_DATASETS_CACHE" in line
+    own = str(tmp_path / "file" / "own")
+    line = refused({"name": "mc", "spec": choice(dataset_kwargs={**given, "cache_dir": own})})
+    assert f"its cache {own} cannot be written" in line and "give another cache_dir" in line and "HF_HOME" not in line
+
+
+@pytest.mark.slow
+def test_no_task_of_the_harness_is_taken_for_unheard_of() -> None:
+    """Slow: lm-eval reads its whole list of tasks."""
+    index = tasks.TaskManager().task_index
+    assert set(index) <= tasks.mentioned() and "no_such_task" not in tasks.mentioned()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric_list": []}, "its metric_list is empty"),
+        ({"doc_to_target": "{{[1]}}"}, "doc_to_target is a list of one, [1], in each document; give its entry"),
+        ({"doc_to_target": "no such choice"}, "doc_to_target names none of the choices, but 'no such choice'"),
+    ],
+)
+def test_what_could_never_be_graded_is_refused_before_a_model_is_loaded(refused, choice, changes, message) -> None:
+    assert message in refused({"name": "mc", "spec": choice(**changes)})

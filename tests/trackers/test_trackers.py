@@ -15,7 +15,7 @@ import yaml
 
 from evomerge import trackers
 from evomerge.errors import ConfigError
-from evomerge.experiment import fixed_part
+from evomerge.fixed import fixed_part
 from evomerge.search import Board
 
 PRESETS = Path(__file__).parents[2] / "conf" / "tracker"
@@ -162,11 +162,11 @@ def test_wrong_names_and_settings_are_config_errors(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "wandb", ModuleType("wandb"))
     with pytest.raises(ConfigError, match=r"'wanb' is not known.*wandb"):
         trackers.check("wanb", {})
-    with pytest.raises(ConfigError, match=r"tracker\.projet: wandb has no such setting.*project"):
+    with pytest.raises(ConfigError, match=r"tracker\.projet: unknown key.*project"):
         trackers.check("wandb", {"projet": "x"})
     with pytest.raises(ConfigError, match=r"tracker\.mode=sometimes"):
         trackers.check("wandb", {"mode": "sometimes"})
-    with pytest.raises(ConfigError, match=r"tracker\.folder: none has no such setting"):
+    with pytest.raises(ConfigError, match=r"tracker\.folder: unknown key; there are none"):
         trackers.check("none", {"folder": "x"})
 
 

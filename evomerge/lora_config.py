@@ -1,0 +1,107 @@
+"""The configuration file of a peft LoRA adapter: sound, and of a kind that can be read exactly.
+
+A kind that cannot is refused by name, because a wrong update looks exactly like a weak expert.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import ExpertError
+
+CONFIG_FILE = "adapter_config.json"
+MERGE_FIRST = "merge it into its base with peft's merge_and_unload and give the merged folder"
+
+# Initialisations that leave the base weights alone. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA subtract
+# from them: the factors are then an update of a base that nobody has.
+_PLAIN_INITS = ("none", "true", "false", "gaussian", "eva", "orthogonal", "mica")
+_EXTENSIONS = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "lora_ga_config",
+    "megatron_config",
+    "monteclora_config",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
+)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The adapter's configuration, once it is known to describe a kind that can be read exactly."""
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExpertError(f"{folder}: no {CONFIG_FILE}; give the folder peft's save_pretrained wrote") from None
+    except (OSError, ValueError) as error:
+        raise ExpertError(f"{path}: not readable as JSON ({error}); download the adapter again") from None
+    if not isinstance(config, dict):
+        raise ExpertError(f"{path}: not a JSON object; download the adapter again")
+    for key, (is_sound, wanted) in _SETTINGS.items():
+        if key in config and not is_sound(config[key]):
+            given = repr(config[key])[:60]
+            raise ExpertError(f"{path}: {key} is {given}, not {wanted}; download the adapter again")
+    _refuse_kind(folder, config)
+    return config
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31
+
+
+def _is_pattern(value: object, of: Callable[[object], bool]) -> bool:
+    return isinstance(value, dict) and all(_is_regex(key) and of(found) for key, found in value.items())
+
+
+def _is_regex(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
+def _is_tokens(value: object) -> bool:
+    rows = value.values() if isinstance(value, dict) else [value]
+    return all(isinstance(row, list) and all(type(token) is int and token >= 0 for token in row) for row in rows)
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+# Setting → what it may be where it is given, in code and in words.
+_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "r": (_is_count, "a rank of 1 or more"),
+    "lora_alpha": (_is_number, "a number"),
+    "rank_pattern": (lambda value: value is None or _is_pattern(value, _is_count), "a map from names to ranks"),
+    "alpha_pattern": (lambda value: value is None or _is_pattern(value, _is_number), "a map from names to numbers"),
+    "target_parameters": (lambda value: value is None or _is_names(value), "a list of names"),
+    "trainable_token_indices": (lambda value: value is None or _is_tokens(value), "a list of tokens, or one by module"),
+    "base_model_name_or_path": (lambda value: value is None or isinstance(value, str), "a name"),
+}
+
+
+def _refuse_kind(folder: Path, config: Mapping[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise ExpertError(f"{folder}: peft_type {kind} is not supported, only LORA is; {MERGE_FIRST}")
+    init = config.get("init_lora_weights")
+    if str(init).lower() not in _PLAIN_INITS:
+        raise ExpertError(f"{folder}: init_lora_weights={init} changes the base weights; {MERGE_FIRST}")
+    for key in _EXTENSIONS:
+        if config.get(key):
+            raise ExpertError(f"{folder}: the LoRA extension {key} is not supported; {MERGE_FIRST}")
+    for target in config.get("target_parameters") or ():
+        if target.rpartition(".")[2] != "weight":
+            raise ExpertError(f"{folder}: target_parameters entry {target} is not a weight; {MERGE_FIRST}")

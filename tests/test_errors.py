@@ -1,0 +1,66 @@
+"""The remedy fits the reason that the system gives for refusing a file."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from evomerge.atomic import write_atomically
+from evomerge.errors import REMEDIES, RunError, remedy
+from evomerge.export.staging import staged
+from evomerge.ledger import Ledger
+
+FITTING = {
+    errno.ENOSPC: "free disk space",
+    errno.EDQUOT: "quota",
+    errno.EROFS: "mount it writable",
+    errno.EBUSY: "mount its folder instead",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.EFBIG: "ulimit -f",
+    errno.EINVAL: "permissions",
+}
+
+
+def failing(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("number", FITTING, ids=errno.errorcode.get)
+def test_a_file_that_cannot_be_replaced(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise failing(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refuse)
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(RunError, match=FITTING[number]) as error:
+            write_atomically(tmp_path / "recipe.yaml", "x")
+    assert str(error.value).startswith(f"{tmp_path}/recipe.yaml: {os.strerror(number)}; ")
+    assert ("disk space" in str(error.value)) == (number == errno.ENOSPC)
+
+
+@pytest.mark.parametrize("number", FITTING, ids=errno.errorcode.get)
+def test_a_ledger_that_cannot_be_opened(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise failing(number)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(RunError, match=FITTING[number]) as error:
+        Ledger(tmp_path / "trials.jsonl", {})
+    assert "nothing is lost" in str(error.value)
+
+
+@pytest.mark.parametrize("number", FITTING, ids=errno.errorcode.get)
+def test_an_export_that_cannot_be_written(number: int, tmp_path: Path) -> None:
+    told = SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
+    for reason in (failing(number), told):
+        with pytest.raises(RunError, match=FITTING[number]), staged(tmp_path / "out"):
+            raise reason
+
+
+def test_no_remedy_is_more_than_a_clause() -> None:
+    assert all(text[0].islower() and not text.endswith((".", ",")) for text in REMEDIES.values())
+    assert remedy(ValueError("something else")) == "look at its permissions"
