@@ -10,10 +10,10 @@ STAMP := $(VENV)/.installed
 MERGEKIT_STAMP := $(MERGEKIT_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all test-bounds test-lowest test-newest parity lint format clean
+.PHONY: help setup quickstart test test-all test-bounds test-lowest test-newest parity architectures lint format clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv with the exact versions of constraints.txt
 
@@ -30,6 +30,9 @@ test-bounds: test-lowest test-newest ## run the fast tests with the lowest and t
 
 parity: $(STAMP) $(MERGEKIT_STAMP) ## compare merges with mergekit-yaml, tensor by tensor
 	EVOMERGE_MERGEKIT="$(abspath $(MERGEKIT_VENV))/bin/mergekit-yaml" $(BIN)/python -m pytest -m parity
+
+architectures: $(STAMP) ## merge a tiny model of every architecture, and write docs/architectures.md (10 minutes)
+	$(BIN)/python -m tests.architectures
 
 lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 Built on the meta device from a configuration alone; what is tied in a checkpoint is for its files to say (`stored.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 
 from evomerge.destinations import LoadingRules, Shape
 from evomerge.model import empty_model, refuse_unmergeable
+
+SENSES = ("vision", "vq", "image", "video", "audio", "speech")
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,7 @@ def skeleton(folder: Path, trust_remote_code: bool = False) -> Skeleton:
     named = dict(model.named_parameters(remove_duplicate=False))
     first: dict[int, str] = {}
     aliases = {path: first[id(p)] for path, p in named.items() if first.setdefault(id(p), path) != path}
-    towers = _towers(model)
-    own = {id(p) for tower in towers for p in tower.parameters()} if towers else set(first)
+    own = _language_model(model)
     parameters = {path: tuple(p.shape) for path, p in named.items() if path not in aliases and id(p) in own}
     return Skeleton(
         parameters=parameters,
@@ -70,14 +71,27 @@ def skeleton(folder: Path, trust_remote_code: bool = False) -> Skeleton:
     )
 
 
-def _towers(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules of the language model, where it is a part of the model; none where it is the whole of it."""
-    if model.config.get_text_config() is model.config:
-        return []
-    found = [model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings()]
+def _language_model(model: PreTrainedModel) -> set[int]:
+    """The identities of the parameters that belong to the language model, which may be a part of the model."""
+    text = model.config.get_text_config()
+    if text is model.config:
+        return _identities([model]) - _identities(_other_senses(model))
+    parts = [model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings()]
     if model.config.is_encoder_decoder:
-        found.append(model.get_encoder())
-    return [module for module in found if module is not None]
+        encoder = model.get_encoder()  # which may see besides; its own "decoder" is then its text part
+        parts.append(encoder.get_decoder() if isinstance(encoder, PreTrainedModel) else encoder)
+    return _identities(part for part in parts if part is not None)
+
+
+def _other_senses(model: PreTrainedModel) -> list[nn.Module]:
+    """Parts with a configuration of their own for images or sounds, where the language model's has no section."""
+    sections = [getattr(model.config, key) for key in model.config.sub_configs if key.startswith(SENSES)]
+    kinds = tuple(type(section) for section in sections)
+    return [part for part in model.modules() if isinstance(getattr(part, "config", None), kinds)]
+
+
+def _identities(modules: Iterable[nn.Module]) -> set[int]:
+    return {id(parameter) for module in modules for parameter in module.parameters()}
 
 
 def _unread(model: PreTrainedModel, aliases: Mapping[str, str]) -> frozenset[str]:

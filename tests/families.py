@@ -55,10 +55,10 @@ TARGETS = {"llama": ["q_proj", "down_proj"], "gpt2": ["c_attn", "c_proj"], "t5":
 
 
 @torch.no_grad()
-def shift(model: nn.Module, scale: float, seed: int) -> None:
-    """Adds scaled normal noise to every parameter, in float64: an fp32 sum would make every difference exact."""
+def shift(model: nn.Module, scale: float, seed: int, chosen: Callable[[str], bool] = lambda name: True) -> None:
+    """Adds scaled normal noise to the chosen parameters, in float64: an fp32 sum would make every difference exact."""
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
+    for parameter in (parameter for name, parameter in model.named_parameters() if chosen(name)):
         noise = scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         parameter.copy_(parameter.double() + noise)
 
