@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from evomerge.destinations import LoadingRules, Shape
-from evomerge.model import empty_model, refuse_unmergeable
+from evomerge.model import empty_model, in_one_line, refuse_unmergeable
 
 SENSES = ("vision", "vq", "image", "video", "audio", "speech")
 
@@ -53,6 +53,11 @@ def skeleton(folder: Path, trust_remote_code: bool = False) -> Skeleton:
     """The skeleton of the architecture in `folder`; ExpertError for a kind that cannot be merged."""
     refuse_unmergeable(folder, trust_remote_code)
     model = empty_model(folder, trust_remote_code)
+    with in_one_line(folder, "its language model cannot be told from the rest"):
+        return _read(model)
+
+
+def _read(model: PreTrainedModel) -> Skeleton:
     named = dict(model.named_parameters(remove_duplicate=False))
     first: dict[int, str] = {}
     aliases = {path: first[id(p)] for path, p in named.items() if first.setdefault(id(p), path) != path}
