@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
+from lm_eval.api.registry import METRIC_REGISTRY
 
 from evomerge.errors import EvomergeError, TaskError, remedy
+from evomerge.schema import shown
 from evomerge.scorers.entries import Entry
 
 MOVED = "set HF_HOME, or HF_DATASETS_CACHE for data sets alone, to a folder that can be written"
@@ -24,6 +26,13 @@ def blaming(what: str, remedy: str) -> Iterator[None]:
         raise TaskError(f"{what}: {type(error).__name__}: {one_line(error)}; {remedy}") from error
 
 
+def foreign_metrics(entry: Entry) -> list[str]:
+    """The metrics of a spec that lm-eval does not have, and looks for on a hub."""
+    listed = (entry.spec or {}).get("metric_list")
+    named = (one.get("metric") for one in listed if isinstance(one, Mapping)) if isinstance(listed, list) else ()
+    return [shown(name) for name in named if str(name) not in METRIC_REGISTRY]
+
+
 def load_problem(error: BaseException, entry: Entry, offline: str | None) -> str:
     """Why a task could not be loaded, and the remedy; `offline` says why no hub was asked."""
     cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
@@ -31,6 +40,8 @@ def load_problem(error: BaseException, entry: Entry, offline: str | None) -> str
         folder, other = found
         reason = f"{cause.filename or folder}: {cause.strerror or cause}"
         return f"cannot be loaded, as its cache {folder} cannot be written ({reason}); {remedy(cause)}, or {other}"
+    if isinstance(error, KeyError | ImportError) and (foreign := foreign_metrics(entry)):
+        return f"cannot be loaded: lm-eval has no metric {foreign[0]}, and no hub gave it; correct its metric_list"
     if isinstance(error, FileNotFoundError):
         return f"misses its data: {one_line(error)}; check the path, relative to the current folder"
     if isinstance(error, ConnectionError):

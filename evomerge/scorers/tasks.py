@@ -11,7 +11,6 @@ from typing import Any
 import lm_eval.tasks
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 from lm_eval.api.metrics import mean
-from lm_eval.api.registry import METRIC_REGISTRY
 from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 from lm_eval.tasks import TaskManager
@@ -20,7 +19,7 @@ from evomerge.errors import TaskError
 from evomerge.hub import out_of_reach
 from evomerge.schema import shown
 from evomerge.scorers.entries import Entry, did_you_mean
-from evomerge.scorers.task_errors import blaming, load_problem
+from evomerge.scorers.task_errors import blaming, foreign_metrics, load_problem
 
 NAMED = re.compile(r"""^[ -]*(?:["']?(?:task|group|tag)["']?:|-)[ \[]*["']?([^\s"'#\[\],]+)""", re.MULTILINE)
 NO_TASKS = (".py", ".pyc", ".md", ".txt", ".json", ".jsonl", ".csv", ".tsv")
@@ -119,13 +118,7 @@ def _inline(entry: Entry) -> dict[str, Any]:
 
 def _is_local(entry: Entry) -> bool:
     """Whether a spec names files and metrics of lm-eval's own alone, so that no hub need be asked."""
-    spec = entry.spec or {}
-    listed = spec.get("metric_list") or []
-    named = (
-        [metric.get("metric") for metric in listed if isinstance(metric, Mapping)] if isinstance(listed, list) else []
-    )
-    known = str(spec.get("dataset_path")) in _PACKAGED_DATASETS_MODULES
-    return known and all(str(one) in METRIC_REGISTRY for one in named)
+    return str((entry.spec or {}).get("dataset_path")) in _PACKAGED_DATASETS_MODULES and not foreign_metrics(entry)
 
 
 def _refuse_unsuited(name: str, task: Task) -> None:

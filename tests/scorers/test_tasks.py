@@ -150,6 +150,7 @@ def test_no_task_of_the_harness_is_taken_for_unheard_of() -> None:
     ("changes", "message"),
     [
         ({"metric_list": []}, "its metric_list is empty"),
+        ({"metric_list": [{"metric": "nonsense"}]}, "lm-eval has no metric nonsense"),
         ({"doc_to_target": "{{[1]}}"}, "doc_to_target is a list of one, [1], in each document; give its entry"),
         ({"doc_to_target": "no such choice"}, "doc_to_target names none of the choices, but 'no such choice'"),
     ],
