@@ -177,15 +177,20 @@ def model_config(folder: Path, trust_remote_code: bool = False) -> PretrainedCon
 
 
 def _auto_class(folder: Path, config: PretrainedConfig) -> Any:
-    """The class by which transformers loads the model as a language model, or as one with other senses besides."""
+    """Of the classes by which transformers loads models that write text, the one whose model wrote the checkpoint.
+
+    A language model taken out of one with other senses may look for names that its files do not have.
+    """
     classes: tuple[Any, ...] = (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM)
     if config.is_encoder_decoder:
         classes = (AutoModelForSeq2SeqLM, AutoModelForImageTextToText)
     remote = getattr(config, "auto_map", None) or {}
-    found = next((c for c in classes if type(config) in c._model_mapping or c.__name__ in remote), None)
-    if found is None:
+    able = [c for c in classes if type(config) in c._model_mapping or c.__name__ in remote]
+    if not able:
         raise ExpertError(
             f"{folder}: architecture {config.model_type}: transformers loads it neither as a language model nor as an"
             " image-text-to-text model; give a model that generates text"
         )
-    return found
+    wrote = config.architectures or ()
+    known = (c for c in able if type(config) in c._model_mapping)
+    return next((c for c in known if c._model_mapping[type(config)].__name__ in wrote), able[0])

@@ -10,6 +10,7 @@ from tests.architectures.page import PAGE, line, lines
 from tests.architectures.trials import tried
 
 SHORT = (
+    "emu3",
     "gpt2",
     "gpt_neox",
     "llama",
