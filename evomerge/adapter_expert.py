@@ -69,9 +69,18 @@ class AdapterExpert:
         ]
 
     def _path(self, name: str) -> str:
-        """Where the module of this name is in the base's model; older versions of transformers named it otherwise."""
-        known = name in self._skeleton.paths or name in self._skeleton.outside
-        return name if known else self._skeleton.rules.path(name)
+        """Where the parameter of this name is in the base's model.
+
+        Older versions of transformers named it otherwise, and so does the language model alone of a base that has other
+        senses: there the end of the name says which one is meant.
+        """
+        known = self._skeleton.paths | self._skeleton.outside
+        found = next((path for path in (name, self._skeleton.rules.path(name)) if path in known), None)
+        if found:
+            return found
+        end = "." + name.partition(".")[2]
+        alike = [path for path in self._skeleton.parameters if path.endswith(end)]
+        return alike[0] if len(alike) == 1 else name
 
     def _change(self, path: str) -> Factors | Tensor | None:
         name = self._at.get(path)

@@ -5,6 +5,7 @@ Built on the meta device from a configuration alone; what is tied in a checkpoin
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
@@ -43,7 +44,7 @@ class Skeleton:
         first = self.aliases.get(path, path)
         return (first, *(alias for alias, target in self.aliases.items() if target == first))
 
-    @property
+    @cached_property
     def paths(self) -> frozenset[str]:
         """Every path of every parameter of the language model."""
         return frozenset(self.parameters) | frozenset(self.aliases)

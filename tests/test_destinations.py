@@ -218,3 +218,18 @@ def test_a_model_that_generates_no_text_is_refused_in_one_line(tmp_path: Path) -
     BertConfig(num_hidden_layers=1, is_encoder_decoder=True).save_pretrained(tmp_path / "base")
     with pytest.raises(ExpertError, match=r"base: architecture bert: transformers loads it neither as a language"):
         family_of(tmp_path)
+
+
+def test_an_adapter_of_the_language_model_alone_fits_a_base_with_other_senses(tmp_path: Path) -> None:
+    """Trained on the text model, its names lack the place where that model stands."""
+    base = save(gemma3, tmp_path / "base", 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        targets = [name for name, _ in base.named_modules() if name.endswith("q_proj") and "language_model" in name]
+        get_peft_model(base, LoraConfig(r=2, target_modules=targets)).save_pretrained(tmp_path / "a")
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    renamed = {name.replace("model.language_model.", "model."): tensor for name, tensor in load_file(path).items()}
+    save_file(renamed, path)
+    family = Family(ModelRef(str(tmp_path / "base")), [ModelRef(str(tmp_path / "base"), adapter=str(tmp_path / "a"))])
+    touched = family.touched(next(iter(family.experts)))
+    assert len(touched) == TEXT["num_hidden_layers"] and all("q_proj" in name for name in touched)
