@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from evomerge.destinations import Destination
-from evomerge.experts import Base, FullExpert
+from evomerge.experts import Base, FullExpert, listed
 from evomerge.kernels.sources import Update
 from evomerge.lora import Adapter, Factors
 from evomerge.notices import say_once
@@ -24,7 +24,10 @@ class AdapterExpert:
         self.adapter = adapter
         self._skeleton, self.origin = base.skeleton, origin
         self._stored = origin.stored if origin else base
-        self._at = {self._path(name): name for name in adapter.names()}  # path → the adapter's name for it
+        paths = {name: self._path(name) for name in adapter.names()}
+        self._passed = [name for name, path in paths.items() if not adapter.is_loaded(name, path, self._is_tied(path))]
+        # Path → the adapter's name for it
+        self._at = {path: name for name, path in paths.items() if name not in self._passed}
         self._copied: dict[str, str] = {}  # path → the adapter's name for a tied one, whose base tensor it brings
         self._alone = self._settle_ties()
 
@@ -57,14 +60,17 @@ class AdapterExpert:
         """Where the adapter was made for another base."""
         if self.origin and (found := self.origin.problems(base)):
             return found
-        paths = {name: self._path(name) for name in self.adapter.names()}
+        paths = {name: self._path(name) for name in self.adapter.names() if name not in self._passed}
+        if self._passed:
+            which = listed(self._passed)
+            say_once(f"{self.adapter.folder}: passed over, as by peft, whose targets do not select it: {which}")
         outside = [name for name, path in paths.items() if path in base.skeleton.outside]
         if outside:
             more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
             say_once(f"{self.adapter.folder}: {outside[0]}{more}: outside the language model the base stays as it is")
         shapes = {name: base.skeleton.shape(path) for name, path in paths.items() if path in base.skeleton.paths}
         parted = {place.path for place in base.destination.values() if not place.whole}
-        return self.adapter.problems(shapes, ignoring=outside) + [
+        return self.adapter.problems(shapes, ignoring=[*outside, *self._passed]) + [
             f"{name}: the base's files hold this parameter in several parts" for name in paths if paths[name] in parted
         ]
 
@@ -82,6 +88,9 @@ class AdapterExpert:
         alike = [path for path in self._skeleton.parameters if path.endswith(end)]
         return alike[0] if len(alike) == 1 else name
 
+    def _is_tied(self, path: str) -> bool:
+        return path in self._skeleton.paths and len(self._skeleton.members(path)) > 1
+
     def _change(self, path: str) -> Factors | Tensor | None:
         name = self._at.get(path)
         if name is not None:
@@ -98,7 +107,7 @@ class AdapterExpert:
 
     def _settle_ties(self) -> frozenset[str]:
         """Decide for every tied parameter that is touched which of its paths change alike; returns the others."""
-        tied = [path for path in self._at if len(self._skeleton.members(path)) > 1]
+        tied = [path for path in self._at if self._is_tied(path)]
         apart = self._stored.separate(self._skeleton.aliases) if tied else frozenset()
         found: set[str] = set()
         for first in dict.fromkeys(self._skeleton.aliases.get(path, path) for path in tied):

@@ -24,6 +24,7 @@ from evomerge.notices import say_once
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 METADATA_FILES = ["*.json", "*.model", "*.jinja", "*.txt", "tokenizer*"]
+EXPLICIT = "transformers_weights"  # the key of config.json that names another file than the usual ones
 WEIGHT_PATTERNS = ("model*.safetensors", INDEX, "pytorch_model*.bin")
 LFS = b"version https://git-lfs"
 
@@ -80,9 +81,9 @@ def open_safetensors(path: Path) -> Any:
 def say_what_is_read(folder: Path, read: Collection[str], *patterns: str) -> None:
     """One line for a folder with weights of another save or format beside those that are read."""
     lie_there = {path.name for pattern in patterns for path in folder.glob(pattern)}
-    own_index = {INDEX} if SINGLE not in read else set()
-    if beside := sorted(lie_there - set(read) - own_index):
-        first = next(iter(read)) if len(read) == 1 else f"{len(read)} shards of {INDEX}"
+    whole = len(read) == 1 and not next(iter(read)).startswith("model-")
+    if beside := sorted(lie_there - set(read) - (set() if whole else {INDEX})):
+        first = next(iter(read)) if whole else f"{len(read)} shards of {INDEX}"
         more = f" and {len(beside) - 1} more" if len(beside) > 1 else ""
         say_once(f"{folder}: {first} is read, as transformers and peft do; {beside[0]}{more} beside it is not")
 
@@ -142,34 +143,46 @@ class Checkpoint:
         return digest.hexdigest()
 
     def _index(self) -> dict[str, str]:
-        """Tensor → the file that transformers reads it from: the single file first, then the shards of the index."""
-        if (self.folder / SINGLE).exists():
-            files = [SINGLE]
-        elif (self.folder / INDEX).is_file():
-            files = self._shards()
-        else:
-            raise ExpertError(f"{self.folder}: no {SINGLE} or {INDEX}{self._instead()}")
+        """Tensor → the file that transformers reads it from; of a tensor in two shards, the last one counts."""
+        files = self._weight_files()
         say_what_is_read(self.folder, files, *WEIGHT_PATTERNS)
         return {name: file for file in files for name in self._open(file).keys()}  # noqa: SIM118 (no dict)
 
-    def _shards(self) -> list[str]:
-        """The files of the index, in the order in which transformers reads them, each with all that it should hold."""
-        where = {str(k): str(v) for k, v in read_json(self.folder / INDEX).get("weight_map", {}).items()}
-        files = sorted(set(where.values()))
-        for file in files:
-            held = set(self._open(file).keys())
-            lost = sorted(name for name, place in where.items() if place == file and name not in held)
-            if lost:
-                raise ExpertError(f"{self.folder / file}: lacks {lost[0]}, which {INDEX} places there; download again")
-        return files
+    def _weight_files(self) -> list[str]:
+        """The file that the configuration names, the single file, or the shards of the index: the first that is there.
+
+        An index only says which shards belong together: transformers reads all that they hold.
+        """
+        first = self._named() or (SINGLE if (self.folder / SINGLE).exists() else INDEX)
+        if not first.endswith(".index.json"):
+            return [first]
+        if not (self.folder / first).is_file():
+            raise ExpertError(f"{self.folder}: no {SINGLE} or {first}{self._instead()}")
+        where = read_json(self.folder / first).get("weight_map")
+        if not isinstance(where, dict) or not where or not all(isinstance(file, str) for file in where.values()):
+            raise ExpertError(f"{self.folder / first}: its weight_map names no files; download it again")
+        return sorted(set(where.values()))
+
+    def _named(self) -> str | None:
+        """The weight file that config.json names, which is rare."""
+        path = self.folder / "config.json"
+        found = read_json(path).get(EXPLICIT) if path.is_file() else None
+        if found is None:
+            return None
+        inside = isinstance(found, str) and (self.folder / found).resolve().is_relative_to(self.folder.resolve())
+        if not inside or not found.endswith((".safetensors", ".safetensors.index.json")):
+            raise ExpertError(f"{path}: {EXPLICIT} is {found!r}, not a safetensors file of the folder; delete the key")
+        return str(found)
 
     def _instead(self) -> str:
         """What the folder holds in place of weights that can be read, and the remedy."""
         variants = sorted(path.name for path in self.folder.glob("model.*.safetensors*"))
         if variants:
             return f"; only the variant {variants[0]} is there: save the model again without a variant"
-        pickled = any(self.folder.glob("pytorch_model*.bin"))
-        return "; only pytorch_model.bin is there: save it with safe_serialization" if pickled else ""
+        pickled = sorted(path.name for path in self.folder.glob("pytorch_model*.bin"))
+        return (
+            f"; only {pickled[0]} is there: load it with transformers and save_pretrained it again" if pickled else ""
+        )
 
     def _file(self, name: str) -> Any:
         return self._open(self._where[name])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from evomerge.checkpoint import open_safetensors, say_what_is_read
 from evomerge.errors import ExpertError
-from evomerge.lora_config import CONFIG_FILE, read_config
+from evomerge.lora_config import CONFIG_FILE, read_config, selects
 from evomerge.lora_kinds import Change, Shape, read_changes
 
 _WEIGHTS_FILE = "adapter_model.safetensors"
@@ -70,6 +70,25 @@ class Adapter:
     def names(self) -> tuple[str, ...]:
         """The base parameters that the adapter changes, sorted."""
         return tuple(self._changes)
+
+    def is_loaded(self, name: str, path: str, is_tied: bool) -> bool:
+        """Whether peft would use what the file says of this parameter, which stands at `path` in the model.
+
+        Factors of a module that the configuration does not select are passed over by `PeftModel.from_pretrained`.
+        """
+        change = self._changes[name]
+        if change.down is None or change.flipped is False:  # saved whole, or a parameter that is targeted by its name
+            return True
+        if is_tied and self._config.get("ensure_weight_tying") and self._targets_embeddings():
+            return True
+        return any(selects(self._config, found.removesuffix(".weight")) for found in (name, path))
+
+    def _targets_embeddings(self) -> bool:
+        """Whether the modules that `ensure_weight_tying` knows by name are among the targets."""
+        targets = self._config.get("target_modules") or ()
+        if isinstance(targets, str):
+            return any(re.fullmatch(targets, name) for name in _TIED_BY_NAME)
+        return any(target.rpartition(".")[2] in _TIED_BY_NAME for target in targets)
 
     def problems(self, shapes: Mapping[str, Shape], ignoring: Collection[str] = ()) -> list[str]:
         """Why the adapter does not fit a base of these shapes, a line per parameter, from headers alone."""

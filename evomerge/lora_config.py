@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from evomerge.errors import ExpertError
@@ -51,6 +52,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def selects(config: Mapping[str, Any], module: str) -> bool:
+    """Whether peft adapts the module of this name when it loads an adapter with this configuration."""
+    from peft.tuners.tuners_utils import check_target_module_exists  # slow import, and full experts do not need it
+
+    if config.get("target_modules") in (None, "all-linear"):  # what peft then selects depends on the model
+        return True
+    return bool(check_target_module_exists(SimpleNamespace(**{"target_parameters": None, **config}), module))
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -80,12 +90,25 @@ def _is_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
+def _is_choice(value: object) -> bool:
+    return _is_regex(value) if isinstance(value, str) else _is_names(value)
+
+
+def _is_layers(value: object) -> bool:
+    return all(type(layer) is int for layer in (value if isinstance(value, list) else [value]))
+
+
 # Setting → what it may be where it is given, in code and in words.
 _SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "r": (_is_count, "a rank of 1 or more"),
     "lora_alpha": (_is_number, "a number"),
     "rank_pattern": (lambda value: value is None or _is_pattern(value, _is_count), "a map from names to ranks"),
     "alpha_pattern": (lambda value: value is None or _is_pattern(value, _is_number), "a map from names to numbers"),
+    "target_modules": (lambda value: value is None or _is_choice(value), "a list of names, or a pattern"),
+    "exclude_modules": (lambda value: value is None or _is_choice(value), "a list of names, or a pattern"),
+    "modules_to_save": (lambda value: value is None or _is_names(value), "a list of names"),
+    "layers_to_transform": (lambda value: value is None or _is_layers(value), "a layer's number, or a list of them"),
+    "layers_pattern": (lambda value: value is None or _is_choice(value), "a name, or a list of names"),
     "target_parameters": (lambda value: value is None or _is_names(value), "a list of names"),
     "trainable_token_indices": (lambda value: value is None or _is_tokens(value), "a list of tokens, or one by module"),
     "base_model_name_or_path": (lambda value: value is None or isinstance(value, str), "a name"),

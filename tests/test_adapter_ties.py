@@ -144,6 +144,41 @@ def test_a_change_that_the_model_never_reads_is_said(tmp_path: Path, caplog: pyt
     assert "shared.weight" not in family.touched(next(iter(family.experts)))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": ["v_proj"]},
+        {"layers_to_transform": [1]},
+        {"exclude_modules": ["layers.0.self_attn.q_proj"]},
+    ],
+)
+def test_factors_that_the_configuration_does_not_select_are_passed_over(
+    changes: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """peft goes by the configuration, whatever the file holds."""
+    save("llama", tmp_path / "base", flag=True, head="absent", seed=0)
+    save_adapter("llama", tmp_path / "base", tmp_path / "adapter", {})
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    family = family_of(tmp_path)
+    export_recipe(recipe_of(family, 1.0), family, tmp_path / "out")
+    want = peft_logits("llama", tmp_path / "base", tmp_path / "adapter")
+    torch.testing.assert_close(logits(load("llama", tmp_path / "out")), want, rtol=1e-4, atol=1e-4)
+    assert "passed over, as by peft, whose targets do not select it: model.layers.0.self_attn.q_proj" in caplog.text
+
+
+@pytest.mark.parametrize("targets", [["q", "embed_tokens"], ["q", "shared"]])
+def test_ties_that_peft_does_not_know_by_name_are_not_restored(targets: list[str], tmp_path: Path) -> None:
+    """peft writes another configuration than it was given, and loads what that one selects."""
+    options = {"target_modules": targets[1:], "ensure_weight_tying": True}
+    save("t5", tmp_path / "base", flag=True, head="absent", seed=0)
+    save_adapter("t5", tmp_path / "base", tmp_path / "adapter", options)
+    family = family_of(tmp_path)
+    export_recipe(recipe_of(family, 1.0), family, tmp_path / "out")
+    want = peft_logits("t5", tmp_path / "base", tmp_path / "adapter")
+    torch.testing.assert_close(logits(load("t5", tmp_path / "out")), want, rtol=1e-4, atol=1e-4)
+
+
 def test_an_exported_adapter_keeps_a_tied_pair_tied(tmp_path: Path) -> None:
     from evomerge.export import export_adapter
 

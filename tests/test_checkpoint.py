@@ -138,17 +138,42 @@ def test_a_truncated_file_is_refused_at_opening(single: Path, lost: int) -> None
         Checkpoint(single)
 
 
-def test_a_shard_without_its_tensor_is_named(sharded: Path) -> None:
-    save_file({"other": torch.zeros(1)}, sharded / "model-00002-of-00002.safetensors")
-    with pytest.raises(ExpertError, match=r"00002-of-00002.safetensors: lacks b\.weight"):
+def test_an_index_may_list_what_no_shard_holds(sharded: Path) -> None:
+    """transformers goes by the shards, and misses what it needs and does not find."""
+    index = sharded / "model.safetensors.index.json"
+    where = json.loads(index.read_text())["weight_map"]
+    index.write_text(
+        json.dumps({"weight_map": {**where, "old.inv_freq": where["a.weight"], "a.weight": where["b.weight"]}})
+    )
+    assert sorted(Checkpoint(sharded)) == sorted(TENSORS)
+
+
+@pytest.mark.parametrize("broken", [[], None, {}, {"a.weight": 3}])
+def test_an_index_without_files_is_named(sharded: Path, broken: object) -> None:
+    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": broken}))
+    with pytest.raises(ExpertError, match=r"model.safetensors.index.json: its weight_map names no files"):
         Checkpoint(sharded)
+
+
+def test_a_file_that_the_configuration_names_is_read_first(single: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_file({"best": torch.ones(1)}, single / "best.safetensors")
+    (single / "config.json").write_text(json.dumps({"transformers_weights": "best.safetensors"}))
+    assert list(Checkpoint(single)) == ["best"]
+    assert "best.safetensors is read, as transformers and peft do; model.safetensors beside it is not" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["../best.safetensors", "best.bin", 3])
+def test_a_file_elsewhere_or_of_another_format_is_refused(single: Path, name: object) -> None:
+    (single / "config.json").write_text(json.dumps({"transformers_weights": name}))
+    with pytest.raises(ExpertError, match=r"config.json: transformers_weights is .*, not a safetensors file"):
+        Checkpoint(single)
 
 
 def test_a_folder_without_safetensors(tmp_path: Path) -> None:
     with pytest.raises(ExpertError, match=r"no model\.safetensors"):
         Checkpoint(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ExpertError, match="safe_serialization"):
+    with pytest.raises(ExpertError, match="only pytorch_model.bin is there: load it with transformers"):
         Checkpoint(tmp_path)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evomerge import recipe_yaml
-from evomerge.checkpoint import INDEX, SINGLE, same_numbers
+from evomerge.checkpoint import EXPLICIT, INDEX, SINGLE, same_numbers
 from evomerge.errors import ExpertError
 from evomerge.experts import FullExpert, listed
 from evomerge.export.card import model_card
@@ -211,7 +211,8 @@ def _untie(config: dict[str, Any]) -> None:
 def _write_config(recipe: Recipe, family: Family, dtype: str, folder: Path) -> None:
     """The base's config with the output's dtype and, for stacked slices, its number of layers."""
     config = copy.deepcopy(family.base.checkpoint.config)
-    config.pop("torch_dtype", None)
+    for key in ("torch_dtype", EXPLICIT):
+        config.pop(key, None)
     config["dtype"] = dtype
     if family.base.separate and not family.base.skeleton.is_encoder_decoder:
         _untie(config)
