@@ -128,7 +128,7 @@ class ScoringEngine:
             tries = list(self._trials(pairs, model))
         except Exception as error:  # custom code may fail in any way on arguments that it does not know
             kind = "several answers to one context" if self._seq2seq else "token trees"
-            return f"this model does not take {kind} ({_first_line(error)})"
+            return f"{kind} fail in this model: {_first_line(error)}"
         finally:
             self._tree.forget()
         found = (_difference(ours, theirs, TOLERANCE[model.dtype]) for ours in tries)
