@@ -14,14 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evomerge import recipe_yaml
-from evomerge.checkpoint import EXPLICIT, INDEX, SINGLE, same_numbers
+from evomerge.checkpoint import EXPLICIT, INDEX, SINGLE
 from evomerge.errors import ExpertError
-from evomerge.experts import FullExpert, listed
 from evomerge.export.card import model_card
+from evomerge.export.carry_over import carried_over, under_every_name
 from evomerge.export.staging import staged
-from evomerge.family import Expert, Family
+from evomerge.family import Family
 from evomerge.freeze import freeze
-from evomerge.groups import layer_of
 from evomerge.materialize import Fingerprint, Materializer
 from evomerge.model import torch_dtype
 from evomerge.plan import base_layers, output_layers
@@ -118,8 +117,8 @@ def _write_weights(
     """Shards of at most `shard_bytes`, one in memory at a time; returns the merged tensors' fingerprint."""
     digest, total = Fingerprint(), 0
     shards: list[list[str]] = []
-    merged = _copied(_witnessed(tensors, digest), family)
-    for held in _shards(merged, _carried_over(family, stacked), shard_bytes):
+    merged = under_every_name(_witnessed(tensors, digest), family)
+    for held in _shards(merged, carried_over(family, stacked), shard_bytes):
         save_file(held, _shard_path(folder, len(shards)), metadata={"format": "pt"})
         shards.append(list(held))
         total += sum(tensor.nbytes for tensor in held.values())
@@ -131,38 +130,6 @@ def _witnessed(tensors: Iterable[tuple[str, Tensor]], digest: Fingerprint) -> It
     for name, tensor in tensors:
         digest.add(name, tensor)
         yield name, tensor
-
-
-def _copied(tensors: Iterable[tuple[str, Tensor]], family: Family) -> Iterator[tuple[str, Tensor]]:
-    """The tensors, and those of tied parameters under every name that the base's files give them."""
-    for name, tensor in tensors:
-        yield name, tensor
-        for other in family.base.copies.get(name, ()):
-            yield other, tensor.clone()
-
-
-def _carried_over(family: Family, stacked: bool) -> Iterator[tuple[str, Tensor]]:
-    """What a merge leaves alone: other towers, buffers, tensors that the architecture does not read.
-
-    Of a model with other layers than the base only what is outside its stacks. A line says what experts have changed.
-    """
-    lost: list[str] = []
-    for name in family.base.kept:
-        place = layer_of(name)
-        if stacked and place and place[0] in family.layout.stacks:
-            continue
-        tensor = family.base.checkpoint.tensor(name)
-        if any(_differs(expert, name, tensor) for expert in family.experts.values()):
-            lost.append(name)
-        yield name, tensor
-    if lost:
-        log.warning("%s: outside the language model these stay the base's, whatever experts made of them", listed(lost))
-
-
-def _differs(expert: Expert, name: str, tensor: Tensor) -> bool:
-    if not isinstance(expert, FullExpert) or name not in expert.checkpoint:
-        return False
-    return not same_numbers(tensor, expert.checkpoint.tensor(name))
 
 
 def _shards(
