@@ -80,10 +80,10 @@ class AdapterExpert:
         Older versions of transformers named it otherwise, and so does the language model alone of a base that has other
         senses: there the end of the name says which one is meant.
         """
-        known = self._skeleton.paths | self._skeleton.outside
-        found = next((path for path in (name, self._skeleton.rules.path(name)) if path in known), None)
-        if found:
-            return found
+        known = self._skeleton.paths, self._skeleton.outside
+        for path in (name, self._skeleton.rules.path(name)):
+            if any(path in paths for paths in known):
+                return path
         end = "." + name.partition(".")[2]
         alike = [path for path in self._skeleton.parameters if path.endswith(end)]
         return alike[0] if len(alike) == 1 else name
