@@ -153,7 +153,7 @@ class Checkpoint:
 
         An index only says which shards belong together: transformers reads all that they hold.
         """
-        first = self._named() or (SINGLE if (self.folder / SINGLE).exists() else INDEX)
+        first = self._named() or (SINGLE if (self.folder / SINGLE).is_file() else INDEX)
         if not first.endswith(".index.json"):
             return [first]
         if not (self.folder / first).is_file():

@@ -103,7 +103,11 @@ class Base:
             raise ExpertError(f"{self.folder}: {name}, for {why}; such a tensor cannot be merged yet")
         if missing := self.stored.missing():
             unknown = next((name for name in self.checkpoint if name not in self.stored.places), None)
-            hint = f"this architecture does not know {unknown}, which they hold" if unknown else "download them again"
+            hint = (
+                f"this architecture does not know {unknown}, which they hold"
+                if unknown
+                else "save it whole, with its head"
+            )
             raise ExpertError(f"{self.folder}: {listed(missing)} not in the weight files; {hint}")
 
     def _check_tensors(self) -> None:

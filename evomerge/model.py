@@ -90,12 +90,14 @@ def full_config(folder: Path, trust_remote_code: bool = False) -> dict[str, Any]
 def refuse_unmergeable(folder: Path, trust_remote_code: bool = False) -> None:
     """ExpertError for a mixture of experts or a quantised checkpoint, whose files do not hold the parameters."""
     config = full_config(folder, trust_remote_code)
-    for key in EXPERT_COUNTS:
-        if isinstance(count := config.get(key), int) and count > 1:
-            raise ExpertError(
-                f"{folder}: its configuration says {key}={count}: layers that choose among experts (or among rows found"
-                " by keys) cannot be merged yet"
-            )
+    # DBRX keeps the count in a section of its feed-forward layers.
+    for section in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key in EXPERT_COUNTS:
+            if isinstance(count := section.get(key), int) and count > 1:
+                raise ExpertError(
+                    f"{folder}: its configuration says {key}={count}: layers that choose among experts (or among rows"
+                    " found by keys) cannot be merged yet"
+                )
     if config.get("quantization_config"):
         raise ExpertError(f"{folder}: a quantised checkpoint; save it dequantised first")
 

@@ -252,6 +252,11 @@ def test_a_mixture_of_experts(project: Path, refused: Checked, which: str) -> No
     assert f"family/{which}: its configuration says num_local_experts=8" in line and "experts" in line
 
 
+def test_a_count_of_experts_in_a_section_of_the_configuration(project: Path, refused: Checked) -> None:
+    edit_config(project / "family" / "base", ffn_config={"moe_num_experts": 16})
+    assert "family/base: its configuration says moe_num_experts=16" in refused()
+
+
 def test_a_quantised_checkpoint(project: Path, refused: Checked) -> None:
     edit_config(project / "family" / "last", quantization_config={"quant_method": "gptq"})
     assert "family/last: a quantised checkpoint" in refused()
