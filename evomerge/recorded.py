@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
-from evomerge.ledger_lines import HEADER, read_lines
+from evomerge.ledger_lines import HEADER, read_lines, whole_length
 from evomerge.scorers import Chunk, Plan
 
 
@@ -50,8 +50,12 @@ def whole_scores(plan: Plan, lines: Sequence[Mapping[str, Any]]) -> dict[str, di
 
 
 def refuse_other(path: Path, header: Mapping[str, Any]) -> None:
-    """RunError with the difference where a ledger was begun with other entries than those of `header`."""
-    check_header(path, read_trials(path)[0], header)
+    """RunError with the difference where a ledger was begun with other entries than those of `header`.
+
+    One without a whole line was not begun: a kill may leave an empty file behind.
+    """
+    if whole_length(path.read_bytes()):
+        check_header(path, read_trials(path)[0], header)
 
 
 def check_header(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

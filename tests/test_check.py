@@ -162,10 +162,6 @@ def test_a_missing_shard(project: Path, refused: Checked) -> None:
     shards = {name: f"model-0000{1 + (name == names[-1])}-of-00002.safetensors" for name in names}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     assert "model-00002-of-00002.safetensors: missing" in refused()
-    shutil.copy(folder / "model-00001-of-00002.safetensors", folder / "model-00002-of-00002.safetensors")
-    shards[names[0]], lost = shards[names[-1]], "no.such.weight"
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {**shards, lost: shards[names[0]]}}))
-    assert lost in refused()
 
 
 @pytest.mark.parametrize("broken", ["", "{", "[1, 2]"])

@@ -124,9 +124,8 @@ def names() -> tuple[str, ...]:
 def load(name: str) -> Method:
     """The method of this name; ConfigError names the nearest one for a misspelt name."""
     if name not in names():
-        raise ConfigError(
-            f"merge method '{shown(name)}' is not known{nearest(name, names())}; choose of {', '.join(names())}"
-        )
+        quoted = f"'{shown(name)}'" if name else "''"
+        raise ConfigError(f"merge method {quoted} is not known{nearest(name, names())}; choose of {', '.join(names())}")
     return cast(Method, importlib.import_module(f"evomerge.methods.{name}"))
 
 
