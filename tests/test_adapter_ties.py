@@ -80,15 +80,21 @@ def family_of(root: Path) -> Family:
     return Family(ModelRef(base), [ModelRef(base, adapter=str(root / "adapter"))])
 
 
+def merged_as_by_peft(kind: str, root: Path) -> Family:
+    """The exported merge with the whole of the adapter is what peft's live model computes."""
+    family = family_of(root)
+    export_recipe(recipe_of(family, 1.0), family, root / "out")
+    want = peft_logits(kind, root / "base", root / "adapter")
+    torch.testing.assert_close(logits(load(kind, root / "out")), want, rtol=1e-4, atol=1e-4)
+    return family
+
+
 @pytest.mark.parametrize(("kind", "case"), CASES)
 def test_the_merge_is_what_the_live_peft_model_computes(kind: str, case: str, tmp_path: Path) -> None:
     options, separate = (LLAMA if kind == "llama" else T5)[case]
     save(kind, tmp_path / "base", flag=kind != "t5-v1.1", head="absent", seed=0)
     save_adapter(kind, tmp_path / "base", tmp_path / "adapter", options)
-    family = family_of(tmp_path)
-    export_recipe(recipe_of(family, 1.0), family, tmp_path / "out")
-    want = peft_logits(kind, tmp_path / "base", tmp_path / "adapter")
-    torch.testing.assert_close(logits(load(kind, tmp_path / "out")), want, rtol=1e-4, atol=1e-4)
+    family = merged_as_by_peft(kind, tmp_path)
     assert set(family.base.separate) == set(separate)
     whole, half = (dict(Materializer(family).tensors(recipe_of(family, weight))) for weight in (1.0, 0.5))
     for name, tensor in whole.items():
@@ -100,10 +106,7 @@ def test_a_head_that_the_base_holds_on_its_own_is_not_tied_for_an_adapter(case: 
     """As in a Flan-T5."""
     save("t5-v1.1", tmp_path / "base", flag=False, head="own", seed=0)
     save_adapter("t5-v1.1", tmp_path / "base", tmp_path / "adapter", T5[case][0])
-    family = family_of(tmp_path)
-    export_recipe(recipe_of(family, 1.0), family, tmp_path / "out")
-    want = peft_logits("t5-v1.1", tmp_path / "base", tmp_path / "adapter")
-    torch.testing.assert_close(logits(load("t5-v1.1", tmp_path / "out")), want, rtol=1e-4, atol=1e-4)
+    merged_as_by_peft("t5-v1.1", tmp_path)
 
 
 def test_an_embedding_of_another_base_comes_to_both_sides(tmp_path: Path) -> None:
@@ -114,10 +117,7 @@ def test_an_embedding_of_another_base_comes_to_both_sides(tmp_path: Path) -> Non
     tensors = load_file(path)
     tensors["base_model.model.model.embed_tokens.base_layer.weight"] += 0.5
     save_file(tensors, path)
-    family = family_of(tmp_path)
-    export_recipe(recipe_of(family, 1.0), family, tmp_path / "out")
-    want = peft_logits("llama", tmp_path / "base", tmp_path / "adapter")
-    torch.testing.assert_close(logits(load("llama", tmp_path / "out")), want, rtol=1e-4, atol=1e-4)
+    merged_as_by_peft("llama", tmp_path)
 
 
 def test_older_files_that_name_one_side_change_both_where_the_adapter_asks_for_ties(tmp_path: Path) -> None:
@@ -160,10 +160,7 @@ def test_factors_that_the_configuration_does_not_select_are_passed_over(
     save_adapter("llama", tmp_path / "base", tmp_path / "adapter", {})
     path = tmp_path / "adapter" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    family = family_of(tmp_path)
-    export_recipe(recipe_of(family, 1.0), family, tmp_path / "out")
-    want = peft_logits("llama", tmp_path / "base", tmp_path / "adapter")
-    torch.testing.assert_close(logits(load("llama", tmp_path / "out")), want, rtol=1e-4, atol=1e-4)
+    merged_as_by_peft("llama", tmp_path)
     assert "passed over, as by peft, whose targets do not select it: model.layers.0.self_attn.q_proj" in caplog.text
 
 
@@ -173,10 +170,7 @@ def test_ties_that_peft_does_not_know_by_name_are_not_restored(targets: list[str
     options = {"target_modules": targets[1:], "ensure_weight_tying": True}
     save("t5", tmp_path / "base", flag=True, head="absent", seed=0)
     save_adapter("t5", tmp_path / "base", tmp_path / "adapter", options)
-    family = family_of(tmp_path)
-    export_recipe(recipe_of(family, 1.0), family, tmp_path / "out")
-    want = peft_logits("t5", tmp_path / "base", tmp_path / "adapter")
-    torch.testing.assert_close(logits(load("t5", tmp_path / "out")), want, rtol=1e-4, atol=1e-4)
+    merged_as_by_peft("t5", tmp_path)
 
 
 def test_an_exported_adapter_keeps_a_tied_pair_tied(tmp_path: Path) -> None:
