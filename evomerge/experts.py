@@ -38,7 +38,6 @@ class Base:
         for path in (*self.skeleton.parameters, *self.separate):
             self._place(path)
         self.parameter = {name: place.path for name, place in self.destination.items()}
-        self.file_name = {path: name for name, path in self.parameter.items()}
         self._check_tensors()
         self.copies = {name: self._copies(name) for name in self.destination}
         used = {*self._source.values(), *(copy for copies in self.copies.values() for copy in copies)}

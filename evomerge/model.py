@@ -49,8 +49,11 @@ def resolve_device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def empty_model(folder: Path, trust_remote_code: bool = False, **options: str) -> PreTrainedModel:
+def empty_model(
+    folder: Path, trust_remote_code: bool = False, attn_implementation: str | None = None
+) -> PreTrainedModel:
     """The architecture in `folder` on the meta device: modules and shapes, no weights; ExpertError where it fails."""
+    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
     config = model_config(folder, trust_remote_code)
     auto_class = _auto_class(folder, config)
     with in_one_line(folder, "its architecture cannot be built"), torch.device("meta"), quiet():
