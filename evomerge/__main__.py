@@ -20,7 +20,7 @@ from rich.console import Console
 from yaml import YAMLError
 
 from evomerge.errors import ConfigError, EvomergeError, remedy
-from evomerge.fixed import refuse_changed, run_name
+from evomerge.experiment import refuse_changed, run_name
 from evomerge.suggest import nearest
 
 USAGE = """usage: evomerge +experiment=NAME [key=value …]        search, resume, finish
@@ -81,16 +81,16 @@ def _dispatch(given: list[str], console: Console) -> int:
 
 
 def _run(config: dict[str, Any], folder: Path, console: Console) -> int:
-    from evomerge.run import run  # torch and lm-eval take seconds to import: not for a usage line
+    from evomerge.experiment import run_experiment
 
-    run(config, folder, console)
+    run_experiment(config, folder, console)
     return 0
 
 
 def _check(config: dict[str, Any], folder: Path, console: Console) -> int:
-    from evomerge.check import check
+    from evomerge.experiment import describe
 
-    for line in check(config, folder):
+    for line in describe(config, folder):
         console.print(line, highlight=False, soft_wrap=True)
     return 0
 
@@ -134,9 +134,9 @@ def _score(given: list[str], console: Console) -> int:
     except YAMLError as error:
         raise ConfigError(f"score: a value is not YAML: {' '.join(str(error).split())}") from None
     assert isinstance(options, dict)
-    from evomerge.score import score
+    from evomerge.experiment import score_model
 
-    score(source[0], {str(key): value for key, value in options.items()}, console)
+    score_model(source[0], {str(key): value for key, value in options.items()}, console)
     return 0
 
 
@@ -144,7 +144,7 @@ def _replay(given: list[str], console: Console) -> int:
     parser = argparse.ArgumentParser("evomerge replay")
     parser.add_argument("run", type=Path)
     parsed = parser.parse_args(given)
-    from evomerge.run import replay
+    from evomerge.experiment import replay
 
     return 0 if replay(parsed.run, console) else 1
 
@@ -154,8 +154,7 @@ def _report(given: list[str], console: Console) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--figures", type=Path, metavar="DIR")
     parsed = parser.parse_args(given)
-    from evomerge.report.html import write_report
-    from evomerge.report.plots import save_figures
+    from evomerge.report import save_figures, write_report
 
     written = [write_report(parsed.run), *(save_figures(parsed.run, parsed.figures) if parsed.figures else [])]
     for path in written:

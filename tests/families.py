@@ -23,7 +23,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from evomerge.recipe import ModelRef
+from evomerge.recipes.recipe import ModelRef
 
 LLAMA_LAYERS = 3
 

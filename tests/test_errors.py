@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from evomerge.atomic import write_atomically
 from evomerge.errors import REMEDIES, RunError, remedy
 from evomerge.export.staging import staged
-from evomerge.ledger import Ledger
+from evomerge.ledger.ledger import Ledger
 
 FITTING = {
     errno.ENOSPC: "free disk space",

@@ -10,10 +10,10 @@ import pytest
 from huggingface_hub import constants
 
 from evomerge import hub
-from evomerge.checkpoint import fetch
 from evomerge.errors import ExpertError, TaskError
-from evomerge.scorers.entries import read_entries
-from evomerge.scorers.tasks import TaskLoader
+from evomerge.models.checkpoint import fetch
+from evomerge.scoring.tasks.loading import TaskLoader
+from evomerge.scoring.tasks.task_entries import read_entries
 
 SIZES = {"search": 1, "select": 1, "holdout": 1}
 

@@ -100,7 +100,7 @@ def test_version_is_in_the_changelog() -> None:
     [
         ("experiments/quickstart/family/base/model.safetensors", False),
         ("experiments/quickstart/data/copy.jsonl", False),
-        ("evomerge/checkpoint.py", False),
+        ("evomerge/models/checkpoint.py", False),
         ("evomerge/report/html.py", False),
         ("runs/quickstart/trials.jsonl", True),
         ("models/smollm2-135m-instruct/model.safetensors", True),

@@ -4,19 +4,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.baselines import baselines
-from evomerge.budget import Allowance, Budget
 from evomerge.errors import CandidateError
-from evomerge.evaluator import Evaluator
-from evomerge.groups import Layout
-from evomerge.jobs import Job, Outcome
-from evomerge.ledger import Ledger
+from evomerge.ledger.ledger import Ledger
+from evomerge.models.groups import Layout
 from evomerge.optimizers import Coordinate, Optimizer, create
-from evomerge.pools import Dispatch
-from evomerge.recipe import ModelRef, Recipe
-from evomerge.scorers import SLICES, Chunk, Plan, Request
-from evomerge.search import Board, header, search
-from evomerge.space import Space
+from evomerge.recipes.recipe import ModelRef, Recipe
+from evomerge.scoring.protocol import SLICES, Chunk, Plan, Request
+from evomerge.searching.budget import Allowance, Budget
+from evomerge.searching.evaluator import Evaluator
+from evomerge.searching.loop import Board, header, search
+from evomerge.space.baselines import mandatory_baselines
+from evomerge.space.space import Space
+from evomerge.workers.jobs import Job, Outcome
+from evomerge.workers.pools import Dispatch
 
 BASE = ModelRef("base")
 EXPERTS = {"left": ModelRef("left"), "right": ModelRef("right")}
@@ -45,7 +45,7 @@ def toy_optimizer(name: str = "cma", seed: int = 1, population: int = 6) -> Opti
 
 
 def toy_baselines() -> dict[str, Recipe]:
-    return baselines(toy_space(), BASE, EXPERTS)
+    return mandatory_baselines(toy_space(), BASE, EXPERTS)
 
 
 def weights(recipe: Recipe) -> tuple[Any, ...]:

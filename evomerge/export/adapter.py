@@ -13,19 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evomerge import recipe_yaml
-from evomerge.adapter_expert import AdapterExpert
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.export.card import adapter_card
 from evomerge.export.folder import open_recipe
 from evomerge.export.peft_format import Modules, write_weights
 from evomerge.export.staging import staged
-from evomerge.family import Family
-from evomerge.kernels import LinComb, Rows
-from evomerge.lora import Factors
-from evomerge.materialize import Materializer, Part
-from evomerge.plan import Input, TensorPlan
-from evomerge.recipe import ModelRef, Recipe
+from evomerge.kernels import Factors, LinComb, Rows
+from evomerge.merging import Input, Materializer, Part, TensorPlan
+from evomerge.models import AdapterExpert, Family
+from evomerge.recipes import ModelRef, Recipe, dump_recipe
 
 REMEDY = "merge without --adapter"
 TOLERANCE = 1e-9  # of a sum of float64 coefficients around 1
@@ -76,7 +72,7 @@ def export_adapter(recipe: Recipe, family: Family, out: Path, *, rank: int | Non
         summary = _summary(products)
         factors = {family.base.parameter[name]: (product.up, product.down) for name, product in products.items()}
         write_weights(Modules(family.base), family.ref, factors, family.base.tied(factors), folder)
-        (folder / "recipe.yaml").write_text(recipe_yaml.dump(recipe))
+        (folder / "recipe.yaml").write_text(dump_recipe(recipe))
         (folder / "README.md").write_text(adapter_card(recipe, family.ref, str(summary), rank))
     return summary
 

@@ -5,9 +5,7 @@ from typing import Any
 
 import yaml
 
-from evomerge import recipe_yaml
-from evomerge.recipe import ModelRef, Recipe
-from evomerge.recipe_document import grade
+from evomerge.recipes import ModelRef, Recipe, dump_recipe, grade, original_recipe
 
 REPRODUCED = {
     "exact": "`evomerge merge recipe.yaml OUT` rebuilds it to the byte, `mergekit-yaml` to fp32 rounding.",
@@ -38,12 +36,12 @@ def adapter_card(recipe: Recipe, base: ModelRef, summary: str, rank: int | None)
 def _card(recipe: Recipe, front: Mapping[str, Any], made: str, again: str) -> str:
     lines = [
         f"---\n{yaml.safe_dump(dict(front), sort_keys=False)}---",
-        f"# A merge by {recipe_yaml.original(recipe).method}",
+        f"# A merge by {original_recipe(recipe).method}",
         made,
         "\n".join(f"- {model}" for model in recipe.models()),
         again,
         _scores(recipe.notes.get("scores") or {}),
-        f"## Recipe\n\n```yaml\n{recipe_yaml.dump(recipe)}```",
+        f"## Recipe\n\n```yaml\n{dump_recipe(recipe)}```",
     ]
     return "\n\n".join(line for line in lines if line) + "\n"
 

@@ -5,10 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
-from evomerge.checkpoint import same_numbers
-from evomerge.experts import FullExpert, listed
-from evomerge.family import Expert, Family
-from evomerge.groups import layer_of
+from evomerge.models import Expert, Family, FullExpert, layer_of, listed, same_numbers
 
 log = logging.getLogger(__name__)
 

@@ -13,19 +13,13 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evomerge import recipe_yaml
-from evomerge.checkpoint import EXPLICIT, INDEX, SINGLE
 from evomerge.errors import ExpertError
 from evomerge.export.card import model_card
 from evomerge.export.carry_over import carried_over, under_every_name
 from evomerge.export.staging import staged
-from evomerge.family import Family
-from evomerge.freeze import freeze
-from evomerge.materialize import Fingerprint, Materializer
-from evomerge.model import torch_dtype
-from evomerge.plan import base_layers, output_layers
-from evomerge.recipe import Recipe
-from evomerge.vocabulary import refuse_other_vocabulary, write_tokenizer
+from evomerge.merging import Fingerprint, Materializer, base_layers, freeze, output_layers
+from evomerge.models import EXPLICIT, INDEX, SINGLE, Family, refuse_other_vocabulary, torch_dtype, write_tokenizer
+from evomerge.recipes import Recipe, dump_recipe, load_recipe
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +42,7 @@ def open_recipe(path: Path, trust_remote_code: bool = False) -> tuple[Recipe, Fa
 
     ConfigError where it asks for a vocabulary that they do not have.
     """
-    recipe = recipe_yaml.load(path)
+    recipe = load_recipe(path)
     models = recipe.models()
     family = Family(models[0], models[1:], trust_remote_code)
     refuse_other_vocabulary(recipe, family)
@@ -68,7 +62,7 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
         _warn_of_another_result(recipe, digest)
         _write_config(recipe, family, dtype, folder)
         kept = freeze(recipe, materializer)
-        (folder / "recipe.yaml").write_text(recipe_yaml.dump(kept))
+        (folder / "recipe.yaml").write_text(dump_recipe(kept))
         (folder / "README.md").write_text(model_card(kept, dtype))
     return digest
 

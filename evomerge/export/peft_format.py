@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from evomerge.errors import ConfigError
-from evomerge.experts import Base
-from evomerge.lora_config import CONFIG_FILE
-from evomerge.model import empty_model
-from evomerge.recipe import ModelRef
+from evomerge.models import CONFIG_FILE, Base, empty_model
+from evomerge.recipes import ModelRef
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 

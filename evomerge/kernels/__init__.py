@@ -1,33 +1,50 @@
 """The fused passes that apply every method: fp32 inside, one rounding at the write, compiled where that pays."""
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from evomerge.kernels.coefficients import Block, Coefficients, Consensus, LinComb, LowRank, Rows
-from evomerge.kernels.consensus import consensus, lowrank
-from evomerge.kernels.lincomb import lincomb
-from evomerge.kernels.runner import Runner
-from evomerge.kernels.sources import Sources
+from evomerge.lazy import on_demand
+
+if TYPE_CHECKING:
+    from evomerge.kernels.coefficients import Block, Coefficients, Consensus, LinComb, LowRank, Rows, Rule
+    from evomerge.kernels.factors import Factors
+    from evomerge.kernels.lowrank import joined
+    from evomerge.kernels.masks import LEVELS, limit, mask_keys, shared_round, uniform24
+    from evomerge.kernels.passes import apply
+    from evomerge.kernels.runner import Runner
+    from evomerge.kernels.sources import Held, Sources, Update
+    from evomerge.kernels.voting import COINS, Band, Divisor, Drop, Keep, Mask, RankDrop, Sign, Trim, Vote, vote
+else:
+    __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
+    "COINS",
+    "LEVELS",
+    "Band",
     "Block",
     "Coefficients",
     "Consensus",
+    "Divisor",
+    "Drop",
+    "Factors",
+    "Held",
+    "Keep",
     "LinComb",
     "LowRank",
+    "Mask",
+    "RankDrop",
     "Rows",
+    "Rule",
     "Runner",
+    "Sign",
     "Sources",
+    "Trim",
+    "Update",
+    "Vote",
     "apply",
+    "joined",
+    "limit",
+    "mask_keys",
+    "shared_round",
+    "uniform24",
+    "vote",
 ]
-
-
-def apply(coefficients: Coefficients, sources: Sources, out: Tensor, runner: Runner) -> Tensor:
-    """Write one merged tensor into `out`, contiguous and of any dtype; a scalar that is 0 where all of it is finite.
-
-    The scalar stays on the device, so that a whole model costs one synchronisation.
-    """
-    if isinstance(coefficients, LinComb):
-        return lincomb(sources, coefficients, out, runner)
-    if isinstance(coefficients, LowRank):
-        return lowrank(sources, coefficients, out, runner)
-    return consensus(sources, coefficients, out, runner)

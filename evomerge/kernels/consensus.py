@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels.coefficients import Block, Consensus, LowRank, Rule
+from evomerge.kernels.factors import Factors
 from evomerge.kernels.lowrank import Tiles, tile
 from evomerge.kernels.runner import Runner
 from evomerge.kernels.sources import Key, Kind, Sources
-from evomerge.lora import Factors
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from evomerge.lora import Factors
+from evomerge.kernels.factors import Factors
 
 TILE = {"cpu": 1 << 18, "cuda": 1 << 24}  # elements of a tile of rows: on a CPU its fp32 update stays in a core's cache
 

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from evomerge.kernels.factors import Factors
 from evomerge.kernels.lowrank import dense
-from evomerge.lora import Factors
 
 # What an expert brings to one tensor: its dense weight, a low-rank update of the base, or nothing new.
 Update = Tensor | Factors | None

@@ -1,6 +1,6 @@
 """The window of magnitudes that Model Breadcrumbs keeps: neither the outliers nor the many small ones."""
 
-from evomerge.kernels.vote import Band, Keep, Mask
+from evomerge.kernels import Band, Keep, Mask
 from evomerge.methods import Gene, Genes, Setup
 from evomerge.methods._magnitudes import DENSITY_DECIMALS, above_l1, kept_l1, smallest_kept
 from evomerge.methods._task_vectors import MaskOf, ScaleOf, ratio, unscaled

@@ -16,11 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.errors import ConfigError
-from evomerge.kernels import Consensus, LinComb, LowRank
-from evomerge.kernels.coefficients import Block
-from evomerge.kernels.masks import shared_round, uniform24
-from evomerge.kernels.vote import Keep, Mask, Trim, Vote
-from evomerge.lora import Factors
+from evomerge.kernels import (
+    Block,
+    Consensus,
+    Factors,
+    Keep,
+    LinComb,
+    LowRank,
+    Mask,
+    Trim,
+    Vote,
+    shared_round,
+    uniform24,
+)
 from evomerge.methods import Genes, Setup, State
 from evomerge.methods._magnitudes import STEPS, make_room
 from evomerge.methods._spectral import one_thread

@@ -4,9 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.kernels import Sources
-from evomerge.kernels.coefficients import Block
-from evomerge.kernels.masks import LEVELS, limit, mask_keys, shared_round, uniform24
+from evomerge.kernels import LEVELS, Block, Sources, limit, mask_keys, shared_round, uniform24
 from evomerge.methods import Setup, State
 from evomerge.methods._magnitudes import STEPS, exact_l1, fixed_point_unit, make_room
 

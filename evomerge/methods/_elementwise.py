@@ -1,7 +1,6 @@
 """What the methods that pick one value per element share: the scale of what they picked."""
 
-from evomerge.kernels import Consensus, LinComb
-from evomerge.kernels.coefficients import Rule
+from evomerge.kernels import Consensus, LinComb, Rule
 from evomerge.methods import Genes
 
 

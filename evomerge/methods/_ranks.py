@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import CandidateError
-from evomerge.kernels import Sources
-from evomerge.kernels.masks import LEVELS, limit, mask_keys
-from evomerge.kernels.vote import COINS, Keep, Mask, RankDrop
+from evomerge.kernels import COINS, LEVELS, Keep, Mask, RankDrop, Sources, limit, mask_keys
 from evomerge.methods import Gene, Genes, Setup, State, _drops
 from evomerge.methods._magnitudes import DENSITY_DECIMALS, STEPS, exact_l1, make_room
 from evomerge.methods._task_vectors import MaskOf, ScaleOf, ratio, unscaled

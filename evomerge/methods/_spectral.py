@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evomerge.kernels import LinComb, Sources
-from evomerge.lora import Factors
+from evomerge.kernels import Factors, LinComb, Sources
 from evomerge.methods import Setup
 
 CUT = 1e-6  # relative: the rounding of fp32 experts lies below it

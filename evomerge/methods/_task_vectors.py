@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from evomerge.kernels import Consensus, LinComb
-from evomerge.kernels.masks import mask_keys
-from evomerge.kernels.vote import Divisor, Drop, Keep, Mask, Sign, Trim, vote
+from evomerge.kernels import Consensus, Divisor, Drop, Keep, LinComb, Mask, Sign, Trim, mask_keys, vote
 from evomerge.methods import Genes, Setup
 from evomerge.methods._drops import kept_l1 as dropped_l1
 from evomerge.methods._magnitudes import kept_l1, model_kept, smallest_kept

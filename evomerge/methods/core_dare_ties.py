@@ -9,14 +9,7 @@ from collections.abc import Mapping
 from evomerge.kernels import LinComb, LowRank
 from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State, _core
 from evomerge.methods._magnitudes import DENSITY_DECIMALS
-from evomerge.methods._task_vectors import (
-    DIVISOR,
-    WEIGHT_AND_DENSITY,
-    WEIGHTED_SIGN,
-    drop,
-    inverse_density,
-    unscaled,
-)
+from evomerge.methods._task_vectors import DIVISOR, WEIGHT_AND_DENSITY, WEIGHTED_SIGN, drop, inverse_density, unscaled
 
 GENES = (
     Gene("weight", 0.0, 1.5, 0.5, base=0.0),

@@ -10,9 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from evomerge.kernels import LinComb, LowRank, Sources
-from evomerge.kernels.lowrank import joined
-from evomerge.lora import Factors
+from evomerge.kernels import Factors, LinComb, LowRank, Sources, joined
 from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State, _spectral
 
 GENES = (

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from evomerge.kernels import Block, Consensus, LinComb
-from evomerge.kernels.masks import mask_keys, shared_round, uniform24
+from evomerge.kernels import Block, Consensus, LinComb, mask_keys, shared_round, uniform24
 from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State
 
 # Not a weight: no value of it gives one of the experts.

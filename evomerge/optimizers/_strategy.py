@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.optimizers import Coordinate, Vector
-from evomerge.surrogate import Surrogate
+from evomerge.optimizers._surrogate import Surrogate
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # cma warns at import where matplotlib is missing

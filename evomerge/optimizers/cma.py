@@ -10,8 +10,8 @@ from evomerge.errors import ConfigError
 from evomerge.optimizers import LARGEST, Coordinate, Vector
 from evomerge.optimizers._restarts import KINDS, Restarts, rounded_up
 from evomerge.optimizers._strategy import Start, Strategy
+from evomerge.optimizers._surrogate import Surrogate
 from evomerge.schema import OneOf, Range
-from evomerge.surrogate import Surrogate
 
 COVARIANCES = ("auto", "full", "diagonal", "vd")
 DIAGONAL_FROM = 24  # dimensions: from here on a full matrix learns too slowly for a thousand candidates

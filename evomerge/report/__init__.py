@@ -1,1 +1,21 @@
 """What a person sees of a run."""
+
+from typing import TYPE_CHECKING
+
+from evomerge.lazy import on_demand
+
+if TYPE_CHECKING:
+    from evomerge.report.console import Display
+    from evomerge.report.html import write_report
+    from evomerge.report.plots import save_figures
+    from evomerge.report.table import comparison_table, result_table
+else:
+    __getattr__ = on_demand(__name__, __file__)
+
+__all__ = [
+    "Display",
+    "comparison_table",
+    "result_table",
+    "save_figures",
+    "write_report",
+]

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge.groups import COMPONENTS, outer_kind, relative_depth
-from evomerge.recipe import ModelRef, Recipe, Rule, Scalar, Setting, evaluate
+from evomerge.models import COMPONENTS, outer_kind, relative_depth
+from evomerge.recipes import ModelRef, Recipe, Rule, Scalar, Setting, evaluate
 
 Row = tuple[float | None, ...]
 Values = dict[str, list[tuple[Setting | None, int]]]  # owner → its setting in each slice, and that slice's layers

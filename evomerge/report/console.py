@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from evomerge.search import Board
+from evomerge.searching import Board
 
 PATIENCE = 30.0  # seconds between two lines of a long preparation
 

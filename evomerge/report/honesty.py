@@ -7,7 +7,7 @@ from evomerge.report.elements import section, wide
 from evomerge.report.front_chart import front_chart
 from evomerge.report.record import Record
 from evomerge.report.table import ahead, name_of, offered, p_value
-from evomerge.scorers.answers import KINDS
+from evomerge.scoring import KINDS
 
 SHOWN = 6  # pairs of tasks that are drawn
 HEADS = ("baseline", "winner ahead by", "p", "p, corrected", "test", "verdict")

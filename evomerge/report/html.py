@@ -13,7 +13,7 @@ from evomerge.report.elements import details, fact_table, plain, section, wide
 from evomerge.report.honesty import answers, comparisons, front
 from evomerge.report.record import Record, missing, read
 from evomerge.report.table import claim, name_of, notes, number, offered
-from evomerge.scorers import SLICES
+from evomerge.scoring import SLICES
 
 REPORT = "report.html"
 MOMENT = "moment"  # names the one section that two runs of the same search may differ in

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from evomerge import recipe_yaml
 from evomerge.errors import RunError
-from evomerge.item_order import ItemOrder
-from evomerge.objective import FAILED, Objective, Worth
-from evomerge.recipe import Recipe
-from evomerge.recorded import plan_of, read_trials
-from evomerge.scorers import Chunk, Plan
+from evomerge.ledger import plan_of, read_trials
+from evomerge.recipes import Recipe, load_recipe, original_recipe
+from evomerge.scoring import Chunk, Plan
+from evomerge.searching import FAILED, ItemOrder, Objective, Worth
 
 FILES = ("config.yaml", "trials.jsonl", "recipe.yaml", "result.json")
 
@@ -114,7 +112,7 @@ def read(folder: Path) -> Record:
         _refuse_older(result)
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise RunError(f"{folder}: its files do not fit together ({error!r}); repeat the run's command") from None
-    recipe = recipe_yaml.original(recipe_yaml.load(folder / "recipe.yaml"))
+    recipe = original_recipe(load_recipe(folder / "recipe.yaml"))
     return Record(name, config, result, recipe, (folder / "recipe.yaml").read_text(), points, standing)
 
 

@@ -6,9 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from evomerge.objective import ROUNDING
-from evomerge.scorers import SLICES
-from evomerge.scorers.answers import KINDS
+from evomerge.scoring import KINDS, SLICES
+from evomerge.searching import ROUNDING
 
 Result = Mapping[str, Any]  # what result.json holds
 VERDICTS = {

@@ -17,8 +17,8 @@ import yaml
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evomerge.family import Family
-from evomerge.recipe import ModelRef
+from evomerge.models.family import Family
+from evomerge.recipes.recipe import ModelRef
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "experiments" / "quickstart"

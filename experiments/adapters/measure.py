@@ -27,11 +27,11 @@ import yaml
 from torch import Tensor
 
 from evomerge.environment import machine, versions
-from evomerge.family import Family
-from evomerge.lora import Factors
-from evomerge.materialize import COMPILE, Materializer
-from evomerge.model import load_model
-from evomerge.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.kernels.factors import Factors
+from evomerge.merging.materializer import COMPILE, Materializer
+from evomerge.models.family import Family
+from evomerge.models.live_model import load_model
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
 
 Numbers = dict[str, float]
 

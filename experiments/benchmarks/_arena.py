@@ -13,18 +13,18 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from evomerge.budget import Allowance, Budget
-from evomerge.evaluator import Candidate, Evaluator
-from evomerge.experiment import Experiment, from_config
-from evomerge.jobs import Outcome
-from evomerge.ledger import Ledger
+from evomerge.experiment.experiment import Experiment, from_config
+from evomerge.ledger.ledger import Ledger
 from evomerge.optimizers import Optimizer
-from evomerge.pools import Dispatch, Pool
-from evomerge.race import RaceConfig
-from evomerge.recipe import Recipe
-from evomerge.scorers import Request
-from evomerge.search import Board, search
-from evomerge.space import SearchSpace
+from evomerge.recipes.recipe import Recipe
+from evomerge.scoring.protocol import Request
+from evomerge.searching.budget import Allowance, Budget
+from evomerge.searching.evaluator import Candidate, Evaluator
+from evomerge.searching.loop import Board, search
+from evomerge.searching.race import RaceConfig
+from evomerge.space.space import SearchSpace
+from evomerge.workers.jobs import Outcome
+from evomerge.workers.pools import Dispatch, Pool
 
 ROOT = Path(__file__).parents[2]
 TOP = 5  # candidates that `select` chooses among, beside the optimizer's centre and the model's best

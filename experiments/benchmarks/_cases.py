@@ -8,8 +8,8 @@ from typing import Any
 from _families import Members
 from torch import Tensor
 
-from evomerge.lora import Factors
-from evomerge.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.kernels.factors import Factors
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
 
 METHODS = ("linear", "task_arithmetic", "ties", "dare_ties", "slerp", "adapters")
 ADAPTERS = 4

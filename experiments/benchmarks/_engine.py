@@ -7,11 +7,11 @@ from _cases import Case, Values
 from _rows import Contestant, timed
 from torch import Tensor
 
-from evomerge.family import Family
+from evomerge.kernels.factors import Factors
 from evomerge.kernels.sources import Update
-from evomerge.lora import Factors
-from evomerge.materialize import COMPILE, Materializer
-from evomerge.placement import Placement
+from evomerge.merging.materializer import COMPILE, Materializer
+from evomerge.merging.placement import Placement
+from evomerge.models.family import Family
 
 COPY_BYTES = {"cpu": 1 << 29, "cuda": 1 << 32}  # of one buffer: larger than any cache
 AGREEMENT = 0.01  # share of elements: sums in another order may round or elect another way

@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evomerge.checkpoint import Checkpoint
-from evomerge.experts import FullExpert
-from evomerge.family import Family
-from evomerge.recipe import ModelRef
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.experts import FullExpert
+from evomerge.models.family import Family
+from evomerge.recipes.recipe import ModelRef
 
 BLOCK = (1 << 22) + 3  # fp32 numbers; odd, so that rows of a matrix do not repeat
 BASE_STD, EXPERT_STD = 0.02, 0.002

@@ -9,8 +9,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evomerge.scorers import Answer, Request
-from evomerge.scorers.generation import Generator
+from evomerge.scoring.engine.generation import Generator
+from evomerge.scoring.protocol import Answer, Request
 
 THEIRS, OURS = "lm-eval", "ours"
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from evomerge.optimizers import Vector
-from evomerge.scorers import Plan
-from evomerge.scorers.slices import deal
+from evomerge.scoring.protocol import Plan
+from evomerge.scoring.tasks.slices import deal
 
 TASKS, DIMENSIONS, LARGEST = 4, 8, 1.5  # of a weight
 DEPTH = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.75, 0.25]])  # where a task's expert does its work

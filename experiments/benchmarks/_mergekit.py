@@ -12,7 +12,7 @@ from typing import Any
 from _cases import Case
 from _rows import ROOT, Contestant, Skip
 
-from evomerge import recipe_yaml
+from evomerge.recipes import dump_recipe
 
 WORKER = Path(__file__).with_name("_mergekit_worker.py")
 MERGEKIT_VENV = ROOT / ".venv-mergekit"  # the one of `make parity`
@@ -117,7 +117,7 @@ def _command(
     def run(turn: int) -> float:
         folder.mkdir()
         recipe, out = folder / "recipe.yaml", folder / "out"
-        recipe.write_text(recipe_yaml.dump(case.recipe(turn)))
+        recipe.write_text(dump_recipe(case.recipe(turn)))
         start = perf_counter()
         command = [*program, str(recipe), str(out), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from evomerge.scorers.tree import Pair, Tokens
+from evomerge.scoring.engine.tree import Pair, Tokens
 
 
 @dataclass(frozen=True)

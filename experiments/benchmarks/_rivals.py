@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from _arena import Arena
 
-from evomerge.evaluator import Candidate
 from evomerge.optimizers import Vector
-from evomerge.space import Space
+from evomerge.searching.evaluator import Candidate
+from evomerge.space.space import Space
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # cma warns at import where matplotlib is missing

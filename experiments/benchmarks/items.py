@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from _rows import Row, environment, print_table, write_json
 
-from evomerge.item_order import ItemOrder, agreement, dealt
-from evomerge.race import Matrix
-from evomerge.recorded import plan_of, read_trials, whole_scores
-from evomerge.scorers import Plan, task_of
-from evomerge.scorers.slices import deal
+from evomerge.ledger.reading import plan_of, read_trials, whole_scores
+from evomerge.scoring.protocol import Plan, task_of
+from evomerge.scoring.tasks.slices import deal
+from evomerge.searching.item_order import ItemOrder, agreement, dealt
+from evomerge.searching.race import Matrix
 
 SEEN, CHUNK, BEST = (16, 32, 48, 64, 96, 128), 16, 12  # items, items of a chunk, candidates
 Scores = Mapping[str, Mapping[str, float]]  # key → item → score

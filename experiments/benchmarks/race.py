@@ -16,15 +16,15 @@ from _landscape import DIMENSIONS, TASKS, Items, named, plan, starts, truth
 from _rows import Row, environment, print_table, write_json
 
 from evomerge import optimizers
-from evomerge.evaluator import Candidate, Evaluator, Stage
-from evomerge.generation import run_generation
-from evomerge.item_order import ItemOrder, agreement, dealt
-from evomerge.objective import Objective, Worth
 from evomerge.optimizers import Coordinate, Optimizer, Vector
-from evomerge.race import RaceConfig
-from evomerge.recipe import Recipe
-from evomerge.scorers import Chunk
-from evomerge.surrogate import Surrogate
+from evomerge.optimizers._surrogate import Surrogate
+from evomerge.recipes.recipe import Recipe
+from evomerge.scoring.protocol import Chunk
+from evomerge.searching.evaluator import Candidate, Evaluator, Stage
+from evomerge.searching.generation import run_generation
+from evomerge.searching.item_order import ItemOrder, agreement, dealt
+from evomerge.searching.objective import Objective, Worth
+from evomerge.searching.race import RaceConfig
 
 SELECT, TOP, CHUNK = 80, 5, 16  # items of each task, finalists, items of a chunk
 BUDGETS = (1600, 3200, 6400, 12800)

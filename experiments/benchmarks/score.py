@@ -21,11 +21,11 @@ from _rows import Race, Row, environment, print_table, ratio_cell, seconds_cell,
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from evomerge.model import DTYPES, load_model
-from evomerge.scorers import Request
-from evomerge.scorers.encode import Encoder, Work
-from evomerge.scorers.loglikelihood import TreeEngine
-from evomerge.scorers.tree import Pair, grow
+from evomerge.models.live_model import DTYPES, load_model
+from evomerge.scoring.engine.encoder import Encoder, Work
+from evomerge.scoring.engine.loglikelihood import TreeEngine
+from evomerge.scoring.engine.tree import Pair, grow
+from evomerge.scoring.protocol import Request
 
 LENGTHS = (32, 64, 128)  # of the rows of plain forward passes; the fastest counts
 PLAIN = "plain forwards"

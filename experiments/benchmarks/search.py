@@ -20,10 +20,10 @@ from _rivals import FoldedCMA, static, wide_space
 from _rows import Row, environment, print_table, write_json
 
 from evomerge import optimizers
-from evomerge.evaluator import Candidate
 from evomerge.optimizers import Optimizer
-from evomerge.race import RaceConfig
-from evomerge.space import SearchSpace
+from evomerge.searching.evaluator import Candidate
+from evomerge.searching.race import RaceConfig
+from evomerge.space.space import SearchSpace
 
 RIVAL = "CMA-ES as mergekit-evolve"
 CONTESTANTS: dict[str, dict[str, Any]] = {

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from tests.scorers.conftest import char_tokenizer
+from tests.scoring.conftest import char_tokenizer
 
 Changes = Mapping[str, Any]
 

@@ -15,16 +15,16 @@ from transformers import PreTrainedModel
 
 from evomerge.errors import ExpertError
 from evomerge.export import export_recipe
-from evomerge.family import Family
-from evomerge.materialize import Materializer, fingerprint
-from evomerge.model import load_model
-from evomerge.recipe import ModelRef, Recipe, Source, models_form
-from evomerge.scorers import Request
+from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.models.family import Family
+from evomerge.models.live_model import load_model
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.scoring.protocol import Request
 from tests.architectures.configurations import BRIDGE, NO_FORWARD, UNSCORED, Architecture
 from tests.families import shift
 from tests.methods.oracles_core import trimmed
 from tests.methods.oracles_sparsifiers import vote
-from tests.scorers.conftest import Answers, char_tokenizer
+from tests.scoring.conftest import Answers, char_tokenizer
 
 WEIGHTS = {"one": 0.6, "two": 0.5}
 DENSITY = 0.4

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from evomerge.family import Family
-from evomerge.materialize import Materializer, fingerprint
-from evomerge.model import load_model
+from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.models.family import Family
+from evomerge.models.live_model import load_model
 from tests.conftest import QUICKSTART, evomerge
 
 ROOT = Path(__file__).parents[2]

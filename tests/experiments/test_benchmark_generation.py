@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.scorers import Request
-from tests.scorers.conftest import char_tokenizer
-from tests.scorers.shapes import made
+from evomerge.scoring.protocol import Request
+from tests.scoring.conftest import char_tokenizer
+from tests.scoring.shapes import made
 
 BENCHMARKS = Path(__file__).parents[2] / "experiments" / "benchmarks"
 

@@ -15,18 +15,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from evomerge import recipe_yaml
 from evomerge.errors import CandidateError, ConfigError, ExpertError, RunError
 from evomerge.export import export_adapter, merge_adapter
 from evomerge.export.adapter import Summary
 from evomerge.export.peft_format import Modules
-from evomerge.family import Family
-from evomerge.lora import Factors
-from evomerge.materialize import Materializer
-from evomerge.model import load_model
-from evomerge.recipe import ModelRef, Recipe, Rule, Slice, Source, models_form
+from evomerge.kernels.factors import Factors
+from evomerge.merging.materializer import Materializer
+from evomerge.models.family import Family
+from evomerge.models.live_model import load_model
+from evomerge.recipes import dump_recipe, load_recipe
+from evomerge.recipes.recipe import ModelRef, Recipe, Rule, Slice, Source, models_form
 from tests.families import BUILDERS, TARGETS, Folders, save_family
-from tests.test_ledger import disk_of
+from tests.ledger.test_ledger import disk_of
 
 Options = dict[str, Any]
 # Different ranks, alphas and modules: one rank for all would hide a wrong pattern.
@@ -348,7 +348,7 @@ def test_the_folder_holds_its_recipe_and_card(llama: Folders, family: Family, tm
     names = {"README.md", "recipe.yaml", "adapter_config.json", "adapter_model.safetensors"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in (tmp_path / "out").iterdir())
-    assert recipe_yaml.load(tmp_path / "out" / "recipe.yaml").key() == recipe.key()
+    assert load_recipe(tmp_path / "out" / "recipe.yaml").key() == recipe.key()
     card = (tmp_path / "out" / "README.md").read_text()
     for text in ("library_name: peft", f"base_model: {llama.base}", str(summary), "OUT --adapter --rank 4", "0.9000"):
         assert text in card
@@ -482,7 +482,7 @@ def test_an_expert_that_is_not_finite_is_named_by_its_tensor(rank: int | None, l
 def test_other_weights_than_the_scored_ones_are_refused(llama: Folders, family: Family, tmp_path: Path) -> None:
     ref = str(llama.experts[0])
     recipe = recipe_of(llama, 0.5).with_notes({"models": {ref: "0" * 64}})
-    (tmp_path / "r.yaml").write_text(recipe_yaml.dump(recipe))
+    (tmp_path / "r.yaml").write_text(dump_recipe(recipe))
     with pytest.raises(ExpertError, match="not the weights that the recipe was scored with"):
         merge_adapter(tmp_path / "r.yaml", tmp_path / "out")
 

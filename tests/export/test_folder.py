@@ -11,15 +11,15 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evomerge import recipe_yaml
 from evomerge.errors import CandidateError, ConfigError, RunError
 from evomerge.export import export_recipe, merge_recipe
-from evomerge.family import Family
-from evomerge.materialize import Materializer
-from evomerge.recipe import ModelRef, Recipe, Rule, Source, models_form
+from evomerge.merging.materializer import Materializer
+from evomerge.models.family import Family
+from evomerge.recipes import load_recipe
+from evomerge.recipes.recipe import ModelRef, Recipe, Rule, Source, models_form
 from tests.conftest import QUICKSTART
 from tests.families import BUILDERS, save_family
-from tests.test_ledger import disk_of
+from tests.ledger.test_ledger import disk_of
 
 BASE = ModelRef(str(QUICKSTART / "family" / "base"))
 EXPERTS = tuple(ModelRef(str(QUICKSTART / "family" / name)) for name in ("shift", "last"))
@@ -61,7 +61,7 @@ def test_tokenizer_and_generation_config_come_along(exported: Path) -> None:
 
 
 def test_the_recipe_and_the_card_say_how_it_was_made(exported: Path) -> None:
-    assert recipe_yaml.load(exported / "recipe.yaml").key() == merged().key()
+    assert load_recipe(exported / "recipe.yaml").key() == merged().key()
     card = (exported / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
     for text in (*(str(ref) for ref in (BASE, *EXPERTS)), "merge_method: task_arithmetic", "| holdout | 0.9000 |"):

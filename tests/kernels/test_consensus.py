@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels import Block, Consensus, LinComb, Runner, Sources, apply
+from evomerge.kernels.factors import Factors
 from evomerge.kernels.lowrank import Tiles
 from evomerge.kernels.masks import mask_keys
-from evomerge.kernels.vote import Drop, Keep, vote
-from evomerge.lora import Factors
+from evomerge.kernels.voting import Drop, Keep, vote
 from tests.passes import merged
 
 

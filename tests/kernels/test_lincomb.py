@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels import LinComb, Rows, Runner, Sources, apply
+from evomerge.kernels.factors import Factors
 from evomerge.kernels.lowrank import Tiles
-from evomerge.lora import Factors
 from tests.passes import merged
 
 

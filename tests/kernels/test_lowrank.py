@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from evomerge.kernels import LinComb, LowRank, Runner, Sources, apply
+from evomerge.kernels.factors import Factors
 from evomerge.kernels.lowrank import TILE, Tiles, dense
-from evomerge.kernels.vote import Keep, vote
-from evomerge.lora import Factors
+from evomerge.kernels.voting import Keep, vote
 from tests.passes import merged
 
 ROWS, COLUMNS, RANK = 700, 640, 5  # two tiles

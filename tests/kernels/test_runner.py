@@ -14,7 +14,7 @@ from evomerge.kernels.consensus import Elementwise
 from evomerge.kernels.lincomb import WeightedSum
 from evomerge.kernels.masks import mask_keys
 from evomerge.kernels.runner import BLOCK, SMALL, Kernel, Runner
-from evomerge.kernels.vote import Band, Drop, Keep, Mask, RankDrop, Trim, vote
+from evomerge.kernels.voting import Band, Drop, Keep, Mask, RankDrop, Trim, vote
 
 LONG_BLOCK = BLOCK["cpu"]
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16

@@ -3,7 +3,7 @@
 import torch
 
 from evomerge.kernels import Sources
-from evomerge.lora import Factors
+from evomerge.kernels.factors import Factors
 
 BASE = torch.arange(12.0, dtype=torch.bfloat16).view(3, 4)
 LOW = Factors(torch.ones(3, 2), torch.ones(2, 4), 2.0)

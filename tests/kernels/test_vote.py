@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evomerge.kernels import Sources
 from evomerge.kernels.masks import limit, mask_keys
-from evomerge.kernels.vote import Band, Drop, Keep, Mask, Trim, vote
+from evomerge.kernels.voting import Band, Drop, Keep, Mask, Trim, vote
 from tests.passes import merged
 
 BASE = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])

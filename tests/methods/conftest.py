@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from evomerge import methods
-from evomerge.family import Family
-from evomerge.materialize import Materializer
+from evomerge.merging.materializer import Materializer
+from evomerge.models.family import Family
 from tests.families import Folders, save_family, with_adapters
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evomerge.lora import Factors
+from evomerge.kernels.factors import Factors
 from tests.methods.oracles_papers import RANK, Array, isometry
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from evomerge import methods
+from evomerge.kernels.factors import Factors
 from evomerge.kernels.sources import Sources, Update
-from evomerge.lora import Factors
-from evomerge.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
 from tests.families import Folders
 from tests.passes import merged
 

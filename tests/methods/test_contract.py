@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from evomerge import methods, recipe_yaml
+from evomerge import methods
 from evomerge.errors import CandidateError
+from evomerge.kernels.factors import Factors
 from evomerge.kernels.sources import Update
-from evomerge.lora import Factors
-from evomerge.materialize import Materializer, fingerprint
-from evomerge.model import load_model
-from evomerge.recipe import ModelRef, Recipe
+from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.models.live_model import load_model
+from evomerge.recipes import dump_recipe, load_recipe
+from evomerge.recipes.recipe import ModelRef, Recipe
 from tests.families import Folders
 from tests.methods.recipes import (
     at_base,
@@ -195,10 +196,10 @@ def test_a_recipe_survives_its_yaml(name: str, tmp_path: Path, folders: Callable
     found = folders(method=name)
     for merged in (some(name, found), one_hot(name, found, 0), at_base(name, found)):
         file = tmp_path / "recipe.yaml"
-        file.write_text(recipe_yaml.dump(merged))
-        again = recipe_yaml.load(file)
+        file.write_text(dump_recipe(merged))
+        again = load_recipe(file)
         assert again.key() == merged.key() and again == merged
-        assert recipe_yaml.dump(again) == file.read_text()
+        assert dump_recipe(again) == file.read_text()
 
 
 @every_method

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import ConfigError
-from evomerge.family import Family
 from evomerge.kernels import LinComb, LowRank
 from evomerge.kernels.coefficients import Block
+from evomerge.kernels.factors import Factors
 from evomerge.kernels.sources import Update
-from evomerge.kernels.vote import Divisor, Drop, Keep, Mask, Sign, Trim, vote
-from evomerge.lora import Factors
-from evomerge.materialize import Materializer
+from evomerge.kernels.voting import Divisor, Drop, Keep, Mask, Sign, Trim, vote
+from evomerge.merging.materializer import Materializer
 from evomerge.methods import _core
-from evomerge.recipe import ModelRef
+from evomerge.models.family import Family
+from evomerge.recipes.recipe import ModelRef
 from tests.families import Folders, save_adapter
 from tests.methods import oracles_core as oracles
 from tests.methods.oracles_papers import Array

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from evomerge.kernels import Sources
 from evomerge.kernels.masks import LEVELS, mask_keys
-from evomerge.kernels.vote import Drop, vote
+from evomerge.kernels.voting import Drop, vote
 from evomerge.methods import Setup, _drops
 from evomerge.methods._drops import kept_l1
 from evomerge.methods._magnitudes import MEMO, STEPS, exact_l1

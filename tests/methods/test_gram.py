@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels import Sources
-from evomerge.lora import Factors
+from evomerge.kernels.factors import Factors
 from evomerge.methods import Setup, _gram
 from evomerge.methods._gram import BLOCK, cosines, line_products, norms, products
 

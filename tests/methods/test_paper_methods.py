@@ -10,7 +10,7 @@ from torch import Tensor
 from evomerge import kernels
 from evomerge.errors import CandidateError
 from evomerge.kernels import Block, Consensus, LinComb, Runner, Sources
-from evomerge.materialize import Materializer
+from evomerge.merging.materializer import Materializer
 from evomerge.methods import consensus_ta, emr_elect, magmax, mod
 from tests.families import Folders
 from tests.methods import oracles_papers as oracles

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from evomerge.kernels.factors import Factors
 from evomerge.kernels.sources import Update
-from evomerge.lora import Factors
 from tests.methods.recipes import merge, random_tensors
 
 

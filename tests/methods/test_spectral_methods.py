@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from evomerge.family import Family
 from evomerge.kernels import LinComb, LowRank
+from evomerge.kernels.factors import Factors
 from evomerge.kernels.sources import Update
-from evomerge.lora import Factors
-from evomerge.materialize import Materializer, fingerprint
+from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.models.family import Family
 from tests.families import Folders, save_adapter
 from tests.methods import oracles_papers as oracles
 from tests.methods.oracles_papers import Array

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evomerge.kernels import Consensus, LinComb, Sources
 from evomerge.kernels.masks import limit, mask_keys
-from evomerge.kernels.vote import Drop, Keep, Trim
+from evomerge.kernels.voting import Drop, Keep, Trim
 from evomerge.methods import Genes, Setup, State, _drops, _magnitudes
 from evomerge.methods._task_vectors import (
     drop,

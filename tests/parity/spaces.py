@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.family import Family
-from evomerge.recipe import ModelRef, Recipe
-from evomerge.space import Space
+from evomerge.models.family import Family
+from evomerge.recipes.recipe import ModelRef, Recipe
+from evomerge.space.space import Space
 
 
 def opened(base: str, experts: list[str]) -> Family:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from evomerge import recipe_yaml
 from evomerge.export import export_recipe
+from evomerge.recipes import dump_recipe
 from tests.parity.compare import assert_equal
 from tests.parity.families import Family
 from tests.parity.lora import CONV1D, SHAPES, save_adapter
@@ -30,7 +30,7 @@ def frozen(oracle: Oracle, ours: Ours, tmp_path: Path) -> Callable[..., None]:
     def compare(base: str, experts: list[str], method: str, **options: Any) -> None:
         models = opened(base, experts)
         recipe = decoded(models, method, **options)
-        text = recipe_yaml.dump(recipe)
+        text = dump_recipe(recipe)
         theirs = oracle.merge(text)
         export_recipe(recipe, models, tmp_path / "scored")
         assert_equal(tmp_path / "scored", theirs)
@@ -95,6 +95,6 @@ def test_slerp_between_two_adapters(family: Families, tmp_path: Path, frozen: Ca
 def test_a_cast_output(family: Families, oracle: Oracle, ours: Ours, tmp_path: Path) -> None:
     members = family("llama")
     models = opened(members.base, list(members.experts))
-    text = recipe_yaml.dump(decoded(models, "ties", schedule="each", out_dtype="bfloat16"))
+    text = dump_recipe(decoded(models, "ties", schedule="each", out_dtype="bfloat16"))
     # One step of the short type at the largest magnitude: the two programs may round apart, no more.
     assert_equal(ours(text), oracle.merge(text), relative=2**-8)

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from evomerge import methods, recipe_yaml
+from evomerge import methods
 from evomerge.export import export_recipe
-from evomerge.freeze import freeze
-from evomerge.materialize import Materializer
+from evomerge.merging.frozen import freeze
+from evomerge.merging.materializer import Materializer
+from evomerge.recipes import dump_recipe
 from tests.parity.compare import assert_equal
 from tests.parity.families import Family
 from tests.parity.lora import SHAPES, save_adapter
@@ -33,7 +34,7 @@ def rebuilt(oracle: Oracle, ours: Ours, tmp_path: Path) -> Callable[..., None]:
         models = opened(base, experts[: methods.load(method).EXPERTS[1]])
         native = decoded(models, method, **options)
         export_recipe(native, models, tmp_path / "native")
-        text = recipe_yaml.dump(freeze(native, Materializer(models)))
+        text = dump_recipe(freeze(native, Materializer(models)))
         assert yaml.safe_load(text)["merge_method"] in ("task_arithmetic", "linear")
         assert_equal(tmp_path / "native", oracle.merge(text), relative)
         assert_equal(ours(text), tmp_path / "native", relative=0)
@@ -74,7 +75,7 @@ def test_the_command_reads_a_recipe_that_merge_wrote(
     members = family("llama-tied")
     models = opened(members.base, list(members.experts))
     native = decoded(models, "geometric_median", schedule="each").with_notes({"label": "7/3", "scores": {"search": 1}})
-    folder = ours(recipe_yaml.dump(native))
+    folder = ours(dump_recipe(native))
     command = run_command([str(mergekit), str(folder / "recipe.yaml"), str(tmp_path / "theirs"), *FLAGS])
     assert command.returncode == 0, command.stderr
     assert_equal(folder, tmp_path / "theirs")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from evomerge import recipe_yaml
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.freeze import freeze
-from evomerge.materialize import Materializer
+from evomerge.merging.frozen import freeze
+from evomerge.merging.materializer import Materializer
+from evomerge.recipes import dump_recipe, parse_recipe
 from tests.parity.compare import assert_equal
 from tests.parity.families import BUILDERS, Family
 from tests.parity.oracle import Oracle, OracleError
@@ -174,7 +174,7 @@ def test_decoded_recipes(
     members = family(architecture)
     experts = list(members.experts[: {"nuslerp": 2, "multislerp": 3, "nearswap": 1}[method]])
     models = opened(members.base, experts)
-    text = recipe_yaml.dump(decoded(models, method, schedule=schedule, components=("attention", "mlp")))
+    text = dump_recipe(decoded(models, method, schedule=schedule, components=("attention", "mlp")))
     assert_equal(ours(text), oracle.merge(text))
 
 
@@ -192,12 +192,12 @@ def test_frozen_recipes(
         given = alike(method, members, 3, lambda_=half)
     else:
         given = weighted(method, members, [0.35, 0.5], *THREE[1:], lambda_=half)
-    merge = recipe_yaml.parse(given | {"evomerge": {}})  # without the block it would be mergekit's own
-    text = recipe_yaml.dump(freeze(merge, Materializer(opened(members.base, list(members.experts)))))
+    merge = parse_recipe(given | {"evomerge": {}})  # without the block it would be mergekit's own
+    text = dump_recipe(freeze(merge, Materializer(opened(members.base, list(members.experts)))))
     assert "merge_method: task_arithmetic" in text or "merge_method: linear" in text
     theirs = oracle.merge(text)
     assert_equal(ours(text), theirs)
-    assert_equal(ours(recipe_yaml.dump(merge)), theirs)
+    assert_equal(ours(dump_recipe(merge)), theirs)
 
 
 def test_mergekit_counts_no_weights_in_a_karcher_mean(

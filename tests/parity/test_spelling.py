@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from evomerge import recipe_yaml
+from evomerge.recipes import dump_recipe
 from tests.parity.compare import assert_same_tensors, tensors
 from tests.parity.families import Family
 from tests.parity.oracle import Oracle
@@ -57,7 +57,7 @@ def test_a_frozen_recipe_of_gpt2_without_its_prefix(
     experts = [members.far] if method == "slerp" else list(members.experts)
     models = opened(headless(members.base, tmp_path / "base"), experts)
     parts = ("attention", "mlp")
-    text = recipe_yaml.dump(decoded(models, method, schedule="each", components=parts, outer="each"))
+    text = dump_recipe(decoded(models, method, schedule="each", components=parts, outer="each"))
     assert_equal_but_for_the_prefix(ours(text), oracle.merge(text))
 
 

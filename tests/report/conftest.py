@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from evomerge import recipe_yaml
-from evomerge.ledger import Ledger
-from evomerge.recipe import ModelRef, Rule, Source, models_form
+from evomerge.ledger.ledger import Ledger
+from evomerge.recipes import dump_recipe
+from evomerge.recipes.recipe import ModelRef, Rule, Source, models_form
 
 HOSTILE = '<script>alert("x")</script>&'
 CONFIG: dict[str, Any] = {
@@ -97,7 +97,7 @@ def write_run(folder: Path, winner: str = "c3", label: str = "winner") -> Path:
     }
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
-    (folder / "recipe.yaml").write_text(recipe_yaml.dump(recipe()))
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe()))
     return folder
 
 

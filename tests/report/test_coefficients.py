@@ -2,7 +2,7 @@
 
 import pytest
 
-from evomerge.recipe import ModelRef, Recipe, Slice, Source, evaluate, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Slice, Source, evaluate, models_form
 from evomerge.report.coefficients import SHARED, Block, blocks, constants
 
 from .conftest import CONFIG, HOSTILE, recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.ledger import Ledger
+from evomerge.ledger.ledger import Ledger
 from evomerge.report.record import read
 
 from .conftest import HOSTILE, REASON, write_run

@@ -15,8 +15,8 @@ import yaml
 
 from evomerge import trackers
 from evomerge.errors import ConfigError
-from evomerge.fixed import fixed_part
-from evomerge.search import Board
+from evomerge.experiment.fixed import fixed_part
+from evomerge.searching.loop import Board
 
 PRESETS = Path(__file__).parents[2] / "conf" / "tracker"
 DOCUMENT: dict[str, Any] = {

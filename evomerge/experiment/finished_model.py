@@ -1,0 +1,142 @@
+"""`score`: lm-eval's table of a finished model, or of a recipe merged in memory, by this package's engine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.console import Console
+from rich.progress import track
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evomerge.atomic import refuse_unwritable, write_atomically
+from evomerge.errors import ConfigError
+from evomerge.experiment import Device, Dtype, Scoring, Tokens
+from evomerge.export import open_recipe
+from evomerge.merging import Materializer, choose_placement
+from evomerge.models import (
+    check_device,
+    fetch,
+    is_adapter,
+    load_model,
+    load_tokenizer,
+    model_config,
+    pinned,
+    resolve_device,
+)
+from evomerge.recipes import ModelRef
+from evomerge.schema import Count, Location, Natural, Range, build, naming
+from evomerge.scoring import EngineLM, evaluate, quiet
+from evomerge.scoring.engine import check_tokenizer
+from evomerge.scoring.tasks import TaskLoader, read_entries
+
+SLICES = {"search": "all", "select": "all", "holdout": "all"}  # an entry wants sizes; every document is scored here
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """What `score` takes as key=value: keywords of `lm_eval.simple_evaluate`, and keys of an experiment's `model`."""
+
+    tasks: str | Sequence[Any]
+    num_fewshot: Natural | None = None
+    limit: Annotated[float, Range(0, 1e9, without=(0,))] | None = None
+    include_path: Location | None = None
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool | None = None
+    system_instruction: str | None = None
+    gen_kwargs: Mapping[str, Any] | None = None
+    dtype: Dtype | None = None
+    device: Device = "auto"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    batch_size: Count = 16
+    batch_tokens: Tokens = 4096
+    max_length: Tokens | None = None
+    scoring: Scoring = "auto"
+    out: Location | None = None
+
+    def __post_init__(self) -> None:
+        check_device(self.device, here=True)
+        if self.out and not Path(self.out).resolve().parent.is_dir():
+            raise ConfigError(f"out={self.out}: its folder is not there; make it first")
+        if self.out:
+            with naming("out"):
+                refuse_unwritable(Path(self.out))
+
+
+def score_model(source: str, given: Mapping[str, Any], console: Console) -> dict[str, Any]:
+    """Print lm-eval's table for a checkpoint folder, a hub id or a recipe, and return its results."""
+    config = build(ScoreConfig, given, "")
+    loader = TaskLoader(config.include_path)
+    tasks = _tasks(config, loader)
+    model, tokenizer = _model(source, config)
+    lm = EngineLM(
+        model,
+        tokenizer,
+        batch_size=config.batch_size,
+        batch_tokens=config.batch_tokens,
+        max_length=config.max_length,
+        scoring=config.scoring,
+        track=lambda blocks: track(blocks, "scoring", console=Console(stderr=True), transient=True),
+    )
+    multiturn = config.fewshot_as_multiturn
+    evaluation = evaluate(
+        lm,
+        tasks,
+        loader,
+        num_fewshot=config.num_fewshot,
+        limit=config.limit,
+        apply_chat_template=config.apply_chat_template,
+        fewshot_as_multiturn=config.apply_chat_template if multiturn is None else multiturn,
+        system_instruction=config.system_instruction,
+        gen_kwargs=dict(config.gen_kwargs) if config.gen_kwargs else None,
+    )
+    for table in evaluation.tables():
+        console.print(table, highlight=False, markup=False, soft_wrap=True)
+    if config.out:
+        write_atomically(Path(config.out), evaluation.text())
+    return evaluation.results
+
+
+def _tasks(config: ScoreConfig, loader: TaskLoader) -> list[str | dict[str, Any]]:
+    """Task names and inline specs, each loaded once: what is wrong with one is said before a model is read."""
+    listed = config.tasks.split(",") if isinstance(config.tasks, str) else config.tasks
+    tasks: list[str | dict[str, Any]] = []
+    with quiet():
+        for entry in read_entries(listed, SLICES):
+            loader.load(entry)
+            tasks.append(entry.name if entry.spec is None else {**entry.spec, "task": entry.name})
+    return tasks
+
+
+def _model(source: str, config: ScoreConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The live model of a recipe, written in place as a search writes it, or of a folder or hub id."""
+    device = resolve_device(config.device)
+    options: dict[str, Any] = {
+        "device": device,
+        "attn_implementation": config.attn_implementation,
+        "trust_remote_code": config.trust_remote_code,
+    }
+    if source.endswith((".yaml", ".yml")):
+        recipe, family = open_recipe(Path(source), config.trust_remote_code)
+        folder = family.base.folder
+        dtype = config.dtype or recipe.out_dtype or _stored(folder, config)
+        model = load_model(folder, dtype=dtype, separate=family.base.separate, **options)
+        placed = choose_placement("auto", family, device, dtype, loaded=True)
+        Materializer(family, device, placement=placed).write(recipe, model)
+    else:
+        ref = pinned(ModelRef.parse(source))
+        folder = fetch(ref.path, ref.revision)
+        if ref.adapter or is_adapter(folder):
+            raise ConfigError(f"{source}: a LoRA adapter; give a recipe that puts it on its base")
+        model = load_model(folder, dtype=config.dtype or _stored(folder, config), **options)
+    tokenizer = load_tokenizer(folder, config.trust_remote_code)
+    check_tokenizer(tokenizer, model.config.is_encoder_decoder)
+    if config.apply_chat_template and not tokenizer.chat_template:
+        raise ConfigError(f"apply_chat_template: the tokenizer of {source} has no chat template; unset it")
+    return model, tokenizer
+
+
+def _stored(folder: Path, config: ScoreConfig) -> str:
+    """The dtype that a checkpoint says it is in."""
+    return str(model_config(folder, config.trust_remote_code).dtype or "float32").removeprefix("torch.")

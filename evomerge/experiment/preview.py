@@ -1,0 +1,101 @@
+"""`check`: everything that can be known before weights are read, in a few lines."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import RunError
+from evomerge.experiment import Experiment, fixed_part, from_config
+from evomerge.ledger import refuse_other
+from evomerge.merging import AHEAD, choose_placement, sizes
+from evomerge.models import resolve_device
+from evomerge.scoring import SLICES
+from evomerge.searching import header, races
+
+SHOWN = 6
+
+
+def describe(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    """Lines that describe the search; the first problem is raised as the error that the search would raise."""
+    experiment = from_config(config)
+    yield from _models(experiment)
+    yield from _placement(experiment)
+    yield from _search(experiment)
+    yield from _scoring(experiment)
+    yield from _folder(experiment, config, folder)
+
+
+def _models(experiment: Experiment) -> Iterator[str]:
+    family = experiment.family
+    shapes = family.base.skeleton.parameters
+    total = 0
+    for shape in shapes.values():
+        size = 1
+        for length in shape:
+            size *= length
+        total += size
+    stacks = ", ".join(f"{layers} layers in {stack}" for stack, layers in family.layout.stacks.items())
+    yield f"base      {experiment.base}: {total / 1e6:.1f}M parameters, {len(shapes)} tensors, {stacks}"
+    for label, ref in experiment.experts.items():
+        maker = family.trained_on(ref)
+        origin = f", an adapter trained on {maker}" if maker else ""
+        yield f"expert    {label}: {ref}, {len(family.touched(ref))} tensors{origin}"
+
+
+def _placement(experiment: Experiment) -> Iterator[str]:
+    """Where the experts will live; a pool elsewhere plans with its own memory."""
+    own = sizes(experiment.family, experiment.model.dtype)
+    held = f"{_size(own.sources)} of base and experts"
+    if experiment.pool_name != "local":
+        yield f"placement {held}; each worker plans with its own memory"
+        return
+    device = resolve_device(experiment.model.device)
+    found = choose_placement(
+        experiment.model.placement, experiment.family, device, experiment.model.dtype, loaded=False
+    )
+    if device == "cpu":
+        yield f"placement {found.mode}: {held} in the page cache, which all workers share"
+        return
+    where = {"device": f"all on {device}", "pinned": "in pinned host memory, prefetched", "mmap": "in the page cache"}
+    staged = f", at most {_size(AHEAD * own.largest)} of them on {device} at once" * (found.mode != "device")
+    yield f"placement {found.mode}: {held} {where[found.mode]}{staged}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count < 100e6 else f"{count / 1e9:.2f} GB"
+
+
+def _search(experiment: Experiment) -> Iterator[str]:
+    space = experiment.space
+    experiment.optimizer()
+    names = [coordinate.name for coordinate in space.coordinates()]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    yield f"space     {space.method}, {space.dimensions} dimensions: {', '.join(names[:SHOWN])}{more}"
+    yield f"baselines {', '.join(experiment.baselines)}"
+    yield f"budget    {experiment.budget}: {experiment.budget.most(len(experiment.scorer.plan.items('search')))}"
+    yield f"          then about {experiment.reserve()} items of select and holdout"
+    raced = races(experiment.objective, experiment.race)
+    why = "" if experiment.objective.scalar else ": a front or floors need every item"
+    wider = " or more, as the budget allows" if experiment.race.widens and experiment.budget.bounds_items else ""
+    yield f"race      {experiment.race}{wider}" if raced else f"race      off{why}"
+
+
+def _scoring(experiment: Experiment) -> Iterator[str]:
+    plan = experiment.scorer.plan
+    yield f"tasks     {', '.join(f'{task} × {weight:g}' for task, weight in plan.weights.items())}"
+    yield f"objective {experiment.objective}"
+    for name in SLICES:
+        batches = [found for chunk in plan.chunks[name] if (found := experiment.work[chunk.id].batches)]
+        tokens = f", {sum(found.tokens for found in batches)} tokens a candidate" * bool(batches)
+        yield f"slice     {name}: {len(plan.items(name))} items in {len(plan.chunks[name])} chunks{tokens}"
+
+
+def _folder(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    nearest = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    if not nearest.is_dir():
+        raise RunError(f"{nearest}: a file where the run's folder should be; move it")
+    if (folder / "trials.jsonl").is_file():
+        refuse_other(folder / "trials.jsonl", header(experiment.scorer, fixed_part(config)))
+        yield f"run       {folder}: will be resumed"
+    else:
+        yield f"run       {folder}: new"

@@ -1,0 +1,64 @@
+"""models."""
+
+from typing import TYPE_CHECKING
+
+from evomerge.lazy import on_demand
+
+if TYPE_CHECKING:
+    from evomerge.models.adapter import is_adapter
+    from evomerge.models.adapter_config import CONFIG_FILE
+    from evomerge.models.adapter_expert import AdapterExpert
+    from evomerge.models.checkpoint import EXPLICIT, INDEX, SINGLE, fetch, same_numbers
+    from evomerge.models.experts import Base, FullExpert, listed
+    from evomerge.models.family import Expert, Family, expert_ref, pinned
+    from evomerge.models.groups import COMPONENTS, Group, Layout, layer_of, outer_kind, relative_depth, shift_layer
+    from evomerge.models.live_model import (
+        DTYPES,
+        check_attention,
+        check_device,
+        empty_model,
+        load_model,
+        load_tokenizer,
+        model_config,
+        resolve_device,
+        torch_dtype,
+    )
+    from evomerge.models.vocabulary import refuse_other_vocabulary, write_tokenizer
+else:
+    __getattr__ = on_demand(__name__, __file__)
+
+__all__ = [
+    "COMPONENTS",
+    "CONFIG_FILE",
+    "DTYPES",
+    "EXPLICIT",
+    "INDEX",
+    "SINGLE",
+    "AdapterExpert",
+    "Base",
+    "Expert",
+    "Family",
+    "FullExpert",
+    "Group",
+    "Layout",
+    "check_attention",
+    "check_device",
+    "empty_model",
+    "expert_ref",
+    "fetch",
+    "is_adapter",
+    "layer_of",
+    "listed",
+    "load_model",
+    "load_tokenizer",
+    "model_config",
+    "outer_kind",
+    "pinned",
+    "refuse_other_vocabulary",
+    "relative_depth",
+    "resolve_device",
+    "same_numbers",
+    "shift_layer",
+    "torch_dtype",
+    "write_tokenizer",
+]

@@ -1,0 +1,135 @@
+"""What the tensor names of a peft LoRA adapter mean: which parameters of the base it changes, and how.
+
+Checked against peft 0.21: every supported kind gives what `merge_and_unload` gives for a parameter that is not tied.
+"""
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import ExpertError
+from evomerge.models.adapter_config import CONFIG_FILE, MERGE_FIRST
+
+Shape = tuple[int, ...]
+
+_PREFIX = "base_model.model."
+# (tensor name after the prefix, its part in `Change`, the base parameter's last name); the first match wins.
+_PARTS = (
+    (r"(.+)\.lora_(?:embedding_)?A(?:\.weight)?", "down", "weight"),
+    (r"(.+)\.lora_(?:embedding_)?B(?:\.weight)?", "up", "weight"),
+    (r"(.+)\.lora_B\.bias", "bias", "bias"),
+    (r"(.+)\.lora_magnitude_vector(?:\.weight)?", "magnitude", "weight"),
+    (r"(.+)\.token_adapter\.trainable_tokens_delta", "tokens", "weight"),
+    (r"(.+?)(?:\.token_adapter)?\.base_layer\.weight", "copy", "weight"),
+    (r"(.+)\.base_layer\.bias", "stored", "bias"),
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an adapter file holds for one base parameter; the strings are names of the file's tensors."""
+
+    down: str | None = None
+    up: str | None = None
+    magnitude: str | None = None  # DoRA
+    bias: str | None = None  # trained beside `up` and scaled like it
+    stored: str | None = None  # the whole parameter: modules_to_save and trained biases
+    copy: str | None = None  # the base's own tensor, which peft saves beside an adapted embedding
+    tokens: str | None = None  # rows that replace the base's rows `indices`
+    indices: tuple[int, ...] = ()
+    scale: float = 1.0
+    flipped: bool | None = None  # up @ down is the transpose of the parameter; None: the base's shape decides
+
+
+def read_changes(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> dict[str, Change]:
+    """The base parameters an adapter changes, from the names and shapes of its file's tensors."""
+    parts: dict[str, dict[str, str]] = {}
+    for key in sorted(shapes):
+        if not key.startswith(_PREFIX):
+            raise ExpertError(f"{folder}: tensor {key} lacks the prefix {_PREFIX}; save it again with peft")
+        if ".original_module." in key:  # bias="all" also saves the biases that modules_to_save has replaced
+            continue
+        name, part = _parse(folder, key, shapes)
+        parts.setdefault(name, {})[part] = key
+    changes = {name: _change(folder, config, name, held, shapes) for name, held in sorted(parts.items())}
+    if not changes:
+        raise ExpertError(f"{folder}: the adapter holds no tensors; save it again with peft")
+    return changes
+
+
+def _parse(folder: Path, key: str, shapes: Collection[str]) -> tuple[str, str]:
+    path = key.removeprefix(_PREFIX)
+    for pattern, part, leaf in _PARTS:
+        match = re.fullmatch(pattern, path)
+        if match and "base_layer" not in match[1] and "token_adapter" not in match[1]:
+            return f"{match[1]}.{leaf}", part
+    if re.search(r"\.(lora_|base_layer\.|token_adapter\.)", path):
+        raise ExpertError(f"{folder}: tensor {key} is of a kind that is not supported; {MERGE_FIRST}")
+    return path.replace(".modules_to_save.", "."), "stored"
+
+
+def _change(
+    folder: Path, config: Mapping[str, Any], name: str, parts: Mapping[str, Any], shapes: Mapping[str, Shape]
+) -> Change:
+    if "stored" in parts and parts.keys() - {"stored", "bias"}:
+        raise ExpertError(f"{folder}: {name} is both saved whole and adapted; {MERGE_FIRST}")
+    if "tokens" in parts:
+        return _tokens(folder, config, name, parts, shapes)
+    if not parts.keys() & {"down", "up", "magnitude", "bias"}:
+        # A copy without factors is the whole embedding, saved on request: it is the expert's.
+        return Change(stored=parts.get("stored") or parts["copy"])
+    direct = any(f".{name}".endswith(f".{target}") for target in config.get("target_parameters") or ())
+    rank, scale = _rank_and_scale(config, name if direct else name.rpartition(".")[0])
+    if "bias" in parts:
+        return Change(**parts, scale=scale)
+    _check_factors(folder, name, parts, shapes, rank)
+    embedding = ".lora_embedding_" in parts["down"]
+    return Change(**parts, scale=scale, flipped=True if embedding else False if direct else None)
+
+
+def _rank_and_scale(config: Mapping[str, Any], module: str) -> tuple[int, float]:
+    rank = int(_pattern(config.get("rank_pattern"), module, config.get("r", 8)))
+    alpha = float(_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8)))
+    return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+    """peft's rule: each key is a regular expression for the end of the name, and the first hit wins."""
+    hits = (value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", module))
+    return next(hits, default)
+
+
+def _check_factors(folder: Path, name: str, parts: Mapping[str, Any], shapes: Mapping[str, Shape], rank: int) -> None:
+    for part, letter in (("down", "A"), ("up", "B")):
+        if part not in parts:
+            raise ExpertError(f"{folder}: {name} has no lora_{letter} tensor; download the adapter again")
+    down, up = shapes[parts["down"]], shapes[parts["up"]]
+    if len(down) != 2 or len(up) != 2:
+        raise ExpertError(f"{folder}: the factors of {name} are not matrices (a convolution?); {MERGE_FIRST}")
+    if down[0] != rank or up[1] != rank:
+        raise ExpertError(
+            f"{folder}: the factors of {name} have ranks {down[0]} and {up[1]}, {CONFIG_FILE} says {rank};"
+            " the two files do not belong together"
+        )
+    if "magnitude" in parts and math.prod(shapes[parts["magnitude"]]) != up[0]:
+        raise ExpertError(f"{folder}: {name} needs {up[0]} DoRA magnitudes; download the adapter again")
+
+
+def _tokens(
+    folder: Path, config: Mapping[str, Any], name: str, parts: Mapping[str, Any], shapes: Mapping[str, Shape]
+) -> Change:
+    if parts.keys() - {"tokens", "copy"}:
+        raise ExpertError(f"{folder}: {name} has both LoRA factors and trained tokens; {MERGE_FIRST}")
+    listed = config.get("trainable_token_indices") or []
+    if isinstance(listed, dict):
+        module = name.rpartition(".")[0]
+        listed = next((rows for key, rows in listed.items() if f".{module}".endswith(f".{key}")), [])
+    if len(listed) != shapes[parts["tokens"]][0]:
+        raise ExpertError(
+            f"{folder}: trainable_token_indices lists {len(listed)} tokens of {name}, the file holds"
+            f" {shapes[parts['tokens']][0]}; the two files do not belong together"
+        )
+    return Change(**parts, indices=tuple(listed))

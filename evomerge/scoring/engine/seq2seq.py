@@ -1,0 +1,126 @@
+"""Log-likelihoods of encoder-decoder models: a context goes through the encoder once for all its choices."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from evomerge.scoring.engine.head import Answers, only, refuse_infinite
+from evomerge.scoring.engine.memory import Budget
+from evomerge.scoring.engine.tree import Pair, Tokens
+
+
+@dataclass
+class _Row:
+    """One distinct input of encoder and decoder, and who reads its logits."""
+
+    context: Tokens
+    shifted: Tokens
+    pairs: list[tuple[int, Tokens]] = field(default_factory=list)  # (number of the pair, its continuation)
+
+
+class Seq2SeqScorer:
+    """Answers (context ids, continuation ids) pairs with whatever weights the model has when it is asked.
+
+    Both sides keep their last `max_length` tokens, as in lm-eval. A batch holds rows × (context + continuation) of
+    at most `max_tokens`; continuations of one context for which the decoder reads the same tokens share a row.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, max_length: int, max_tokens: int = 16384) -> None:
+        self._model = model
+        self._max_length = max_length
+        self._budget = Budget(max_tokens)
+
+    @torch.inference_mode()
+    def score(self, pairs: Sequence[Pair]) -> Answers:
+        """An answer per pair.
+
+        Log-softmax in fp32, logits at scored positions only, one device synchronisation a batch. CandidateError where a
+        log-likelihood is not finite.
+        """
+        scores: Answers = [(0.0, False)] * len(pairs)
+
+        def run(rows: Sequence[_Row]) -> None:
+            for number, value, greedy in self._run(rows):
+                scores[number] = value, greedy
+
+        self._budget.run(self._rows(pairs), _cost, run)
+        refuse_infinite(value for value, _ in scores)
+        return scores
+
+    def _rows(self, pairs: Sequence[Pair]) -> list[_Row]:
+        """Longest context first, the rows of a context side by side."""
+        sides = [(pair.context[-self._max_length :], pair.continuation[-self._max_length :]) for pair in pairs]
+        shifted = self._shifted({target for _, target in sides})
+        rows: dict[tuple[Tokens, Tokens], _Row] = {}
+        for number, (source, target) in enumerate(sides):
+            row = rows.setdefault((source, shifted[target]), _Row(source, shifted[target]))
+            row.pairs.append((number, target))
+        return sorted(rows.values(), key=lambda row: (-len(row.context), row.context, -len(row.shifted)))
+
+    def _shifted(self, targets: set[Tokens]) -> dict[Tokens, Tokens]:
+        """What the decoder reads for each continuation, by the model's own rule: mBART begins with its last token.
+
+        Continuations of one length at a time: such a rule may take padding for the end of one.
+        """
+        shift: Any = self._model.prepare_decoder_input_ids_from_labels
+        found: dict[Tokens, Tokens] = {}
+        for _, group in groupby(sorted(targets, key=len), key=len):
+            members = list(group)
+            found |= zip(members, map(tuple, shift(labels=torch.tensor(members)).tolist()), strict=True)
+        return found
+
+    def _run(self, rows: Sequence[_Row]) -> Iterator[tuple[int, float, bool]]:
+        device = self._model.device
+        logits = self._logits(rows)
+        marks = torch.tensor(list(_marks(rows)), device=device)
+        where, targets = marks[:, 0], marks[:, 1]
+        values = logits[where, targets].float() - logits.float().logsumexp(-1)[where]
+        misses = (logits.argmax(-1)[where] != targets).float()
+        asked = [pair for row in rows for pair in row.pairs]
+        parts = torch.stack([values, misses]).cpu().double().split([len(target) for _, target in asked], dim=1)
+        for (number, _), part in zip(asked, parts, strict=True):
+            value, missed = part.sum(1).tolist()
+            yield number, value, missed == 0
+
+    def _logits(self, rows: Sequence[_Row]) -> Tensor:
+        """[scored positions of all rows in a line, vocabulary]."""
+        contexts = {context: number for number, context in enumerate(dict.fromkeys(row.context for row in rows))}
+        source, mask = self._padded(contexts)
+        hidden = self._model.get_encoder()(input_ids=source, attention_mask=mask).last_hidden_state
+        of = torch.tensor([contexts[row.context] for row in rows], device=self._model.device)
+        read, scored = self._padded([row.shifted for row in rows])
+        with only(self._model, scored.flatten().nonzero().squeeze(1)):
+            logits: Tensor = self._model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=hidden[of]),
+                attention_mask=mask[of],
+                decoder_input_ids=read,
+                use_cache=False,
+            ).logits[0]
+        return logits
+
+    def _padded(self, sequences: Iterable[Tokens]) -> tuple[Tensor, Tensor]:
+        """Tokens with zeros behind, as lm-eval pads them, and which are real."""
+        ids = [torch.tensor(sequence) for sequence in sequences]
+        real = [torch.ones_like(sequence) for sequence in ids]
+        device = self._model.device
+        return pad_sequence(ids, batch_first=True).to(device), pad_sequence(real, batch_first=True).to(device)
+
+
+def _marks(rows: Sequence[_Row]) -> Iterator[tuple[int, int]]:
+    """(line of the logits, token) for every token of every pair."""
+    start = 0
+    for row in rows:
+        for _, target in row.pairs:
+            yield from enumerate(target, start)
+        start += len(row.shifted)
+
+
+def _cost(rows: Sequence[_Row]) -> int:
+    return len(rows) * (len(rows[0].context) + max(len(row.shifted) for row in rows))

@@ -1,0 +1,22 @@
+"""scoring.tasks."""
+
+from typing import TYPE_CHECKING
+
+from evomerge.lazy import on_demand
+
+if TYPE_CHECKING:
+    from evomerge.scoring.tasks.lm_eval_scorer import LMEvalScorer
+    from evomerge.scoring.tasks.loading import TaskLoader
+    from evomerge.scoring.tasks.slices import deal
+    from evomerge.scoring.tasks.task_entries import read_entries
+    from evomerge.scoring.tasks.task_errors import one_line
+else:
+    __getattr__ = on_demand(__name__, __file__)
+
+__all__ = [
+    "LMEvalScorer",
+    "TaskLoader",
+    "deal",
+    "one_line",
+    "read_entries",
+]

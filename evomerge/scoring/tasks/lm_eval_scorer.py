@@ -1,0 +1,198 @@
+"""The lm-eval scorer: tasks loaded and frozen once in the driver, sliced by item id, graded per item."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from evomerge.errors import TaskError
+from evomerge.schema import EMPTY, Count, Location, Natural
+from evomerge.scoring import SLICES, Chunk, Counts, Plan, Request, added, quiet, seeded
+from evomerge.scoring.tasks.dry_run import rehearse
+from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Leaf, Prompting, fewshot_split, freeze, own_split
+from evomerge.scoring.tasks.loading import TaskLoader, choose_filter, choose_metric, label, override
+from evomerge.scoring.tasks.slices import Doc, deal, draw
+from evomerge.scoring.tasks.task_entries import Entry, read_entries
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+log = logging.getLogger(__name__)
+
+
+class LMEvalScorer:
+    """Scores items as `lm_eval.simple_evaluate` does on a whole task, one item at a time.
+
+    An item is `TASK/SPLIT/ROW`; within a group `TASK/LEAF/ROW`, or `TASK/LEAF/SPLIT/ROW` where `splits` asks
+    for another split than lm-eval's. Metrics for which lower is better are negated. Without a value,
+    `fewshot_as_multiturn` is what it is for the `lm_eval` command: set when a chat template is applied.
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: Sequence[Any],
+        tokenizer: "PreTrainedTokenizerBase | None",
+        seed: int,
+        slices: Mapping[str, Any] = EMPTY,
+        chunk_items: Count = 16,
+        include_path: Location | None = None,
+        num_fewshot: Natural | None = None,
+        apply_chat_template: bool = False,
+        fewshot_as_multiturn: bool | None = None,
+        system_instruction: str | None = None,
+        gen_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        entries = read_entries(tasks, slices, "scorer.tasks")
+        if fewshot_as_multiturn and not apply_chat_template:
+            raise TaskError("fewshot_as_multiturn needs apply_chat_template=true; set both, or neither")
+        multiturn = apply_chat_template if fewshot_as_multiturn is None else fewshot_as_multiturn
+        template = _chat_template(tokenizer) if apply_chat_template else None
+        prompting = Prompting(system_instruction, template, multiturn)
+        self._docs: dict[str, tuple[Leaf, FrozenDoc]] = {}
+        drawn: dict[str, dict[str, tuple[str, ...]]] = {}
+        with quiet():
+            loader = TaskLoader(include_path)
+            for entry in entries:
+                with seeded():
+                    frozen = _Frozen(entry, loader.load(entry), prompting, num_fewshot, gen_kwargs)
+                drawn[entry.name] = draw(entry.name, frozen.pools, entry.wanted, seed)
+                kept = [item for items in drawn[entry.name].values() for item in items]
+                self._docs |= {item: frozen.docs[item] for item in kept}
+        self._refuse_leaks(drawn)
+        chunks = {
+            slice_: deal(slice_, {task: by_slice[slice_] for task, by_slice in drawn.items()}, chunk_items)
+            for slice_ in SLICES
+        }
+        self.plan = Plan(chunks, {entry.name: entry.weight for entry in entries})
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every item's requests and document: it changes when the data or a prompt does."""
+        digest = hashlib.sha256()
+        for slice_ in SLICES:
+            for item in self.plan.items(slice_):
+                digest.update(f"{slice_} {item} {self._docs[item][1].digest()}\n".encode())
+        return digest.hexdigest()
+
+    def requests(self, chunk: Chunk) -> tuple[Request, ...]:
+        """All requests of a chunk, item by item, in an order that never changes."""
+        return tuple(request for item in chunk.items for request in self._docs[item][1].requests())
+
+    def grade(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, float]:
+        """Item scores from the raw responses to `requests(chunk)`; no state is kept between calls.
+
+        Raises CandidateError for a score that is not finite, TaskError for one that is not a number.
+        """
+        by_item = dict(self._shared_out(chunk, responses))
+        scores: dict[str, float] = {}
+        for leaf, docs in self._by_leaf(chunk):
+            scores |= leaf.grade(docs, by_item)
+        return {item: scores[item] for item in chunk.items}
+
+    def answers(self, chunk: Chunk, responses: Sequence[Any]) -> Counts:
+        """How many answers the responses hold, and how many of them are truncated, empty or unparsable."""
+        by_item = dict(self._shared_out(chunk, responses))
+        counts = added([leaf.answers(docs, by_item) for leaf, docs in self._by_leaf(chunk)])
+        return counts if counts["answers"] else {}
+
+    def _by_leaf(self, chunk: Chunk) -> Iterable[tuple[Leaf, dict[str, FrozenDoc]]]:
+        by_leaf: dict[str, tuple[Leaf, dict[str, FrozenDoc]]] = {}
+        for item in chunk.items:
+            leaf, doc = self._docs[item]
+            by_leaf.setdefault(leaf.name, (leaf, {}))[1][item] = doc
+        return by_leaf.values()
+
+    def _shared_out(self, chunk: Chunk, responses: Sequence[Any]) -> Iterator[tuple[str, Sequence[Any]]]:
+        counts = [len(self._docs[item][1].instances) for item in chunk.items]
+        if sum(counts) != len(responses):
+            raise ValueError(f"chunk {chunk.id} has {sum(counts)} requests, got {len(responses)} responses")
+        start = 0
+        for item, count in zip(chunk.items, counts, strict=True):
+            yield item, responses[start : start + count]
+            start += count
+
+    def _refuse_leaks(self, drawn: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Two entries may share documents, but not across slices: holdout would not be unseen."""
+        seen: dict[str, tuple[str, str]] = {}
+        for by_slice in drawn.values():
+            for slice_, items in by_slice.items():
+                for item in items:
+                    other, where = seen.setdefault(self._docs[item][1].content, (item, slice_))
+                    if where != slice_:
+                        raise TaskError(
+                            f"{other} in {where} and {item} in {slice_} ask the same thing; drop one of the "
+                            f"two tasks, or list document ids"
+                        )
+
+
+class _Frozen:
+    """One entry's leaves, frozen, and the pool of documents that each slice draws from."""
+
+    def __init__(
+        self,
+        entry: Entry,
+        tasks: Mapping[str, Any],
+        prompting: Prompting,
+        num_fewshot: int | None,
+        gen_kwargs: Mapping[str, Any] | None,
+    ) -> None:
+        self.docs: dict[str, tuple[Leaf, FrozenDoc]] = {}
+        self.pools: dict[str, list[Doc]] = {slice_: [] for slice_ in SLICES}
+        metric = entry.metric
+        for name, task in tasks.items():
+            shown = label(entry, name)
+            override(shown, task, entry, num_fewshot, gen_kwargs)
+            metric, sign = choose_metric(shown, task, metric)
+            leaf = Leaf(shown, task, metric, sign, choose_filter(shown, task, entry.filter))
+            self._add(entry, leaf, name, prompting)
+
+    def _add(self, entry: Entry, leaf: Leaf, name: str, prompting: Prompting) -> None:
+        own = own_split(leaf.task)
+        splits = {slice_: entry.splits.get(slice_, own) for slice_ in SLICES}
+        if fewshot_split(leaf.task) in splits.values():
+            log.warning(
+                "task %s: its few-shot examples come from the split that it is scored on, so prompts of one slice show "
+                "answers of another; give the task a fewshot_split of its own",
+                leaf.name,
+            )
+        for split in dict.fromkeys(splits.values()):
+            prefix = _prefix(entry.name, name, split, own)
+            rows = freeze(leaf.name, leaf.task, split, prompting)
+            docs = {f"{prefix}/{row}": doc for row, doc in rows.items()}
+            rehearse(leaf, docs, inline=entry.spec is not None)
+            self.docs |= {item: (leaf, doc) for item, doc in docs.items()}
+            for slice_, wanted in splits.items():
+                if wanted == split:
+                    self.pools[slice_] += [Doc(item, doc.content) for item, doc in docs.items()]
+
+
+def _prefix(entry: str, leaf: str, split: str, own: str) -> str:
+    if leaf == entry:
+        return f"{entry}/{split}"
+    return f"{entry}/{leaf}" if split == own else f"{entry}/{leaf}/{split}"
+
+
+def _chat_template(tokenizer: "PreTrainedTokenizerBase | None") -> Callable[..., str]:
+    """What lm-eval's HF model does with a conversation: a template that refuses a system turn gets none."""
+    if tokenizer is None or not tokenizer.chat_template:
+        raise TaskError("apply_chat_template is set, but the base's tokenizer has no chat template; unset it")
+
+    def render(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        try:
+            return _render(tokenizer, history, add_generation_prompt)
+        except jinja2.exceptions.TemplateError:
+            rest = [message for message in history if message["role"] != "system"]
+            return _render(tokenizer, rest, add_generation_prompt)
+
+    return render
+
+
+def _render(tokenizer: "PreTrainedTokenizerBase", history: list[dict[str, str]], generation: bool) -> str:
+    text = tokenizer.apply_chat_template(
+        history, tokenize=False, add_generation_prompt=generation, continue_final_message=not generation
+    )
+    return str(text)

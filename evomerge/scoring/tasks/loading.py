@@ -1,0 +1,183 @@
+"""lm-eval tasks by name, by folder or inline, with the overrides of `lm_eval.simple_evaluate` applied."""
+
+import copy
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import lm_eval.tasks
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+from lm_eval.api.metrics import mean
+from lm_eval.api.task import Task
+from lm_eval.config.task import TaskConfig
+from lm_eval.tasks import TaskManager
+
+from evomerge.errors import TaskError
+from evomerge.hub import out_of_reach
+from evomerge.schema import shown
+from evomerge.scoring.tasks.task_entries import Entry, did_you_mean
+from evomerge.scoring.tasks.task_errors import blaming, foreign_metrics, load_problem
+
+NAMED = re.compile(r"""^[ -]*(?:["']?(?:task|group|tag)["']?:|-)[ \[]*["']?([^\s"'#\[\],]+)""", re.MULTILINE)
+NO_TASKS = (".py", ".pyc", ".md", ".txt", ".json", ".jsonl", ".csv", ".tsv")
+SPEC_KEYS = tuple(field.name for field in dataclasses.fields(TaskConfig))
+
+
+class TaskLoader:
+    """Finds tasks inline, then in `include_path`, then among lm-eval's own, whose index takes seconds."""
+
+    def __init__(self, include_path: str | None = None) -> None:
+        if include_path is not None and not Path(include_path).is_dir():
+            raise TaskError(f"include_path '{include_path}' is not a folder; point it at the task YAML files")
+        self._include_path = include_path
+        self._mine = TaskManager(include_path=include_path, include_defaults=False)
+        self._all: TaskManager | None = None
+
+    def load(self, entry: Entry) -> dict[str, Task]:
+        """Leaf tasks by name: one for a task, all of them for a group or a tag."""
+        target = _inline(entry) if entry.spec is not None else entry.name
+        manager = self._mine if entry.spec is not None else self._manager(entry.name)
+        offline = None if _is_local(entry) else out_of_reach()
+        try:
+            tasks: dict[str, Task] = manager.load([target])["tasks"]
+        except Exception as error:  # lm-eval and its data loaders raise whatever comes to hand
+            raise TaskError(f"task '{entry.name}' {load_problem(error, entry, offline)}") from error
+        if not tasks:
+            raise TaskError(f"task '{entry.name}' is a group without tasks; list its tasks in its YAML file")
+        for name, task in tasks.items():
+            _refuse_unsuited(label(entry, name), task)
+        return tasks
+
+    @property
+    def manager(self) -> TaskManager:
+        """The index that knows everything that was loaded by name."""
+        return self._all or self._mine
+
+    def _manager(self, name: str) -> TaskManager:
+        if _complete(self._mine.task_index, name):
+            return self._mine
+        if self._all is None:
+            if name not in self._mine.task_index and name not in mentioned():
+                raise self._unknown(name, mentioned())
+            self._all = TaskManager(include_path=self._include_path)
+        if name not in self._all.task_index:
+            raise self._unknown(name, self._all.all_tasks)
+        return self._all
+
+    def _unknown(self, name: str, known: Iterable[str]) -> TaskError:
+        place = f" or in {self._include_path} (a YAML file that cannot be read is passed over)"
+        return TaskError(
+            f"task '{name}' is not in lm-eval{place if self._include_path else ''}, and it has no spec"
+            f"{did_you_mean(name, tuple(known))}"
+        )
+
+
+@cache
+def mentioned() -> frozenset[str]:
+    """What lm-eval's files call a task, group or tag, and more: read as text in a second, where its index takes twenty.
+
+    Files that others include have any name.
+    """
+    files = (path for path in Path(lm_eval.tasks.__file__).parent.rglob("*") if path.suffix not in NO_TASKS)
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file())
+    return frozenset(word for text in texts for word in NAMED.findall(text))
+
+
+def label(entry: Entry, leaf: str) -> str:
+    """How an error names a task: the entry, and the leaf within it when it is a group."""
+    return entry.name if leaf == entry.name else f"{entry.name}: {leaf}"
+
+
+def _complete(index: Mapping[str, Any], name: str) -> bool:
+    """Whether a name and everything a group of that name refers to is in this index."""
+    if name not in index:
+        return False
+    members = (index[name].cfg or {}).get("task")
+    if not isinstance(members, list):
+        return True
+    names = [member if isinstance(member, str) else member.get("task") for member in members]
+    defined = [isinstance(member, Mapping) and "dataset_path" in member for member in members]
+    return all(
+        inline or not isinstance(member, str) or _complete(index, member)
+        for member, inline in zip(names, defined, strict=True)
+    )
+
+
+def _inline(entry: Entry) -> dict[str, Any]:
+    spec = copy.deepcopy(dict(entry.spec or {}))
+    for key in spec:
+        if key not in SPEC_KEYS:
+            raise TaskError(f"task '{entry.name}': unknown key '{shown(key)}' in spec{did_you_mean(key, SPEC_KEYS)}")
+    if not spec.get("dataset_path") and not spec.get("custom_dataset"):
+        raise TaskError(f"task '{entry.name}': spec has no dataset_path; write json, csv or a data set's id")
+    return {**spec, "task": entry.name}
+
+
+def _is_local(entry: Entry) -> bool:
+    """Whether a spec names files and metrics of lm-eval's own alone, so that no hub need be asked."""
+    return str((entry.spec or {}).get("dataset_path")) in _PACKAGED_DATASETS_MODULES and not foreign_metrics(entry)
+
+
+def _refuse_unsuited(name: str, task: Task) -> None:
+    if getattr(task, "UNSAFE_CODE", False):
+        raise TaskError(f"task '{name}' runs code that the model writes, which evomerge never does; drop it")
+    if getattr(task, "MULTIMODAL", False):
+        raise TaskError(f"task '{name}' needs images or audio, and only text models are scored; drop it")
+
+
+def override(
+    name: str, task: Task, entry: Entry, num_fewshot: int | None, gen_kwargs: Mapping[str, Any] | None
+) -> None:
+    """Apply few-shot count and generation arguments as `simple_evaluate` does; the entry's own come last.
+
+    A task that fixes num_fewshot to 0 keeps it: a global count passes it by, as in lm-eval, and a count in
+    its own entry is refused.
+    """
+    arguments = {**(gen_kwargs or {}), **(entry.gen_kwargs or {})}
+    if task.get_config("output_type") == "generate_until" and arguments:
+        task.set_config(key="generation_kwargs", value=copy.deepcopy(arguments), update=True)
+    elif entry.gen_kwargs:
+        raise TaskError(f"task '{name}' generates nothing; drop its gen_kwargs")
+    shots = num_fewshot if entry.num_fewshot is None else entry.num_fewshot
+    fixed = task.get_config("num_fewshot")
+    if fixed == 0 and entry.num_fewshot:
+        raise TaskError(f"task '{name}' fixes num_fewshot to 0, and lm-eval keeps it; drop num_fewshot")
+    if fixed != 0 and (shots is not None or fixed is None):
+        task.set_config(key="num_fewshot", value=shots or 0)
+
+
+def choose_metric(name: str, task: Task, metric: str | None) -> tuple[str, float]:
+    """The metric and its sign: -1 where lower is better, so that a higher score is always better.
+
+    Only a metric that lm-eval aggregates by the mean over items has a value per item.
+    """
+    with blaming(f"task '{name}' has a metric_list that cannot be read", "give a list of {metric: NAME, …}"):
+        aggregations = dict(task.aggregation())
+    if not aggregations:
+        raise TaskError(f"task '{name}': its metric_list is empty; name a metric, or drop the key for lm-eval's own")
+    metric = metric or next(iter(aggregations))
+    if metric not in aggregations:
+        raise TaskError(f"task '{name}': no metric '{shown(metric)}'; it has {', '.join(map(shown, aggregations))}")
+    if aggregations[metric] is not mean:
+        means = [other for other, function in aggregations.items() if function is mean]
+        remedy = f"use {' or '.join(map(shown, means))}" if means else "it has no such metric, drop it"
+        raise TaskError(f"task '{name}': metric '{shown(metric)}' is not a mean over items; {remedy}")
+    better = task.higher_is_better().get(metric)
+    if better not in (True, False, None):
+        raise TaskError(f"task '{name}': higher_is_better={shown(better)} of metric '{metric}': give true or false")
+    return metric, -1.0 if better is False else 1.0
+
+
+def choose_filter(name: str, task: Task, wanted: str | None) -> Any:
+    """The filter pipeline of that name, or the task's first."""
+    pipelines: Sequence[Any] = task._filters
+    if wanted is None:
+        return pipelines[0]
+    for pipeline in pipelines:
+        if pipeline.name == wanted:
+            return pipeline
+    known = ", ".join(pipeline.name for pipeline in pipelines)
+    raise TaskError(f"task '{name}': no filter '{shown(wanted)}'; it has {known}")

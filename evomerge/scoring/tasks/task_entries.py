@@ -1,0 +1,107 @@
+"""The `tasks` list of an experiment, read strictly into plain values; nothing of lm-eval is needed here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from evomerge.errors import ConfigError
+from evomerge.schema import EMPTY, Count, Natural, OneOf, Range, Text, check_value
+from evomerge.scoring import SLICES
+from evomerge.scoring.tasks.slices import Wanted
+from evomerge.suggest import nearest
+
+Name = Annotated[str, Text(r"[^/\s]([^/]{0,198}[^/\s])?", "a name of one line without '/'")]
+Size = Count | Annotated[str, OneOf(("all",))] | Sequence[int | str]  # a count, what the others leave, or document ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slices:
+    """How many items each slice takes of a task; None is what is said elsewhere."""
+
+    search: Size | None = None
+    select: Size | None = None
+    holdout: Size | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig(Slices):
+    """What an experiment may say of a task or group."""
+
+    name: Name
+    spec: Mapping[str, Any] | None = None
+    weight: Annotated[float, Range(0, 1e6, without=(0,))] = 1.0
+    metric: str | None = None
+    filter: str | None = None
+    splits: Mapping[Annotated[str, OneOf(SLICES)], str] | None = None
+    num_fewshot: Natural | None = None
+    gen_kwargs: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One task or group of an experiment; None means what lm-eval itself would do."""
+
+    name: str
+    wanted: Mapping[str, Wanted]
+    weight: float = 1.0
+    spec: Mapping[str, Any] | None = None
+    metric: str | None = None
+    filter: str | None = None
+    splits: Mapping[str, str] = field(default_factory=dict)
+    num_fewshot: int | None = None
+    gen_kwargs: Mapping[str, Any] | None = None
+
+
+def read_entries(
+    tasks: Sequence[str | Mapping[str, Any]], slices: Mapping[str, Any] = EMPTY, where: str = "tasks"
+) -> tuple[Entry, ...]:
+    """Entries with the sizes in `slices` as defaults; ConfigError names the key, below `where`, that is wrong."""
+    check_value(tasks, Sequence[Name | TaskConfig], where)
+    check_value(slices, Slices, where.removesuffix("tasks") + "slices")
+    if not tasks:
+        raise ConfigError(f"{where} is empty; name at least one task")
+    entries = tuple(
+        _entry(TaskConfig(**({"name": raw} if isinstance(raw, str) else raw)), slices, f"{where}.{place}")
+        for place, raw in enumerate(tasks)
+    )
+    names = [entry.name for entry in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{where}: '{name}' is listed twice; drop one, or give it another name and a spec")
+    for place, raw in enumerate(tasks):
+        if isinstance(raw, Mapping) and "spec" in raw and not raw["spec"]:
+            raise ConfigError(f"{where}.{place}.spec is empty; drop it where lm-eval has the task, or say what it is")
+    return entries
+
+
+def _entry(given: TaskConfig, slices: Mapping[str, Any], where: str) -> Entry:
+    return Entry(
+        name=given.name,
+        wanted={slice_: _wanted(given, slices, slice_, where) for slice_ in SLICES},
+        weight=float(given.weight),
+        spec=given.spec,
+        metric=given.metric,
+        filter=given.filter,
+        splits=dict(given.splits or {}),
+        num_fewshot=given.num_fewshot,
+        gen_kwargs=given.gen_kwargs,
+    )
+
+
+def _wanted(given: TaskConfig, slices: Mapping[str, Any], slice_: str, where: str) -> Wanted:
+    own = getattr(given, slice_)
+    size = slices.get(slice_) if own is None else own
+    if size is None:
+        raise ConfigError(f"{where}: no size for slice {slice_}; set {slice_} in the task or in slices")
+    if isinstance(size, int | str):
+        return "all" if isinstance(size, str) else size
+    if not size:
+        raise ConfigError(f"{where}: slice {slice_} is empty; give it a count, all, or a list of document ids")
+    return tuple(size)
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """The end of an error line: the nearest known word, or all of them when they are few."""
+    if hint := nearest(word, known):
+        return hint
+    return f"; known: {', '.join(known)}" if 0 < len(known) <= 20 else ""

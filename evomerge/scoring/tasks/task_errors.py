@@ -1,0 +1,78 @@
+"""What lm-eval, its data loaders and its templates raise, as one line that names the task and the remedy."""
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+from lm_eval.api.registry import METRIC_REGISTRY
+
+from evomerge.errors import EvomergeError, TaskError, remedy
+from evomerge.schema import shown
+from evomerge.scoring.tasks.task_entries import Entry
+
+MOVED = "set HF_HOME, or HF_DATASETS_CACHE for data sets alone, to a folder that can be written"
+
+
+@contextmanager
+def blaming(what: str, remedy: str) -> Iterator[None]:
+    """TaskError for whatever a task's templates, metrics and data raise, which is whatever comes to hand."""
+    try:
+        yield
+    except EvomergeError:
+        raise
+    except Exception as error:
+        raise TaskError(f"{what}: {type(error).__name__}: {one_line(error)}; {remedy}") from error
+
+
+def foreign_metrics(entry: Entry) -> list[str]:
+    """The metrics of a spec that lm-eval does not have, and looks for on a hub."""
+    listed = (entry.spec or {}).get("metric_list")
+    named = (one.get("metric") for one in listed if isinstance(one, Mapping)) if isinstance(listed, list) else ()
+    return [shown(name) for name in named if str(name) not in METRIC_REGISTRY]
+
+
+def load_problem(error: BaseException, entry: Entry, offline: str | None) -> str:
+    """Why a task could not be loaded, and the remedy; `offline` says why no hub was asked."""
+    cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+    if isinstance(cause, OSError) and (found := _cache_of(cause, entry)):
+        folder, other = found
+        reason = f"{cause.filename or folder}: {cause.strerror or cause}"
+        return f"cannot be loaded, as its cache {folder} cannot be written ({reason}); {remedy(cause)}, or {other}"
+    if isinstance(error, KeyError | ImportError) and (foreign := foreign_metrics(entry)):
+        return f"cannot be loaded: lm-eval has no metric {foreign[0]}, and no hub gave it; correct its metric_list"
+    if isinstance(error, FileNotFoundError):
+        return f"misses its data: {one_line(error)}; check the path, relative to the current folder"
+    if isinstance(error, ConnectionError):
+        return f"cannot fetch its data set: {offline or one_line(error)}; check the network, or use local files"
+    if isinstance(error, StopIteration) or (isinstance(error, IndexError) and "size 0" in str(error)):
+        return "has no documents; check its data files"
+    if isinstance(error, IndexError):
+        return f"cannot be loaded: {one_line(error)}; check that doc_to_target is the number or text of a choice"
+    return f"cannot be loaded: {type(cause).__name__}: {one_line(cause)}; check its spec or YAML file"
+
+
+def _cache_of(error: OSError, entry: Entry) -> tuple[str, str] | None:
+    """Which folder of a data set could not be written, and how to have another; None where it is about something else.
+
+    What stands in the way may be the folder itself, a file in it, or one of the folders above.
+    """
+    given = (entry.spec or {}).get("dataset_kwargs")
+    own = given.get("cache_dir") if isinstance(given, Mapping) else None
+    caches = {str(own): "give another cache_dir"} if own else {}
+    caches |= dict.fromkeys(map(str, (datasets.config.HF_DATASETS_CACHE, datasets.config.HF_MODULES_CACHE)), MOVED)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) and not error.filename:
+        return next(iter(caches.items()))
+    place = Path(str(error.filename)).absolute()
+    for folder, other in caches.items():
+        cache = Path(folder).absolute()
+        if place == cache or place in cache.parents or cache in place.parents:
+            return folder, other
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line, cut where it grows long."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:297]}..."

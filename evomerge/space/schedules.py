@@ -1,0 +1,50 @@
+"""How one coefficient varies over the layers: `all`, `each`, `blocks:n`, `knots:n`.
+
+A schedule turns the few values that a search tunes into the setting of a recipe: a scalar or a gradient.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.errors import ConfigError
+from evomerge.recipes import Scalar
+from evomerge.schema import shown
+
+Spec = str | Mapping[str, int]  # as an experiment writes it
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`points` values, spread over `layers` layers."""
+
+    kind: str
+    points: int
+    layers: int
+
+    @classmethod
+    def parse(cls, spec: Any, layers: int, key: str) -> "Schedule":
+        """Read `all`, `each`, `blocks:n` or `knots:n`, the last two also as mappings; ConfigError names `key`."""
+        if spec in ("all", "each"):
+            return cls(spec, 1 if spec == "all" else layers, layers)
+        kind, points = _counted(spec)
+        if kind in ("blocks", "knots") and 1 <= points <= layers:
+            return cls(kind, points, layers)
+        raise ConfigError(f"{key}={shown(spec)}: choose all, each, blocks:n or knots:n with 1 ≤ n ≤ {layers} layers")
+
+    def expand(self, values: Sequence[float]) -> Scalar | tuple[Scalar, ...]:
+        """The setting: knots stay a gradient that is interpolated, blocks become one value per layer."""
+        if self.points == 1:
+            return values[0]
+        if self.kind == "blocks":
+            return tuple(values[layer * self.points // self.layers] for layer in range(self.layers))
+        return tuple(values)
+
+
+def _counted(spec: Any) -> tuple[str, int]:
+    if isinstance(spec, Mapping) and len(spec) == 1:
+        kind, points = next(iter(spec.items()))
+    else:
+        kind, _, points = str(spec).partition(":")
+    return str(kind).strip(), int(points) if re.fullmatch(r" *[0-9]{1,9} *", str(points)) else 0

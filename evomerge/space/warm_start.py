@@ -1,0 +1,56 @@
+"""Where a search may begin besides its own seeds: recipes of any origin, and the best of another run."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import ConfigError, RunError
+from evomerge.ledger import plan_of, read_trials, whole_scores
+from evomerge.recipes import Recipe, load_recipe, original_recipe, parse_recipe
+from evomerge.space.axes import Vector
+from evomerge.space.space import SearchSpace
+
+log = logging.getLogger(__name__)
+
+WINNERS = 5  # of another run
+FAR = 0.005  # the rounding of genes is nearer
+
+
+def points(space: SearchSpace, paths: Sequence[str]) -> dict[str, Vector]:
+    """Label → the point of the space at, or nearest to, each recipe; one line of notice where it is not that recipe."""
+    found = {}
+    for path in paths:
+        for label, recipe in _recipes(Path(path)):
+            try:
+                found[label], distance = space.nearest(recipe)
+            except ConfigError as error:
+                raise ConfigError(f"init {label}: {error}") from None
+            if recipe.method not in space.method.split(" or "):
+                log.warning("init %s: its method, %s, is not searched; what its genes share is", label, recipe.method)
+            elif distance > FAR:
+                log.warning(
+                    "init %s: not in the space; the nearest point is %.3f of the genes' ranges away", label, distance
+                )
+    return found
+
+
+def _recipes(path: Path) -> Iterator[tuple[str, Recipe]]:
+    if not path.is_dir():
+        yield str(path), original_recipe(load_recipe(path))
+        return
+    try:
+        header, lines = read_trials(path / "trials.jsonl")
+        documents = {line["key"]: line["recipe"] for line in lines if "recipe" in line}
+        best = _best(header, lines)[:WINNERS]
+    except (RunError, KeyError, TypeError) as error:
+        raise ConfigError(f"init {path}: not a run that has scored anything ({error}); give its folder") from None
+    for rank, key in enumerate(best, 1):
+        yield f"{path} {rank}", original_recipe(parse_recipe(documents[key]))
+
+
+def _best(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys of what was scored on all of `search`, best first by the weighted mean of the task means."""
+    plan = plan_of(header, lines)
+    worth = {key: plan.score(items) for key, items in whole_scores(plan, lines).items()}
+    return sorted(worth, key=lambda key: -worth[key])

@@ -1,0 +1,27 @@
+"""Pools by their names, made from the settings of an experiment."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from evomerge.plugins import load_plugin, plugin_names
+from evomerge.schema import check_section
+from evomerge.workers.jobs import WorkerSpec
+from evomerge.workers.pools._contract import Pool
+
+
+def names() -> tuple[str, ...]:
+    """Every pool of this folder, sorted."""
+    return plugin_names("workers.pools")
+
+
+def check(name: str, settings: Mapping[str, Any]) -> None:
+    """ConfigError for an unknown pool or setting, or a resource that is known to be missing; starts nothing."""
+    module = load_plugin("workers.pools", name, "pool")
+    check_section(module.create, settings, "pool")
+    module.check(**settings)
+
+
+def create(name: str, spec: WorkerSpec, settings: Mapping[str, Any]) -> Pool:
+    """The pool of this name with its workers started."""
+    check(name, settings)
+    return cast(Pool, load_plugin("workers.pools", name, "pool").create(spec, **settings))

@@ -1,0 +1,117 @@
+"""Every file of conf/: it composes, and its parts can be built."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, SMALL, Command, evomerge
+
+CONF = ROOT / "conf"
+GROUPS = sorted(
+    f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name not in ("experiment",)
+)
+ELSEWHERE = ("pool=ray", "tracker=tensorboard", "tracker=wandb")  # need cores, and packages of the extras
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+def composed(*overrides: str) -> dict[str, object]:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from evomerge.__main__ import _home
+
+    OmegaConf.register_new_resolver("home", _home, replace=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [*overrides, "name=x"])  # the name's default needs a running Hydra
+        plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.filterwarnings("ignore:.*searchpath.*")
+def test_every_experiment_composes_and_its_keys_are_known(name: str) -> None:
+    from evomerge.experiment.experiment import from_config
+
+    config = composed(f"+experiment={name}")
+    experiment = from_config(config)
+    assert str(experiment.budget) and config["base"]
+
+
+@pytest.mark.parametrize("choice", [choice for choice in GROUPS if choice not in ELSEWHERE])
+def test_every_preset_builds(choice: str, command: Command) -> None:
+    said = command("check", "+experiment=quickstart", *SMALL, choice)
+    assert said.code == 0, said
+
+
+def test_rows_that_an_experiment_adds_are_named_by_check_and_what_is_wrong_by_key(command: Command) -> None:
+    rows = ["+baselines.methods.ties=ties", "+baselines.methods.ta={name: task_arithmetic, genes: {weight: 0.2}}"]
+    said = command("check", "+experiment=quickstart", *SMALL, *rows)
+    assert said.code == 0 and "default, ties, ta" in " ".join(said.out.split())
+    said = command("check", "+experiment=quickstart", *SMALL, "+baselines.methods.mine={nmae: ties}")
+    assert said.code == 2 and "baselines.methods.mine.nmae: unknown key" in said.err
+    said = command("check", "+experiment=quickstart", *SMALL, "+baselines.methods.mine=teis")
+    assert said.code == 2 and "baselines.methods.mine: " in said.err and "teis" in said.err
+    said = command(
+        "check", "+experiment=quickstart", *SMALL, "+baselines.methods.mine={name: ties, genes: {density: 7}}"
+    )
+    assert said.code == 2 and "baselines.methods.mine: " in said.err and "density 0.05 to 1" in said.err
+    said = command("check", "+experiment=quickstart", *SMALL, "+baselines.recipes.mine=absent.yaml")
+    assert said.code == 2 and "baselines.recipes.mine: absent.yaml: no such file" in said.err
+
+
+def test_the_ray_preset_builds_where_there_are_cores(command: Command) -> None:
+    assert command("check", "+experiment=quickstart", *SMALL, "pool=ray", "pool.workers=1").code == 0
+
+
+def test_the_defaults_name_a_preset_of_every_group() -> None:
+    defaults = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
+    chosen = {key for entry in defaults if isinstance(entry, dict) for key in entry if not key.startswith("override")}
+    assert chosen == {choice.partition("=")[0] for choice in GROUPS}
+
+
+def test_presets_are_the_files_of_their_rooms() -> None:
+    from evomerge import optimizers
+    from evomerge.workers import pools
+
+    for group, names in (("optimizer", optimizers.names()), ("pool", pools.names())):
+        assert {path.stem for path in (CONF / group).glob("*.yaml")} == set(names)
+
+
+def test_a_users_experiment_is_found_and_may_build_on_ours(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [quickstart]\nbudget: {evaluations: 7}\nspace: {schedule: all}\n"
+    )
+    said = command("check", "+experiment=mine", *SMALL[:2])
+    assert said.code == 0, said
+    assert "7 evaluations" in said.out and "3 dimensions" in said.out and "runs/mine" in said.out
+
+
+def test_a_users_conf_elsewhere_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "settings" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "other.yaml").write_text("# @package _global_\ndefaults: [quickstart]\nbudget: {evaluations: 5}\n")
+    monkeypatch.setenv("EVOMERGE_CONF", str(tmp_path / "settings"))
+    (tmp_path / "elsewhere").mkdir()
+    said = evomerge("check", "+experiment=other", *SMALL[:2], cwd=tmp_path / "elsewhere")
+    assert said.code == 0 and "5 evaluations" in said.out, said
+
+
+@pytest.mark.parametrize("preset", [choice for choice in GROUPS if choice.startswith("space=")])
+def test_every_space_can_search_for_subsets(preset: str, command: Command) -> None:
+    """The key stands in every preset, so that it is set without a plus."""
+    said = command("check", "+experiment=quickstart", *SMALL, preset, "space.subset=true")
+    assert said.code == 0 and "takes_part.shift" in said.out, said
+
+
+def test_the_model_keys_are_those_of_the_code() -> None:
+    from dataclasses import fields
+
+    from evomerge.experiment.sections import ModelConfig
+
+    shown = yaml.safe_load((CONF / "config.yaml").read_text())["model"]
+    assert list(shown) == [entry.name for entry in fields(ModelConfig)]
+    assert shown == {entry.name: entry.default for entry in fields(ModelConfig)}

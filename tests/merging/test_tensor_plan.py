@@ -1,0 +1,166 @@
+"""Recipes spelled out: gradients, filters, precedence and slices, on names alone."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from evomerge.errors import ConfigError
+from evomerge.merging.tensor_plan import TensorPlan, base_layers, output_layers, plan
+from evomerge.models.groups import Layout
+from evomerge.recipes.recipe import ModelRef, Recipe, Rule, Setting, Slice, Source, models_form
+
+LAYERS = 4
+BASE, ONE, TWO = ModelRef("org/base"), ModelRef("org/one"), ModelRef("org/two")
+LAYOUT = Layout(
+    ["embed_tokens.weight", *(f"layers.{i}.{part}" for i in range(LAYERS) for part in ("attn.w", "mlp.w")), "norm.w"]
+)
+
+
+def weight(setting: Setting) -> dict[str, Setting]:
+    return {"weight": setting}
+
+
+def models(setting: Setting, method: str = "task_arithmetic", **settings: Setting) -> Recipe:
+    return models_form(method, BASE, (Source(ONE, weight(setting)),), settings)
+
+
+def sliced(*parts: Slice, method: str = "task_arithmetic", settings: Mapping[str, Setting] | None = None) -> Recipe:
+    return Recipe(method, BASE, parts, settings or {})
+
+
+def part(first: int, last: int, expert_first: int | None = None, setting: Setting = 0.5) -> Slice:
+    shift = first if expert_first is None else expert_first
+    own = Source(ONE, weight(setting), (shift, shift + last - first))
+    return Slice((Source(BASE, {}, (first, last)), own))
+
+
+def planned(recipe: Recipe) -> dict[str, TensorPlan]:
+    entries = plan(recipe, LAYOUT)
+    assert len({entry.name for entry in entries}) == len(entries)
+    return {entry.name: entry for entry in entries}
+
+
+def weights(recipe: Recipe) -> dict[str, float]:
+    return {name: float(entry.experts[0].values["weight"]) for name, entry in planned(recipe).items()}
+
+
+def test_a_scalar_is_for_every_tensor() -> None:
+    assert set(weights(models(0.3)).values()) == {0.3}
+    assert set(weights(models(0.3))) == set(LAYOUT.names)
+
+
+def test_a_gradient_runs_over_the_layers_and_starts_at_the_outer_tensors() -> None:
+    found = weights(models((0.0, 0.9)))
+    assert [found[f"layers.{i}.mlp.w"] for i in range(LAYERS)] == pytest.approx([0.0, 0.3, 0.6, 0.9])
+    assert found["embed_tokens.weight"] == found["norm.w"] == 0.0
+
+
+def test_the_first_rule_that_matches_wins() -> None:
+    found = weights(models((Rule("layers.1.", 0.1), Rule("attn", (0.0, 1.0)), Rule(None, 0.7))))
+    assert found["layers.1.attn.w"] == found["layers.1.mlp.w"] == 0.1
+    assert found["layers.3.attn.w"] == 1.0 and found["layers.3.mlp.w"] == found["norm.w"] == 0.7
+
+
+def test_precedence_is_source_slice_recipe_default() -> None:
+    own = Source(ONE, weight((Rule("attn", 0.1),)))
+    recipe = Recipe("ties", BASE, (Slice((own,), weight((Rule("mlp", 0.2),))),), {"weight": 0.3, "density": 0.4})
+    found = planned(recipe)
+    assert [found[name].experts[0].values["weight"] for name in ("layers.0.attn.w", "layers.0.mlp.w", "norm.w")] == [
+        0.1,
+        0.2,
+        0.3,
+    ]
+    assert found["norm.w"].experts[0].values["density"] == 0.4
+    assert found["norm.w"].shared["lambda"] == 1.0 and found["norm.w"].shared["normalize"] is True
+
+
+def test_a_value_that_is_missing_names_the_model_the_parameter_and_the_tensor() -> None:
+    with pytest.raises(ConfigError, match=r"^org/one: parameter weight has no value for embed_tokens\.weight; add"):
+        plan(models((Rule("layers", 0.1),)), LAYOUT)
+    with pytest.raises(ConfigError, match=r"^org/base: parameter t has no value"):
+        plan(models_form("slerp", BASE, (Source(ONE),), {}), LAYOUT)
+
+
+def test_a_shared_parameter_is_a_gradient_too() -> None:
+    found = planned(models_form("slerp", BASE, (Source(ONE),), {"t": (0.0, 0.3)}))
+    assert [found[f"layers.{i}.attn.w"].shared["t"] for i in range(LAYERS)] == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+def test_a_listed_base_is_no_expert_and_has_its_own_weight() -> None:
+    recipe = models_form("linear", BASE, (Source(BASE, weight(0.25)), Source(ONE, weight(0.75))), {})
+    entry = planned(recipe)["norm.w"]
+    assert entry.base.values == {"weight": 0.25} and [e.model for e in entry.experts] == [ONE]
+    unlisted = planned(models_form("linear", BASE, (Source(ONE, weight(0.75)),), {}))["norm.w"]
+    assert unlisted.base.values == {"weight": 0.0}
+
+
+def test_without_a_base_the_first_source_is_it() -> None:
+    recipe = models_form("linear", None, (Source(ONE, weight(0.5)), Source(TWO, weight(0.5))), {})
+    entry = planned(recipe)["norm.w"]
+    assert (
+        entry.base.model == ONE and entry.base.values == {"weight": 0.5} and [e.model for e in entry.experts] == [TWO]
+    )
+
+
+def test_slices_stack_and_renumber() -> None:
+    recipe = sliced(part(0, 2), part(1, 4))
+    found = planned(recipe)
+    assert output_layers(recipe) == 5 and base_layers(recipe) == [0, 1, 1, 2, 3]
+    assert set(found) == {"embed_tokens.weight", "norm.w"} | {
+        f"layers.{i}.{p}" for i in range(5) for p in ("attn.w", "mlp.w")
+    }
+    assert [found[f"layers.{i}.mlp.w"].base.name for i in range(5)] == [f"layers.{i}.mlp.w" for i in (0, 1, 1, 2, 3)]
+    assert found["layers.2.mlp.w"].experts[0].name == "layers.1.mlp.w"
+
+
+def test_sources_of_a_slice_may_be_shifted() -> None:
+    found = planned(sliced(part(0, 2, expert_first=2)))
+    assert found["layers.1.attn.w"].base.name == "layers.1.attn.w"
+    assert found["layers.1.attn.w"].experts[0].name == "layers.3.attn.w"
+
+
+def test_a_gradient_runs_over_each_slice() -> None:
+    found = weights(sliced(part(0, 3, setting=(0.0, 1.0)), part(2, 4, setting=(5.0, 6.0))))
+    assert [found[f"layers.{i}.mlp.w"] for i in range(5)] == [0.0, 0.5, 1.0, 5.0, 6.0]
+
+
+def test_a_slice_of_one_layer_is_at_the_gradients_end() -> None:
+    assert weights(sliced(part(0, 1, setting=(0.0, 1.0))))["layers.0.mlp.w"] == 1.0
+
+
+def test_outer_tensors_take_the_first_or_the_last_slice() -> None:
+    found = weights(sliced(part(0, 2, setting=0.1), part(2, 4, setting=0.9)))
+    assert found["embed_tokens.weight"] == 0.1 and found["norm.w"] == 0.9
+
+
+def test_the_models_form_sets_no_number_of_layers() -> None:
+    assert output_layers(models(0.5)) is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (sliced(part(2, 5)), r"layer_range \[2, 5\]: the model has layers 0 to 3"),
+        (sliced(part(2, 2)), "layer_range: the sources of a slice must cover the same, non-zero"),
+        (sliced(Slice((Source(BASE, {}, (0, 2)), Source(ONE, weight(1.0), (0, 3))))), "the same, non-zero number"),
+    ],
+    ids=["beyond", "empty", "unequal"],
+)
+def test_impossible_slices_are_refused(recipe: Recipe, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(recipe, LAYOUT)
+
+
+def test_an_experts_range_beyond_the_model_is_refused() -> None:
+    with pytest.raises(ConfigError, match="layer_range"):
+        plan(sliced(part(0, 2, expert_first=7)), LAYOUT)
+
+
+def test_a_negative_layer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="layer_range"):
+        plan(sliced(part(-1, 1)), LAYOUT)
+
+
+def test_slices_need_a_single_stack() -> None:
+    with pytest.raises(ConfigError, match="2 layer stacks; use the models form"):
+        plan(sliced(part(0, 1)), Layout(["encoder.block.0.w", "decoder.block.0.w"]))
