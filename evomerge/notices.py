@@ -7,6 +7,6 @@ log = logging.getLogger(__name__)
 
 
 @cache
-def say_once(line: str) -> None:
+def warn_once(line: str) -> None:
     """Log a warning, unless this process has logged the same one."""
     log.warning("%s", line)

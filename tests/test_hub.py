@@ -13,7 +13,7 @@ from evomerge import hub
 from evomerge.errors import ExpertError, TaskError
 from evomerge.models.checkpoint import fetch
 from evomerge.scoring.tasks.loading import TaskLoader
-from evomerge.scoring.tasks.task_entries import read_entries
+from evomerge.scoring.tasks.task_entries import read_tasks
 
 SIZES = {"search": 1, "select": 1, "holdout": 1}
 
@@ -62,7 +62,7 @@ def test_a_switch_is_named(switch: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_data_set_of_a_silent_hub(silent: None) -> None:
     spec = {"dataset_path": "owner/name", "test_split": "test", "output_type": "multiple_choice"}
     with pytest.raises(TaskError, match="task 'mine' cannot fetch its data set: offline: .* does not answer"):
-        TaskLoader().load(read_entries([{"name": "mine", "spec": spec}], SIZES)[0])
+        TaskLoader().load(read_tasks([{"name": "mine", "spec": spec}], SIZES)[0])
 
 
 def test_files_need_no_hub(silent: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,4 +77,4 @@ def test_files_need_no_hub(silent: None, tmp_path: Path, monkeypatch: pytest.Mon
         "doc_to_choice": "c",
         "doc_to_target": "g",
     }
-    assert list(TaskLoader().load(read_entries([{"name": "mine", "spec": spec}], SIZES)[0])) == ["mine"]
+    assert list(TaskLoader().load(read_tasks([{"name": "mine", "spec": spec}], SIZES)[0])) == ["mine"]

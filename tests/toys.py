@@ -10,13 +10,13 @@ from evomerge.models.groups import Layout
 from evomerge.optimizers import Coordinate, Optimizer, create
 from evomerge.recipes.recipe import ModelRef, Recipe
 from evomerge.scoring.protocol import SLICES, Chunk, Plan, Request
-from evomerge.searching.budget import Allowance, Budget
+from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.evaluator import Evaluator
-from evomerge.searching.loop import Board, header, search
+from evomerge.searching.loop import Leaderboard, ledger_header, search
 from evomerge.space.baselines import mandatory_baselines
 from evomerge.space.space import Space
 from evomerge.workers.jobs import Job, Outcome
-from evomerge.workers.pools import Dispatch
+from evomerge.workers.pools import JobQueue
 
 BASE = ModelRef("base")
 EXPERTS = {"left": ModelRef("left"), "right": ModelRef("right")}
@@ -92,7 +92,7 @@ class ToyPool:
         self.known: set[str] = set()  # chunks that it was told of later
         self._fails, self._answers = fails, answers
 
-    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+    def run(self, jobs: JobQueue) -> Iterator[Outcome]:
         while job := jobs.next(None):
             yield self.outcome(job)
 
@@ -123,7 +123,7 @@ class Run:
 
     def __init__(self, path: Path, pool: ToyPool | None = None) -> None:
         self.pool = pool or ToyPool()
-        known = header(ToyScorer(), {"seed": 1, "scorer": {"tasks": ["toy"]}})
+        known = ledger_header(ToyScorer(), {"seed": 1, "scorer": {"tasks": ["toy"]}})
         self.ledger = Ledger(path, {**known, "models": {"base": "0"}, "versions": {"toy": "1"}})
         self.evaluator = Evaluator(ToyScorer(), self.pool, self.ledger)
         self.asked: list[str] = []
@@ -132,15 +132,15 @@ class Run:
     def work(self, done: int, total: int) -> None:
         assert 0 < done <= total
 
-    def generation(self, number: int, board: Board, scores: Sequence[float]) -> None:
+    def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
         assert number == len(self.scores)
         self.scores.append(list(scores))
 
-    def search(self, evaluations: int, optimizer: Optimizer | None = None, close: bool = True) -> Board:
+    def search(self, evaluations: int, optimizer: Optimizer | None = None, close: bool = True) -> Leaderboard:
         recorded = _Recorded(toy_space(), self.asked)
         try:
-            allowance = Allowance(Budget(evaluations=evaluations), self.evaluator, self.ledger)
-            return search(self.evaluator, recorded, optimizer or toy_optimizer(), toy_baselines(), allowance, [self])
+            remaining = RemainingBudget(BudgetConfig(evaluations=evaluations), self.evaluator, self.ledger)
+            return search(self.evaluator, recorded, optimizer or toy_optimizer(), toy_baselines(), remaining, [self])
         finally:
             if close:
                 self.ledger.close()

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from evomerge import methods, optimizers, trackers
 from evomerge.errors import ConfigError
 from evomerge.experiment.sections import MethodConfig, ModelConfig, read_methods, read_textbook
-from evomerge.finalise import Finalise
+from evomerge.finalise import FinaliseConfig
 from evomerge.merging import Materializer, cache_folder, digest, freeze
 from evomerge.models import (
     Family,
@@ -32,14 +32,14 @@ from evomerge.models import (
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.schema import EMPTY, Label, Location, OneOf, Seed, build, check_section, check_value, naming
 from evomerge.scoring.engine import Encoder, Work, check_tokenizer
-from evomerge.scoring.tasks import LMEvalScorer, read_entries
-from evomerge.searching import Budget, Objective, RaceConfig
+from evomerge.scoring.tasks import LMEvalScorer, read_tasks
+from evomerge.searching import BudgetConfig, Objective, RaceConfig
 from evomerge.space import (
     CONTROL,
+    BaselinesConfig,
     ExpertSubset,
     Inner,
     MethodChoice,
-    Rivals,
     ScheduleChoice,
     SearchSpace,
     Space,
@@ -49,7 +49,7 @@ from evomerge.space import (
     refuse_unknown_genes,
     textbook,
 )
-from evomerge.space import warm_start as warm
+from evomerge.space import warm_start as warm_start
 from evomerge.workers import WorkerSpec, pools
 
 log = logging.getLogger(__name__)
@@ -93,9 +93,9 @@ class Experiment:
         self._base, self._experts = base, dict(experts)
         self.methods = read_methods(method)
         self.model = build(ModelConfig, model, "model")
-        self.budget = build(Budget, budget, "budget")
+        self.budget = build(BudgetConfig, budget, "budget")
         self.race = build(RaceConfig, race, "race")
-        self.finalise = build(Finalise, finalise, "finalise")
+        self.finalise = build(FinaliseConfig, finalise, "finalise")
         self._space, self._subset = _without(space, "subset", False, bool, "space")
         self._scorer, self._scorer_name = _without(scorer, "name", "lm_eval", Annotated[str, OneOf(SCORERS)], "scorer")
         self._optimizer, self._optimizer_name = _without(optimizer, "name", "cma", str, "optimizer")
@@ -105,11 +105,11 @@ class Experiment:
         check_device(self.model.device, here=self.pool_name == "local")
         self._objective = dict(objective)
         check_section(Objective, self._objective, "objective")
-        self._rivals = build(Rivals, baselines, "baselines")
+        self._rivals = build(BaselinesConfig, baselines, "baselines")
         self._textbook = {k: read_textbook(v, f"baselines.methods.{k}") for k, v in self._rivals.methods.items()}
         check_section(Space, self._space, "space", SPACE_GIVEN)
         check_section(LMEvalScorer, self._scorer, "scorer", SCORER_GIVEN)
-        read_entries(self._scorer["tasks"], self._scorer.get("slices", EMPTY), "scorer.tasks")
+        read_tasks(self._scorer["tasks"], self._scorer.get("slices", EMPTY), "scorer.tasks")
         optimizers.check(self._optimizer_name, self._optimizer)
         pools.check(self.pool_name, self._pool)
         trackers.check(self._tracker_name, self._tracker)
@@ -224,7 +224,7 @@ class Experiment:
     def optimizer(self) -> optimizers.Optimizer:
         """A fresh optimizer, seeded with the points worth knowing first."""
         name, settings = self._optimizer_name, self._optimizer
-        points = [*warm.points(self.space, self._init).values(), *self.space.seeds().values()]
+        points = [*warm_start.points(self.space, self._init).values(), *self.space.seeds().values()]
         seeds = list({self.space.decode(point).key(): point for point in points}.values())
         return optimizers.create(name, self.space.coordinates(), seeds, self.seed, settings, self.objective.dimensions)
 

@@ -28,7 +28,7 @@ from evomerge.recipes import ModelRef
 from evomerge.schema import Count, Location, Natural, Range, build, naming
 from evomerge.scoring import EngineLM, evaluate, quiet
 from evomerge.scoring.engine import check_tokenizer
-from evomerge.scoring.tasks import TaskLoader, read_entries
+from evomerge.scoring.tasks import TaskLoader, read_tasks
 
 SLICES = {"search": "all", "select": "all", "holdout": "all"}  # an entry wants sizes; every document is scored here
 
@@ -103,7 +103,7 @@ def _tasks(config: ScoreConfig, loader: TaskLoader) -> list[str | dict[str, Any]
     listed = config.tasks.split(",") if isinstance(config.tasks, str) else config.tasks
     tasks: list[str | dict[str, Any]] = []
     with quiet():
-        for entry in read_entries(listed, SLICES):
+        for entry in read_tasks(listed, SLICES):
             loader.load(entry)
             tasks.append(entry.name if entry.spec is None else {**entry.spec, "task": entry.name})
     return tasks

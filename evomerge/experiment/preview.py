@@ -10,7 +10,7 @@ from evomerge.ledger import refuse_other
 from evomerge.merging import AHEAD, choose_placement, sizes
 from evomerge.models import resolve_device
 from evomerge.scoring import SLICES
-from evomerge.searching import header, races
+from evomerge.searching import ledger_header, races
 
 SHOWN = 6
 
@@ -95,7 +95,7 @@ def _folder(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> 
     if not nearest.is_dir():
         raise RunError(f"{nearest}: a file where the run's folder should be; move it")
     if (folder / "trials.jsonl").is_file():
-        refuse_other(folder / "trials.jsonl", header(experiment.scorer, fixed_part(config)))
+        refuse_other(folder / "trials.jsonl", ledger_header(experiment.scorer, fixed_part(config)))
         yield f"run       {folder}: will be resumed"
     else:
         yield f"run       {folder}: new"

@@ -15,14 +15,14 @@ from evomerge.environment import machine, versions
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.fixed import fixed_part
-from evomerge.finalise import RECIPE, Final, Keeper, looks
+from evomerge.finalise import RECIPE, Finaliser, RecipeWriter, count_holdout_uses
 from evomerge.ledger import Ledger
 from evomerge.recipes import Recipe, dump_recipe, load_recipe
 from evomerge.report import Display, comparison_table, result_table, write_report
 from evomerge.scoring import Request
-from evomerge.searching import Allowance, Board, Candidate, Evaluator, Listener, header, search
+from evomerge.searching import Candidate, Evaluator, Leaderboard, RemainingBudget, SearchCallback, ledger_header, search
 from evomerge.workers import Outcome
-from evomerge.workers.pools import Dispatch, Pool
+from evomerge.workers.pools import JobQueue, Pool
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
         experiment.baselines,
     )
     models = experiment.family.hashes()
-    known = header(scorer, fixed_part(config))
+    known = ledger_header(scorer, fixed_part(config))
     ledger = Ledger(folder / LEDGER, {**known, "models": models, "versions": versions()})
     _warn_of_other_versions(ledger)
     write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
@@ -52,14 +52,14 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
     try:
         with display:
             evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
-            listeners: list[Listener] = [display, _BestSoFar(folder / RECIPE, evaluator), tracker]
-            allowance = Allowance(experiment.budget, evaluator, ledger, experiment.reserve(), start)
-            display.foresee(allowance.left)
-            board = search(evaluator, space, optimizer, rows, allowance, listeners, experiment.race)
+            callbacks: list[SearchCallback] = [display, _BestSoFar(folder / RECIPE, evaluator), tracker]
+            remaining = RemainingBudget(experiment.budget, evaluator, ledger, experiment.reserve(), start)
+            display.show_time_left(remaining.left)
+            board = search(evaluator, space, optimizer, rows, remaining, callbacks, experiment.race)
             display.phase("finalise")
             labels = {ref: label for label, ref in experiment.experts.items()}
-            result = Final(evaluator, board, rows, experiment.finalise, experiment.seed).run(space, labels)
-            digest = Keeper(folder, experiment.frozen, models, pool.fingerprint).keep(result)
+            result = Finaliser(evaluator, board, rows, experiment.finalise, experiment.seed).run(space, labels)
+            digest = RecipeWriter(folder, experiment.frozen, models, pool.fingerprint).keep(result)
         layers = {"layers": experiment.family.layout.layers}
         document = result.as_dict() | layers | _record(board, evaluator, ledger, digest, time.monotonic() - start)
         write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
@@ -96,7 +96,7 @@ class _LazyPool:
         self._pool: Pool | None = None
         self._more: dict[str, Sequence[Request]] = {}
 
-    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+    def run(self, jobs: JobQueue) -> Iterator[Outcome]:
         if len(jobs):
             yield from self._started().run(jobs)
 
@@ -130,7 +130,7 @@ class _BestSoFar:
     def work(self, done: int, total: int) -> None:
         """Nothing between generations."""
 
-    def generation(self, number: int, board: Board, scores: Sequence[float]) -> None:
+    def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
         """Write the best recipe where it is a new one; a replayed generation leaves the file alone."""
         ranked = board.ranked()
         if not ranked or (not self._evaluator.scored and self._path.exists()):
@@ -142,7 +142,7 @@ class _BestSoFar:
             self._key = candidate.key
 
 
-def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, seconds: float) -> dict[str, Any]:
+def _record(board: Leaderboard, evaluator: Evaluator, ledger: Ledger, digest: str, seconds: float) -> dict[str, Any]:
     trials = [trial for key, trial in ledger.trials.items() if key in evaluator.asked]
     if others := len(ledger.trials) - len(trials):
         log.warning("%s: %d candidates that this search does not ask for are passed over", ledger.path, others)
@@ -153,7 +153,7 @@ def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, sec
             "candidates": len(board.candidates),
             "failed": len(board.failures()),
             "stopped_early": len(board.stopped()),
-            "holdout_looks": looks(ledger.looks),
+            "holdout_looks": count_holdout_uses(ledger.slice_uses),
             "items_scored": sum(trial.items for trial in trials),
             "items_scored_this_time": evaluator.scored,
         },
@@ -163,7 +163,7 @@ def _record(board: Board, evaluator: Evaluator, ledger: Ledger, digest: str, sec
     }
 
 
-def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Board) -> None:
+def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Leaderboard) -> None:
     console.print(result_table(document))
     console.print(comparison_table(document))
     for label, reason in list(board.failures().items())[:3]:
@@ -198,14 +198,14 @@ def replay(folder: Path, console: Console) -> bool:
         recorded = Evaluator(experiment.scorer, pool, held, objective=experiment.objective)
         recorded.baselines = {label: recipe.key() for label, recipe in experiment.baselines.items()}
         evaluator = Evaluator(experiment.scorer, pool, ledger)
-        if held.deal and not held.deal.chunks.keys().isdisjoint(held[candidate.key].scores):
-            evaluator.deal_anew(held.deal)  # in other batches scores may differ by rounding
+        if held.rechunking and not held.rechunking.chunks.keys().isdisjoint(held[candidate.key].scores):
+            evaluator.rechunk(held.rechunking)  # in other batches scores may differ by rounding
         digest = pool.fingerprint(recipe)
         same = _compare(console, "fingerprint", result["fingerprint"], digest)
         for name, value in result["rows"][-1]["scores"].items():
             evaluator.evaluate([candidate], name)
             means = evaluator.plan.by_task(evaluator.items(candidate.key, name))
-            score = experiment.objective.worth(means, recorded.references(name)).score
+            score = experiment.objective.fitness(means, recorded.references(name)).score
             same &= _compare(console, f"score on {name}", value, score)
     finally:
         pool.close()

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from evomerge.errors import RunError
-from evomerge.finalise.result import Beside, Front, Result, Row
+from evomerge.finalise.result import Beside, ParetoFront, Result, Row
 from evomerge.finalise.sensitivity import Sensitivity, sensitivity
 from evomerge.finalise.simplification import Simpler, backward
-from evomerge.finalise.statistics import Comparison, compare
+from evomerge.finalise.statistics import PairedTest, compare
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.schema import Range
 from evomerge.scoring import SLICES, task_of
-from evomerge.searching import Board, Candidate, Evaluator, front, knee, share_of_box, spread_out
+from evomerge.searching import Candidate, Evaluator, Leaderboard, front, knee, share_of_box, spread_out
 from evomerge.space import SearchSpace
 
 MOST = 100_000  # candidates: far more than anyone has looked at
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finalise:
+class FinaliseConfig:
     """How many of the best go from `search` to `select`, and what else is asked there.
 
     `simplify` candidates at most look for a simpler recipe, `cloud` points at `radius` around the winner for a flat
@@ -33,11 +33,16 @@ class Finalise:
     radius: Annotated[float, Range(0, 1, without=(0, 1))] = 0.05
 
 
-class Final:
+class Finaliser:
     """The end of a finished search; `run` is its story."""
 
     def __init__(
-        self, evaluator: Evaluator, board: Board, baselines: Mapping[str, Recipe], settings: Finalise, seed: int
+        self,
+        evaluator: Evaluator,
+        board: Leaderboard,
+        baselines: Mapping[str, Recipe],
+        settings: FinaliseConfig,
+        seed: int,
     ) -> None:
         self._evaluator, self._board, self._settings, self._seed = evaluator, board, settings, seed
         self._several = evaluator.objective.front
@@ -55,7 +60,7 @@ class Final:
             simpler = backward(evaluator, winner, settings.simplify, labels) if settings.simplify else None
             around = sensitivity(evaluator, winner, space.decode, settings.cloud, settings.radius, self._seed)
             shown = [winner, *self._able, *members, *([simpler.candidate] if simpler else [])]
-            evaluator.look("holdout", [candidate.key for candidate in shown])
+            evaluator.record_use("holdout", [candidate.key for candidate in shown])
             evaluator.evaluate(shown, "holdout")
             if evaluator.error(winner.key, "holdout") is None:
                 return self._result(winner, members, simpler, around)
@@ -72,8 +77,8 @@ class Final:
         """The best of several objectives: some of the front, far from one another; the baselines are there anyway."""
         standing = {c.key for c in self._able}
         found = [c for c in ranked if c.key not in standing]
-        kept = _feasible(found, [self._board.worth[c.key].violation for c in found])
-        points = [tuple(self._board.worth[c.key].values.values()) for c in kept]
+        kept = _feasible(found, [self._board.fitness[c.key].violation for c in found])
+        points = [tuple(self._board.fitness[c.key].values.values()) for c in kept]
         return [kept[place] for place in spread_out(points, self._settings.top)]
 
     def _favourites(self, space: SearchSpace) -> list[Candidate]:
@@ -87,19 +92,19 @@ class Final:
     def _front(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Of several objectives, the candidates that none dominates on `select`; of one, none."""
         scored = [c for c in candidates if self._evaluator.items(c.key, "select")] if self._several else []
-        kept = _feasible(scored, [self._evaluator.worth(c.key, "select").violation for c in scored])
+        kept = _feasible(scored, [self._evaluator.fitness(c.key, "select").violation for c in scored])
         return [kept[place] for place in front(self._points(kept, "select"))]
 
     def _points(self, candidates: Sequence[Candidate], slice_name: str) -> list[tuple[float, ...]]:
-        return [tuple(self._evaluator.worth(c.key, slice_name).values.values()) for c in candidates]
+        return [tuple(self._evaluator.fitness(c.key, slice_name).values.values()) for c in candidates]
 
     def _best(self, candidates: Sequence[Candidate], slice_name: str) -> Candidate:
         """The best on a slice; equals go to the better on `search`, then to the earlier."""
         scored = [c for c in candidates if self._evaluator.items(c.key, slice_name)]
         if not scored:
             raise RunError(f"no candidate could be scored on {slice_name}; the reasons are in trials.jsonl")
-        worth = self._evaluator.worth
-        return max(scored, key=lambda c: (worth(c.key, slice_name).rank, _known(worth(c.key, "search").score)))
+        fitness = self._evaluator.fitness
+        return max(scored, key=lambda c: (fitness(c.key, slice_name).rank, _known(fitness(c.key, "search").score)))
 
     def _result(
         self, winner: Candidate, members: list[Candidate], simpler: Simpler | None, around: Sensitivity | None
@@ -122,7 +127,7 @@ class Final:
             self._covered(members),
         )
 
-    def _compared(self, winner: Candidate, others: Mapping[str, Mapping[str, float]]) -> tuple[Comparison, ...]:
+    def _compared(self, winner: Candidate, others: Mapping[str, Mapping[str, float]]) -> tuple[PairedTest, ...]:
         own = self._evaluator.scaled(winner.key, "holdout")
         return compare(own, others, self._evaluator.objective.weights, task_of, self._seed)
 
@@ -134,7 +139,7 @@ class Final:
         (against,) = self._compared(winner, {"simpler": items})
         return Beside(simpler, self._row(simpler.candidate, "simpler"), against.interval.reversed)
 
-    def _covered(self, members: Sequence[Candidate]) -> Front | None:
+    def _covered(self, members: Sequence[Candidate]) -> ParetoFront | None:
         if not members:
             return None
         shown, standing = (
@@ -143,7 +148,7 @@ class Final:
         points = self._points(shown, "holdout")
         share = share_of_box(points, [*points, *self._points(standing, "holdout")])
         rows = tuple(self._row(c, "member") for c in shown)
-        return Front(tuple(shown), rows, self._evaluator.objective.tasks, share)
+        return ParetoFront(tuple(shown), rows, self._evaluator.objective.tasks, share)
 
     def _row(self, candidate: Candidate, role: str, label: str | None = None) -> Row:
         scores = {name: self._evaluator.score(candidate.key, name) for name in SLICES}

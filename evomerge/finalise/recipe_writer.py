@@ -15,7 +15,7 @@ RECIPE, SIMPLER, FRONT = "recipe.yaml", "recipe.simple.yaml", "front"
 
 
 @dataclass(frozen=True)
-class Keeper:
+class RecipeWriter:
     """Writes recipes into a run's folder, as `frozen` has them, with hashes of the models and of the merged weights.
 
     `build` merges a recipe and returns its fingerprint.

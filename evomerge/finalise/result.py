@@ -7,7 +7,7 @@ from typing import Any
 
 from evomerge.finalise.sensitivity import Sensitivity
 from evomerge.finalise.simplification import Simpler
-from evomerge.finalise.statistics import Comparison, Interval, Verdict
+from evomerge.finalise.statistics import Interval, PairedTest, Verdict
 from evomerge.scoring import clearly_more
 from evomerge.searching import Candidate
 
@@ -31,7 +31,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Front:
+class ParetoFront:
     """The candidates that none dominates on `select`, with their rows.
 
     `share` of the box of all rows' scores on holdout, the baselines' included, is dominated by them.
@@ -59,12 +59,12 @@ class Result:
     winner: Candidate
     best_baseline: str
     rows: tuple[Row, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[PairedTest, ...]
     gap: Mapping[str, float | None]
     floors: Mapping[str, float]  # on holdout
     simpler: Beside | None = None
     sensitivity: Sensitivity | None = None
-    front: Front | None = None
+    front: ParetoFront | None = None
 
     @property
     def interval(self) -> Interval:
@@ -114,7 +114,7 @@ class Result:
         }
 
 
-def looks(entries: Sequence[Mapping[str, Any]]) -> int:
+def count_holdout_uses(entries: Sequence[Mapping[str, Any]]) -> int:
     """How many looks at holdout, of those in the ledger, showed a candidate that none before had."""
     seen, found = set[str](), 0
     for keys in (set(entry["keys"]) for entry in entries if entry["look"] == "holdout"):
@@ -127,7 +127,7 @@ def _interval(interval: Interval) -> dict[str, float]:
     return {"low": interval.low, "high": interval.high, "level": interval.level}
 
 
-def _comparison(comparison: Comparison) -> dict[str, Any]:
+def _comparison(comparison: PairedTest) -> dict[str, Any]:
     found = comparison.significance
     return {
         "label": comparison.label,
@@ -160,7 +160,7 @@ def _sensitivity(found: Sensitivity) -> dict[str, Any]:
     }
 
 
-def _front(front: Front) -> dict[str, Any]:
+def _front(front: ParetoFront) -> dict[str, Any]:
     return {
         "members": [row.as_dict() for row in front.rows],
         "tasks": list(front.tasks),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evomerge.finalise.statistics import Interval, Paired, paired_bootstrap
+from evomerge.finalise.statistics import Interval, PairedScores, paired_bootstrap
 from evomerge.optimizers import Vector
 from evomerge.recipes import Recipe
 from evomerge.scoring import task_of
@@ -57,7 +57,7 @@ def sensitivity(
         return None
     mean = {item: sum(items[item] for items in scored) / len(scored) for item in best}
     interval = paired_bootstrap(mean, best, evaluator.objective.weights, task_of, seed=seed)
-    differences = [Paired.of(items, best, evaluator.objective.weights, task_of).difference for items in scored]
+    differences = [PairedScores.of(items, best, evaluator.objective.weights, task_of).difference for items in scored]
     return Sensitivity(radius, len(scored), interval, min(differences), max(differences))
 
 

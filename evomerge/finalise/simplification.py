@@ -6,7 +6,7 @@ from itertools import zip_longest
 from typing import Literal
 
 from evomerge import methods
-from evomerge.finalise.statistics import Paired
+from evomerge.finalise.statistics import PairedScores
 from evomerge.recipes import ModelRef, Recipe, Rule, Scalar, Setting, Settings, Slice, Source, simplify
 from evomerge.scoring import task_of
 from evomerge.searching import Candidate, Evaluator
@@ -92,8 +92,8 @@ def _alike(evaluator: Evaluator, candidate: Candidate, winner: Candidate) -> boo
     own, best = (evaluator.scaled(c.key, "select") for c in (candidate, winner))
     if not own:
         return False
-    breach = [evaluator.worth(c.key, "select").violation for c in (candidate, winner)]
-    paired = Paired.of(own, best, evaluator.objective.weights, task_of)
+    breach = [evaluator.fitness(c.key, "select").violation for c in (candidate, winner)]
+    paired = PairedScores.of(own, best, evaluator.objective.weights, task_of)
     return breach[0] <= breach[1] and paired.difference >= -paired.standard_error
 
 

@@ -36,7 +36,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedScores:
     """Two models on the same items: their differences, an array for each task, and what each task's mean counts."""
 
     differences: tuple[Vector, ...]
@@ -49,7 +49,7 @@ class Paired:
         second: Mapping[str, float],
         weights: Mapping[str, float],
         task_of: Callable[[str], str],
-    ) -> "Paired":
+    ) -> "PairedScores":
         """first − second item by item, tasks in order of name; ValueError where the items are not the same."""
         if first.keys() != second.keys():
             raise ValueError("a paired comparison needs the same items on both sides")
@@ -82,7 +82,7 @@ class Significance:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedTest:
     """The winner against one baseline on the same items; `corrected` is p after Holm's correction."""
 
     label: str
@@ -102,13 +102,13 @@ def compare(
     weights: Mapping[str, float],
     task_of: Callable[[str], str],
     seed: int = 0,
-) -> tuple[Comparison, ...]:
+) -> tuple[PairedTest, ...]:
     """The winner's item scores against each other model's, p-values corrected for their number."""
-    pairs = {label: Paired.of(winner, items, weights, task_of) for label, items in others.items()}
+    pairs = {label: PairedScores.of(winner, items, weights, task_of) for label, items in others.items()}
     tests = {label: sign_flips(paired, seed=seed) for label, paired in pairs.items()}
     corrected = holm({label: test.p for label, test in tests.items()})
     return tuple(
-        Comparison(label, bootstrap(paired, seed=seed), tests[label], corrected[label])
+        PairedTest(label, bootstrap(paired, seed=seed), tests[label], corrected[label])
         for label, paired in pairs.items()
     )
 
@@ -124,10 +124,10 @@ def paired_bootstrap(
     seed: int = 0,
 ) -> Interval:
     """`bootstrap` of two models' item scores; ValueError where the two were scored on different items."""
-    return bootstrap(Paired.of(first, second, weights, task_of), draws=draws, level=level, seed=seed)
+    return bootstrap(PairedScores.of(first, second, weights, task_of), draws=draws, level=level, seed=seed)
 
 
-def bootstrap(paired: Paired, *, draws: int = 10_000, level: float = 0.95, seed: int = 0) -> Interval:
+def bootstrap(paired: PairedScores, *, draws: int = 10_000, level: float = 0.95, seed: int = 0) -> Interval:
     """Percentile bootstrap of the difference, stratified by task.
 
     Items are resampled within their task and tasks keep their weights (Efron & Tibshirani 1993, ch. 13).
@@ -140,7 +140,7 @@ def bootstrap(paired: Paired, *, draws: int = 10_000, level: float = 0.95, seed:
     return Interval(paired.difference, float(low), float(high), level)
 
 
-def sign_flips(paired: Paired, *, draws: int = 20_000, seed: int = 0) -> Significance:
+def sign_flips(paired: PairedScores, *, draws: int = 20_000, seed: int = 0) -> Significance:
     """Were the models alike, each item's difference could as well have the other sign: how rare is one this large?
 
     Where all differences count alike, as those of a 0/1 metric on tasks of equal weight and size do, this is the exact

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.ledger.ledger import Deal, Ledger
+    from evomerge.ledger.ledger import Ledger, Rechunking
     from evomerge.ledger.reading import plan_of, read_trials, refuse_other, whole_scores
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
-    "Deal",
     "Ledger",
+    "Rechunking",
     "plan_of",
     "read_trials",
     "refuse_other",

@@ -29,7 +29,7 @@ class Trial:
     seconds: float = 0.0
     items: int = 0  # scored and paid for
 
-    def know(self, old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]]) -> None:
+    def fill_in(self, old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]]) -> None:
         """Put together what `new` chunks would say of the items of all `old` ones: their scores, or why it failed.
 
         What is known of a new chunk already stays.
@@ -44,7 +44,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Deal:
+class Rechunking:
     """The search slice dealt anew: chunk id → items, and the level of every item that it was dealt by."""
 
     chunks: Mapping[str, Sequence[str]]
@@ -61,11 +61,11 @@ class Ledger:
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
         self.trials: dict[str, Trial] = {}
-        self.looks: list[dict[str, Any]] = []
+        self.slice_uses: list[dict[str, Any]] = []
         self.stops: list[dict[str, Any]] = []
         self.races: list[dict[str, Any]] = []
-        self.deal: Deal | None = None
-        self.most: int | None = None  # items after which races end
+        self.rechunking: Rechunking | None = None
+        self.race_limit: int | None = None  # items after which races end
         self.header: dict[str, Any] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,12 +110,12 @@ class Ledger:
         """Record that a candidate could not be built or scored; it is not tried again on that chunk."""
         self._record({"key": key, "chunk": chunk, "error": reason}, recipe)
 
-    def append_look(self, slice_name: str, keys: list[str]) -> None:
+    def append_slice_use(self, slice_name: str, keys: list[str]) -> None:
         """Record that candidates were looked at on a slice outside the search, once for the same look."""
         look = {"look": slice_name, "keys": keys}
-        if look not in self.looks:
+        if look not in self.slice_uses:
             self._write(look)
-            self.looks.append(look)
+            self.slice_uses.append(look)
 
     def append_stop(self, generation: int, budget: Mapping[str, Any]) -> None:
         """Record after which generation the time of a budget had run out."""
@@ -130,24 +130,24 @@ class Ledger:
             self._write({"race": race})
             self.races.append(race)
 
-    def append_most(self, items: int) -> None:
+    def append_race_limit(self, items: int) -> None:
         """Record after how many items the races of this search end."""
         self._write({"most": items})
-        self.most = items
+        self.race_limit = items
 
     def recall(self, chunks: Mapping[str, Sequence[str]]) -> None:
         """Have what trials hold of a slice that was dealt anew count for its `chunks` of before, too."""
-        if self.deal is not None:
+        if self.rechunking is not None:
             for trial in self.trials.values():
-                trial.know(self.deal.chunks, chunks)
+                trial.fill_in(self.rechunking.chunks, chunks)
 
-    def append_deal(self, deal: Deal, old: Mapping[str, Sequence[str]]) -> None:
+    def append_rechunking(self, rechunking: Rechunking, old: Mapping[str, Sequence[str]]) -> None:
         """Record that the search slice is in other chunks, once; what trials hold of all `old` ones counts for them."""
-        if self.deal is None:
-            self._write({"deal": dict(deal.chunks), "levels": dict(deal.levels)})
-            self.deal = deal
+        if self.rechunking is None:
+            self._write({"deal": dict(rechunking.chunks), "levels": dict(rechunking.levels)})
+            self.rechunking = rechunking
         for trial in self.trials.values():
-            trial.know(old, deal.chunks)
+            trial.fill_in(old, rechunking.chunks)
 
     def close(self) -> None:
         """Let another process have the file."""
@@ -161,7 +161,7 @@ class Ledger:
 
     def _apply(self, line: Mapping[str, Any]) -> None:
         if "look" in line:
-            self.looks.append(dict(line))
+            self.slice_uses.append(dict(line))
             return
         if "stop" in line:
             self.stops.append(line["stop"])
@@ -170,10 +170,10 @@ class Ledger:
             self.races.append(line["race"])
             return
         if "most" in line:
-            self.most = int(line["most"])
+            self.race_limit = int(line["most"])
             return
         if "deal" in line:
-            self.deal = Deal(line["deal"], line["levels"])
+            self.rechunking = Rechunking(line["deal"], line["levels"])
             return
         trial = self.trials.setdefault(line["key"], Trial())
         if "error" in line:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
-from evomerge.notices import say_once
+from evomerge.notices import warn_once
 
 Line = dict[str, Any]
 HEADER = ("schema", "config", "models", "chunks", "items")  # what scores are scores of
@@ -108,7 +108,7 @@ class _Reading:
         if not self.passed:
             return
         parts = (f"{what} line{'s' * (len(at) > 1)} {_listed(at)}" for what, at in self.passed.items())
-        say_once(f"{self.path}: passed over {'; '.join(parts)}")
+        warn_once(f"{self.path}: passed over {'; '.join(parts)}")
 
     def _pass(self, what: str, number: int) -> None:
         self.passed.setdefault(what, []).append(number)

@@ -25,7 +25,7 @@ def read_trials(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def chunks_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Chunk id → items of every slice, as drawn and as dealt anew."""
     anew = [line["deal"] for line in lines if "deal" in line]
-    return {**header["chunks"], **{id_: items for deal in anew for id_, items in deal.items()}}
+    return {**header["chunks"], **{id_: items for rechunking in anew for id_, items in rechunking.items()}}
 
 
 def plan_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Plan:

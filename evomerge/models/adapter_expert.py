@@ -14,7 +14,7 @@ from evomerge.models.adapter import Adapter
 from evomerge.models.destinations import Destination
 from evomerge.models.experts import Base, FullExpert, listed
 from evomerge.models.stored import Stored
-from evomerge.notices import say_once
+from evomerge.notices import warn_once
 
 
 class AdapterExpert:
@@ -63,11 +63,11 @@ class AdapterExpert:
         paths = {name: self._path(name) for name in self.adapter.names() if name not in self._passed}
         if self._passed:
             which = listed(self._passed)
-            say_once(f"{self.adapter.folder}: passed over, as by peft, whose targets do not select it: {which}")
+            warn_once(f"{self.adapter.folder}: passed over, as by peft, whose targets do not select it: {which}")
         outside = [name for name, path in paths.items() if path in base.skeleton.outside]
         if outside:
             more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
-            say_once(f"{self.adapter.folder}: {outside[0]}{more}: outside the language model the base stays as it is")
+            warn_once(f"{self.adapter.folder}: {outside[0]}{more}: outside the language model the base stays as it is")
         shapes = {name: base.skeleton.shape(path) for name, path in paths.items() if path in base.skeleton.paths}
         parted = {place.path for place in base.destination.values() if not place.whole}
         return self.adapter.problems(shapes, ignoring=[*outside, *self._passed]) + [
@@ -142,7 +142,7 @@ class AdapterExpert:
         """Forget what the file says of a path that no forward pass reads, as peft's live model does."""
         name = self._at.pop(path, None)
         if name and not any(other == name for other in self._at.values()):
-            say_once(f"{self.adapter.folder}: the model does not read {name} itself, so this change has no effect")
+            warn_once(f"{self.adapter.folder}: the model does not read {name} itself, so this change has no effect")
 
     def _alike(self, one: str, other: str) -> bool:
         changes = self._change(one), self._change(other)

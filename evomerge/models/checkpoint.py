@@ -19,7 +19,7 @@ from torch import Tensor
 
 from evomerge.errors import ExpertError
 from evomerge.hub import out_of_reach
-from evomerge.notices import say_once
+from evomerge.notices import warn_once
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -85,7 +85,7 @@ def say_what_is_read(folder: Path, read: Collection[str], *patterns: str) -> Non
     if beside := sorted(lie_there - set(read) - (set() if whole else {INDEX})):
         first = next(iter(read)) if whole else f"{len(read)} shards of {INDEX}"
         more = f" and {len(beside) - 1} more" if len(beside) > 1 else ""
-        say_once(f"{folder}: {first} is read, as transformers and peft do; {beside[0]}{more} beside it is not")
+        warn_once(f"{folder}: {first} is read, as transformers and peft do; {beside[0]}{more} beside it is not")
 
 
 def same_numbers(one: Tensor, other: Tensor) -> bool:

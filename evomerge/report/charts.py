@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from evomerge.report.coefficients import Block
-from evomerge.report.record import Contender, Point, Record, missing
+from evomerge.report.record import ComparedModel, Point, Record, missing
 from evomerge.report.svg import Scale, cross, dot, line, rect, scale, shorten, span, spread, svg, text, ticks
 from evomerge.report.table import number
 
@@ -30,7 +30,7 @@ def search_curve(record: Record) -> str:
     return svg("search", "Score of each candidate on the search slice", description, size, parts)
 
 
-def task_bars(task: str, contenders: Sequence[Contender], name: str) -> str:
+def task_bars(task: str, contenders: Sequence[ComparedModel], name: str) -> str:
     """The contenders' scores on one task of holdout, as bars."""
     values = [contender.scores.get(task, math.nan) for contender in contenders]
     good = [value for value in values if not missing(value)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from evomerge.searching import Board
+from evomerge.searching import Leaderboard
 
 PATIENCE = 30.0  # seconds between two lines of a long preparation
 
@@ -38,7 +38,7 @@ class Display:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def foresee(self, left: Callable[[], float | None]) -> None:
+    def show_time_left(self, left: Callable[[], float | None]) -> None:
         """Ask this for the seconds that are left, as far as they are known, after each generation."""
         self._left = left
 
@@ -46,7 +46,7 @@ class Display:
         """Move the bar."""
         self._progress.update(self._bar, completed=done, total=total)
 
-    def generation(self, number: int, board: Board, scores: Sequence[float]) -> None:
+    def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
         """Print the generation's line."""
         self._asked += len(scores) if number else 0
         good = [score for score in scores if not math.isnan(score)]

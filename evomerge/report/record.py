@@ -14,7 +14,7 @@ from evomerge.errors import RunError
 from evomerge.ledger import plan_of, read_trials
 from evomerge.recipes import Recipe, load_recipe, original_recipe
 from evomerge.scoring import Chunk, Plan
-from evomerge.searching import FAILED, ItemOrder, Objective, Worth
+from evomerge.searching import FAILED, Fitness, ItemOrder, Objective
 
 FILES = ("config.yaml", "trials.jsonl", "recipe.yaml", "result.json")
 
@@ -31,11 +31,11 @@ class Point:
     score: float
     whole: bool = True
     error: str | None = None
-    worth: Worth = FAILED
+    fitness: Fitness = FAILED
 
 
 @dataclass(frozen=True)
-class Contender:
+class ComparedModel:
     """A model of the comparison on holdout: its mean first, then its tasks; NaN where it failed."""
 
     label: str
@@ -53,7 +53,7 @@ class Record:
     recipe: Recipe
     recipe_text: str
     points: tuple[Point, ...]
-    standing: Mapping[str, Worth] = field(default_factory=dict)  # the baselines on the search slice
+    standing: Mapping[str, Fitness] = field(default_factory=dict)  # the baselines on the search slice
 
     @property
     def winner(self) -> Mapping[str, Any]:
@@ -74,16 +74,16 @@ class Record:
 
         Whoever breaks a floor does not lead; NaN as long as nobody keeps them all.
         """
-        kept = {label for label, worth in self.standing.items() if not worth.violation}
+        kept = {label for label, fitness in self.standing.items() if not fitness.violation}
         known = [row["scores"]["search"] for row in self.baselines if row["label"] in kept]
         best = [max((score for score in known if not missing(score)), default=math.nan)]
         for point in self.points:
-            counts = point.whole and not missing(point.score) and not point.worth.violation
+            counts = point.whole and not missing(point.score) and not point.fitness.violation
             leads = counts and (missing(best[-1]) or point.score > best[-1])
             best.append(point.score if leads else best[-1])
         return best
 
-    def contenders(self) -> list[Contender]:
+    def contenders(self) -> list[ComparedModel]:
         """Winner, best baseline and every expert on holdout."""
         rival = self.result["best_baseline"]
         roles = {label: "expert" for label in self.config["experts"]} | {rival: "rival"}
@@ -116,8 +116,8 @@ def read(folder: Path) -> Record:
     return Record(name, config, result, recipe, (folder / "recipe.yaml").read_text(), points, standing)
 
 
-def _contender(label: str, role: str, row: Mapping[str, Any]) -> Contender:
-    return Contender(label, role, {"all tasks": row["scores"]["holdout"], **row["tasks"]})
+def _contender(label: str, role: str, row: Mapping[str, Any]) -> ComparedModel:
+    return ComparedModel(label, role, {"all tasks": row["scores"]["holdout"], **row["tasks"]})
 
 
 def _drawn(plan: Plan) -> tuple[Chunk, ...]:
@@ -159,9 +159,9 @@ class _Ledger:
         else:
             scores[line["chunk"]] = line["scores"]
 
-    def standing(self) -> dict[str, Worth]:
+    def standing(self) -> dict[str, Fitness]:
         """What every baseline that could be scored is worth."""
-        return {label: self._objective.worth(means, self._references) for label, means in self._references.items()}
+        return {label: self._objective.fitness(means, self._references) for label, means in self._references.items()}
 
     def points(self, asked: Sequence[str]) -> tuple[Point, ...]:
         """Every candidate but the baselines, as first asked: several workers write in another order each time."""
@@ -176,9 +176,9 @@ class _Ledger:
             error = None  # what a worker tried ahead is nothing that the search has seen
         if error is not None or not items:
             return Point(number, key, math.nan, error=error)
-        worth = self._objective.worth(self._plan.by_task(items), self._references)
+        fitness = self._objective.fitness(self._plan.by_task(items), self._references)
         whole = len(items) == len(set(self._plan.items("search")))
-        return Point(number, key, worth.score if whole else self._estimate(items), whole, worth=worth)
+        return Point(number, key, fitness.score if whole else self._estimate(items), whole, fitness=fitness)
 
     def _estimate(self, items: Mapping[str, float]) -> float:
         """The score by the items that were seen, each of which stands for those that were passed over for it."""

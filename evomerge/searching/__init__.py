@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.searching.budget import Allowance, Budget
+    from evomerge.searching.budget import BudgetConfig, RemainingBudget
     from evomerge.searching.evaluator import Candidate, Evaluator
     from evomerge.searching.generation import races
     from evomerge.searching.item_order import ItemOrder
-    from evomerge.searching.loop import Board, Listener, header, search
-    from evomerge.searching.objective import FAILED, ROUNDING, Objective, Worth
+    from evomerge.searching.loop import Leaderboard, SearchCallback, ledger_header, search
+    from evomerge.searching.objective import FAILED, ROUNDING, Fitness, Objective
     from evomerge.searching.pareto import front, knee, share_of_box, spread_out
     from evomerge.searching.race import RaceConfig
 else:
@@ -19,19 +19,19 @@ else:
 __all__ = [
     "FAILED",
     "ROUNDING",
-    "Allowance",
-    "Board",
-    "Budget",
+    "BudgetConfig",
     "Candidate",
     "Evaluator",
+    "Fitness",
     "ItemOrder",
-    "Listener",
+    "Leaderboard",
     "Objective",
     "RaceConfig",
-    "Worth",
+    "RemainingBudget",
+    "SearchCallback",
     "front",
-    "header",
     "knee",
+    "ledger_header",
     "races",
     "search",
     "share_of_box",

@@ -20,7 +20,7 @@ PER_DIMENSION = 8  # candidates for each dimension of the space: what a budget p
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class BudgetConfig:
     """`evaluations` candidates asked of the optimizer, `items` of the search slice that they are scored on, `hours`
     from the start of the command to its end, finalise included; baselines come on top of the first two. Any may be
     None, not all."""
@@ -53,7 +53,7 @@ class Budget:
         return f"at most {items} items of the search slice" if items < math.inf else "as many candidates as time allows"
 
 
-class Allowance:
+class RemainingBudget:
     """What is left of a budget before each generation.
 
     Candidates and items are counted as they are asked for, so that a resumed search ends where an undisturbed one does.
@@ -63,7 +63,7 @@ class Allowance:
     """
 
     def __init__(
-        self, budget: Budget, evaluator: Evaluator, ledger: Ledger, reserve: int = 0, start: float | None = None
+        self, budget: BudgetConfig, evaluator: Evaluator, ledger: Ledger, reserve: int = 0, start: float | None = None
     ) -> None:
         self._budget, self._evaluator, self._ledger, self._reserve = budget, evaluator, ledger, reserve
         self._start = time.monotonic() if start is None else start
@@ -75,9 +75,9 @@ class Allowance:
         """The race with as many items as the budget can pay for on enough candidates; decided once and noted."""
         if rule.most is None or not rule.widens:
             return rule
-        if self._ledger.most is None:
-            self._ledger.append_most(self._window(rule.most, dimensions))
-        return replace(rule, most=self._ledger.most)
+        if self._ledger.race_limit is None:
+            self._ledger.append_race_limit(self._window(rule.most, dimensions))
+        return replace(rule, most=self._ledger.race_limit)
 
     def _window(self, narrowest: int, dimensions: int) -> int:
         """Items that each of enough candidates can be shown; the narrowest where the budget only counts candidates."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from evomerge.errors import CandidateError
-from evomerge.ledger import Deal, Ledger
+from evomerge.ledger import Ledger, Rechunking
 from evomerge.optimizers import Vector
 from evomerge.recipes import Recipe, to_document
 from evomerge.scoring import Chunk, Scorer, added
-from evomerge.searching.objective import FAILED, Objective, Worth
+from evomerge.searching.objective import FAILED, Fitness, Objective
 from evomerge.workers import Job, Outcome
-from evomerge.workers.pools import Dispatch, Pool
+from evomerge.workers.pools import JobQueue, Pool
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Candidate:
         return cls(label, recipe, recipe.key(), vector)
 
 
-class Progress(Protocol):
+class ProgressCallback(Protocol):
     """Whoever wants to know how far the present candidates are."""
 
     def work(self, done: int, total: int) -> None:
@@ -54,14 +54,14 @@ class Evaluator:
         scorer: Scorer,
         pool: Pool,
         ledger: Ledger,
-        listeners: Sequence[Progress] = (),
+        callbacks: Sequence[ProgressCallback] = (),
         objective: Objective | None = None,
     ) -> None:
         self.plan = scorer.plan
         self.objective = objective or Objective(scorer.plan.weights)
         self.baselines: Mapping[str, str] = {}  # label → key of what scores may be measured by
         self._scorer, self._pool, self._ledger = scorer, pool, ledger
-        self._listeners = listeners
+        self._callbacks = callbacks
         self._chunks = {chunk.id: chunk for chunks in self.plan.chunks.values() for chunk in chunks}
         self.asked: set[str] = set()  # keys of whoever was to be scored
         self.scored = 0
@@ -85,18 +85,18 @@ class Evaluator:
                 begun = time.monotonic() - outcome.seconds
             self._record(outcome)
             work.take(outcome.job)
-            for listener in self._listeners:
-                listener.work(done, done + len(work.waiting))
+            for callback in self._callbacks:
+                callback.work(done, done + len(work.waiting))
         self.busy += 0.0 if begun is None else time.monotonic() - begun
 
     def score(self, key: str, slice_name: str) -> float:
         """The candidate's score on a slice, NaN where it failed or was not scored there."""
-        return self.worth(key, slice_name).score
+        return self.fitness(key, slice_name).score
 
-    def worth(self, key: str, slice_name: str) -> Worth:
+    def fitness(self, key: str, slice_name: str) -> Fitness:
         """What the objective makes of the candidate's scores on a slice, beside those of the baselines."""
         scores = self.items(key, slice_name)
-        return self.objective.worth(self.plan.by_task(scores), self.references(slice_name)) if scores else FAILED
+        return self.objective.fitness(self.plan.by_task(scores), self.references(slice_name)) if scores else FAILED
 
     def references(self, slice_name: str) -> dict[str, dict[str, float]]:
         """The task means of the baselines on a slice, where the objective needs them."""
@@ -132,23 +132,23 @@ class Evaluator:
         for chunk in self.plan.chunks[slice_name]:
             self._ledger[key].errors.pop(chunk.id, None)
 
-    def look(self, slice_name: str, keys: Sequence[str]) -> None:
+    def record_use(self, slice_name: str, keys: Sequence[str]) -> None:
         """Note in the ledger that these candidates are about to be looked at on a slice; once for the same ones."""
-        self._ledger.append_look(slice_name, list(dict.fromkeys(keys)))
+        self._ledger.append_slice_use(slice_name, list(dict.fromkeys(keys)))
 
     def recall(self) -> None:
         """Let what an earlier command has scored of a slice dealt anew count for the slice as it was drawn."""
         self._ledger.recall({chunk.id: chunk.items for chunk in self.plan.chunks["search"]})
 
     @property
-    def deal(self) -> Deal | None:
+    def rechunking(self) -> Rechunking | None:
         """How the ledger says that the search slice was dealt anew, if it was."""
-        return self._ledger.deal
+        return self._ledger.rechunking
 
-    def deal_anew(self, deal: Deal) -> None:
+    def rechunk(self, rechunking: Rechunking) -> None:
         """Have the search slice in other chunks from here on; what is known of its items under the old ones holds."""
-        chunks = tuple(Chunk(id_, "search", tuple(items)) for id_, items in deal.chunks.items())
-        self._ledger.append_deal(deal, {chunk.id: chunk.items for chunk in self.plan.chunks["search"]})
+        chunks = tuple(Chunk(id_, "search", tuple(items)) for id_, items in rechunking.chunks.items())
+        self._ledger.append_rechunking(rechunking, {chunk.id: chunk.items for chunk in self.plan.chunks["search"]})
         self.plan = replace(self.plan, chunks={**self.plan.chunks, "search": chunks})
         self._chunks |= {chunk.id: chunk for chunk in chunks}
         self._pool.extend({chunk.id: self._scorer.requests(chunk) for chunk in chunks})
@@ -194,7 +194,7 @@ class _Work:
     """The stages of some chunks: what the present one still waits for, and the jobs that workers take."""
 
     def __init__(self, evaluator: Evaluator, ledger: Ledger, chunks: Sequence[Chunk], stages: Iterator[Stage]) -> None:
-        self.jobs = Dispatch()
+        self.jobs = JobQueue()
         self.waiting: set[tuple[str, str]] = set()
         self._evaluator, self._ledger, self._chunks, self._stages = evaluator, ledger, chunks, stages
 

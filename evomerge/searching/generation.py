@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evomerge.ledger import Deal
+from evomerge.ledger import Rechunking
 from evomerge.searching.evaluator import Candidate, Evaluator, Stage
-from evomerge.searching.item_order import ItemOrder, agreement, dealt
-from evomerge.searching.objective import FAILED, Objective, Worth
+from evomerge.searching.item_order import ItemOrder, agreement, rechunked
+from evomerge.searching.objective import FAILED, Fitness, Objective
 from evomerge.searching.race import Matrix, RaceConfig, Strata, decided
 
 BEHIND = 1e-9
@@ -19,7 +19,7 @@ BEHIND = 1e-9
 class Scored:
     """A generation on the search slice: what each recipe is worth, on how many items, and who has seen all of them."""
 
-    worth: Mapping[str, Worth]
+    fitness: Mapping[str, Fitness]
     items: Mapping[str, int]
     whole: frozenset[str]
 
@@ -37,8 +37,8 @@ def run_generation(
     if not races(evaluator.objective, rule):
         evaluator.evaluate(unique, "search")
         count = len(evaluator.plan.items("search"))
-        worth = {candidate.key: evaluator.worth(candidate.key, "search") for candidate in unique}
-        return Scored(worth, dict.fromkeys(worth, count), frozenset(worth))
+        fitness = {candidate.key: evaluator.fitness(candidate.key, "search") for candidate in unique}
+        return Scored(fitness, dict.fromkeys(fitness, count), frozenset(fitness))
     return _Race(evaluator, unique, rule, order, number).run()
 
 
@@ -51,15 +51,15 @@ def item_order(evaluator: Evaluator, rule: RaceConfig) -> ItemOrder:
     """The order of a search whose baselines are scored; an informative one deals the search slice anew, once."""
     if rule.items != "informative" or not races(evaluator.objective, rule):
         return ItemOrder.even(evaluator.plan, rotating=rule.items != "fixed")
-    deal = evaluator.deal or _informative(evaluator)
-    evaluator.deal_anew(deal)
-    return ItemOrder.informative(evaluator.plan, deal.levels)
+    rechunking = evaluator.rechunking or _informative(evaluator)
+    evaluator.rechunk(rechunking)
+    return ItemOrder.informative(evaluator.plan, rechunking.levels)
 
 
-def _informative(evaluator: Evaluator) -> Deal:
+def _informative(evaluator: Evaluator) -> Rechunking:
     scores = (evaluator.items(key, "search") for key in evaluator.baselines.values())
     levels = agreement(evaluator.plan, [items for items in scores if items])
-    return Deal({chunk.id: list(chunk.items) for chunk in dealt(evaluator.plan, levels)}, levels)
+    return Rechunking({chunk.id: list(chunk.items) for chunk in rechunked(evaluator.plan, levels)}, levels)
 
 
 class _Race:
@@ -82,7 +82,7 @@ class _Race:
         length = [len(chunk.items) for chunk in self._chunks]
         ended = self._stopped | self._failed
         items = {key: sum(length[: ended.get(key, len(length))]) for key in self._candidates}
-        return Scored(self._worths(), items, frozenset(self._candidates) - frozenset(self._stopped))
+        return Scored(self._fitnesses(), items, frozenset(self._candidates) - frozenset(self._stopped))
 
     def _stages(self) -> Iterator[Stage]:
         """One chunk more for whoever still runs; what is decided is a function of the chunks before."""
@@ -105,26 +105,26 @@ class _Race:
         self._rejected |= {self._running[row] for row in rejected if row != leader}
         self._running = [key for key in self._running if key not in self._stopped]
 
-    def _worths(self) -> dict[str, Worth]:
+    def _fitnesses(self) -> dict[str, Fitness]:
         """A stopped candidate is worth what the leader is, and the difference on the items that both have seen.
 
         Where nobody got to the end, its own mean has to do.
         """
-        found = {key: self._evaluator.worth(key, "search") for key in self._running}
+        found = {key: self._evaluator.fitness(key, "search") for key in self._running}
         found |= dict.fromkeys(self._failed, FAILED)
         leader = max(self._running, key=lambda key: found[key].score, default=None)
         for key, seen in self._stopped.items():
             scores, strata = self._matrix([key, leader or key], seen)
             own, leading = strata.means(scores)
-            found[key] = Worth(float(own) + (found[leader].score - float(leading) if leader else 0.0))
+            found[key] = Fitness(float(own) + (found[leader].score - float(leading) if leader else 0.0))
         return found | self._held_back(found)
 
-    def _held_back(self, found: Mapping[str, Worth]) -> dict[str, Worth]:
+    def _held_back(self, found: Mapping[str, Fitness]) -> dict[str, Fitness]:
         """Whoever was rejected ranks behind everyone that was not, in the order of what it is worth."""
         kept = [w.score for key, w in found.items() if key not in self._rejected and not math.isnan(w.score)]
         least = min(kept, default=math.inf)
         order = sorted((k for k in self._candidates if k in self._rejected), key=lambda key: -found[key].score)
-        return {key: Worth(min(found[key].score, least - BEHIND * place)) for place, key in enumerate(order, 1)}
+        return {key: Fitness(min(found[key].score, least - BEHIND * place)) for place, key in enumerate(order, 1)}
 
     def _matrix(self, keys: Sequence[str], seen: int) -> tuple[Matrix, Strata]:
         """The scores of the first chunks' items in the objective's units, and what each item stands for."""

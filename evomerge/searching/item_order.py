@@ -14,7 +14,7 @@ from statistics import mean, median
 import numpy as np
 
 from evomerge.scoring import Chunk, Plan, task_of
-from evomerge.scoring.tasks import deal
+from evomerge.scoring.tasks import into_chunks
 from evomerge.searching.race import Strata
 
 RATES = {"agree": 1.0, "mostly right": 1.5, "mostly wrong": 2.0}
@@ -86,7 +86,7 @@ def agreement(plan: Plan, baselines: Sequence[Mapping[str, float]]) -> dict[str,
     }
 
 
-def dealt(plan: Plan, levels: Mapping[str, str]) -> tuple[Chunk, ...]:
+def rechunked(plan: Plan, levels: Mapping[str, str]) -> tuple[Chunk, ...]:
     """The items of the search slice in chunks as large as before, each stratum in the order in which it was drawn."""
     strata: dict[tuple[str, str], list[str]] = {(task, level): [] for task in plan.weights for level in RATES}
     for item in plan.items("search"):
@@ -94,5 +94,5 @@ def dealt(plan: Plan, levels: Mapping[str, str]) -> tuple[Chunk, ...]:
     drawn = {"/".join(stratum): items for stratum, items in strata.items() if items}
     rates = [RATES[level] for (_, level), items in strata.items() if items]
     largest = max(len(chunk.items) for chunk in plan.chunks["search"])
-    chunks = deal("search", drawn, largest, rates)
+    chunks = into_chunks("search", drawn, largest, rates)
     return tuple(Chunk(f"search/informative/{place}", "search", chunk.items) for place, chunk in enumerate(chunks))

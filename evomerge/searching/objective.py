@@ -21,7 +21,7 @@ GAIN = 0.02  # an expert that gains less on a task than this gives no unit to me
 
 
 @dataclass(frozen=True)
-class Worth:
+class Fitness:
     """A candidate on one slice: its score, what is in it task by task, and by how much it breaks its floors."""
 
     score: float
@@ -34,7 +34,7 @@ class Worth:
         return (-self.violation, self.score)
 
 
-FAILED = Worth(math.nan, violation=math.inf)
+FAILED = Fitness(math.nan, violation=math.inf)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Objective:
         """Whether scores depend on those of the baselines."""
         return self._normalise or any(floor.name for floor in self._floors.values())
 
-    def worth(self, means: Means, references: References) -> Worth:
+    def fitness(self, means: Means, references: References) -> Fitness:
         """What a candidate with these task means is worth beside the baselines'; tasks without items do not count."""
         units = {task: self._unit(task, references) for task in self.tasks if task in means}
         values = {task: (means[task] - zero) / one for task, (zero, one) in units.items()}
@@ -112,7 +112,7 @@ class Objective:
             return FAILED
         total = sum(self.weights[task] for task in values)
         score = sum(self.weights[task] * value for task, value in values.items()) / total
-        return Worth(score, values, self._violation(means, references))
+        return Fitness(score, values, self._violation(means, references))
 
     def items(self, scores: Mapping[str, float], references: References) -> dict[str, float]:
         """Item scores in the objective's units, of the tasks that count: their weighted mean is the score."""
@@ -120,17 +120,17 @@ class Objective:
         kept = ((item, score, task_of(item)) for item, score in scores.items() if task_of(item) in units)
         return {item: (score - units[task][0]) / units[task][1] for item, score, task in kept}
 
-    def loss(self, worth: Worth) -> Loss:
+    def loss(self, fitness: Fitness) -> Loss:
         """The one sign flip: optimizers minimise, and a failure is worse than anything.
 
         Where there are floors, losses of those that keep them are squeezed into −1 … 1, and one that breaks them has 1
         and its breach on top: below every other, better where it breaks less (Deb 2000).
         """
-        if math.isnan(worth.score):
+        if math.isnan(fitness.score):
             return self._all(math.inf)
-        if worth.violation > 0:
-            return self._all(1.0 + worth.violation)
-        scores = tuple(worth.values.get(task, math.nan) for task in self.tasks) if self.front else (worth.score,)
+        if fitness.violation > 0:
+            return self._all(1.0 + fitness.violation)
+        scores = tuple(fitness.values.get(task, math.nan) for task in self.tasks) if self.front else (fitness.score,)
         losses = tuple(-score / (1.0 + abs(score)) if self._floors else -score for score in scores)
         return losses if self.front else losses[0]
 

@@ -6,7 +6,14 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.space.axes import Coefficient
-    from evomerge.space.baselines import CONTROL, Rivals, from_file, mandatory_baselines, random_direction, textbook
+    from evomerge.space.baselines import (
+        CONTROL,
+        BaselinesConfig,
+        from_file,
+        mandatory_baselines,
+        random_direction,
+        textbook,
+    )
     from evomerge.space.categorical import ExpertSubset, Inner, MethodChoice, ScheduleChoice
     from evomerge.space.genes import refuse_unknown_genes
     from evomerge.space.space import SearchSpace, Space
@@ -15,11 +22,11 @@ else:
 
 __all__ = [
     "CONTROL",
+    "BaselinesConfig",
     "Coefficient",
     "ExpertSubset",
     "Inner",
     "MethodChoice",
-    "Rivals",
     "ScheduleChoice",
     "SearchSpace",
     "Space",

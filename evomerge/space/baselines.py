@@ -41,7 +41,7 @@ def mandatory_baselines(space: SearchSpace, base: ModelRef, experts: Mapping[str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rivals:
+class BaselinesConfig:
     """Rows beside the mandatory ones: a control, textbook merges, and recipes of any origin, by label.
 
     A method is a name, or name, settings, options and the values of genes (the same for all experts and tensors).

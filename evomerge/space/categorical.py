@@ -11,7 +11,7 @@ from evomerge.errors import ConfigError
 from evomerge.optimizers import Coordinate
 from evomerge.recipes import Recipe
 from evomerge.space.axes import Vector
-from evomerge.space.inverse import Wanted
+from evomerge.space.inverse import RecipeValues
 from evomerge.space.space import IN, SearchSpace, Space
 
 WELL_IN = (1.0 + IN) / 2  # a coordinate that a step of the search does not carry out
@@ -27,7 +27,7 @@ class Inner(SearchSpace, Protocol):
     def decode(self, vector: Vector, part: Mapping[str, float] | None = None) -> Recipe:
         """The recipe of a point; `part` gives each expert a coordinate, from IN on it takes part."""
 
-    def wanted(self, recipe: Recipe) -> Wanted:
+    def wanted(self, recipe: Recipe) -> RecipeValues:
         """What a recipe says of the tensors that the space is over."""
 
 
@@ -65,7 +65,7 @@ class Choice:
         place, inner, distance = min(found, key=lambda one: one[2])
         return self._embed(place, inner), distance
 
-    def wanted(self, recipe: Recipe) -> Wanted:
+    def wanted(self, recipe: Recipe) -> RecipeValues:
         """What a recipe says of the tensors that the spaces are over."""
         return self._spaces[0].wanted(recipe)
 

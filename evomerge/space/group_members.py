@@ -6,7 +6,7 @@ from typing import Any
 from evomerge.models import Group, Layout, layer_of
 
 
-class Survey:
+class GroupMembers:
     """What a space knows of tensors: `touched` holds, for each expert, the tensors that it changes."""
 
     def __init__(self, layout: Layout, touched: Sequence[frozenset[str]], components: Any, outer: str) -> None:

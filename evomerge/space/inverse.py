@@ -14,7 +14,7 @@ from evomerge.recipes import ModelRef, Recipe, evaluate
 from evomerge.space.axes import Axes, Vector
 
 
-class Wanted:
+class RecipeValues:
     """What a recipe says of every tensor, in the terms of a space with these experts.
 
     ConfigError where it merges another model, or has another base.

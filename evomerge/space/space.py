@@ -18,8 +18,8 @@ from evomerge.recipes import ModelRef, Recipe, Rule, Setting, Source, models_for
 from evomerge.schema import EMPTY
 from evomerge.space.axes import Axes, GeneSpec, Vector
 from evomerge.space.genes import Genes
-from evomerge.space.group_members import Survey
-from evomerge.space.inverse import Wanted
+from evomerge.space.group_members import GroupMembers
+from evomerge.space.inverse import RecipeValues
 from evomerge.space.schedules import Schedule, Spec
 
 # Where a gene of this name masks and scales nothing, so that the weight of one expert alone gives that expert.
@@ -84,8 +84,8 @@ class Space:
         self.out_dtype, self.seed = out_dtype, seed
         self._rest: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed}
         self._rest["options"] = methods.choose_options(method, options)
-        self._survey = Survey(layout, touched, components, outer)
-        if any(group.frozen for group in self._survey.groups):
+        self._group_members = GroupMembers(layout, touched, components, outer)
+        if any(group.frozen for group in self._group_members.groups):
             self._genes.refuse_frozen()
         self.axes = self._axes()
         self.dimensions = sum(axes.size for axes in self.axes)
@@ -120,14 +120,16 @@ class Space:
     def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
         """The point whose recipe comes nearest, and how far it is; one of another method by the genes it shares."""
         wanted = self.wanted(recipe)
-        found = [wanted.block(axes, self._survey.members[axes.group.name], self._genes.adds) for axes in self.axes]
+        found = [
+            wanted.block(axes, self._group_members.members[axes.group.name], self._genes.adds) for axes in self.axes
+        ]
         vector = np.concatenate([part for part, _ in found])
         sizes = [axes.size for axes in self.axes]
         return vector, float(np.sqrt(np.average([missed for _, missed in found], weights=sizes)))
 
-    def wanted(self, recipe: Recipe) -> Wanted:
+    def wanted(self, recipe: Recipe) -> RecipeValues:
         """What a recipe says of the tensors that this space is over."""
-        return Wanted(recipe, self._survey.layout, self.base, self.experts)
+        return RecipeValues(recipe, self._group_members.layout, self.base, self.experts)
 
     def examples(self) -> list[Vector]:
         """A point of every method that the space holds."""
@@ -200,21 +202,21 @@ class Space:
     def _axes(self) -> list[Axes]:
         found: list[Axes] = []
         for gene, schedule in self._genes.free:
-            for group in self._survey.groups:
+            for group in self._group_members.groups:
                 start = sum(axes.size for axes in found)
                 found += self._axes_of(gene, group, schedule, start)
         return found
 
     def _axes_of(self, gene: Gene, group: Group, spec: Any, start: int) -> list[Axes]:
         """The gene's axes in a group; none where it is frozen or no expert brings anything to it."""
-        touching = self._survey.touching(group)
+        touching = self._group_members.touching(group)
         if group.frozen or not touching:
             return []
         simplex = gene.name == "weight" and self._genes.normalizes
         everyone = tuple(range(len(self.experts)))
         counts = gene.name == "weight" and not self._genes.adds  # even where the expert is the base
         experts = () if gene.per == "group" else everyone if counts else touching
-        layers = self._survey.layers[group.name] if group.layered else 1
+        layers = self._group_members.layers[group.name] if group.layered else 1
         schedule = Schedule.parse(spec if group.layered else "all", layers, "space.schedule")
         axes = Axes(gene, group, schedule, experts, simplex, start)
         return [axes] if axes.size else []
@@ -237,8 +239,8 @@ class Space:
     def _setting(self, name: str, table: Mapping[str, tuple[float, ...]]) -> Setting:
         schedules = {axes.group.name: axes.schedule for axes in self.axes if axes.gene.name == name}
         rules = []
-        for group in self._survey.groups:
-            if group.name in self._survey.skipped:
+        for group in self._group_members.groups:
+            if group.name in self._group_members.skipped:
                 continue
             values = table.get(group.name)
             idle = self._genes.idle(name, group, len(self.experts))

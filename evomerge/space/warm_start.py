@@ -52,5 +52,5 @@ def _recipes(path: Path) -> Iterator[tuple[str, Recipe]]:
 def _best(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys of what was scored on all of `search`, best first by the weighted mean of the task means."""
     plan = plan_of(header, lines)
-    worth = {key: plan.score(items) for key, items in whole_scores(plan, lines).items()}
-    return sorted(worth, key=lambda key: -worth[key])
+    fitness = {key: plan.score(items) for key, items in whole_scores(plan, lines).items()}
+    return sorted(fitness, key=lambda key: -fitness[key])

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from evomerge.searching import Board
+from evomerge.searching import Leaderboard
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Tracker:
     def work(self, done: int, total: int) -> None:
         """Nothing between generations."""
 
-    def generation(self, number: int, board: Board, scores: Sequence[float]) -> None:
+    def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
         """Log the generation at step `number`."""
         self._asked += len(scores) if number else 0
         if backend := self._backend:
@@ -64,7 +64,7 @@ class Tracker:
             self._backend = None
 
 
-def measures(board: Board, scores: Sequence[float], asked: int) -> dict[str, float]:
+def measures(board: Leaderboard, scores: Sequence[float], asked: int) -> dict[str, float]:
     """The numbers of a generation; those that have no value, because every candidate failed, are left out."""
     good = [score for score in scores if not math.isnan(score)]
     ranked = board.ranked()

@@ -18,13 +18,13 @@ from evomerge.ledger.ledger import Ledger
 from evomerge.optimizers import Optimizer
 from evomerge.recipes.recipe import Recipe
 from evomerge.scoring.protocol import Request
-from evomerge.searching.budget import Allowance, Budget
+from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.evaluator import Candidate, Evaluator
-from evomerge.searching.loop import Board, search
+from evomerge.searching.loop import Leaderboard, search
 from evomerge.searching.race import RaceConfig
 from evomerge.space.space import SearchSpace
 from evomerge.workers.jobs import Outcome
-from evomerge.workers.pools import Dispatch, Pool
+from evomerge.workers.pools import JobQueue, Pool
 
 ROOT = Path(__file__).parents[2]
 TOP = 5  # candidates that `select` chooses among, beside the optimizer's centre and the model's best
@@ -38,12 +38,12 @@ class Memo:
         self._known: dict[tuple[str, str], Outcome] = {}
         self._holding: str | None = None
 
-    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+    def run(self, jobs: JobQueue) -> Iterator[Outcome]:
         """Outcomes one by one, as from a single worker."""
         while job := jobs.next(self._holding):
             self._holding = job.key
             if (job.key, job.chunk) not in self._known:
-                (self._known[job.key, job.chunk],) = self._pool.run(Dispatch([job]))
+                (self._known[job.key, job.chunk],) = self._pool.run(JobQueue([job]))
             yield self._known[job.key, job.chunk]
 
     def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
@@ -78,7 +78,7 @@ class _Recorder:
     def work(self, done: int, total: int) -> None:
         """Nothing between generations."""
 
-    def generation(self, number: int, board: Board, scores: Sequence[float]) -> None:
+    def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
         """The state before this generation is told; the baselines are everybody's and cost nothing."""
         self._free = self._free if number else self._evaluator.scored
         best = [candidate for candidate, _ in board.ranked()[:TOP]]
@@ -122,13 +122,13 @@ class Arena:
             ledger = Ledger(Path(folder) / "trials.jsonl", {})
             evaluator = Evaluator(self.experiment.scorer, self._memo, ledger)
             recorder = _Recorder(evaluator, space, optimizer, modelled)
-            budget = Budget(evaluations=items, items=items)
+            budget = BudgetConfig(evaluations=items, items=items)
             search(
                 evaluator,
                 space,
                 optimizer,
                 self.experiment.baselines,
-                Allowance(budget, evaluator, ledger),
+                RemainingBudget(budget, evaluator, ledger),
                 [recorder],
                 race,
             )

@@ -167,11 +167,11 @@ def _write_member(
     """One checkpoint folder; returns its tensors where they stay on an accelerator, and nothing on a CPU."""
     folder.mkdir(parents=True)
     architecture.config().save_pretrained(folder)
-    header = _header(shapes)
+    ledger_header = _header(shapes)
     with (folder / "model.safetensors").open("wb") as file:
-        file.write(header)
+        file.write(ledger_header)
         if device != "cpu":
-            file.truncate(len(header) + sum(2 * math.prod(shape) for shape in shapes.values()))
+            file.truncate(len(ledger_header) + sum(2 * math.prod(shape) for shape in shapes.values()))
             return dict(_member(shapes, index, device))
         for _, tensor in _member(shapes, index, device):
             file.write(tensor.view(-1).view(torch.uint8).numpy().data)

@@ -15,8 +15,8 @@ from _rows import Row, environment, print_table, write_json
 
 from evomerge.ledger.reading import plan_of, read_trials, whole_scores
 from evomerge.scoring.protocol import Plan, task_of
-from evomerge.scoring.tasks.slices import deal
-from evomerge.searching.item_order import ItemOrder, agreement, dealt
+from evomerge.scoring.tasks.slices import into_chunks
+from evomerge.searching.item_order import ItemOrder, agreement, rechunked
 from evomerge.searching.race import Matrix
 
 SEEN, CHUNK, BEST = (16, 32, 48, 64, 96, 128), 16, 12  # items, items of a chunk, candidates
@@ -27,8 +27,8 @@ def read(folder: Path) -> tuple[Plan, Scores, list[str]]:
     """The search slice, what every recipe scores that has seen all of it, and the baselines' keys."""
     if not (folder / "result.json").is_file():
         raise SystemExit(f"{folder}: no result.json; give the folder of a finished run")
-    header, lines = read_trials(folder / "trials.jsonl")
-    plan = plan_of(header, lines)
+    ledger_header, lines = read_trials(folder / "trials.jsonl")
+    plan = plan_of(ledger_header, lines)
     scores = whole_scores(plan, lines)
     baselines = [row["key"] for row in json.loads((folder / "result.json").read_text())["rows"][:-1]]
     if len(scores.keys() - set(baselines)) < 2:
@@ -54,9 +54,9 @@ class Draws:
         """One draw of the slice, in both orders."""
         draw = np.random.default_rng(seed)
         shuffled = {task: [str(item) for item in draw.permutation(items)] for task, items in self._tasks.items()}
-        plan = Plan({"search": deal("search", shuffled, CHUNK)}, self._weights)
+        plan = Plan({"search": into_chunks("search", shuffled, CHUNK)}, self._weights)
         levels = agreement(plan, self._standing)
-        anew = replace(plan, chunks={"search": dealt(plan, levels)})
+        anew = replace(plan, chunks={"search": rechunked(plan, levels)})
         return {"rotating": ItemOrder.even(plan, rotating=True), "informative": ItemOrder.informative(anew, levels)}
 
     def squared_error(self, order: ItemOrder, number: int, seen: int) -> float:

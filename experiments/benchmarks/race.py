@@ -22,8 +22,8 @@ from evomerge.recipes.recipe import Recipe
 from evomerge.scoring.protocol import Chunk
 from evomerge.searching.evaluator import Candidate, Evaluator, Stage
 from evomerge.searching.generation import run_generation
-from evomerge.searching.item_order import ItemOrder, agreement, dealt
-from evomerge.searching.objective import Objective, Worth
+from evomerge.searching.item_order import ItemOrder, agreement, rechunked
+from evomerge.searching.objective import Fitness, Objective
 from evomerge.searching.race import RaceConfig
 
 SELECT, TOP, CHUNK = 80, 5, 16  # items of each task, finalists, items of a chunk
@@ -59,7 +59,7 @@ class Table:
             return ItemOrder.even(self.plan, rotating=rule.items == "rotating")
         standing = [dict(named(self._items.right(point))) for point in (np.zeros(DIMENSIONS), *starts())]
         levels = agreement(self.plan, standing)
-        self.plan = replace(self.plan, chunks={"search": dealt(self.plan, levels)})
+        self.plan = replace(self.plan, chunks={"search": rechunked(self.plan, levels)})
         return ItemOrder.informative(self.plan, levels)
 
     def candidate(self, key: str, point: Vector) -> Candidate:
@@ -85,9 +85,9 @@ class Table:
         """Item → score."""
         return {item: self._scores[key][item] for chunk in chunks for item in chunk.items}
 
-    def worth(self, key: str, slice_name: str) -> Worth:
+    def fitness(self, key: str, slice_name: str) -> Fitness:
         """On the whole slice."""
-        return self.objective.worth(self.plan.by_task(self._scores[key]), {})
+        return self.objective.fitness(self.plan.by_task(self._scores[key]), {})
 
 
 class Search:
@@ -118,9 +118,9 @@ class Search:
         self.generations += 1
         scored = run_generation(cast(Evaluator, self._table), candidates, self._rule, self._order, self.generations)
         self._whole += [
-            (scored.worth[c.key].score, v) for c, v in zip(candidates, vectors, strict=True) if c.key in scored.whole
+            (scored.fitness[c.key].score, v) for c, v in zip(candidates, vectors, strict=True) if c.key in scored.whole
         ]
-        losses = [-scored.worth[c.key].score for c in candidates]
+        losses = [-scored.fitness[c.key].score for c in candidates]
         self._model.tell(vectors, losses)
         self._optimizer.tell(vectors, losses)
         self.spent += sum(scored.items.values())

@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTr
 from evomerge.models.live_model import DTYPES, load_model
 from evomerge.scoring.engine.encoder import Encoder, Work
 from evomerge.scoring.engine.loglikelihood import TreeEngine
-from evomerge.scoring.engine.tree import Pair, grow
+from evomerge.scoring.engine.tree import Pair, build_trees
 from evomerge.scoring.protocol import Request
 
 LENGTHS = (32, 64, 128)  # of the rows of plain forward passes; the fastest counts
@@ -173,7 +173,7 @@ def race(
     planned = perf_counter() - start
     ours, theirs = Ours(model, work), harness(model, tokenizer, pairs, options.batch_size)
     assert work.batches is not None
-    unique = sum(root.size for root in grow([pair.inputs(encoder.max_length) for pair in pairs]))
+    unique = sum(root.size for root in build_trees([pair.inputs(encoder.max_length) for pair in pairs]))
     states = sum(len(batch.states) for batch in work.batches.batches)
     own_tokens, own = computed(model, ours)
     their_tokens, their = computed(model, theirs)

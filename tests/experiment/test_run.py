@@ -276,8 +276,8 @@ def test_the_recipe_so_far_is_valid_and_stays(tmp_path: Path, finished: Path) ->
     from tests.toys import Run
 
     run = Run(tmp_path / "trials.jsonl")
-    listener = _BestSoFar(tmp_path / "recipe.yaml", run.evaluator)
-    run.generation = listener.generation  # type: ignore[method-assign]
+    callback = _BestSoFar(tmp_path / "recipe.yaml", run.evaluator)
+    run.generation = callback.generation  # type: ignore[method-assign]
     board = run.search(12)
     best, score = board.ranked()[0]
     recipe = load_recipe(tmp_path / "recipe.yaml")

@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.finalise.finaliser import Final, Finalise
-from evomerge.finalise.result import Result, looks
+from evomerge.finalise.finaliser import FinaliseConfig, Finaliser
+from evomerge.finalise.result import Result, count_holdout_uses
 from evomerge.finalise.statistics import Interval
 from evomerge.scoring.protocol import SLICES, Chunk
-from evomerge.searching.loop import Board
+from evomerge.searching.loop import Leaderboard
 from evomerge.workers.jobs import Job
 from tests.toys import EXPERTS, Run, ToyPool, ToyScorer, toy_baselines, toy_optimizer, toy_space, weights
 
 
-def finished(path: Path, pool: ToyPool | None = None, top: int = 3, **settings: Any) -> tuple[Run, Board, Result]:
+def finished(path: Path, pool: ToyPool | None = None, top: int = 3, **settings: Any) -> tuple[Run, Leaderboard, Result]:
     """A search of 24 evaluations and its final, on one ledger."""
     run = Run(path, pool)
     board = run.search(24, close=False)
     try:
-        final = Final(run.evaluator, board, toy_baselines(), Finalise(top=top, **settings), seed=1)
+        final = Finaliser(run.evaluator, board, toy_baselines(), FinaliseConfig(top=top, **settings), seed=1)
         return run, board, final.run(toy_space(), {ref: label for label, ref in EXPERTS.items()})
     finally:
         run.ledger.close()
@@ -130,9 +130,9 @@ def test_looks_at_holdout_are_counted_once_for_the_same_look(tmp_path: Path) -> 
     again, _, repeated = finished(tmp_path / "trials.jsonl")
     assert again.pool.jobs == []
     assert repeated.as_dict() == result.as_dict()
-    looks = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines() if '"look"' in line]
-    assert len(looks) == 1 and looks[0]["look"] == "holdout" and result.winner.key in looks[0]["keys"]
-    assert run.ledger.looks == looks
+    uses = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines() if '"look"' in line]
+    assert len(uses) == 1 and uses[0]["look"] == "holdout" and result.winner.key in uses[0]["keys"]
+    assert run.ledger.slice_uses == uses
 
 
 @pytest.mark.parametrize("label", ["centre", "model"])
@@ -163,7 +163,7 @@ def test_a_favourite_that_fails_is_no_finalist(tmp_path: Path) -> None:
 def test_an_optimizer_without_a_centre_has_one_finalist_less(tmp_path: Path) -> None:
     run = Run(tmp_path / "trials.jsonl")
     board = run.search(24, toy_optimizer("random"), close=False)
-    Final(run.evaluator, board, toy_baselines(), Finalise(top=2), seed=1).run(toy_space(), {})
+    Finaliser(run.evaluator, board, toy_baselines(), FinaliseConfig(top=2), seed=1).run(toy_space(), {})
     assert set(board.favourites) == {"model"} and "centre" not in {c.label for c in board.candidates.values()}
     run.ledger.close()
 
@@ -202,28 +202,31 @@ def test_simpler_and_cloud_are_asked_for_on_select_and_shown_in_one_look(tmp_pat
     assert result.simpler.interval.difference == pytest.approx(
         result.simpler.row.scores["holdout"] - result.rows[-1].scores["holdout"], abs=1e-12
     )
-    assert len(run.ledger.looks) == 1 and result.simpler.row.key in run.ledger.looks[0]["keys"]
+    assert len(run.ledger.slice_uses) == 1 and result.simpler.row.key in run.ledger.slice_uses[0]["keys"]
     held = {job.key for job in run.pool.jobs if "holdout" in job.chunk}
-    assert held == set(run.ledger.looks[0]["keys"])
+    assert held == set(run.ledger.slice_uses[0]["keys"])
     document = json.loads(json.dumps(result.as_dict()))
     assert document["simpler"]["row"]["role"] == "simpler" and document["sensitivity"]["points"] == 4
 
 
 def test_only_looks_that_show_somebody_new_count() -> None:
-    def look(*keys: str, at: str = "holdout") -> dict[str, Any]:
+    def record_use(*keys: str, at: str = "holdout") -> dict[str, Any]:
         return {"look": at, "keys": list(keys)}
 
-    assert looks([]) == 0
-    assert looks([look("a", "b"), look("b", "a"), look("a"), look("c", at="select")]) == 1
-    assert looks([look("a", "b"), look("a", "c"), look("c", "b")]) == 2
+    assert count_holdout_uses([]) == 0
+    assert (
+        count_holdout_uses([record_use("a", "b"), record_use("b", "a"), record_use("a"), record_use("c", at="select")])
+        == 1
+    )
+    assert count_holdout_uses([record_use("a", "b"), record_use("a", "c"), record_use("c", "b")]) == 2
 
 
 def test_a_second_end_of_a_longer_search_is_a_second_look(tmp_path: Path) -> None:
     _, _, first = finished(tmp_path / "trials.jsonl")
     run = Run(tmp_path / "trials.jsonl")
     board = run.search(60, close=False)
-    second = Final(run.evaluator, board, toy_baselines(), Finalise(top=3), seed=1).run(toy_space(), {})
-    assert second.winner.key != first.winner.key and looks(run.ledger.looks) == 2
+    second = Finaliser(run.evaluator, board, toy_baselines(), FinaliseConfig(top=3), seed=1).run(toy_space(), {})
+    assert second.winner.key != first.winner.key and count_holdout_uses(run.ledger.slice_uses) == 2
     run.ledger.close()
 
 

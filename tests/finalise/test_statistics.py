@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from evomerge.finalise.statistics import Interval, Paired, bootstrap, compare, holm, paired_bootstrap, sign_flips
+from evomerge.finalise.statistics import Interval, PairedScores, bootstrap, compare, holm, paired_bootstrap, sign_flips
 
 WEIGHTS = {"a": 1.0, "b": 1.0}
 
@@ -125,11 +125,11 @@ def test_other_items_are_refused() -> None:
         paired_bootstrap(first, second, WEIGHTS, task_of)
 
 
-def differences(*tasks: list[float]) -> Paired:
-    return Paired(tuple(np.array(task) for task in tasks), (1 / len(tasks),) * len(tasks))
+def differences(*tasks: list[float]) -> PairedScores:
+    return PairedScores(tuple(np.array(task) for task in tasks), (1 / len(tasks),) * len(tasks))
 
 
-def every_sign(paired: Paired) -> float:
+def every_sign(paired: PairedScores) -> float:
     """The p-value by its definition: all 2ⁿ ways to flip the items."""
     weighted = [s / len(d) * d for s, d in zip(paired.shares, paired.differences, strict=True)]
     values = np.concatenate(weighted)
@@ -187,7 +187,7 @@ def test_a_p_value_is_as_rare_as_it_says_where_models_are_alike() -> None:
     p_values = []
     for seed in range(400):
         first, second = pair(seed, (60, 35), 0.0)
-        p_values.append(sign_flips(Paired.of(first, second, WEIGHTS, task_of)).p)
+        p_values.append(sign_flips(PairedScores.of(first, second, WEIGHTS, task_of)).p)
     for level in (0.01, 0.05, 0.2):
         share = np.mean(np.array(p_values) <= level)
         assert share <= level + 4 * math.sqrt(level * (1 - level) / 400)
@@ -196,14 +196,14 @@ def test_a_p_value_is_as_rare_as_it_says_where_models_are_alike() -> None:
 
 def test_swapping_the_sides_keeps_p() -> None:
     first, second = pair(6)
-    one, two = Paired.of(first, second, WEIGHTS, task_of), Paired.of(second, first, WEIGHTS, task_of)
+    one, two = PairedScores.of(first, second, WEIGHTS, task_of), PairedScores.of(second, first, WEIGHTS, task_of)
     assert sign_flips(one).p == pytest.approx(sign_flips(two).p)
     assert (one.difference, one.standard_error) == pytest.approx((-two.difference, two.standard_error))
 
 
 def test_the_standard_error_is_that_of_the_bootstrap() -> None:
     first, second = pair(8, (200, 150))
-    paired = Paired.of(first, second, {"a": 3.0, "b": 1.0}, task_of)
+    paired = PairedScores.of(first, second, {"a": 3.0, "b": 1.0}, task_of)
     span = bootstrap(paired, level=0.6827)
     assert paired.standard_error == pytest.approx((span.high - span.low) / 2, rel=0.06)
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.ledger.ledger import Deal, Ledger, Trial
+from evomerge.ledger.ledger import Ledger, Rechunking, Trial
 from evomerge.ledger.reading import chunks_of, read_trials, refuse_other
 from tests.toys import Run
 
@@ -59,8 +59,8 @@ def test_header_then_one_line_for_each_chunk_or_failure(path: Path) -> None:
     ledger.append_scores("a", "search/0", [1.0, 0.0], 0.12345678, RECIPE)
     ledger.append_scores("a", "search/1", [1.0, 1.0], 0.5, RECIPE)
     ledger.append_failure("b", "search/0", "out of memory", RECIPE)
-    ledger.append_look("holdout", ["a"])
-    ledger.append_look("holdout", ["a"])
+    ledger.append_slice_use("holdout", ["a"])
+    ledger.append_slice_use("holdout", ["a"])
     ledger.close()
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"schema": 1, **HEADER},
@@ -305,30 +305,30 @@ OLD, NEW = {"search/0": ["t/0", "t/1"], "search/1": ["t/2"]}, {"search/x/0": ["t
 
 def test_scores_of_a_slice_dealt_anew_are_those_of_its_items() -> None:
     trial = Trial({"search/0": [0.1, 0.2], "search/1": [0.3], "select/0": [1.0]})
-    trial.know(OLD, NEW)
+    trial.fill_in(OLD, NEW)
     assert trial.scores["search/x/0"] == [0.3, 0.1] and trial.scores["search/x/1"] == [0.2]
     part = Trial({"search/0": [0.1, 0.2]})
-    part.know(OLD, NEW)
+    part.fill_in(OLD, NEW)
     assert part.scores.keys() == {"search/0"}, "half of the items are no slice"
 
 
 def test_what_is_known_of_a_new_chunk_stays() -> None:
     trial = Trial({"search/0": [0.1, 0.2], "search/1": [0.3], "search/x/1": [0.9]})
-    trial.know(OLD, NEW)
+    trial.fill_in(OLD, NEW)
     assert trial.scores["search/x/1"] == [0.9]
     failed = Trial({"search/0": [0.1, 0.2], "search/x/1": [0.9]}, {"search/1": "no memory"})
-    failed.know(OLD, NEW)
+    failed.fill_in(OLD, NEW)
     assert failed.errors == {"search/1": "no memory", "search/x/0": "no memory"}
 
 
 def test_a_deal_and_a_width_are_written_once_and_read_again(tmp_path: Path) -> None:
-    deal = Deal(NEW, {"t/0": "agree", "t/1": "agree", "t/2": "mostly wrong"})
+    rechunking = Rechunking(NEW, {"t/0": "agree", "t/1": "agree", "t/2": "mostly wrong"})
     for _ in range(2):
         ledger = Ledger(tmp_path / "a", {})
-        ledger.append_deal(deal, OLD)
-        if ledger.most is None:
-            ledger.append_most(64)
+        ledger.append_rechunking(rechunking, OLD)
+        if ledger.race_limit is None:
+            ledger.append_race_limit(64)
         ledger.close()
-        assert ledger.deal == deal and ledger.most == 64
+        assert ledger.rechunking == rechunking and ledger.race_limit == 64
     header, lines = read_trials(tmp_path / "a")
     assert len(lines) == 2 and chunks_of({"chunks": OLD, **header}, lines) == OLD | NEW

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.ledger.ledger import Deal, Ledger
+from evomerge.ledger.ledger import Ledger, Rechunking
 from evomerge.ledger.reading import read_trials
 from tests.ledger.test_ledger import HEADER, RECIPE
 
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
     """A ledger with a line of every kind; `b` failed once and then went well."""
     path = tmp_path / "trials.jsonl"
     with contextlib.closing(Ledger(path, HEADER)) as ledger:
-        ledger.append_most(2)
+        ledger.append_race_limit(2)
         for key in "abc":
             if key == "b":
                 ledger.append_failure(key, "search/0", "out of memory", RECIPE)
@@ -30,11 +30,11 @@ def path(tmp_path: Path) -> Path:
             ledger.append_scores(key, "search/0", [0.5, 1.0], 0.25, RECIPE, answers)
         ledger.append_failure("d", "search/0", "not finite", RECIPE)
         ledger.append_race(1, "search/0", {"c": 1})
-        ledger.append_deal(Deal(DEALT, {"toy/0": "hard"}), {"search/2": ["toy/4", "toy/5"]})
+        ledger.append_rechunking(Rechunking(DEALT, {"toy/0": "hard"}), {"search/2": ["toy/4", "toy/5"]})
         ledger.append_scores("a", "search/a/0", [0.5, 0.0], 0.25, RECIPE)
         ledger.append_stop(1, {"evaluations": 3})
-        ledger.append_look("holdout", ["a", "b"])
-        ledger.append_look("holdout", ["a", "c"])
+        ledger.append_slice_use("holdout", ["a", "b"])
+        ledger.append_slice_use("holdout", ["a", "c"])
     return path
 
 

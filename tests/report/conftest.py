@@ -70,7 +70,7 @@ def write_run(folder: Path, winner: str = "c3", label: str = "winner") -> Path:
         for number, values in enumerate(chunks):
             ledger.append_scores(key, f"search/{number}", values, 0.1, document)
     ledger.append_failure("c2", "search/1", REASON, document)
-    ledger.append_look("holdout", [winner, *(key for key in ("b0", "b1", "b2", "b3") if key != winner)])
+    ledger.append_slice_use("holdout", [winner, *(key for key in ("b0", "b1", "b2", "b3") if key != winner)])
     ledger.append_scores("c3", "holdout/0", [1.0, 1.0], 0.1, document)
     ledger.close()
     rows = [row("base", 0.2, "b0"), row("math", 0.4, "b1"), row(HOSTILE, math.nan, "b2"), row("uniform", 0.3, "b3")]

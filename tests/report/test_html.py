@@ -155,7 +155,7 @@ def test_points_that_break_a_floor_never_lead(
     header["config"]["objective"] = {"keep": {"hard": floor}}
     (run_folder / "trials.jsonl").write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
     record = read(run_folder)
-    assert [point.worth.violation > 0 for point in record.points if point.worth.values] == broken
+    assert [point.fitness.violation > 0 for point in record.points if point.fitness.values] == broken
     found = record.best_so_far()
     assert math.isnan(found[0]), "the baselines break it too"
     assert math.isnan(found[-1]) if best is None else found[-1] == pytest.approx(best)

@@ -10,7 +10,7 @@ import pytest
 from evomerge.errors import ConfigError
 from evomerge.ledger.ledger import Ledger
 from evomerge.schema import build
-from evomerge.searching.budget import Allowance, Budget
+from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.race import RaceConfig
 from tests.searching.test_generation import evaluator
 from tests.toys import Run, ToyPool
@@ -39,8 +39,8 @@ def run(tmp_path: Path) -> Iterator[Run]:
     made.ledger.close()
 
 
-def allowance(run: Run, reserve: int = 0, **budget: Any) -> Allowance:
-    return Allowance(Budget(**budget), run.evaluator, run.ledger, reserve)
+def remaining(run: Run, reserve: int = 0, **budget: Any) -> RemainingBudget:
+    return RemainingBudget(BudgetConfig(**budget), run.evaluator, run.ledger, reserve)
 
 
 def paid(run: Run, items: int, seconds: float, clock: Clock) -> None:
@@ -61,21 +61,21 @@ def paid(run: Run, items: int, seconds: float, clock: Clock) -> None:
 )
 def test_a_budget_that_cannot_be_meant_is_refused(given: Mapping[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        build(Budget, given, "budget")
+        build(BudgetConfig, given, "budget")
 
 
 def test_a_budget_says_what_it_comes_to() -> None:
-    assert str(Budget(evaluations=5, items=70, hours=0.5)) == "5 evaluations, or 70 items, or 0.5 hours"
-    assert Budget(evaluations=5).most(6) == "at most 30 items of the search slice"
-    assert Budget(evaluations=5, items=30).most(6) == Budget(evaluations=5).most(6)
-    assert Budget(evaluations=100, items=70).most(6) == "at least 11 candidates, more where races stop some early"
-    assert Budget(evaluations=None, items=70).most(6) == Budget(evaluations=100, items=70).most(6)
-    assert Budget(evaluations=None, hours=2).most(6) == "as many candidates as time allows"
-    assert str(Budget(evaluations=None, hours=2)) == "2 hours"
+    assert str(BudgetConfig(evaluations=5, items=70, hours=0.5)) == "5 evaluations, or 70 items, or 0.5 hours"
+    assert BudgetConfig(evaluations=5).most(6) == "at most 30 items of the search slice"
+    assert BudgetConfig(evaluations=5, items=30).most(6) == BudgetConfig(evaluations=5).most(6)
+    assert BudgetConfig(evaluations=100, items=70).most(6) == "at least 11 candidates, more where races stop some early"
+    assert BudgetConfig(evaluations=None, items=70).most(6) == BudgetConfig(evaluations=100, items=70).most(6)
+    assert BudgetConfig(evaluations=None, hours=2).most(6) == "as many candidates as time allows"
+    assert str(BudgetConfig(evaluations=None, hours=2)) == "2 hours"
 
 
 def test_items_are_counted_once_and_the_baselines_not(run: Run) -> None:
-    left = allowance(run, evaluations=100, items=10)
+    left = remaining(run, evaluations=100, items=10)
     run.evaluator.baselines = {"base": "b"}
     left.spend(3, {"k": 6, "b": 6, "l": 3})
     left.spend(3, {"k": 6, "l": 3})
@@ -85,7 +85,7 @@ def test_items_are_counted_once_and_the_baselines_not(run: Run) -> None:
 
 
 def test_without_a_number_of_evaluations_the_others_end_the_search(run: Run, clock: Clock) -> None:
-    left = allowance(run, evaluations=None, items=60, hours=1.0)
+    left = remaining(run, evaluations=None, items=60, hours=1.0)
     assert left.room(0) > 10**6
     paid(run, 12, 24.0, clock)
     left.spend(4, dict.fromkeys("klmn", 6))
@@ -110,40 +110,42 @@ RACE = RaceConfig(least=1, most=2)  # of six items
     ],
 )
 def test_a_race_is_as_wide_as_the_budget_pays_for(run: Run, budget: dict[str, Any], dimensions: int, most: int) -> None:
-    assert allowance(run, **budget).widened(RACE, dimensions).most == most
-    assert run.ledger.most == most
+    assert remaining(run, **budget).widened(RACE, dimensions).most == most
+    assert run.ledger.race_limit == most
 
 
 def test_time_pays_for_items_at_the_pace_of_the_baselines(run: Run, clock: Clock) -> None:
-    left = allowance(run, reserve=20, hours=1.0)
+    left = remaining(run, reserve=20, hours=1.0)
     paid(run, 12, 360.0, clock)  # 30 s an item: 108 in what is left of the hour, 20 of them for what follows
     assert left.widened(RACE, 2).most == 88 // 16
 
 
 def test_how_wide_a_race_is_stays_when_the_search_is_resumed_with_more(run: Run) -> None:
-    assert allowance(run, items=64).widened(RACE, 2).most == 4
+    assert remaining(run, items=64).widened(RACE, 2).most == 4
     run.ledger.close()
     run.ledger = Ledger(run.ledger.path, run.ledger.header)
-    assert allowance(run, items=6400).widened(RACE, 2).most == 4
+    assert remaining(run, items=6400).widened(RACE, 2).most == 4
     assert run.ledger.path.read_text().count('"most"') == 1
 
 
 @pytest.mark.parametrize("race", [{"widen": False}, {"alpha": 0.1}, {"most": None}])
 def test_a_race_that_is_not_to_be_widened_is_not(run: Run, race: dict[str, Any]) -> None:
     given = replace(RACE, **race)
-    assert allowance(run, items=6400).widened(given, 2) == given and run.ledger.most is None
+    assert remaining(run, items=6400).widened(given, 2) == given and run.ledger.race_limit is None
 
 
 def test_only_items_of_tasks_that_count_widen_a_race(tmp_path: Path) -> None:
     made, ledger = evaluator(tmp_path / "a", ToyPool(), maximise=["a"])
-    left = Allowance(Budget(items=1600), made, ledger)  # 100 for each of 16 candidates, half of them of task a
+    left = RemainingBudget(
+        BudgetConfig(items=1600), made, ledger
+    )  # 100 for each of 16 candidates, half of them of task a
     assert left.widened(replace(RACE, most=10), 2).most == 48, "the slice has no more of them"
-    assert Allowance(Budget(items=640), made, ledger)._window(10, 2) == 20
+    assert RemainingBudget(BudgetConfig(items=640), made, ledger)._window(10, 2) == 20
     ledger.close()
 
 
 def test_a_search_that_finds_nothing_new_ends(run: Run) -> None:
-    left = allowance(run, evaluations=None, items=1000)
+    left = remaining(run, evaluations=None, items=1000)
     left.spend(1, {"k": 6})
     for number in range(1, 20):
         assert left.room(number) > 0
@@ -151,11 +153,11 @@ def test_a_search_that_finds_nothing_new_ends(run: Run) -> None:
     assert left.room(20) > 0, "the first of them was new"
     left.spend(1, {"k": 6})
     assert left.room(21) == 0
-    assert allowance(run, evaluations=30, items=1000).room(21) == 30, "where candidates are counted they end it"
+    assert remaining(run, evaluations=30, items=1000).room(21) == 30, "where candidates are counted they end it"
 
 
 def test_the_first_generation_begins_only_if_a_leader_can_end_in_time(run: Run, clock: Clock) -> None:
-    left = allowance(run, reserve=2, hours=0.01)  # 36 s
+    left = remaining(run, reserve=2, hours=0.01)  # 36 s
     paid(run, 6, 21.0, clock)
     assert left.room(0) == 0, "six items and what follows take 28 s, 15 are left"
     left.spend(5, {})
@@ -164,7 +166,7 @@ def test_the_first_generation_begins_only_if_a_leader_can_end_in_time(run: Run, 
 
 def test_hours_count_from_the_beginning_of_the_command(run: Run, clock: Clock) -> None:
     clock.now = 100.0
-    left = Allowance(Budget(hours=0.05), run.evaluator, run.ledger, start=10.0)  # until 190 s
+    left = RemainingBudget(BudgetConfig(hours=0.05), run.evaluator, run.ledger, start=10.0)  # until 190 s
     paid(run, 12, 24.0, clock)
     assert left.room(0) > 0
     clock.now = 179.0
@@ -172,11 +174,11 @@ def test_hours_count_from_the_beginning_of_the_command(run: Run, clock: Clock) -
 
 
 def test_nothing_is_foreseen_before_anything_was_scored(run: Run) -> None:
-    assert allowance(run, evaluations=10).left() is None
+    assert remaining(run, evaluations=10).left() is None
 
 
 def test_the_end_is_foreseen_at_the_pace_so_far(run: Run, clock: Clock) -> None:
-    left = allowance(run, reserve=20, evaluations=10)
+    left = remaining(run, reserve=20, evaluations=10)
     paid(run, 12, 24.0, clock)  # 2 s an item
     assert left.left() == pytest.approx(2 * (10 * 6 + 20)), "every candidate the whole slice, until it is known better"
     left.spend(4, {"k": 3, "l": 3, "m": 3, "n": 3})
@@ -184,7 +186,7 @@ def test_the_end_is_foreseen_at_the_pace_so_far(run: Run, clock: Clock) -> None:
 
 
 def test_whatever_ends_first_is_foreseen(run: Run, clock: Clock) -> None:
-    left = allowance(run, evaluations=1000, items=60, hours=1.0)
+    left = remaining(run, evaluations=1000, items=60, hours=1.0)
     paid(run, 12, 24.0, clock)
     left.spend(4, dict.fromkeys("klmn", 6))
     assert left.left() == pytest.approx(2 * (60 - 24))
@@ -193,7 +195,7 @@ def test_whatever_ends_first_is_foreseen(run: Run, clock: Clock) -> None:
 
 
 def test_a_generation_begins_only_if_the_dearest_of_the_last_ones_fits(run: Run, clock: Clock) -> None:
-    left = allowance(run, reserve=10, evaluations=1000, hours=0.1)  # 360 s
+    left = remaining(run, reserve=10, evaluations=1000, hours=0.1)  # 360 s
     paid(run, 10, 10.0, clock)
     left.spend(1, {"k": 300})
     for number in range(2):
@@ -208,11 +210,11 @@ def test_a_generation_begins_only_if_the_dearest_of_the_last_ones_fits(run: Run,
 
 
 def test_a_time_that_ran_out_is_known_when_the_ledger_is_opened_again(run: Run, clock: Clock) -> None:
-    left = allowance(run, evaluations=1000, hours=0.1)
+    left = remaining(run, evaluations=1000, hours=0.1)
     paid(run, 10, 400.0, clock)
     assert left.room(7) == 0
     run.ledger.close()
     run.ledger, clock.now = Ledger(run.ledger.path, run.ledger.header), 0.0
-    again = allowance(run, evaluations=1000, hours=0.1)
+    again = remaining(run, evaluations=1000, hours=0.1)
     assert again.room(6) > 0 and again.room(7) == 0
-    assert allowance(run, evaluations=1000, hours=0.2).room(7) > 0, "another budget has another end"
+    assert remaining(run, evaluations=1000, hours=0.2).room(7) > 0, "another budget has another end"

@@ -14,14 +14,14 @@ from evomerge.ledger.ledger import Ledger
 from evomerge.ledger.reading import read_trials
 from evomerge.optimizers import Vector
 from evomerge.scoring.protocol import SLICES, Chunk, Plan
-from evomerge.searching.budget import Allowance, Budget
+from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.evaluator import Candidate, Evaluator
 from evomerge.searching.generation import Scored, item_order, run_generation
-from evomerge.searching.loop import Board, header, search
+from evomerge.searching.loop import Leaderboard, ledger_header, search
 from evomerge.searching.objective import Objective
 from evomerge.searching.race import RaceConfig
 from evomerge.workers.jobs import Job, Outcome
-from evomerge.workers.pools import Dispatch
+from evomerge.workers.pools import JobQueue
 from tests.toys import BEST, ToyPool, ToyScorer, toy_baselines, toy_optimizer, toy_space, weights
 
 CHUNKS, ITEMS = 12, 8
@@ -55,7 +55,7 @@ class Shuffled(ToyPool):
         luck = np.random.default_rng([*job.key.encode()[:8], int(job.chunk.rpartition("/")[2])])
         return [float(u < 0.9 - 0.6 * min(1.0, distance)) for u in luck.random(ITEMS)]
 
-    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+    def run(self, jobs: JobQueue) -> Iterator[Outcome]:
         busy: dict[int, Job] = {}
         holding: list[str | None] = [None] * self._workers
         while True:
@@ -72,7 +72,7 @@ class Shuffled(ToyPool):
 
 def evaluator(path: Path, pool: ToyPool, **objective: Any) -> tuple[Evaluator, Ledger]:
     scorer = LongScorer()
-    ledger = Ledger(path, header(scorer, {}))
+    ledger = Ledger(path, ledger_header(scorer, {}))
     return Evaluator(
         scorer, pool, ledger, objective=Objective(scorer.plan.weights, ("left", "right"), **objective)
     ), ledger
@@ -93,18 +93,18 @@ def raced(path: Path, pool: ToyPool, rule: RaceConfig = RULE, **objective: Any) 
 
 def test_the_leader_is_complete_and_losers_are_not(tmp_path: Path) -> None:
     scored, made = raced(tmp_path / "a", Shuffled())
-    best = max(scored.worth, key=lambda key: scored.worth[key].score)
-    assert best in scored.whole and made.score(best, "search") == scored.worth[best].score
+    best = max(scored.fitness, key=lambda key: scored.fitness[key].score)
+    assert best in scored.whole and made.score(best, "search") == scored.fitness[best].score
     assert len(scored.whole) < 10 and sum(scored.items.values()) < 0.7 * 10 * CHUNKS * ITEMS
-    assert all(math.isfinite(worth.score) for worth in scored.worth.values())
+    assert all(math.isfinite(fitness.score) for fitness in scored.fitness.values())
     assert {key for key, count in scored.items.items() if count == CHUNKS * ITEMS} == scored.whole
 
 
 def test_estimates_order_candidates_about_as_a_full_scoring_does(tmp_path: Path) -> None:
     fast, _ = raced(tmp_path / "a", Shuffled())
     full, _ = raced(tmp_path / "b", Shuffled(), RaceConfig(enabled=False))
-    keys = list(full.worth)
-    ranks = [np.argsort(np.argsort([scored.worth[key].score for key in keys])) for scored in (fast, full)]
+    keys = list(full.fitness)
+    ranks = [np.argsort(np.argsort([scored.fitness[key].score for key in keys])) for scored in (fast, full)]
     assert np.corrcoef(*ranks)[0, 1] > 0.8
     assert len(full.whole) == 10 and sum(full.items.values()) == 10 * CHUNKS * ITEMS
 
@@ -131,7 +131,7 @@ def test_a_failure_met_ahead_counts_only_where_the_race_gets_to_it(tmp_path: Pat
 
 def test_no_worker_idles_while_anyone_runs(tmp_path: Path) -> None:
     class Counting(Shuffled):
-        def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+        def run(self, jobs: JobQueue) -> Iterator[Outcome]:
             for outcome in super().run(jobs):
                 yield outcome
                 ended.append(len(jobs))
@@ -156,7 +156,7 @@ def test_of_equal_candidates_the_first_ones_asked_are_the_best(tmp_path: Path, s
     scored = run_generation(made, asked, rule, item_order(made, rule), 3)
     ledger.close()
     assert scored.whole == {asked[0].key}
-    worse = sorted(scored.worth, key=lambda key: -scored.worth[key].score)[len(asked) // 2 :]
+    worse = sorted(scored.fitness, key=lambda key: -scored.fitness[key].score)[len(asked) // 2 :]
     assert worse == [candidate.key for candidate in asked[len(asked) // 2 :]]
 
 
@@ -173,20 +173,20 @@ def test_after_a_kill_the_race_ends_as_if_undisturbed(tmp_path: Path, paid: int)
 def test_after_the_most_items_only_the_leader_goes_on(tmp_path: Path) -> None:
     scored, _ = raced(tmp_path / "a", Shuffled(), RaceConfig(margin=3.0, least=16, most=32))
     assert sorted(scored.items.values()) == [32] * 9 + [CHUNKS * ITEMS]
-    best = max(scored.worth, key=lambda key: scored.worth[key].score)
-    assert scored.worth[best].score >= max(scored.worth[key].score for key in scored.whole)
+    best = max(scored.fitness, key=lambda key: scored.fitness[key].score)
+    assert scored.fitness[best].score >= max(scored.fitness[key].score for key in scored.whole)
 
 
 def test_a_failed_candidate_leaves_the_race_and_has_no_worth(tmp_path: Path) -> None:
     bad = candidates()[3].key
     scored, _ = raced(tmp_path / "a", Shuffled(fails=lambda job: "no" if job.key == bad else None))
-    assert math.isnan(scored.worth[bad].score)
-    assert sum(math.isnan(worth.score) for worth in scored.worth.values()) == 1
+    assert math.isnan(scored.fitness[bad].score)
+    assert sum(math.isnan(fitness.score) for fitness in scored.fitness.values()) == 1
 
 
 def test_a_generation_of_failures_is_no_error(tmp_path: Path) -> None:
     scored, _ = raced(tmp_path / "a", Shuffled(fails=lambda job: "no"))
-    assert all(math.isnan(worth.score) for worth in scored.worth.values())
+    assert all(math.isnan(fitness.score) for fitness in scored.fitness.values())
 
 
 @pytest.mark.parametrize("objective", [{"front": True}, {"keep": {"a": 0.1}}])
@@ -195,18 +195,18 @@ def test_what_is_no_single_number_is_not_raced(tmp_path: Path, objective: dict[s
     assert len(scored.whole) == 10
 
 
-def searched(path: Path, pool: ToyPool, budget: Budget, rule: RaceConfig = RULE) -> Board:
+def searched(path: Path, pool: ToyPool, budget: BudgetConfig, rule: RaceConfig = RULE) -> Leaderboard:
     made, ledger = evaluator(path, pool)
     try:
-        allowance = Allowance(budget, made, ledger, reserve=100)
+        remaining = RemainingBudget(budget, made, ledger, reserve=100)
         optimizer = toy_optimizer(population=8)
-        return search(made, toy_space(), optimizer, toy_baselines(), allowance, rule=rule)
+        return search(made, toy_space(), optimizer, toy_baselines(), remaining, rule=rule)
     finally:
         ledger.close()
 
 
 def test_a_raced_search_can_be_killed_and_repeats_for_nothing(tmp_path: Path) -> None:
-    budget = Budget(evaluations=40)
+    budget = BudgetConfig(evaluations=40)
     whole = searched(tmp_path / "a", Shuffled(), budget)
     for paid in (70, 30, 55):
         with pytest.raises(KeyboardInterrupt):
@@ -243,7 +243,7 @@ def test_a_recipe_asked_again_is_told_the_same_when_the_search_is_repeated(tmp_p
     runs = []
     for seed in range(2):
         made, ledger = evaluator(tmp_path / "a", Shuffled(seed, fails=fails, workers=workers))
-        budget = Allowance(Budget(evaluations=40), made, ledger)
+        budget = RemainingBudget(BudgetConfig(evaluations=40), made, ledger)
         same = Same()
         board = search(made, toy_space(), same, toy_baselines(), budget, rule=RULE)
         runs.append((same.told, board.ranked(), board.failures(), ledger.races))
@@ -253,7 +253,12 @@ def test_a_recipe_asked_again_is_told_the_same_when_the_search_is_repeated(tmp_p
     assert failures and len({tuple(losses) for losses in told}) == 4, "each generation begins with another chunk"
     alone, ledger = evaluator(tmp_path / "b", Shuffled(fails=fails))
     search(
-        alone, toy_space(), same := Same(), toy_baselines(), Allowance(Budget(evaluations=40), alone, ledger), rule=RULE
+        alone,
+        toy_space(),
+        same := Same(),
+        toy_baselines(),
+        RemainingBudget(BudgetConfig(evaluations=40), alone, ledger),
+        rule=RULE,
     )
     ledger.close()
     assert same.told == told
@@ -261,11 +266,11 @@ def test_a_recipe_asked_again_is_told_the_same_when_the_search_is_repeated(tmp_p
 
 def test_where_every_survivor_fails_the_stopped_ones_keep_their_estimates(tmp_path: Path) -> None:
     clean, _ = raced(tmp_path / "a", Shuffled())
-    doomed = {key for key in clean.worth if clean.items[key] == CHUNKS * ITEMS}
+    doomed = {key for key in clean.fitness if clean.items[key] == CHUNKS * ITEMS}
     scored, _ = raced(tmp_path / "b", Shuffled(fails=lambda job: "end" if job.chunk == "search/0" else None))
-    survivors = [key for key, worth in scored.worth.items() if not math.isnan(worth.score)]
+    survivors = [key for key, fitness in scored.fitness.items() if not math.isnan(fitness.score)]
     assert doomed and survivors and not set(survivors) & doomed
-    assert len(set(scored.worth[key].score for key in survivors)) > 1
+    assert len(set(scored.fitness[key].score for key in survivors)) > 1
 
 
 def test_the_ledger_names_whoever_was_stopped(tmp_path: Path) -> None:
@@ -275,7 +280,7 @@ def test_the_ledger_names_whoever_was_stopped(tmp_path: Path) -> None:
     ledger.close()
     assert race["generation"] == 1 and race["first"] == "search/1"
     assert {key: count * ITEMS for key, count in race["stopped"].items()} == {
-        key: scored.items[key] for key in set(scored.worth) - scored.whole
+        key: scored.items[key] for key in set(scored.fitness) - scored.whole
     }
     again, reopened = evaluator(tmp_path / "a", Shuffled())
     run_generation(again, candidates(), RULE, item_order(again, RULE), 1)
@@ -284,13 +289,13 @@ def test_the_ledger_names_whoever_was_stopped(tmp_path: Path) -> None:
 
 
 def test_whoever_was_stopped_has_no_rank_and_is_no_failure(tmp_path: Path) -> None:
-    board = searched(tmp_path / "a", Shuffled(), Budget(evaluations=40))
+    board = searched(tmp_path / "a", Shuffled(), BudgetConfig(evaluations=40))
     ranked = {candidate.key for candidate, _ in board.ranked()}
     assert len(ranked) < len(board.candidates) and not board.failures()
 
 
 def test_saved_items_buy_more_generations(tmp_path: Path) -> None:
-    budget = Budget(evaluations=1000, items=20 * CHUNKS * ITEMS)
+    budget = BudgetConfig(evaluations=1000, items=20 * CHUNKS * ITEMS)
     plain = searched(tmp_path / "a", Shuffled(), budget, RaceConfig(enabled=False))
     fast = searched(tmp_path / "b", Shuffled(), budget)
     assert 20 <= len(plain.candidates) - len({r.key() for r in toy_baselines().values()}) <= 28
@@ -299,7 +304,7 @@ def test_saved_items_buy_more_generations(tmp_path: Path) -> None:
 
 def test_starting_the_workers_is_no_pace(tmp_path: Path) -> None:
     class Late(Shuffled):
-        def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+        def run(self, jobs: JobQueue) -> Iterator[Outcome]:
             clock[0] += 1000.0
             yield from super().run(jobs)
 
@@ -325,13 +330,13 @@ def test_time_ends_a_search_once_and_for_all(tmp_path: Path) -> None:
     clock = [0.0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.monotonic", lambda: clock[0])
-        budget = Budget(evaluations=1000, hours=1.5)
+        budget = BudgetConfig(evaluations=1000, hours=1.5)
         first = searched(tmp_path / "a", Slow(), budget)
         assert 8 < len(first.candidates) < 150
         assert clock[0] <= 1.5 * 3600  # with room for what comes after
         pool = Slow(seed=3)
         assert searched(tmp_path / "a", pool, budget).ranked() == first.ranked() and not pool.jobs
-        more = searched(tmp_path / "a", Slow(), Budget(evaluations=1000, hours=3.0))
+        more = searched(tmp_path / "a", Slow(), BudgetConfig(evaluations=1000, hours=3.0))
         assert len(more.candidates) > len(first.candidates)
 
 
@@ -339,18 +344,19 @@ INFORMATIVE = replace(RULE, items="informative")
 
 
 def test_a_slice_dealt_anew_costs_no_baseline_twice_and_is_dealt_once(tmp_path: Path) -> None:
-    budget, pool = Budget(evaluations=40), Shuffled()
+    budget, pool = BudgetConfig(evaluations=40), Shuffled()
     first = searched(tmp_path / "a", pool, budget, INFORMATIVE)
     standing = {recipe.key() for recipe in toy_baselines().values()}
     assert {job.chunk for job in pool.jobs if job.key in standing} == {f"search/{i}" for i in range(CHUNKS)}
-    dealt = {f"search/informative/{i}" for i in range(CHUNKS)}
-    assert pool.known == dealt and {job.chunk for job in pool.jobs if job.key not in standing} <= dealt
+    rechunked = {f"search/informative/{i}" for i in range(CHUNKS)}
+    assert pool.known == rechunked and {job.chunk for job in pool.jobs if job.key not in standing} <= rechunked
     again = Shuffled(seed=4)
     assert searched(tmp_path / "a", again, budget, INFORMATIVE).ranked() == first.ranked() and not again.jobs
-    ledger = Ledger(tmp_path / "a", header(LongScorer(), {}))
+    ledger = Ledger(tmp_path / "a", ledger_header(LongScorer(), {}))
     ledger.close()
     assert (
-        ledger.deal and {item for items in ledger.deal.chunks.values() for item in items} == ledger.deal.levels.keys()
+        ledger.rechunking
+        and {item for items in ledger.rechunking.chunks.values() for item in items} == ledger.rechunking.levels.keys()
     )
     assert sum(trial.items for trial in ledger.trials.values()) == ITEMS * len(pool.jobs)
     assert (tmp_path / "a").read_text().count('"deal"') == 1
@@ -358,7 +364,7 @@ def test_a_slice_dealt_anew_costs_no_baseline_twice_and_is_dealt_once(tmp_path: 
 
 @pytest.mark.parametrize("paid", [20, 75, 110])
 def test_a_search_dealt_anew_can_be_killed(tmp_path: Path, paid: int) -> None:
-    budget = Budget(evaluations=40)
+    budget = BudgetConfig(evaluations=40)
     whole = searched(tmp_path / "a", Shuffled(), budget, INFORMATIVE)
     with pytest.raises(KeyboardInterrupt):
         searched(tmp_path / "b", Shuffled(seed=paid, dies_after=paid), budget, INFORMATIVE)
@@ -369,7 +375,7 @@ def test_a_baseline_that_fails_is_no_part_of_the_deal_and_still_a_failure(tmp_pa
     bad = toy_baselines()["left"].key()
     pool = Shuffled(fails=lambda job: "no" if job.key == bad else None)
     made, ledger = evaluator(tmp_path / "a", pool)
-    budget = Allowance(Budget(evaluations=16), made, ledger)
+    budget = RemainingBudget(BudgetConfig(evaluations=16), made, ledger)
     search(made, toy_space(), toy_optimizer(), toy_baselines(), budget, rule=INFORMATIVE)
     ledger.close()
     assert made.error(bad, "search") == "no" and len([job for job in pool.jobs if job.key == bad]) == 1
@@ -378,7 +384,7 @@ def test_a_baseline_that_fails_is_no_part_of_the_deal_and_still_a_failure(tmp_pa
 def test_a_fixed_order_begins_every_generation_alike(tmp_path: Path) -> None:
     for items, firsts in (("fixed", {"search/0"}), ("rotating", {f"search/{i}" for i in range(1, 6)})):
         made, ledger = evaluator(tmp_path / items, Shuffled())
-        budget, rule = Allowance(Budget(evaluations=32), made, ledger), replace(RULE, items=items)
+        budget, rule = RemainingBudget(BudgetConfig(evaluations=32), made, ledger), replace(RULE, items=items)
         search(made, toy_space(), toy_optimizer(population=8), toy_baselines(), budget, rule=rule)
         ledger.close()
         assert len(ledger.races) > 1 and {race["first"] for race in ledger.races} == firsts
@@ -386,7 +392,7 @@ def test_a_fixed_order_begins_every_generation_alike(tmp_path: Path) -> None:
 
 def test_a_wide_race_is_as_wide_when_it_is_killed_and_resumed_with_a_larger_budget(tmp_path: Path) -> None:
     rule = RaceConfig(margin=0.5, least=16, most=16)
-    small, large = Budget(evaluations=None, items=600), Budget(evaluations=None, items=1200)
+    small, large = BudgetConfig(evaluations=None, items=600), BudgetConfig(evaluations=None, items=1200)
     with pytest.raises(KeyboardInterrupt):
         searched(tmp_path / "a", Shuffled(dies_after=90), small, rule)
     searched(tmp_path / "a", Shuffled(seed=2), small, rule)
@@ -400,22 +406,22 @@ def test_a_wide_race_is_as_wide_when_it_is_killed_and_resumed_with_a_larger_budg
 
 def test_a_candidate_that_becomes_a_baseline_is_not_paid_for_again(tmp_path: Path) -> None:
     """Rows may be added when a search is resumed: one that has seen the whole slice, in other chunks, is known."""
-    budget, path = Budget(evaluations=40), tmp_path / "a"
+    budget, path = BudgetConfig(evaluations=40), tmp_path / "a"
     first = searched(path, Shuffled(), budget, INFORMATIVE)
     best = next(candidate for candidate, _ in first.ranked() if candidate.vector is not None)
     made, ledger = evaluator(path, pool := Shuffled(seed=2))
     rows = {**toy_baselines(), "mine": best.recipe}
-    allowance = Allowance(budget, made, ledger, reserve=100)
-    again = search(made, toy_space(), toy_optimizer(population=8), rows, allowance, rule=INFORMATIVE)
+    remaining = RemainingBudget(budget, made, ledger, reserve=100)
+    again = search(made, toy_space(), toy_optimizer(population=8), rows, remaining, rule=INFORMATIVE)
     ledger.close()
-    assert not pool.jobs and dict(again.worth) == dict(first.worth)
+    assert not pool.jobs and dict(again.fitness) == dict(first.fitness)
 
 
 @pytest.mark.parametrize("objective", [{"maximise": ["b"]}, {"normalise": True}])
 def test_a_slice_dealt_anew_serves_other_objectives(tmp_path: Path, objective: dict[str, Any]) -> None:
     made, ledger = evaluator(tmp_path / "a", Shuffled(), **objective)
     rule = replace(INFORMATIVE, margin=0.2)
-    budget = Allowance(Budget(evaluations=40), made, ledger)
+    budget = RemainingBudget(BudgetConfig(evaluations=40), made, ledger)
     board = search(made, toy_space(), toy_optimizer(population=8), toy_baselines(), budget, rule=rule)
     assert board.stopped() and all(made.score(c.key, "search") == score for c, score in board.ranked())
     ledger.close()

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from evomerge.scoring.protocol import Plan, task_of
-from evomerge.scoring.tasks.slices import deal
-from evomerge.searching.item_order import RATES, ItemOrder, agreement, dealt
+from evomerge.scoring.tasks.slices import into_chunks
+from evomerge.searching.item_order import RATES, ItemOrder, agreement, rechunked
 
 ITEMS = {"a": [f"a/{i}" for i in range(60)], "b": [f"b/{i}" for i in range(100)]}
-PLAN = Plan({"search": deal("search", ITEMS, 16)}, {"a": 1.0, "b": 3.0})
+PLAN = Plan({"search": into_chunks("search", ITEMS, 16)}, {"a": 1.0, "b": 3.0})
 
 
 def baselines(seed: int = 0, rows: int = 5) -> list[dict[str, float]]:
@@ -22,7 +22,7 @@ def baselines(seed: int = 0, rows: int = 5) -> list[dict[str, float]]:
 
 
 LEVELS = agreement(PLAN, baselines())
-ANEW = replace(PLAN, chunks={"search": dealt(PLAN, LEVELS)})
+ANEW = replace(PLAN, chunks={"search": rechunked(PLAN, LEVELS)})
 
 
 def test_levels_say_where_baselines_agree_and_which_way_most_of_them_are() -> None:
@@ -32,7 +32,7 @@ def test_levels_say_where_baselines_agree_and_which_way_most_of_them_are() -> No
         {"a/0": 1.0, "a/1": 0.0, "a/2": 0.0, "a/3": 1.0, "b/0": 0.5, "b/1": 0.3},
     ]
     plan = Plan(
-        {"search": deal("search", {"a": ["a/0", "a/1", "a/2", "a/3"], "b": ["b/0", "b/1"]}, 3)}, {"a": 1, "b": 1}
+        {"search": into_chunks("search", {"a": ["a/0", "a/1", "a/2", "a/3"], "b": ["b/0", "b/1"]}, 3)}, {"a": 1, "b": 1}
     )
     assert agreement(plan, rows) == {
         "a/0": "agree",
@@ -48,7 +48,7 @@ def test_the_slice_dealt_anew_has_the_same_items_in_chunks_of_the_same_size() ->
     assert sorted(ANEW.items("search")) == sorted(PLAN.items("search"))
     sizes = [len(chunk.items) for chunk in ANEW.chunks["search"]]
     assert sizes == [len(chunk.items) for chunk in PLAN.chunks["search"]]
-    assert dealt(PLAN, LEVELS) == ANEW.chunks["search"]
+    assert rechunked(PLAN, LEVELS) == ANEW.chunks["search"]
     assert {chunk.id for chunk in ANEW.chunks["search"]}.isdisjoint(chunk.id for chunk in PLAN.chunks["search"])
 
 
@@ -65,7 +65,7 @@ def test_telling_items_come_at_their_rates_until_there_are_none_left() -> None:
 
 def test_where_baselines_agree_on_everything_the_order_is_an_even_one() -> None:
     levels = agreement(PLAN, baselines(rows=1))
-    order = ItemOrder.informative(replace(PLAN, chunks={"search": dealt(PLAN, levels)}), levels)
+    order = ItemOrder.informative(replace(PLAN, chunks={"search": rechunked(PLAN, levels)}), levels)
     assert set(levels.values()) == {"agree"} and order.beginnings == len(order.chunks)
     assert [chunk.items for chunk in order.chunks] == [chunk.items for chunk in PLAN.chunks["search"]]
 
@@ -87,8 +87,8 @@ def test_estimates_from_a_part_have_no_bias_though_its_items_were_chosen() -> No
     for seed in range(400):
         draw = np.random.default_rng(seed)
         shuffled = {task: list(draw.permutation(ids)) for task, ids in ITEMS.items()}
-        plan = replace(PLAN, chunks={"search": deal("search", shuffled, 16)})
-        anew = replace(plan, chunks={"search": dealt(plan, LEVELS)})
+        plan = replace(PLAN, chunks={"search": into_chunks("search", shuffled, 16)})
+        anew = replace(plan, chunks={"search": rechunked(plan, LEVELS)})
         order = ItemOrder.informative(anew, LEVELS)
         chance = {"agree": 0.9, "mostly right": 0.6, "mostly wrong": 0.2}
         scores = {

@@ -9,7 +9,7 @@ import pytest
 
 from evomerge.errors import ConfigError, RunError
 from evomerge.scoring.protocol import Plan
-from evomerge.searching.objective import FAILED, Objective, Worth
+from evomerge.searching.objective import FAILED, Fitness, Objective
 
 WEIGHTS = {"math": 1.0, "law": 2.0, "chat": 1.0}
 EXPERTS = ("mathematician", "law-firm")
@@ -26,8 +26,8 @@ def objective(**settings: Any) -> Objective:
     return Objective(WEIGHTS, EXPERTS, BASELINES, **settings)
 
 
-def worth(means: dict[str, float], **settings: Any) -> Worth:
-    return objective(**settings).worth(means, REFERENCES)
+def fitness(means: dict[str, float], **settings: Any) -> Fitness:
+    return objective(**settings).fitness(means, REFERENCES)
 
 
 def means(math_: float, law: float, chat: float) -> dict[str, float]:
@@ -39,22 +39,22 @@ def test_without_settings_it_is_the_plans_score_to_the_bit() -> None:
     items = {f"{task}/{i}": float(generator.random()) for task in WEIGHTS for i in range(7)}
     plan = Plan({}, WEIGHTS)
     own = Objective(WEIGHTS)
-    found = own.worth(plan.by_task(items), {})
+    found = own.fitness(plan.by_task(items), {})
     assert found.score == plan.score(items) and found.violation == 0.0
     assert own.loss(found) == -found.score and not own.relative and own.dimensions == 1
     assert own.items(items, {}) == items
 
 
 def test_maximise_counts_some_tasks_by_their_weights() -> None:
-    assert worth(means(0.3, 0.6, 0.1), maximise=["math", "law"]).score == pytest.approx((0.3 + 2 * 0.6) / 3)
-    assert worth(means(0.3, 0.6, 0.1), maximise=["chat"]).score == 0.1
+    assert fitness(means(0.3, 0.6, 0.1), maximise=["math", "law"]).score == pytest.approx((0.3 + 2 * 0.6) / 3)
+    assert fitness(means(0.3, 0.6, 0.1), maximise=["chat"]).score == 0.1
 
 
 def test_normalised_is_0_at_the_base_and_1_at_the_best_expert() -> None:
-    assert worth(REFERENCES["base"], normalise=True).score == 0.0
-    best = worth(means(0.7, 0.8, 0.9), normalise=True)
+    assert fitness(REFERENCES["base"], normalise=True).score == 0.0
+    best = fitness(means(0.7, 0.8, 0.9), normalise=True)
     assert best.values == pytest.approx({"math": 1.0, "law": 1.0, "chat": 0.0})
-    beyond = worth(means(0.95, 0.4, 0.95), normalise=True).values
+    beyond = fitness(means(0.95, 0.4, 0.95), normalise=True).values
     assert beyond["math"] == pytest.approx(1.5)
     assert beyond["chat"] == pytest.approx(0.05), "no expert gains on chat: it stays in its own unit"
 
@@ -67,7 +67,7 @@ def test_item_scores_have_the_score_as_their_mean(settings: dict[str, Any]) -> N
     items = {f"{task}/{i}": float(generator.random()) for task in WEIGHTS for i in range(5)}
     own = objective(**settings)
     scaled = own.items(items, REFERENCES)
-    score = own.worth(Plan({}, WEIGHTS).by_task(items), REFERENCES).score
+    score = own.fitness(Plan({}, WEIGHTS).by_task(items), REFERENCES).score
     assert Plan({}, own.weights).score(scaled) == pytest.approx(score)
     assert {item.partition("/")[0] for item in scaled} == set(own.tasks)
 
@@ -87,17 +87,17 @@ def test_item_scores_have_the_score_as_their_mean(settings: dict[str, Any]) -> N
 )
 def test_floors(floor: Any, level: float) -> None:
     keep = {"law": floor}
-    assert worth(means(0.0, level, 0.0), keep=keep).violation == 0.0
-    assert worth(means(0.0, level + 0.1, 0.0), keep=keep).violation == 0.0
-    assert worth(means(0.0, level - 0.1, 0.0), keep=keep).violation == pytest.approx(0.1)
+    assert fitness(means(0.0, level, 0.0), keep=keep).violation == 0.0
+    assert fitness(means(0.0, level + 0.1, 0.0), keep=keep).violation == 0.0
+    assert fitness(means(0.0, level - 0.1, 0.0), keep=keep).violation == pytest.approx(0.1)
 
 
 def test_breaches_add_up_over_the_tasks_that_must_be_kept() -> None:
     keep = {"math": 0.5, "chat": "base - 0.1"}
-    assert worth(means(0.2, 0.0, 0.7), keep=keep).violation == pytest.approx(0.3 + 0.1)
+    assert fitness(means(0.2, 0.0, 0.7), keep=keep).violation == pytest.approx(0.3 + 0.1)
 
 
-def rules(one: Worth, other: Worth) -> bool:
+def rules(one: Fitness, other: Fitness) -> bool:
     """Deb's three rules, word by word: whether `one` is better."""
     if one.violation == 0 and other.violation == 0:
         return one.score > other.score
@@ -110,7 +110,7 @@ def test_losses_and_ranks_follow_debs_rules() -> None:
     own = objective(keep={"law": "best_expert - 0.2"})
     generator = np.random.default_rng(2)
     # Some scores far from 0 … 1, as of log-likelihoods.
-    found = [own.worth(means(*row), REFERENCES) for row in (generator.random((40, 3)) * [[50, 1, -80]]).tolist()]
+    found = [own.fitness(means(*row), REFERENCES) for row in (generator.random((40, 3)) * [[50, 1, -80]]).tolist()]
     assert {w.violation > 0 for w in found} == {True, False}
     for one, other in itertools.permutations(found, 2):
         if rules(one, other):
@@ -122,7 +122,7 @@ def test_losses_and_ranks_follow_debs_rules() -> None:
 
 def test_a_front_has_a_loss_for_each_task() -> None:
     own = objective(front=True, maximise=["law", "math"])
-    found = own.worth(means(0.3, 0.6, 0.0), REFERENCES)
+    found = own.fitness(means(0.3, 0.6, 0.0), REFERENCES)
     assert own.dimensions == 2 and own.loss(found) == (-0.6, -0.3)
     assert own.loss(FAILED) == (math.inf, math.inf)
     assert found.score == pytest.approx((0.3 + 2 * 0.6) / 3), "one number is still needed to sort a table"
@@ -131,7 +131,7 @@ def test_a_front_has_a_loss_for_each_task() -> None:
 def test_in_a_front_whoever_breaks_a_floor_is_dominated_by_whoever_keeps_it() -> None:
     own = objective(front=True, maximise=["math", "chat"], keep={"law": 0.5})
     kept, broken, worse = (
-        own.loss(own.worth(means(m, law, 0.1), {})) for m, law in ((0.0, 0.5), (1.0, 0.4), (1.0, 0.2))
+        own.loss(own.fitness(means(m, law, 0.1), {})) for m, law in ((0.0, 0.5), (1.0, 0.4), (1.0, 0.2))
     )
     assert all(a < b < c for a, b, c in zip(kept, broken, worse, strict=True))
 
@@ -140,14 +140,14 @@ def test_the_order_of_tasks_changes_nothing() -> None:
     turned = Objective(dict(reversed(WEIGHTS.items())), EXPERTS, BASELINES, normalise=True, keep={"law": "base"})
     own = objective(normalise=True, keep={"law": "base"})
     given = means(0.4, 0.3, 0.2)
-    one, two = own.worth(given, REFERENCES), turned.worth(given, REFERENCES)
+    one, two = own.fitness(given, REFERENCES), turned.fitness(given, REFERENCES)
     assert (one.score, one.violation) == pytest.approx((two.score, two.violation))
 
 
 def test_tasks_that_were_not_scored_do_not_count() -> None:
-    assert worth({"math": 0.5}, keep={"law": 0.9}).violation == 0.0
-    assert worth({"math": 0.5}).score == 0.5
-    assert worth({}) is FAILED
+    assert fitness({"math": 0.5}, keep={"law": 0.9}).violation == 0.0
+    assert fitness({"math": 0.5}).score == 0.5
+    assert fitness({}) is FAILED
 
 
 @pytest.mark.parametrize(
@@ -174,11 +174,11 @@ def test_mistakes_are_one_line(settings: dict[str, Any], message: str) -> None:
 def test_a_baseline_that_failed_is_named() -> None:
     without = {label: found for label, found in REFERENCES.items() if label not in EXPERTS}
     with pytest.raises(RunError, match="no expert could be scored on law"):
-        objective(keep={"law": "best_expert"}).worth(means(1.0, 1.0, 1.0), without)
+        objective(keep={"law": "best_expert"}).fitness(means(1.0, 1.0, 1.0), without)
     with pytest.raises(RunError, match="uniform could not be scored on law"):
-        objective(keep={"law": "uniform"}).worth(means(1.0, 1.0, 1.0), {})
+        objective(keep={"law": "uniform"}).fitness(means(1.0, 1.0, 1.0), {})
     one = {"base": REFERENCES["base"], "law-firm": REFERENCES["law-firm"]}
-    assert objective(keep={"law": "best_expert"}).worth(means(0.0, 0.8, 0.0), one).violation == 0.0
+    assert objective(keep={"law": "best_expert"}).fitness(means(0.0, 0.8, 0.0), one).violation == 0.0
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import pytest
 
 from evomerge import optimizers
 from evomerge.errors import ConfigError
-from evomerge.finalise.finaliser import Final, Finalise
+from evomerge.finalise.finaliser import FinaliseConfig, Finaliser
 from evomerge.finalise.result import Result
 from evomerge.ledger.ledger import Ledger
 from evomerge.scoring.protocol import SLICES, Chunk, Plan, task_of
-from evomerge.searching.budget import Allowance, Budget
+from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.evaluator import Evaluator
-from evomerge.searching.loop import Board, header, search
+from evomerge.searching.loop import Leaderboard, ledger_header, search
 from evomerge.searching.objective import Objective
 from evomerge.searching.pareto import dominates, front, share_of_box
 from evomerge.workers.jobs import Job
@@ -44,16 +44,22 @@ def answers(job: Job) -> list[Any]:
     return [a + 0.001 * i for i in range(ITEMS)] + [b + 0.001 * i for i in range(ITEMS)]
 
 
-def ended(path: Path, optimizer: str = "random", count: int = 48, **settings: Any) -> tuple[Evaluator, Board, Result]:
+def ended(
+    path: Path, optimizer: str = "random", count: int = 48, **settings: Any
+) -> tuple[Evaluator, Leaderboard, Result]:
     scorer, rows, space = TwoTasks(), toy_baselines(), toy_space()
     objective = Objective(scorer.plan.weights, tuple(EXPERTS), tuple(rows), **settings)
-    ledger = Ledger(path, header(scorer, {}))
+    ledger = Ledger(path, ledger_header(scorer, {}))
     evaluator = Evaluator(scorer, ToyPool(answers=answers), ledger, objective=objective)
     try:
         board = search(
-            evaluator, space, toy_optimizer(optimizer), rows, Allowance(Budget(evaluations=count), evaluator, ledger)
+            evaluator,
+            space,
+            toy_optimizer(optimizer),
+            rows,
+            RemainingBudget(BudgetConfig(evaluations=count), evaluator, ledger),
         )
-        return evaluator, board, Final(evaluator, board, rows, Finalise(top=6), seed=1).run(space, {})
+        return evaluator, board, Finaliser(evaluator, board, rows, FinaliseConfig(top=6), seed=1).run(space, {})
     finally:
         ledger.close()
 
@@ -61,8 +67,8 @@ def ended(path: Path, optimizer: str = "random", count: int = 48, **settings: An
 def test_a_front_is_chosen_on_select_and_every_member_has_a_row(tmp_path: Path) -> None:
     evaluator, board, result = ended(tmp_path / "trials.jsonl", front=True)
     assert result.front is not None and 2 <= len(result.front.members) <= 6 + len(toy_baselines())
-    points = [tuple(evaluator.worth(c.key, "select").values.values()) for c in result.front.members]
-    everybody = [tuple(evaluator.worth(key, "search").values.values()) for key in board.candidates]
+    points = [tuple(evaluator.fitness(c.key, "select").values.values()) for c in result.front.members]
+    everybody = [tuple(evaluator.fitness(key, "search").values.values()) for key in board.candidates]
     assert front(points) == list(range(len(points)))
     assert not any(dominates(other, point) for other in everybody for point in points), "the slices are alike here"
     assert result.winner.key in {c.key for c in result.front.members}

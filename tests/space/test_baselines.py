@@ -12,7 +12,14 @@ from evomerge.errors import ConfigError
 from evomerge.merging.materializer import Materializer, fingerprint
 from evomerge.models.family import Family
 from evomerge.recipes.recipe import ModelRef
-from evomerge.space.baselines import RESERVED, Rivals, from_file, mandatory_baselines, random_direction, textbook
+from evomerge.space.baselines import (
+    RESERVED,
+    BaselinesConfig,
+    from_file,
+    mandatory_baselines,
+    random_direction,
+    textbook,
+)
 from evomerge.space.space import Space
 from tests.families import Folders, save_family
 
@@ -109,8 +116,8 @@ def test_a_recipe_of_any_origin_is_a_row_and_one_of_other_models_is_refused(fold
 
 def test_no_two_rows_bear_one_name() -> None:
     with pytest.raises(ConfigError, match="^baselines: the name 'uniform' is taken"):
-        Rivals(methods={"uniform": "ties"}).refuse_taken(())
+        BaselinesConfig(methods={"uniform": "ties"}).refuse_taken(())
     with pytest.raises(ConfigError, match="^baselines: the name 'math' is taken"):
-        Rivals(recipes={"math": "a.yaml"}).refuse_taken(("math",))
+        BaselinesConfig(recipes={"math": "a.yaml"}).refuse_taken(("math",))
     with pytest.raises(ConfigError, match="^baselines: the name 'mine' is taken"):
-        Rivals(methods={"mine": "ties"}, recipes={"mine": "a.yaml"}).refuse_taken(())
+        BaselinesConfig(methods={"mine": "ties"}, recipes={"mine": "a.yaml"}).refuse_taken(())

@@ -16,7 +16,7 @@ import yaml
 from evomerge import trackers
 from evomerge.errors import ConfigError
 from evomerge.experiment.fixed import fixed_part
-from evomerge.searching.loop import Board
+from evomerge.searching.loop import Leaderboard
 
 PRESETS = Path(__file__).parents[2] / "conf" / "tracker"
 DOCUMENT: dict[str, Any] = {
@@ -52,10 +52,10 @@ class Recorder:
         self.closed += 1
 
 
-def board(best: float = 0.75, failed: int = 0) -> Board:
+def board(best: float = 0.75, failed: int = 0) -> Leaderboard:
     ranked = [] if math.isnan(best) else [(None, best)]
     failures = {str(i): "NaN" for i in range(failed)}
-    return cast(Board, SimpleNamespace(ranked=lambda: ranked, failures=lambda: failures))
+    return cast(Leaderboard, SimpleNamespace(ranked=lambda: ranked, failures=lambda: failures))
 
 
 def search_once(tracker: trackers.Tracker, generations: int = 3) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.scoring.engine.tree import ROW, Costs, Node, Pair, Tokens, Trunk, cut, grow
+from evomerge.scoring.engine.tree import ROW, Costs, Node, Pair, Tokens, Trunk, build_trees, schedule_trees
 
 Integers = NDArray[np.int64]
 
@@ -73,7 +73,7 @@ Path = list[tuple[_Unit, int]]  # for every token from the beginning: who comput
 
 def plan(pairs: Sequence[Pair], max_length: int, costs: Costs) -> BatchPlan:
     """Batches of at most `costs.most` tokens (or one request), longest first; a pure function of its arguments."""
-    trunk = cut(grow([pair.inputs(max_length) for pair in pairs]), costs)
+    trunk = schedule_trees(build_trees([pair.inputs(max_length) for pair in pairs]), costs)
     return BatchPlan(tuple(_Planner(pairs, costs).batches(trunk, (), [])), len(pairs))
 
 

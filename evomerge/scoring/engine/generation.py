@@ -16,8 +16,8 @@ from evomerge.errors import CandidateError, TaskError
 from evomerge.scoring import SEED, Answer, Request
 from evomerge.scoring.engine.caches import States, begin, cache_keyword, new_cache, prefix_states, shares_prefixes
 from evomerge.scoring.engine.decoding import Line, Loop, Stops, end_tokens, refuse_infinite
-from evomerge.scoring.engine.generation_options import OBEYED, Wishes, read_wishes
-from evomerge.scoring.engine.memory import Budget
+from evomerge.scoring.engine.generation_options import OBEYED, GenerationOptions, read_generation_options
+from evomerge.scoring.engine.memory import MemoryBudget
 from evomerge.scoring.engine.prompts import Ids, Prompt, alike, behind_prefixes, cost, seed_of
 from evomerge.scoring.engine.windows import position_reach
 
@@ -43,7 +43,7 @@ class Generator:
     ) -> None:
         self._model = model
         self._tokenizer = configure_pad_token(copy.deepcopy(tokenizer), model_config=model.config)
-        self._budget = Budget(max_tokens)
+        self._budget = MemoryBudget(max_tokens)
         self._max_length = max_length or resolve_max_length(model.config, tokenizer)
         self._seq2seq = bool(model.config.is_encoder_decoder)
         self._reach = position_reach(model.config)
@@ -57,15 +57,15 @@ class Generator:
         """
         answers: list[Answer | list[Answer]] = [Answer("")] * len(requests)
         for places in alike(requests):
-            wishes = read_wishes(requests[places[0]].arguments[1], self._eos)
-            contexts = {place: self._encode(requests[place].arguments[0], wishes) for place in places}
+            options = read_generation_options(requests[places[0]].arguments[1], self._eos)
+            contexts = {place: self._encode(requests[place].arguments[0], options) for place in places}
             wanted: dict[Ids, int] = {}
             for place, ids in contexts.items():
-                wanted[ids] = max(wanted.get(ids, 1), requests[place].repeats if wishes.sampled else 1)
-            found = self._generate([Prompt(*prompt) for prompt in wanted.items()], wishes)
+                wanted[ids] = max(wanted.get(ids, 1), requests[place].repeats if options.sampled else 1)
+            found = self._generate([Prompt(*prompt) for prompt in wanted.items()], options)
             for place, ids in contexts.items():
                 repeats = requests[place].repeats
-                own = found[ids][:repeats] if wishes.sampled else found[ids] * repeats
+                own = found[ids][:repeats] if options.sampled else found[ids] * repeats
                 answers[place] = own if repeats > 1 else own[0]
         return answers
 
@@ -75,7 +75,7 @@ class Generator:
 
         Half precision has ties that a batch may break another way, so there it need only run.
         """
-        trial = Wishes((), 4, {"do_sample": False})
+        trial = GenerationOptions((), 4, {"do_sample": False})
         vocabulary = self._model.config.get_text_config().vocab_size
         draw = torch.randint(vocabulary, (2, 8), generator=torch.Generator().manual_seed(SEED)).tolist()
         prompts = [Prompt(tuple(draw[0]), 1), Prompt(tuple(draw[1][:5]), 1)]
@@ -94,12 +94,12 @@ class Generator:
             log.warning("answers are generated one by one, not by the decoding loop: %s", reason)
         return reason
 
-    def _encode(self, context: str, wishes: Wishes) -> Ids:
+    def _encode(self, context: str, options: GenerationOptions) -> Ids:
         """A context's tokens: no second BOS, and its beginning cut where it is too long."""
-        room = self._max_length if self._seq2seq else self._max_length - wishes.max_gen_toks
+        room = self._max_length if self._seq2seq else self._max_length - options.max_gen_toks
         if room <= 0:
             raise TaskError(
-                f"max_gen_toks={wishes.max_gen_toks} leaves no room for a prompt in the model's {self._max_length} "
+                f"max_gen_toks={options.max_gen_toks} leaves no room for a prompt in the model's {self._max_length} "
                 "tokens; lower it in the task's generation_kwargs"
             )
         begun = not self._seq2seq and has_bos_prefix(context, self._tokenizer.bos_token)
@@ -109,32 +109,34 @@ class Generator:
             ids = [self._tokenizer.eos_token_id if bos is None else bos]
         return tuple(ids)
 
-    def _generate(self, prompts: Sequence[Prompt], wishes: Wishes) -> dict[Ids, list[Answer]]:
+    def _generate(self, prompts: Sequence[Prompt], options: GenerationOptions) -> dict[Ids, list[Answer]]:
         found: dict[Ids, list[Answer]] = {}
         ordered = sorted(prompts, key=lambda prompt: -len(prompt.ids))
         cache = new_cache(self._model)
-        longest = len(ordered[0].ids) + wishes.max_gen_toks
-        settings = wishes.settings(self._model)
-        alone = longest > self._reach or "max_length" in wishes.options or not settings <= OBEYED
+        longest = len(ordered[0].ids) + options.max_gen_toks
+        settings = options.settings(self._model)
+        alone = longest > self._reach or "max_length" in options.generate_kwargs or not settings <= OBEYED
         if cache is None or alone or self.alone_because:
-            return {prompt.ids: [self._one(prompt.ids, i, wishes) for i in range(prompt.answers)] for prompt in prompts}
+            return {
+                prompt.ids: [self._one(prompt.ids, i, options) for i in range(prompt.answers)] for prompt in prompts
+            }
         shared = shares_prefixes(cache) and "repetition_penalty" not in settings  # it would punish padding
         for prefix, members in behind_prefixes(ordered) if shared else [((), ordered)]:
             states = prefix_states(self._model, prefix) if prefix else []
-            work = partial(self._batch, wishes=wishes, prefix=prefix, states=states, found=found)
-            self._budget.run(members, partial(cost, wishes=wishes), work)
+            work = partial(self._batch, options=options, prefix=prefix, states=states, found=found)
+            self._budget.run(members, partial(cost, options=options), work)
         return found
 
     def _batch(
         self,
         prompts: Sequence[Prompt],
-        wishes: Wishes,
+        options: GenerationOptions,
         prefix: Ids,
         states: States,
         found: dict[Ids, list[Answer]],
     ) -> None:
         """Decode prompts, the longest first; padding goes before what follows the prefix, or behind for an encoder."""
-        lines = [line for row, prompt in enumerate(prompts) for line in self._lines(row, prompt, wishes)]
+        lines = [line for row, prompt in enumerate(prompts) for line in self._lines(row, prompt, options)]
         rows = [self._padded(prompt.ids, len(prefix), len(prompts[0].ids)) for prompt in prompts]
         cache = new_cache(self._model)
         if cache is not None and states:
@@ -145,17 +147,17 @@ class Generator:
         self._call(
             *torch.tensor(rows, device=self._model.device).unbind(1),
             max_length=longest if self._seq2seq else len(prompts[0].ids) + longest,
-            custom_generate=Loop(lines, Stops(self._tokenizer, wishes.until)),
-            **held | dict(wishes.options),
+            custom_generate=Loop(lines, Stops(self._tokenizer, options.until)),
+            **held | dict(options.generate_kwargs),
         )
         for row, prompt in enumerate(prompts):
-            found[prompt.ids] = [self._text(line.tokens, line.stopped, wishes) for line in lines if line.prompt == row]
+            found[prompt.ids] = [self._text(line.tokens, line.stopped, options) for line in lines if line.prompt == row]
 
-    def _lines(self, row: int, prompt: Prompt, wishes: Wishes) -> Iterator[Line]:
-        limit = wishes.max_gen_toks + (len(prompt.ids) if self._seq2seq else 0)
+    def _lines(self, row: int, prompt: Prompt, options: GenerationOptions) -> Iterator[Line]:
+        limit = options.max_gen_toks + (len(prompt.ids) if self._seq2seq else 0)
         for number in range(prompt.answers):
             draws = None
-            if wishes.sampled:
+            if options.sampled:
                 stream = torch.Generator().manual_seed(seed_of(prompt.ids, number))
                 draws = torch.rand(limit, generator=stream, dtype=torch.float64)
             yield Line(row, limit, draws)
@@ -167,21 +169,21 @@ class Generator:
         mask = [1] * gap + [0] * len(padding) + [1] * (len(ids) - gap)
         return [*ids[:gap], *padding, *ids[gap:]], mask
 
-    def _one(self, ids: Ids, number: int, wishes: Wishes) -> Answer:
+    def _one(self, ids: Ids, number: int, options: GenerationOptions) -> Answer:
         """One answer by `generate` alone, as lm-eval calls it, for options that the loop does not obey."""
-        options = {"max_length": len(ids) + wishes.max_gen_toks, **wishes.options}
+        settings = {"max_length": len(ids) + options.max_gen_toks, **options.generate_kwargs}
         tokens = torch.tensor([ids], device=self._model.device)
         with torch.random.fork_rng(devices=[self._model.device] if self._model.device.type == "cuda" else []):
             torch.manual_seed(seed_of(ids, number))
             generated = self._call(
                 tokens,
                 torch.ones_like(tokens),
-                stopping_criteria=stop_sequences_criteria(self._tokenizer, list(wishes.until), len(ids), 1),
+                stopping_criteria=stop_sequences_criteria(self._tokenizer, list(options.until), len(ids), 1),
                 logits_processor=[refuse_infinite],
-                **options,
+                **settings,
             )[0].tolist()
-        stopped = len(generated) < options["max_length"] or generated[-1] in end_tokens(self._model.generation_config)
-        return self._text(generated if self._seq2seq else generated[len(ids) :], stopped, wishes)
+        stopped = len(generated) < settings["max_length"] or generated[-1] in end_tokens(self._model.generation_config)
+        return self._text(generated if self._seq2seq else generated[len(ids) :], stopped, options)
 
     def _call(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
         generate: Any = self._model.generate
@@ -194,6 +196,6 @@ class Generator:
         )
         return generated
 
-    def _text(self, tokens: Sequence[int], stopped: bool, wishes: Wishes) -> Answer:
-        text, cut = wishes.text(self._tokenizer.decode(tokens, skip_special_tokens=True))
+    def _text(self, tokens: Sequence[int], stopped: bool, options: GenerationOptions) -> Answer:
+        text, cut = options.text(self._tokenizer.decode(tokens, skip_special_tokens=True))
         return Answer(text, truncated=not stopped and not cut)

@@ -20,22 +20,22 @@ OBEYED = {
 
 
 @dataclass(frozen=True)
-class Wishes:
+class GenerationOptions:
     """Stop sequences (the end-of-sequence text included), a length, and what `generate` is given."""
 
     until: tuple[str, ...]
     max_gen_toks: int
-    options: Mapping[str, Any]
+    generate_kwargs: Mapping[str, Any]
 
     @property
     def sampled(self) -> bool:
         """Whether two answers to one context may differ."""
-        return bool(self.options["do_sample"])
+        return bool(self.generate_kwargs["do_sample"])
 
     def settings(self, model: PreTrainedModel) -> set[str]:
         """What `generate` is told beyond its defaults, by the request or by the model's own configuration."""
         config = copy.deepcopy(model.generation_config)
-        unknown = config.update(**self.options)
+        unknown = config.update(**self.generate_kwargs)
         return {*config.to_diff_dict(), *unknown} - IDLE
 
     def text(self, generated: str) -> tuple[str, bool]:
@@ -44,7 +44,7 @@ class Wishes:
         return text, text != generated
 
 
-def read_wishes(gen_kwargs: Mapping[str, Any], eos: str) -> Wishes:
+def read_generation_options(gen_kwargs: Mapping[str, Any], eos: str) -> GenerationOptions:
     """lm-eval's defaults and aliases applied; TaskError for a request that no model can answer."""
     options = dict(normalize_gen_kwargs(dict(gen_kwargs), MAX_GEN_TOKS))
     until = tuple(handle_stop_sequences(options.pop("until"), eos=eos))
@@ -55,4 +55,4 @@ def read_wishes(gen_kwargs: Mapping[str, Any], eos: str) -> Wishes:
         options.pop("temperature", None)
     elif not options.get("temperature"):
         raise TaskError("do_sample=true needs a temperature above 0 in generation_kwargs; set it, or drop do_sample")
-    return Wishes(until, max_gen_toks, options)
+    return GenerationOptions(until, max_gen_toks, options)

@@ -14,7 +14,7 @@ Answers = list[tuple[float, bool]]
 
 
 @contextmanager
-def only(model: PreTrainedModel, states: torch.Tensor) -> Iterator[None]:
+def restrict_head(model: PreTrainedModel, states: torch.Tensor) -> Iterator[None]:
     """Let only these states, of all rows in one line, reach the output head; what scales logits behind it is kept."""
 
     def gather(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

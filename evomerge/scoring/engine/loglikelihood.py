@@ -6,7 +6,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from evomerge.scoring.engine.batches import Batch, BatchPlan
 from evomerge.scoring.engine.caches import cache_keyword
-from evomerge.scoring.engine.head import Answers, only, refuse_infinite
+from evomerge.scoring.engine.head import Answers, refuse_infinite, restrict_head
 from evomerge.scoring.engine.tree import Tokens
 
 KeysValues = list[tuple[torch.Tensor, torch.Tensor]]  # of every layer, each [1, heads, tokens, width]
@@ -54,7 +54,7 @@ class TreeEngine:
         states = torch.from_numpy(batch.states).to(device)
         past = self._past(batch)
         held = {cache_keyword(self._model.forward): past}
-        with only(self._model, states):
+        with restrict_head(self._model, states):
             logits = self._model(
                 input_ids=torch.from_numpy(batch.tokens).to(device),
                 attention_mask=tree_mask(batch, self._model.dtype, device),

@@ -11,7 +11,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Budget:
+class MemoryBudget:
     """How many tokens, padding included, a batch may hold."""
 
     def __init__(self, tokens: int) -> None:

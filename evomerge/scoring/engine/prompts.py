@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from evomerge.scoring import SEED, Request
-from evomerge.scoring.engine.generation_options import Wishes
+from evomerge.scoring.engine.generation_options import GenerationOptions
 
 Ids = tuple[int, ...]
 
@@ -48,9 +48,9 @@ def behind_prefixes(prompts: Sequence[Prompt]) -> Iterator[tuple[Ids, list[Promp
         yield (), sorted(others, key=lambda prompt: -len(prompt.ids))
 
 
-def cost(prompts: Sequence[Prompt], wishes: Wishes) -> int:
+def cost(prompts: Sequence[Prompt], options: GenerationOptions) -> int:
     """Tokens that a batch holds at its end, if no answer stops before its limit; the first prompt is the longest."""
-    return sum(prompt.answers for prompt in prompts) * (len(prompts[0].ids) + wishes.max_gen_toks)
+    return sum(prompt.answers for prompt in prompts) * (len(prompts[0].ids) + options.max_gen_toks)
 
 
 def seed_of(ids: Ids, number: int) -> int:

@@ -11,8 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from evomerge.scoring.engine.head import Answers, only, refuse_infinite
-from evomerge.scoring.engine.memory import Budget
+from evomerge.scoring.engine.head import Answers, refuse_infinite, restrict_head
+from evomerge.scoring.engine.memory import MemoryBudget
 from evomerge.scoring.engine.tree import Pair, Tokens
 
 
@@ -35,7 +35,7 @@ class Seq2SeqScorer:
     def __init__(self, model: PreTrainedModel, *, max_length: int, max_tokens: int = 16384) -> None:
         self._model = model
         self._max_length = max_length
-        self._budget = Budget(max_tokens)
+        self._budget = MemoryBudget(max_tokens)
 
     @torch.inference_mode()
     def score(self, pairs: Sequence[Pair]) -> Answers:
@@ -96,7 +96,7 @@ class Seq2SeqScorer:
         hidden = self._model.get_encoder()(input_ids=source, attention_mask=mask).last_hidden_state
         of = torch.tensor([contexts[row.context] for row in rows], device=self._model.device)
         read, scored = self._padded([row.shifted for row in rows])
-        with only(self._model, scored.flatten().nonzero().squeeze(1)):
+        with restrict_head(self._model, scored.flatten().nonzero().squeeze(1)):
             logits: Tensor = self._model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=hidden[of]),
                 attention_mask=mask[of],

@@ -71,7 +71,7 @@ class Trunk:
     trunks: list["Trunk"] = field(default_factory=list)
 
 
-def grow(sequences: Sequence[Tokens]) -> list[Node]:
+def build_trees(sequences: Sequence[Tokens]) -> list[Node]:
     """The trees of some sequences, numbered by their place; equal sequences end at the same node."""
     order = sorted(range(len(sequences)), key=lambda i: sequences[i])
     distinct = [(tokens, tuple(group)) for tokens, group in groupby(order, key=lambda i: sequences[i])]
@@ -94,7 +94,7 @@ def _agreement(first: Tokens, last: Tokens, depth: int) -> int:
     return next((i for i in range(depth, most) if first[i] != last[i]), most)
 
 
-def cut(roots: Sequence[Node], costs: Costs) -> Trunk:
+def schedule_trees(roots: Sequence[Node], costs: Costs) -> Trunk:
     """The cheapest work, by `costs`, below an empty beginning."""
     return _joined([_work(node, costs) for node in roots])
 

@@ -7,8 +7,8 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.scoring.tasks.lm_eval_scorer import LMEvalScorer
     from evomerge.scoring.tasks.loading import TaskLoader
-    from evomerge.scoring.tasks.slices import deal
-    from evomerge.scoring.tasks.task_entries import read_entries
+    from evomerge.scoring.tasks.slices import into_chunks
+    from evomerge.scoring.tasks.task_entries import read_tasks
     from evomerge.scoring.tasks.task_errors import one_line
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -16,7 +16,7 @@ else:
 __all__ = [
     "LMEvalScorer",
     "TaskLoader",
-    "deal",
+    "into_chunks",
     "one_line",
-    "read_entries",
+    "read_tasks",
 ]

@@ -13,8 +13,8 @@ from evomerge.scoring import SLICES, Chunk, Counts, Plan, Request, added, quiet,
 from evomerge.scoring.tasks.dry_run import rehearse
 from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Leaf, Prompting, fewshot_split, freeze, own_split
 from evomerge.scoring.tasks.loading import TaskLoader, choose_filter, choose_metric, label, override
-from evomerge.scoring.tasks.slices import Doc, deal, draw
-from evomerge.scoring.tasks.task_entries import Entry, read_entries
+from evomerge.scoring.tasks.slices import Doc, draw, into_chunks
+from evomerge.scoring.tasks.task_entries import TaskEntry, read_tasks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +46,7 @@ class LMEvalScorer:
         system_instruction: str | None = None,
         gen_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        entries = read_entries(tasks, slices, "scorer.tasks")
+        entries = read_tasks(tasks, slices, "scorer.tasks")
         if fewshot_as_multiturn and not apply_chat_template:
             raise TaskError("fewshot_as_multiturn needs apply_chat_template=true; set both, or neither")
         multiturn = apply_chat_template if fewshot_as_multiturn is None else fewshot_as_multiturn
@@ -64,7 +64,7 @@ class LMEvalScorer:
                 self._docs |= {item: frozen.docs[item] for item in kept}
         self._refuse_leaks(drawn)
         chunks = {
-            slice_: deal(slice_, {task: by_slice[slice_] for task, by_slice in drawn.items()}, chunk_items)
+            slice_: into_chunks(slice_, {task: by_slice[slice_] for task, by_slice in drawn.items()}, chunk_items)
             for slice_ in SLICES
         }
         self.plan = Plan(chunks, {entry.name: entry.weight for entry in entries})
@@ -134,7 +134,7 @@ class _Frozen:
 
     def __init__(
         self,
-        entry: Entry,
+        entry: TaskEntry,
         tasks: Mapping[str, Any],
         prompting: Prompting,
         num_fewshot: int | None,
@@ -150,7 +150,7 @@ class _Frozen:
             leaf = Leaf(shown, task, metric, sign, choose_filter(shown, task, entry.filter))
             self._add(entry, leaf, name, prompting)
 
-    def _add(self, entry: Entry, leaf: Leaf, name: str, prompting: Prompting) -> None:
+    def _add(self, entry: TaskEntry, leaf: Leaf, name: str, prompting: Prompting) -> None:
         own = own_split(leaf.task)
         splits = {slice_: entry.splits.get(slice_, own) for slice_ in SLICES}
         if fewshot_split(leaf.task) in splits.values():

@@ -18,7 +18,7 @@ from lm_eval.tasks import TaskManager
 from evomerge.errors import TaskError
 from evomerge.hub import out_of_reach
 from evomerge.schema import shown
-from evomerge.scoring.tasks.task_entries import Entry, did_you_mean
+from evomerge.scoring.tasks.task_entries import TaskEntry, did_you_mean
 from evomerge.scoring.tasks.task_errors import blaming, foreign_metrics, load_problem
 
 NAMED = re.compile(r"""^[ -]*(?:["']?(?:task|group|tag)["']?:|-)[ \[]*["']?([^\s"'#\[\],]+)""", re.MULTILINE)
@@ -36,7 +36,7 @@ class TaskLoader:
         self._mine = TaskManager(include_path=include_path, include_defaults=False)
         self._all: TaskManager | None = None
 
-    def load(self, entry: Entry) -> dict[str, Task]:
+    def load(self, entry: TaskEntry) -> dict[str, Task]:
         """Leaf tasks by name: one for a task, all of them for a group or a tag."""
         target = _inline(entry) if entry.spec is not None else entry.name
         manager = self._mine if entry.spec is not None else self._manager(entry.name)
@@ -86,7 +86,7 @@ def mentioned() -> frozenset[str]:
     return frozenset(word for text in texts for word in NAMED.findall(text))
 
 
-def label(entry: Entry, leaf: str) -> str:
+def label(entry: TaskEntry, leaf: str) -> str:
     """How an error names a task: the entry, and the leaf within it when it is a group."""
     return entry.name if leaf == entry.name else f"{entry.name}: {leaf}"
 
@@ -106,7 +106,7 @@ def _complete(index: Mapping[str, Any], name: str) -> bool:
     )
 
 
-def _inline(entry: Entry) -> dict[str, Any]:
+def _inline(entry: TaskEntry) -> dict[str, Any]:
     spec = copy.deepcopy(dict(entry.spec or {}))
     for key in spec:
         if key not in SPEC_KEYS:
@@ -116,7 +116,7 @@ def _inline(entry: Entry) -> dict[str, Any]:
     return {**spec, "task": entry.name}
 
 
-def _is_local(entry: Entry) -> bool:
+def _is_local(entry: TaskEntry) -> bool:
     """Whether a spec names files and metrics of lm-eval's own alone, so that no hub need be asked."""
     return str((entry.spec or {}).get("dataset_path")) in _PACKAGED_DATASETS_MODULES and not foreign_metrics(entry)
 
@@ -129,7 +129,7 @@ def _refuse_unsuited(name: str, task: Task) -> None:
 
 
 def override(
-    name: str, task: Task, entry: Entry, num_fewshot: int | None, gen_kwargs: Mapping[str, Any] | None
+    name: str, task: Task, entry: TaskEntry, num_fewshot: int | None, gen_kwargs: Mapping[str, Any] | None
 ) -> None:
     """Apply few-shot count and generation arguments as `simple_evaluate` does; the entry's own come last.
 

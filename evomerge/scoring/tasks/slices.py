@@ -11,7 +11,7 @@ import numpy as np
 from evomerge.errors import TaskError
 from evomerge.scoring import SLICES, Chunk
 
-Wanted = int | Literal["all"] | tuple[int | str, ...]
+SliceSize = int | Literal["all"] | tuple[int | str, ...]
 """What an experiment asks of a slice: a count, `all` that the others leave, or explicit document ids."""
 
 
@@ -24,7 +24,7 @@ class Doc:
 
 
 def draw(
-    task: str, pools: Mapping[str, Sequence[Doc]], wanted: Mapping[str, Wanted], seed: int
+    task: str, pools: Mapping[str, Sequence[Doc]], wanted: Mapping[str, SliceSize], seed: int
 ) -> dict[str, tuple[str, ...]]:
     """Item ids per slice, disjoint in ids and in content.
 
@@ -43,7 +43,7 @@ def draw(
     return {slice_: tuple(doc.item for doc in taken[slice_]) for slice_ in SLICES}
 
 
-def _turn(want: Wanted) -> int:
+def _turn(want: SliceSize) -> int:
     if isinstance(want, tuple):
         return 0
     return 2 if want == "all" else 1
@@ -119,7 +119,7 @@ def _some(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def deal(
+def into_chunks(
     slice_: str, items: Mapping[str, Sequence[str]], chunk_items: int, rates: Sequence[float] | None = None
 ) -> tuple[Chunk, ...]:
     """Equal chunks of at most `chunk_items`, in each of which every task, or other stratum, has about its share.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from evomerge.errors import ConfigError
 from evomerge.schema import EMPTY, Count, Natural, OneOf, Range, Text, check_value
 from evomerge.scoring import SLICES
-from evomerge.scoring.tasks.slices import Wanted
+from evomerge.scoring.tasks.slices import SliceSize
 from evomerge.suggest import nearest
 
 Name = Annotated[str, Text(r"[^/\s]([^/]{0,198}[^/\s])?", "a name of one line without '/'")]
@@ -38,11 +38,11 @@ class TaskConfig(Slices):
 
 
 @dataclass(frozen=True)
-class Entry:
+class TaskEntry:
     """One task or group of an experiment; None means what lm-eval itself would do."""
 
     name: str
-    wanted: Mapping[str, Wanted]
+    wanted: Mapping[str, SliceSize]
     weight: float = 1.0
     spec: Mapping[str, Any] | None = None
     metric: str | None = None
@@ -52,9 +52,9 @@ class Entry:
     gen_kwargs: Mapping[str, Any] | None = None
 
 
-def read_entries(
+def read_tasks(
     tasks: Sequence[str | Mapping[str, Any]], slices: Mapping[str, Any] = EMPTY, where: str = "tasks"
-) -> tuple[Entry, ...]:
+) -> tuple[TaskEntry, ...]:
     """Entries with the sizes in `slices` as defaults; ConfigError names the key, below `where`, that is wrong."""
     check_value(tasks, Sequence[Name | TaskConfig], where)
     check_value(slices, Slices, where.removesuffix("tasks") + "slices")
@@ -74,8 +74,8 @@ def read_entries(
     return entries
 
 
-def _entry(given: TaskConfig, slices: Mapping[str, Any], where: str) -> Entry:
-    return Entry(
+def _entry(given: TaskConfig, slices: Mapping[str, Any], where: str) -> TaskEntry:
+    return TaskEntry(
         name=given.name,
         wanted={slice_: _wanted(given, slices, slice_, where) for slice_ in SLICES},
         weight=float(given.weight),
@@ -88,7 +88,7 @@ def _entry(given: TaskConfig, slices: Mapping[str, Any], where: str) -> Entry:
     )
 
 
-def _wanted(given: TaskConfig, slices: Mapping[str, Any], slice_: str, where: str) -> Wanted:
+def _wanted(given: TaskConfig, slices: Mapping[str, Any], slice_: str, where: str) -> SliceSize:
     own = getattr(given, slice_)
     size = slices.get(slice_) if own is None else own
     if size is None:

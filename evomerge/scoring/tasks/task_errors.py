@@ -10,7 +10,7 @@ from lm_eval.api.registry import METRIC_REGISTRY
 
 from evomerge.errors import EvomergeError, TaskError, remedy
 from evomerge.schema import shown
-from evomerge.scoring.tasks.task_entries import Entry
+from evomerge.scoring.tasks.task_entries import TaskEntry
 
 MOVED = "set HF_HOME, or HF_DATASETS_CACHE for data sets alone, to a folder that can be written"
 
@@ -26,14 +26,14 @@ def blaming(what: str, remedy: str) -> Iterator[None]:
         raise TaskError(f"{what}: {type(error).__name__}: {one_line(error)}; {remedy}") from error
 
 
-def foreign_metrics(entry: Entry) -> list[str]:
+def foreign_metrics(entry: TaskEntry) -> list[str]:
     """The metrics of a spec that lm-eval does not have, and looks for on a hub."""
     listed = (entry.spec or {}).get("metric_list")
     named = (one.get("metric") for one in listed if isinstance(one, Mapping)) if isinstance(listed, list) else ()
     return [shown(name) for name in named if str(name) not in METRIC_REGISTRY]
 
 
-def load_problem(error: BaseException, entry: Entry, offline: str | None) -> str:
+def load_problem(error: BaseException, entry: TaskEntry, offline: str | None) -> str:
     """Why a task could not be loaded, and the remedy; `offline` says why no hub was asked."""
     cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
     if isinstance(cause, OSError) and (found := _cache_of(cause, entry)):
@@ -53,7 +53,7 @@ def load_problem(error: BaseException, entry: Entry, offline: str | None) -> str
     return f"cannot be loaded: {type(cause).__name__}: {one_line(cause)}; check its spec or YAML file"
 
 
-def _cache_of(error: OSError, entry: Entry) -> tuple[str, str] | None:
+def _cache_of(error: OSError, entry: TaskEntry) -> tuple[str, str] | None:
     """Which folder of a data set could not be written, and how to have another; None where it is about something else.
 
     What stands in the way may be the folder itself, a file in it, or one of the folders above.

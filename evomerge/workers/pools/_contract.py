@@ -6,13 +6,13 @@ from typing import Protocol
 from evomerge.recipes import Recipe
 from evomerge.scoring import Request
 from evomerge.workers.jobs import Outcome
-from evomerge.workers.pools._dispatch import Dispatch
+from evomerge.workers.pools._dispatch import JobQueue
 
 
 class Pool(Protocol):
     """What `create` in each file of this folder returns."""
 
-    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+    def run(self, jobs: JobQueue) -> Iterator[Outcome]:
         """Outcomes as they come, in any order, until nothing waits and no worker is at work.
 
         A worker that is free takes `jobs.next(what it holds)`. The caller may change what waits between two outcomes.

@@ -7,7 +7,7 @@ from evomerge.workers import Job
 Queue = dict[str, dict[str, Job]]  # candidate → chunk → job, each in the order given
 
 
-class Dispatch:
+class JobQueue:
     """Jobs by candidate: a worker stays with the candidate it holds, then opens a new one, then helps another.
 
     When nothing that is needed waits any more, it takes what may be needed later, so that no worker idles. Whoever

@@ -9,7 +9,7 @@ from evomerge.recipes import Recipe
 from evomerge.schema import Range
 from evomerge.scoring import Request
 from evomerge.workers import Outcome, Worker, WorkerSpec
-from evomerge.workers.pools._dispatch import Dispatch
+from evomerge.workers.pools._dispatch import JobQueue
 
 
 class LocalPool:
@@ -19,7 +19,7 @@ class LocalPool:
         self._worker = Worker(spec)
         self._holding: str | None = None
 
-    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+    def run(self, jobs: JobQueue) -> Iterator[Outcome]:
         """Outcomes one by one; see `Pool.run`."""
         while job := jobs.next(self._holding):
             self._holding = job.key

@@ -14,7 +14,7 @@ from evomerge.recipes import Recipe
 from evomerge.schema import Range, Text
 from evomerge.scoring import Request
 from evomerge.workers import Job, Outcome, Worker, WorkerSpec
-from evomerge.workers.pools._dispatch import Dispatch
+from evomerge.workers.pools._dispatch import JobQueue
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class RayPool:
         self._idle = [(self._spawn(), None) for _ in range(workers)]
         self._wait_until_ready()
 
-    def run(self, jobs: Dispatch) -> Iterator[Outcome]:
+    def run(self, jobs: JobQueue) -> Iterator[Outcome]:
         """Outcomes as they come; see `Pool.run`."""
         busy: dict[Any, tuple[Any, Job]] = {}
         lost: dict[tuple[str, str], int] = {}
@@ -97,7 +97,7 @@ class RayPool:
         if self._started_here:
             self._ray.shutdown()
 
-    def _assign(self, dispatch: Dispatch, busy: dict[Any, Any]) -> None:
+    def _assign(self, dispatch: JobQueue, busy: dict[Any, Any]) -> None:
         still: list[tuple[Any, str | None]] = []
         for worker, holding in self._idle:
             job = dispatch.next(holding)
@@ -108,7 +108,7 @@ class RayPool:
         self._idle = still
 
     def _outcome(
-        self, ref: Any, worker: Any, job: Job, lost: dict[tuple[str, str], int], dispatch: Dispatch, busy: int
+        self, ref: Any, worker: Any, job: Job, lost: dict[tuple[str, str], int], dispatch: JobQueue, busy: int
     ) -> Outcome | None:
         """The job's outcome, or None where its worker died and the job waits again."""
         try:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from evomerge.scoring.engine.tree import Costs, Node, Pair, Tokens, Trunk, cut, grow
+from evomerge.scoring.engine.tree import Costs, Node, Pair, Tokens, Trunk, build_trees, schedule_trees
 
 SEQUENCES: list[Tokens] = [(1, 2, 3), (1, 2, 4, 5), (1, 2, 3), (7, 8), (1, 2), (1, 2, 4, 5, 6)]
 PLAIN = Costs(width=100, most=10_000, states=10_000)
@@ -33,7 +33,7 @@ def prefixes(sequences: list[Tokens]) -> set[Tokens]:
 
 
 def test_a_tree_has_one_token_for_every_distinct_beginning() -> None:
-    roots = grow(SEQUENCES)
+    roots = build_trees(SEQUENCES)
     assert sum(root.size for root in roots) == len(prefixes(SEQUENCES)) == 8
     assert sorted(pair for root in roots for pair in paths(root)) == list(enumerate(SEQUENCES))
 
@@ -52,28 +52,28 @@ def families(seed: int, deep: int) -> list[Tokens]:
 @pytest.mark.parametrize("costs", [PLAIN, Costs(width=50, most=40, states=9), Costs(9, 30, 5, overhead=-1000)])
 def test_cutting_loses_and_changes_nothing(seed: int, costs: Costs) -> None:
     sequences = families(seed, 30)
-    assert sorted(covered(cut(grow(sequences), costs))) == list(enumerate(sequences))
+    assert sorted(covered(schedule_trees(build_trees(sequences), costs))) == list(enumerate(sequences))
 
 
 def test_a_long_shared_beginning_is_cached_and_a_short_one_copied() -> None:
     items = [tuple(range(10 * i + 1000, 10 * i + 1050)) for i in range(0, 320, 5)]
-    few_shot = cut(grow([tuple(range(600)) + item for item in items]), Costs(3456, 4096, 4096))
+    few_shot = schedule_trees(build_trees([tuple(range(600)) + item for item in items]), Costs(3456, 4096, 4096))
     assert [trunk.edge for trunk in few_shot.trunks] == [tuple(range(600))] and not few_shot.units
-    short = cut(grow([(1, 2, *item) for item in items]), Costs(600, 4096, 4096))
+    short = schedule_trees(build_trees([(1, 2, *item) for item in items]), Costs(600, 4096, 4096))
     assert not short.trunks and len(short.units) > 20
     assert all(unit.edge == (1, 2) and unit.size <= 128 for unit in short.units)
 
 
 def test_the_choices_of_one_item_stay_together() -> None:
     context = tuple(range(300))
-    (unit,) = cut(grow([(*context, 1000 + i, 7, 8) for i in range(4)]), Costs(3456, 4096, 4096)).units
+    (unit,) = schedule_trees(build_trees([(*context, 1000 + i, 7, 8) for i in range(4)]), Costs(3456, 4096, 4096)).units
     assert unit.size == 312 and len(unit.children) == 4
 
 
 def test_a_unit_is_never_larger_than_the_batch() -> None:
     costs = Costs(width=10**9, most=50, states=50, overhead=10**6)
     sequences = [(*range(20), 100 + i, *range(10)) for i in range(30)]
-    assert 40 < max(unit.size for unit in cut(grow(sequences), costs).units) <= 50
+    assert 40 < max(unit.size for unit in schedule_trees(build_trees(sequences), costs).units) <= 50
 
 
 def test_inputs_are_cut_on_the_left_as_in_the_harness() -> None:

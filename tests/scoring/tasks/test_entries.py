@@ -5,17 +5,17 @@ from typing import Any
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.scoring.tasks.task_entries import Entry, read_entries
+from evomerge.scoring.tasks.task_entries import TaskEntry, read_tasks
 
 SIZES = {"search": 4, "select": 2, "holdout": "all"}
 
 
 def test_a_bare_name_takes_every_default() -> None:
-    assert read_entries(["mc"], SIZES) == (Entry("mc", SIZES),)
+    assert read_tasks(["mc"], SIZES) == (TaskEntry("mc", SIZES),)
 
 
 def test_an_entry_overrides_the_common_sizes() -> None:
-    (entry,) = read_entries([{"name": "mc", "search": [3, 1], "select": None, "weight": 2}], SIZES)
+    (entry,) = read_tasks([{"name": "mc", "search": [3, 1], "select": None, "weight": 2}], SIZES)
     assert entry.wanted == {"search": (3, 1), "select": 2, "holdout": "all"}
     assert entry.weight == 2.0
 
@@ -45,17 +45,17 @@ def test_an_entry_overrides_the_common_sizes() -> None:
 )
 def test_mistakes_are_named(entry: Any, message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        read_entries([entry], SIZES)
+        read_tasks([entry], SIZES)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_mistakes_of_the_whole_list() -> None:
     with pytest.raises(ConfigError, match="'mc' is listed twice"):
-        read_entries(["mc", {"name": "mc"}], SIZES)
+        read_tasks(["mc", {"name": "mc"}], SIZES)
     with pytest.raises(ConfigError, match="tasks is empty; name at least one"):
-        read_entries([], SIZES)
+        read_tasks([], SIZES)
     with pytest.raises(ConfigError, match="no size for slice select; set select"):
-        read_entries(["mc"], {"search": 1})
+        read_tasks(["mc"], {"search": 1})
     with pytest.raises(ConfigError, match=r"slices\.hold: unknown key \(did you mean 'holdout'"):
-        read_entries(["mc"], {"hold": 1})
+        read_tasks(["mc"], {"hold": 1})

@@ -12,7 +12,7 @@ import pytest
 from evomerge.errors import ConfigError
 from evomerge.workers import pools
 from evomerge.workers.jobs import Job, WorkerSpec
-from evomerge.workers.pools import Dispatch
+from evomerge.workers.pools import JobQueue
 from evomerge.workers.pools import ray as ray_pool
 from tests.conftest import ROOT
 from tests.workers.test_worker import BASE, EXPERTS, WORK, merged
@@ -103,7 +103,7 @@ def test_local_answers_every_job_and_leaves_out_what_is_dropped_meanwhile() -> N
     pool = pools.create("local", WorkerSpec(BASE, EXPERTS, WORK, device="cpu"), {})
     good, bad = merged(0.5, 0.5), merged(1e40, 1.0)
     todo = [Job(r.key(), r, f"search/{i}") for r in (bad, good) for i in range(2)]
-    jobs, outcomes = Dispatch(todo), []
+    jobs, outcomes = JobQueue(todo), []
     for outcome in pool.run(jobs):
         outcomes.append(outcome)
         if outcome.error is not None:
@@ -113,6 +113,6 @@ def test_local_answers_every_job_and_leaves_out_what_is_dropped_meanwhile() -> N
         (todo[2], True),
         (todo[3], True),
     ]
-    assert list(pool.run(Dispatch())) == []
+    assert list(pool.run(JobQueue())) == []
     assert pool.fingerprint(good) == pool.fingerprint(good)
     pool.close()

@@ -15,7 +15,7 @@ from evomerge.errors import ConfigError, RunError
 from evomerge.recipes.recipe import ModelRef
 from evomerge.workers import pools
 from evomerge.workers.jobs import Job, WorkerSpec
-from evomerge.workers.pools import Dispatch
+from evomerge.workers.pools import JobQueue
 from evomerge.workers.pools.ray import RayPool
 from tests.conftest import SMALL, evomerge
 from tests.experiment.test_run import scores_of, without_timings
@@ -56,7 +56,7 @@ def pids(ray: Any, pool: RayPool) -> list[int]:
 
 
 def answers(pool: pools.Pool, jobs: list[Job]) -> dict[tuple[str, str], Any]:
-    return {(o.job.key, o.job.chunk): o.responses if o.error is None else "failed" for o in pool.run(Dispatch(jobs))}
+    return {(o.job.key, o.job.chunk): o.responses if o.error is None else "failed" for o in pool.run(JobQueue(jobs))}
 
 
 def test_answers_and_fingerprints_are_those_of_the_local_pool(pool: RayPool) -> None:
@@ -99,7 +99,7 @@ def test_an_actor_killed_at_work_loses_no_job(cluster: Any, pool: RayPool) -> No
     expected = answers(pool, jobs)
     victim = pids(cluster, pool)[0]
     found: dict[tuple[str, str], Any] = {}
-    for outcome in pool.run(Dispatch(jobs)):
+    for outcome in pool.run(JobQueue(jobs)):
         found[outcome.job.key, outcome.job.chunk] = outcome.responses
         if len(found) == 10:
             os.kill(victim, signal.SIGKILL)
