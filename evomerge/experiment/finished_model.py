@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.atomic import refuse_unwritable, write_atomically
 from evomerge.errors import ConfigError
-from evomerge.experiment import Device, Dtype, Scoring, Tokens
+from evomerge.experiment.sections import Device, Dtype, Scoring, Tokens
 from evomerge.export import open_recipe
 from evomerge.merging import Materializer, choose_placement
 from evomerge.models import (
@@ -26,9 +26,9 @@ from evomerge.models import (
 )
 from evomerge.recipes import ModelRef
 from evomerge.schema import Count, Location, Natural, Range, build, naming
-from evomerge.scoring import EngineLM, evaluate, quiet
+from evomerge.scoring import silence_lm_eval
 from evomerge.scoring.engine import check_tokenizer
-from evomerge.scoring.tasks import TaskLoader, read_tasks
+from evomerge.scoring.tasks import EngineLM, TaskLoader, evaluate, read_tasks
 
 SLICES = {"search": "all", "select": "all", "holdout": "all"}  # an entry wants sizes; every document is scored here
 
@@ -102,7 +102,7 @@ def _tasks(config: ScoreConfig, loader: TaskLoader) -> list[str | dict[str, Any]
     """Task names and inline specs, each loaded once: what is wrong with one is said before a model is read."""
     listed = config.tasks.split(",") if isinstance(config.tasks, str) else config.tasks
     tasks: list[str | dict[str, Any]] = []
-    with quiet():
+    with silence_lm_eval():
         for entry in read_tasks(listed, SLICES):
             loader.load(entry)
             tasks.append(entry.name if entry.spec is None else {**entry.spec, "task": entry.name})

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
-from evomerge.experiment import Experiment, fixed_part, from_config
+from evomerge.experiment.experiment import Experiment, from_config
+from evomerge.experiment.fixed import fixed_part
 from evomerge.ledger import refuse_other
 from evomerge.merging import AHEAD, choose_placement, sizes
 from evomerge.models import resolve_device

@@ -56,7 +56,7 @@ def empty_model(
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
     config = model_config(folder, trust_remote_code)
     auto_class = _auto_class(folder, config)
-    with in_one_line(folder, "its architecture cannot be built"), torch.device("meta"), quiet():
+    with in_one_line(folder, "its architecture cannot be built"), torch.device("meta"), silence_transformers():
         model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=trust_remote_code, **options)
     return model
 
@@ -119,7 +119,7 @@ def load_model(
     `separate` are paths of tied parameters that become parameters of their own.
     """
     auto_class = _auto_class(folder, model_config(folder, trust_remote_code))
-    with in_one_line(folder, "transformers cannot load it"), quiet():
+    with in_one_line(folder, "transformers cannot load it"), silence_transformers():
         model = auto_class.from_pretrained(
             folder,
             dtype=torch_dtype(dtype),
@@ -158,7 +158,7 @@ def _settle_ties(model: PreTrainedModel, separate: Collection[str]) -> None:
             part._tied_weights_keys = {}
 
 
-class quiet:
+class silence_transformers:
     """Silences transformers' progress bars and notices, which repeat what the run already says."""
 
     def __enter__(self) -> None:

@@ -6,9 +6,8 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.scoring.answers import KINDS, added, clearly_more, count, text_of
-    from evomerge.scoring.engine_lm import EngineLM, evaluate
     from evomerge.scoring.protocol import SLICES, Answer, Chunk, Counts, Plan, Request, Scorer, task_of
-    from evomerge.scoring.silence import SEED, quiet, seeded
+    from evomerge.scoring.silence import SEED, seeded, silence_lm_eval
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -19,16 +18,14 @@ __all__ = [
     "Answer",
     "Chunk",
     "Counts",
-    "EngineLM",
     "Plan",
     "Request",
     "Scorer",
     "added",
     "clearly_more",
     "count",
-    "evaluate",
-    "quiet",
     "seeded",
+    "silence_lm_eval",
     "task_of",
     "text_of",
 ]

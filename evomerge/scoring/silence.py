@@ -21,7 +21,7 @@ SEED = 1234
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_lm_eval() -> Iterator[None]:
     """Silence the harness and the data set loader: bars, standard output, log lines; what they raise says enough.
 
     The commit that lm-eval notes is read from `.git`, its own second way: the command complains where there is none.

@@ -15,7 +15,7 @@ from evomerge.errors import ConfigError, EvomergeError
 from evomerge.experiment.finished_model import score_model
 from evomerge.export import merge_recipe
 from evomerge.recipes import dump_recipe
-from evomerge.scoring.engine_lm import EngineLM
+from evomerge.scoring.tasks.engine_lm import EngineLM
 from tests.conftest import QUICKSTART, evomerge
 from tests.scoring.conftest import char_tokenizer, random_model
 from tests.scoring.engine.test_loglikelihood import SHAPES

@@ -9,7 +9,7 @@ import jinja2
 
 from evomerge.errors import TaskError
 from evomerge.schema import EMPTY, Count, Location, Natural
-from evomerge.scoring import SLICES, Chunk, Counts, Plan, Request, added, quiet, seeded
+from evomerge.scoring import SLICES, Chunk, Counts, Plan, Request, added, seeded, silence_lm_eval
 from evomerge.scoring.tasks.dry_run import rehearse
 from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Leaf, Prompting, fewshot_split, freeze, own_split
 from evomerge.scoring.tasks.loading import TaskLoader, choose_filter, choose_metric, label, override
@@ -54,7 +54,7 @@ class LMEvalScorer:
         prompting = Prompting(system_instruction, template, multiturn)
         self._docs: dict[str, tuple[Leaf, FrozenDoc]] = {}
         drawn: dict[str, dict[str, tuple[str, ...]]] = {}
-        with quiet():
+        with silence_lm_eval():
             loader = TaskLoader(include_path)
             for entry in entries:
                 with seeded():

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from evomerge.recipes import Recipe
 from evomerge.scoring import Request
-from evomerge.workers.jobs import Outcome
+from evomerge.workers import Outcome
 from evomerge.workers.pools._dispatch import JobQueue
 
 

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from evomerge.plugins import load_plugin, plugin_names
 from evomerge.schema import check_section
-from evomerge.workers.jobs import WorkerSpec
+from evomerge.workers import WorkerSpec
 from evomerge.workers.pools._contract import Pool
 
 

@@ -15,10 +15,10 @@ from lm_eval.utils import handle_non_serializable, make_table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import EvomergeError, TaskError
+from evomerge.scoring import Request, silence_lm_eval
 from evomerge.scoring.engine import MANY, Encoder, Pair, ScoringEngine
-from evomerge.scoring.protocol import Request
-from evomerge.scoring.silence import quiet
-from evomerge.scoring.tasks import TaskLoader, one_line
+from evomerge.scoring.tasks.loading import TaskLoader
+from evomerge.scoring.tasks.task_errors import one_line
 
 BLOCK = 1024  # pairs planned together
 
@@ -115,7 +115,7 @@ def evaluate(
     gen_kwargs: dict[str, Any] | None,
 ) -> Evaluation:
     """`lm_eval.simple_evaluate` of whole tasks, with its own keywords, without its noise; TaskError where it fails."""
-    with quiet():
+    with silence_lm_eval():
         try:
             results = lm_eval.simple_evaluate(
                 model=lm,
