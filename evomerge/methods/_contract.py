@@ -1,17 +1,20 @@
 """What a file of this room says of its method, and what it is given when a tensor is merged."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from torch import Tensor
+if TYPE_CHECKING:  # genes and their names are read without torch
+    from torch import Tensor
 
-from evomerge.kernels import Coefficients, Sources
+    from evomerge.kernels import Coefficients, Sources
 
 Exactness = Literal["exact", "frozen-linear", "distribution-only", "native"]
 BaseModel = Literal["required", "optional"]
 Values = Mapping[str, float | bool]
-State = dict[str, Tensor]
+State: TypeAlias = "dict[str, Tensor]"
 DECIMALS = 6  # of a decoded value: far below what a merge can tell apart, and readable in YAML
 
 

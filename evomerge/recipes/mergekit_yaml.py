@@ -13,7 +13,7 @@ import yaml
 from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.recipes.document import FROZEN_FROM, SCHEMA, to_document
-from evomerge.recipes.recipe import Recipe, Slice, Source
+from evomerge.recipes.recipe import DTYPES, Recipe, Slice, Source
 from evomerge.recipes.settings import Document, mapping, model_ref
 from evomerge.recipes.tokenizer import INNER_KEYS, KEYS, read_request
 
@@ -32,7 +32,6 @@ TOP = (
     "name",
     "write_readme",
 )
-OUT_DTYPES = ("float32", "bfloat16", "float16")
 OWN = ("schema", "exactness", "seed", "options")
 
 
@@ -107,8 +106,8 @@ def _seed(own: Mapping[str, Any]) -> int:
 def _out_dtype(document: Mapping[str, Any]) -> str | None:
     given = document.get("out_dtype") or document.get("dtype")
     found = None if given is None else str(given).removeprefix("torch.")
-    if found not in (None, *OUT_DTYPES):
-        raise ConfigError(f"out_dtype {found}: choose of {', '.join(OUT_DTYPES)}")
+    if found not in (None, *DTYPES):
+        raise ConfigError(f"out_dtype {found}: choose of {', '.join(DTYPES)}")
     return found
 
 
