@@ -4,12 +4,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.kernels import LEVELS, Block, Sources, limit, mask_keys, shared_round, uniform24
+from evomerge.kernels import MASK_LEVELS, Block, Sources, mask_keys, mask_threshold, shared_round, uniform24
 from evomerge.methods import Setup, State
 from evomerge.methods._magnitudes import STEPS, exact_l1, fixed_point_unit, make_room
 
 BLOCK = 1 << 20
-LIMITS = torch.tensor([limit(k / STEPS) for k in range(STEPS + 1)], dtype=torch.int32)
+LIMITS = torch.tensor([mask_threshold(k / STEPS) for k in range(STEPS + 1)], dtype=torch.int32)
 
 
 def prepare(sources: Sources, seed: int) -> State:
@@ -28,7 +28,7 @@ def kept_l1(setup: Setup, expert: int, density: float) -> float:
         keys = mask_keys(setup.seed, setup.sources.name, len(setup.sources))
         delta = setup.sources.delta(expert).abs_().flatten()
         top = float(delta.max())  # the table's unit, whether or not the largest element is kept
-        parts = [part < limit(density) for _, part in numbers_of(delta, keys[0], keys[1 + expert])]
+        parts = [part < mask_threshold(density) for _, part in numbers_of(delta, keys[0], keys[1 + expert])]
         setup.memo[expert, density] = exact_l1(delta.mul_(torch.cat(parts)), top)
     return float(setup.memo[expert, density])
 
@@ -64,7 +64,7 @@ def table(delta: Tensor, tensor_key: int, expert_key: int) -> Tensor:
 def _first_step(numbers: Tensor) -> Tensor:
     """The smallest k whose density k/1000 keeps an element; a guess by division, one step off at most, then mended."""
     limits = LIMITS.to(numbers.device)
-    guess: Tensor = (numbers.float() * (STEPS / LEVELS)).long()
+    guess: Tensor = (numbers.float() * (STEPS / MASK_LEVELS)).long()
     guess += limits[guess] <= numbers
     guess += limits[guess] <= numbers
     too_far: Tensor = limits[guess - 1] > numbers

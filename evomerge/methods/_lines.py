@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.kernels import Block, Consensus, LinComb, Rows, Sources
+from evomerge.kernels import Block, Consensus, LinComb, PerRow, Sources
 from evomerge.methods import Setup
 from evomerge.methods._gram import Matrix, line_products
 
@@ -55,9 +55,9 @@ class PerLine:
 
     def __call__(self, block: Block) -> Tensor:
         """cₗ·base + Σ cᵢₗ·δᵢ, with each element's line from its index in the tensor."""
-        low = block.start.to(torch.int64) & 0xFFFFFFFF
+        low = block.index_low.to(torch.int64) & 0xFFFFFFFF
         index = torch.arange(block.base.numel(), dtype=torch.int64, device=block.base.device)
-        index = index + low + block.high.to(torch.int64) * (1 << 32)
+        index = index + low + block.index_high.to(torch.int64) * (1 << 32)
         divisor, lines = block.words[0].to(torch.int64), block.words[1].to(torch.int64)
         line = index // divisor if self.along == "last" else index % divisor
         total = block.base * block.numbers[line]
@@ -66,5 +66,5 @@ class PerLine:
         return total
 
 
-def _rows(values: Vector) -> Rows:
-    return Rows(tuple(values.tolist()))
+def _rows(values: Vector) -> PerRow:
+    return PerRow(tuple(values.tolist()))

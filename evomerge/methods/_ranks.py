@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import CandidateError
-from evomerge.kernels import COINS, LEVELS, Keep, Mask, RankDrop, Sources, limit, mask_keys
+from evomerge.kernels import EXPERTS_PER_BYTE, MASK_LEVELS, Keep, Mask, RankDrop, Sources, mask_keys, mask_threshold
 from evomerge.methods import Gene, Genes, Setup, State, _drops
 from evomerge.methods._magnitudes import DENSITY_DECIMALS, STEPS, exact_l1, make_room
 from evomerge.methods._task_vectors import MaskOf, ScaleOf, ratio, unscaled
@@ -34,13 +34,14 @@ def prepare(sources: Sources, seed: int) -> State:
     keys = mask_keys(seed, sources.name, len(sources))
     coin_keys = mask_keys(seed, f"{sources.name}\0coins", len(sources))
     banks = [
-        torch.zeros(sources.shape, dtype=torch.uint8, device=sources.device) for _ in range(0, len(sources), COINS)
+        torch.zeros(sources.shape, dtype=torch.uint8, device=sources.device)
+        for _ in range(0, len(sources), EXPERTS_PER_BYTE)
     ]
     tables: dict[str, list[Tensor]] = {"heads_l1": [], "tails_l1": []}
     for i in range(len(sources)):
         delta = sources.delta(i)
         coins = _toss(delta, coin_keys[0], coin_keys[1 + i])
-        banks[i // COINS] |= coins.to(torch.uint8) << (i % COINS)
+        banks[i // EXPERTS_PER_BYTE] |= coins.to(torch.uint8) << (i % EXPERTS_PER_BYTE)
         for name, side in (("heads_l1", coins), ("tails_l1", ~coins)):
             tables[name].append(_drops.table(delta * side, keys[0], keys[1 + i]))
     norms = {name: torch.stack(rows) for name, rows in tables.items()}
@@ -82,7 +83,7 @@ def rank_shares(magnitudes: Tensor) -> Iterator[tuple[slice, Tensor]]:
     Equal magnitudes rank by their place.
     """
     rows, size = magnitudes.shape
-    levels = np.round(np.arange(size) / (size - 1) * LEVELS) if size > 1 else np.full(size, LEVELS / 2)
+    levels = np.round(np.arange(size) / (size - 1) * MASK_LEVELS) if size > 1 else np.full(size, MASK_LEVELS / 2)
     shares = torch.from_numpy(levels.astype(np.int32)).to(magnitudes.device)
     places = torch.arange(size, device=magnitudes.device)
     step = max(1, CHUNK // max(1, size))
@@ -110,15 +111,15 @@ def _toss(delta: Tensor, tensor_key: int, expert_key: int) -> Tensor:
 def _kept_l1(setup: Setup, expert: int, share: float, side: str) -> float:
     """The L1 norm of the expert's elements with this coin that a probability keeps."""
     step = round(share * STEPS)
-    if limit(step / STEPS) == limit(share):  # the same mask to the bit
+    if mask_threshold(step / STEPS) == mask_threshold(share):  # the same mask to the bit
         return float(setup.state[f"{side}_l1"][expert, step])
     if (side, expert, share) not in setup.memo:
         make_room(setup.memo)
         keys = mask_keys(setup.seed, setup.sources.name, len(setup.sources))
-        coins = (setup.sources.bank(f"coins.{expert // COINS}") >> (expert % COINS)) & 1
+        coins = (setup.sources.bank(f"coins.{expert // EXPERTS_PER_BYTE}") >> (expert % EXPERTS_PER_BYTE)) & 1
         delta = setup.sources.delta(expert).mul_(coins == (side == "heads")).flatten()
         top = float(delta.abs().max())  # the table's unit, whether or not the largest element is kept
-        kept = [part < limit(share) for _, part in _drops.numbers_of(delta, keys[0], keys[1 + expert])]
+        kept = [part < mask_threshold(share) for _, part in _drops.numbers_of(delta, keys[0], keys[1 + expert])]
         setup.memo[side, expert, share] = exact_l1(delta.mul_(torch.cat(kept)), top)
     return float(setup.memo[side, expert, share])
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from evomerge.kernels import Factors, LinComb, LowRank, Sources, joined
+from evomerge.kernels import Factors, LinComb, LowRank, Sources, concatenate_factors
 from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State, _spectral
 
 GENES = (
@@ -58,7 +58,7 @@ def coefficients(setup: Setup, genes: Genes) -> LinComb | LowRank:
 def _sum(sources: Sources) -> _spectral.Triplets:
     limit, factors = min(sources.shape), sources.factors()
     if factors is not None:
-        up, down = joined([(1.0, update) for update in factors])
+        up, down = concatenate_factors([(1.0, update) for update in factors])
         return _spectral.of_factors(Factors(up, down, 1.0), limit)
     total = torch.zeros(sources.shape, dtype=torch.float64, device=sources.device)
     for i in range(len(sources)):

@@ -41,5 +41,5 @@ def flipped(block: Block) -> Tensor:
     update = block.deltas[0] * block.numbers[0]
     for place in range(1, len(block.deltas)):
         update = update + block.deltas[place] * block.numbers[place]
-    coin = uniform24(shared_round(block, block.words[0]), block.words[1], block.high) & 1
+    coin = uniform24(shared_round(block, block.words[0]), block.words[1], block.index_high) & 1
     return torch.where(coin == 0, update, -update)

@@ -377,7 +377,7 @@ def test_preparing_beforehand_reports_progress_and_is_done_once(llama: Folders, 
     materializer = Materializer(Family(llama.base, llama.experts), prepared=tmp_path)
     count = len(materializer.family.base.parameter)
     assert list(materializer.prepare(recipe)) == [(done, count) for done in range(1, count + 1)]
-    assert all(part.setup.sources.ready for part in materializer.parts(recipe))
+    assert all(part.setup.sources.is_prepared for part in materializer.parts(recipe))
     model = live(llama)
     materializer.write(recipe, model)
     assert state(model) == fresh(llama, recipe)
@@ -418,7 +418,7 @@ def test_sums_and_rules_are_compiled_from_sizes_of_their_own(
 @pytest.mark.slow
 def test_a_compiler_changes_no_bit_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors of the tiny family are below what is compiled, so the bound goes down for this one."""
-    monkeypatch.setattr("evomerge.kernels.runner.SMALL", 8)
+    monkeypatch.setattr("evomerge.kernels.runner.EAGER_ELEMENTS", 8)
     folders = save_family("llama", tmp_path, torch.bfloat16, experts=2)
     adapter, _ = save_adapter("llama", folders.base, tmp_path / "lora", rank=2, seed=1)
     family = Family(folders.base, [*folders.experts, adapter])

@@ -24,7 +24,7 @@ def prepared(
 ) -> Setup:
     sources = Sources(given.pop("tensor", MLP), base, experts)
     setup = Setup(sources, methods.choose_options(name, options or {}), **{"depth": 0.5, **given})
-    sources.hold(methods.load(name).prepare(setup))
+    sources.set_prepared(methods.load(name).prepare(setup))
     return setup
 
 

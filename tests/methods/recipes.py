@@ -103,7 +103,7 @@ def merge(
     shared = {**{key: value for key, value in method.SHARED.items() if value is not None}, **shared}
     sources = Sources(tensor, base, experts)
     setup = methods.Setup(sources, methods.choose_options(name, options or {}), seed, depth=0.5)
-    sources.hold(method.prepare(setup))
+    sources.set_prepared(method.prepare(setup))
     rows = []
     for place in range(len(experts)):
         row = dict(own)

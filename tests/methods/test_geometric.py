@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evomerge import kernels, methods
 from evomerge.errors import CandidateError
-from evomerge.kernels import Coefficients, Consensus, LinComb, Rows, Runner, Sources
+from evomerge.kernels import Coefficients, Consensus, LinComb, PerRow, Runner, Sources
 from evomerge.methods import _gram, _lines, arcee_fusion
 from tests.methods import oracles_geometric as oracles
 from tests.methods.oracles_geometric import Array
@@ -31,7 +31,7 @@ def decided(
     method = methods.load(name)
     sources = Sources("layer.weight", tensors[0], tensors[1:])
     setup = methods.Setup(sources, methods.choose_options(name, {}), based=based)
-    sources.hold(method.prepare(setup))
+    sources.set_prepared(method.prepare(setup))
     given = [1.0] * (len(tensors) - based) if not weights else list(weights)
     own = [{"weight": weight} if "weight" in method.PER_EXPERT else {} for weight in given]
     base: Mapping[str, float] = {"weight": 0.0} if based else own.pop(0)
@@ -79,7 +79,7 @@ class TestNuslerp:
 
     def test_rows_of_a_matrix_are_a_linear_combination(self) -> None:
         found, _ = decided("nuslerp", random_tensors((4, 5), 2), nuslerp_flatten=False)
-        assert isinstance(found, LinComb) and all(isinstance(weight, Rows) for weight in found.experts)
+        assert isinstance(found, LinComb) and all(isinstance(weight, PerRow) for weight in found.experts)
 
     def test_only_the_ratio_of_the_weights_counts(self) -> None:
         tensors = random_tensors((4, 5), 2)
@@ -415,7 +415,7 @@ def test_a_candidate_reads_no_weight(name: str) -> None:
     method = methods.load(name)
     sources = Sources("layer.weight", *_parted(random_tensors((9, 4), min(2, method.EXPERTS[1]))))
     setup = methods.Setup(sources)
-    sources.hold(method.prepare(setup))
+    sources.set_prepared(method.prepare(setup))
     own: dict[str, float] = {"weight": 0.5} if "weight" in method.PER_EXPERT else {}
     genes = methods.Genes({**method.SHARED, **GEOMETRIC[name]}, (own,) * len(sources), {"weight": 0.0})
     wanted = method.coefficients(setup, genes)
@@ -432,7 +432,7 @@ def test_lines_are_read_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     method = methods.load(name)
     sources = Sources("layer.weight", *_parted(random_tensors((9, 4), 2)))
     setup = methods.Setup(sources)
-    sources.hold(method.prepare(setup))
+    sources.set_prepared(method.prepare(setup))
     shared = {**method.SHARED, "nuslerp_flatten": False, "filter_wise": True}
     for weight in (0.5, 0.25, 0.5):
         method.coefficients(setup, methods.Genes(shared, ({"weight": weight}, {"weight": 1.0}), {"weight": 0.0}))

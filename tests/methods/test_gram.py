@@ -88,7 +88,7 @@ def test_weights_task_vectors_and_what_a_recipe_averages() -> None:
     assert np.allclose(_gram.of_deltas(sources)["gram"].numpy(), exact(updates), rtol=1e-9)
     for based, wanted in ((True, updates), (False, models)):
         setup = Setup(sources, based=based)
-        sources.hold(_gram.of_members(setup))
+        sources.set_prepared(_gram.of_members(setup))
         assert np.allclose(_gram.gram(setup), exact(wanted), rtol=1e-9)
 
 

@@ -35,8 +35,8 @@ def spread(size: int, seed: int = 0) -> Tensor:
 def setups(*deltas: Tensor, near: tuple[int, ...] = NEAR_TRIM) -> tuple[Setup, Setup]:
     """One that has tables and one that looks on demand."""
     found = [Setup(Sources("w", torch.zeros_like(deltas[0]), deltas)) for _ in range(2)]
-    found[0].sources.hold(_magnitudes.prepare(found[0].sources, near))
-    found[1].sources.hold({})
+    found[0].sources.set_prepared(_magnitudes.prepare(found[0].sources, near))
+    found[1].sources.set_prepared({})
     return found[0], found[1]
 
 
@@ -133,7 +133,7 @@ def model(expert: list[Tensor]) -> Setup:
     """The first tensor of a model with these task vectors."""
     held = [Sources(f"w{i}", torch.zeros_like(delta), [delta]) for i, delta in enumerate(expert)]
     found = Setup(held[0], given=Whole(lambda: held))
-    held[0].hold(_magnitudes.prepare_model(found))
+    held[0].set_prepared(_magnitudes.prepare_model(found))
     return found
 
 

@@ -43,7 +43,7 @@ def setup_of(name: str, tensors: Sequence[Tensor], seed: int = SEED) -> methods.
     """A prepared tensor."""
     sources = Sources(TENSOR, tensors[0], tensors[1:])
     setup = methods.Setup(sources, methods.choose_options(name, {}), seed)
-    sources.hold(methods.load(name).prepare(setup))
+    sources.set_prepared(methods.load(name).prepare(setup))
     return setup
 
 
