@@ -108,7 +108,7 @@ def _without(recipe: Recipe, model: ModelRef | None) -> Recipe:
     if "weight" in method.PER_EXPERT and recipe.options.get("sign") != "unweighted":
         source = part.sources[place]
         own: tuple[Source, ...] = (replace(source, settings={**source.settings, "weight": 0.0}),)
-    elif methods.banks_of_all(method):
+    elif methods.banks_depend_on_experts(method):
         return recipe
     else:
         own = ()

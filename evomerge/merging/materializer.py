@@ -150,7 +150,7 @@ class Materializer:
                 del self._setups[next(iter(self._setups))]
             options = methods.choose_options(recipe.method, recipe.options)
             held = [self._sources(entry) for entry in entries]
-            whole = methods.Whole(lambda: self._placement.stream(held))
+            whole = methods.WholeModel(lambda: self._placement.stream(held))
             self._setups[key] = [
                 methods.Setup(one, options, recipe.seed, recipe.base is not None, self._depth(entry.name), whole)
                 for one, entry in zip(held, entries, strict=True)

@@ -171,7 +171,7 @@ class Space:
     @property
     def spare(self) -> int:
         """How many of its experts the method can do without."""
-        return 0 if methods.banks_of_all(self._module) else len(self.experts) - self._module.EXPERTS[0]
+        return 0 if methods.banks_depend_on_experts(self._module) else len(self.experts) - self._module.EXPERTS[0]
 
     def _alone(self, weights: list[float]) -> Vector | None:
         """The point at which one expert comes back as it is."""

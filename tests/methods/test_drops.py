@@ -11,7 +11,7 @@ from evomerge.kernels.masks import MASK_LEVELS, mask_keys
 from evomerge.kernels.voting import Drop, vote
 from evomerge.methods import Setup, _drops
 from evomerge.methods._drops import kept_l1
-from evomerge.methods._magnitudes import MEMO, STEPS, exact_l1
+from evomerge.methods._magnitudes import MEMO_ENTRIES, STEPS, exact_l1
 from tests.passes import merged
 
 SEED = 5
@@ -45,7 +45,7 @@ def test_the_table_answers_every_step_like_a_look_on_demand(size: int) -> None:
     table, demand = setups(*deltas(size))
     for step in range(STEPS + 1):
         assert kept_l1(table, step % 2, step / STEPS) == kept_l1(demand, step % 2, step / STEPS), step
-    assert not table.memo and len(demand.memo) <= MEMO
+    assert not table.memo and len(demand.memo) <= MEMO_ENTRIES
 
 
 @pytest.mark.parametrize("size", [7, 100_003])
@@ -94,6 +94,6 @@ def test_what_is_not_finite_stays_visible(bad: float) -> None:
 
 
 def test_an_element_enters_at_the_first_density_that_keeps_it() -> None:
-    edges = torch.cat([_drops.LIMITS + offset for offset in (-2, -1, 0, 1, 2)])
+    edges = torch.cat([_drops.THRESHOLDS + offset for offset in (-2, -1, 0, 1, 2)])
     numbers = torch.cat([edges, torch.arange(0, MASK_LEVELS, 97, dtype=torch.int32)]).clamp(0, MASK_LEVELS - 1)
-    assert torch.equal(_drops._first_step(numbers), torch.bucketize(numbers, _drops.LIMITS, right=True))
+    assert torch.equal(_drops._first_step(numbers), torch.bucketize(numbers, _drops.THRESHOLDS, right=True))

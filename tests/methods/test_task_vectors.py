@@ -80,7 +80,7 @@ def test_l1_scales_restore_the_norm(density: float) -> None:
     assert isinstance(mask, Trim)
     kept = delta[delta.abs() >= mask.low].double().abs().sum().item()
     assert trimmed_scale(vectors, 0, density) == pytest.approx(whole / kept, rel=1e-6)
-    numbers = next(part for _, part in _drops.numbers_of(delta, *mask_keys(3, "w", 1)))
+    numbers = next(part for _, part in _drops.random_numbers(delta, *mask_keys(3, "w", 1)))
     kept = delta[numbers < mask_threshold(density)].double().abs().sum().item()
     assert dropped_scale(vectors, 0, density) == pytest.approx(whole / kept, rel=1e-6)
     assert inverse_density(vectors, 0, density) == 1 / density
