@@ -8,7 +8,7 @@ from torch import Tensor
 from evomerge import methods
 from evomerge.kernels.factors import Factors
 from evomerge.kernels.sources import Sources, Update
-from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
 from tests.families import Folders
 from tests.passes import merged
 
@@ -61,7 +61,7 @@ def recipe(
     if base_weight is not None and "weight" in method.BASE:
         sources.insert(0, Source(base, {"weight": base_weight}))
     chosen = methods.choose_options(name, options or {})
-    return models_form(name, base, tuple(sources), shared, seed=3, options=chosen, out_dtype="bfloat16")
+    return recipe_of_models(name, base, tuple(sources), shared, seed=3, options=chosen, out_dtype="bfloat16")
 
 
 def some(name: str, folders: Folders, **values: float | bool) -> Recipe:
