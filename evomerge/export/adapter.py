@@ -18,7 +18,7 @@ from evomerge.export.card import adapter_card
 from evomerge.export.folder import open_recipe
 from evomerge.export.peft_format import Modules, write_weights
 from evomerge.export.staging import staged
-from evomerge.kernels import Factors, LinComb, Rows
+from evomerge.kernels import Factors, LinComb, PerRow
 from evomerge.merging import Input, Materializer, Part, TensorPlan
 from evomerge.models import AdapterExpert, Family
 from evomerge.recipes import ModelRef, Recipe, dump_recipe
@@ -128,7 +128,7 @@ def _weights(method: str, part: Part) -> list[float]:
     """The weights of the base and of each expert in one tensor."""
     found = part.coefficients
     weights = (found.base, *found.experts) if isinstance(found, LinComb) and not found.directions else ()
-    numbers = [weight for weight in weights if not isinstance(weight, Rows)]
+    numbers = [weight for weight in weights if not isinstance(weight, PerRow)]
     if len(numbers) != 1 + len(part.plan.experts):
         raise ConfigError(f"method {method}: {part.name} is no weighted sum of the experts; {REMEDY}")
     return numbers

@@ -138,7 +138,7 @@ class _Lane:
     def send(self, sources: Sources) -> Sources:
         """Start the copies of one tensor."""
         with torch.cuda.stream(self._copies):
-            staged = sources.on(self._device)
+            staged = sources.to(self._device)
             self._sent = self._copies.record_event()
         for tensor in staged.tensors():
             tensor.record_stream(torch.cuda.current_stream(self._device))

@@ -534,7 +534,7 @@ def test_leaving_unchanged_tensors_alone_changes_no_score(
 @pytest.mark.slow
 def test_a_compiler_changes_no_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors of the quickstart are below what is compiled, so the bound goes down for this one."""
-    monkeypatch.setattr("evomerge.kernels.runner.SMALL", 8)
+    monkeypatch.setattr("evomerge.kernels.runner.EAGER_ELEMENTS", 8)
     folders = {}
     for mode in ("always", "never"):
         said = evomerge("+experiment=quickstart", *TIES, f"model.compile={mode}", f"name={mode}", cwd=tmp_path)

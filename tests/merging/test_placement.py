@@ -101,7 +101,7 @@ class Lane:
 
     def send(self, sources: Sources) -> Sources:
         copy = Sources(sources.name, sources.base.clone(), [sources.expert(0).clone()])
-        copy.hold(sources.prepared)
+        copy.set_prepared(sources.prepared)
         self.sent.append(weakref.ref(copy.base))
         self.diary.append(f"send {sources.name}")
         self.most = max(self.most, sum(held() is not None for held in self.sent))
