@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError
-from evomerge.ledger import refuse_other
+from evomerge.ledger import refuse_other_search
 from evomerge.schema import check_value, shown
 
 FREE = ("name", "budget", "pool", "tracker", "finalise", "baselines")  # what may change when a search is resumed
@@ -26,7 +26,7 @@ def refuse_changed(config: Mapping[str, Any], folder: Path) -> None:
     """RunError where the run in `folder` was begun otherwise; ConfigError where the configuration is not plain."""
     check_value(config, Mapping[str, Any], "")
     if (folder / "trials.jsonl").is_file():
-        refuse_other(folder / "trials.jsonl", {"config": fixed_part(config)})
+        refuse_other_search(folder / "trials.jsonl", {"config": fixed_part(config)})
 
 
 def run_name(name: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.fixed import fixed_part
-from evomerge.ledger import refuse_other
+from evomerge.ledger import refuse_other_search
 from evomerge.merging import AHEAD, choose_placement, sizes
 from evomerge.models import resolve_device
 from evomerge.scoring import SLICES
@@ -96,7 +96,7 @@ def _folder(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> 
     if not nearest.is_dir():
         raise RunError(f"{nearest}: a file where the run's folder should be; move it")
     if (folder / "trials.jsonl").is_file():
-        refuse_other(folder / "trials.jsonl", ledger_header(experiment.scorer, fixed_part(config)))
+        refuse_other_search(folder / "trials.jsonl", ledger_header(experiment.scorer, fixed_part(config)))
         yield f"run       {folder}: will be resumed"
     else:
         yield f"run       {folder}: new"

@@ -60,7 +60,7 @@ class Finaliser:
             simpler = backward(evaluator, winner, settings.simplify, labels) if settings.simplify else None
             around = sensitivity(evaluator, winner, space.decode, settings.cloud, settings.radius, self._seed)
             shown = [winner, *self._able, *members, *([simpler.candidate] if simpler else [])]
-            evaluator.record_use("holdout", [candidate.key for candidate in shown])
+            evaluator.record_slice_use("holdout", [candidate.key for candidate in shown])
             evaluator.evaluate(shown, "holdout")
             if evaluator.error(winner.key, "holdout") is None:
                 return self._result(winner, members, simpler, around)

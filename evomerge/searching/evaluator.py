@@ -132,13 +132,13 @@ class Evaluator:
         for chunk in self.plan.chunks[slice_name]:
             self._ledger[key].errors.pop(chunk.id, None)
 
-    def record_use(self, slice_name: str, keys: Sequence[str]) -> None:
+    def record_slice_use(self, slice_name: str, keys: Sequence[str]) -> None:
         """Note in the ledger that these candidates are about to be looked at on a slice; once for the same ones."""
         self._ledger.append_slice_use(slice_name, list(dict.fromkeys(keys)))
 
-    def recall(self) -> None:
+    def copy_rechunked_scores(self) -> None:
         """Let what an earlier command has scored of a slice dealt anew count for the slice as it was drawn."""
-        self._ledger.recall({chunk.id: chunk.items for chunk in self.plan.chunks["search"]})
+        self._ledger.copy_rechunked_scores({chunk.id: chunk.items for chunk in self.plan.chunks["search"]})
 
     @property
     def rechunking(self) -> Rechunking | None:
@@ -153,7 +153,7 @@ class Evaluator:
         self._chunks |= {chunk.id: chunk for chunk in chunks}
         self._pool.extend({chunk.id: self._scorer.requests(chunk) for chunk in chunks})
 
-    def note_race(self, generation: int, first: str, stopped: Mapping[str, int]) -> None:
+    def record_race(self, generation: int, first: str, stopped: Mapping[str, int]) -> None:
         """Note in the ledger whom a generation's race has stopped, after how many chunks from the `first` on."""
         if stopped:
             self._ledger.append_race(generation, first, stopped)

@@ -78,7 +78,7 @@ class _Race:
     def run(self) -> Scored:
         """The chunks one after the other, as long as anyone runs."""
         self._evaluator.in_stages(self._chunks, self._stages())
-        self._evaluator.note_race(self._number, self._chunks[0].id, self._stopped)
+        self._evaluator.record_race(self._number, self._chunks[0].id, self._stopped)
         length = [len(chunk.items) for chunk in self._chunks]
         ended = self._stopped | self._failed
         items = {key: sum(length[: ended.get(key, len(length))]) for key in self._candidates}

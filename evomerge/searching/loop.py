@@ -110,7 +110,7 @@ def _standing(evaluator: Evaluator, baselines: Mapping[str, Recipe]) -> list[Can
     """The baselines, scored; the base's failure of an earlier command is tried again."""
     first = [Candidate.of(label, recipe) for label, recipe in baselines.items()]
     evaluator.retry(first[0].key, "search")
-    evaluator.recall()
+    evaluator.copy_rechunked_scores()
     evaluator.evaluate(first, "search")
     evaluator.baselines = {candidate.label: candidate.key for candidate in first}
     if error := evaluator.error(first[0].key, "search"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from _rows import Row, environment, print_table, write_json
 
-from evomerge.ledger.reading import plan_of, read_trials, whole_scores
+from evomerge.ledger.reading import complete_scores, plan_of, read_trials
 from evomerge.scoring.protocol import Plan, task_of
 from evomerge.scoring.tasks.slices import into_chunks
 from evomerge.searching.item_order import ItemOrder, agreement, rechunked
@@ -29,7 +29,7 @@ def read(folder: Path) -> tuple[Plan, Scores, list[str]]:
         raise SystemExit(f"{folder}: no result.json; give the folder of a finished run")
     ledger_header, lines = read_trials(folder / "trials.jsonl")
     plan = plan_of(ledger_header, lines)
-    scores = whole_scores(plan, lines)
+    scores = complete_scores(plan, lines)
     baselines = [row["key"] for row in json.loads((folder / "result.json").read_text())["rows"][:-1]]
     if len(scores.keys() - set(baselines)) < 2:
         raise SystemExit(f"{folder}: fewer than two candidates have seen the whole search slice; give a longer search")

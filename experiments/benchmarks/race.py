@@ -78,7 +78,7 @@ class Table:
     def error_on(self, key: str, chunks: Sequence[Chunk]) -> None:
         """Nobody fails."""
 
-    def note_race(self, generation: int, first: str, stopped: dict[str, int]) -> None:
+    def record_race(self, generation: int, first: str, stopped: dict[str, int]) -> None:
         """There is no ledger."""
 
     def seen_items(self, key: str, chunks: Sequence[Chunk]) -> dict[str, float]:
