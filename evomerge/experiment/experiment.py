@@ -226,7 +226,7 @@ class Experiment:
         name, settings = self._optimizer_name, self._optimizer
         points = [*warm_start.points(self.space, self._init).values(), *self.space.seeds().values()]
         seeds = list({self.space.decode(point).key(): point for point in points}.values())
-        return optimizers.create(name, self.space.coordinates(), seeds, self.seed, settings, self.objective.dimensions)
+        return optimizers.create(name, self.space.coordinates(), seeds, self.seed, settings, self.objective.loss_count)
 
     def pool(self, spec: WorkerSpec) -> pools.Pool:
         """The pool with its workers started."""

@@ -11,7 +11,7 @@ from evomerge.ledger import refuse_other_search
 from evomerge.merging import AHEAD, choose_placement, sizes
 from evomerge.models import resolve_device
 from evomerge.scoring import SLICES
-from evomerge.searching import ledger_header, races
+from evomerge.searching import ledger_header, uses_races
 
 SHOWN = 6
 
@@ -73,11 +73,12 @@ def _search(experiment: Experiment) -> Iterator[str]:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     yield f"space     {space.method}, {space.dimensions} dimensions: {', '.join(names[:SHOWN])}{more}"
     yield f"baselines {', '.join(experiment.baselines)}"
-    yield f"budget    {experiment.budget}: {experiment.budget.most(len(experiment.scorer.plan.items('search')))}"
+    cost = experiment.budget.describe_cost(len(experiment.scorer.plan.items("search")))
+    yield f"budget    {experiment.budget}: {cost}"
     yield f"          then about {experiment.reserve()} items of select and holdout"
-    raced = races(experiment.objective, experiment.race)
-    why = "" if experiment.objective.scalar else ": a front or floors need every item"
-    wider = " or more, as the budget allows" if experiment.race.widens and experiment.budget.bounds_items else ""
+    raced = uses_races(experiment.objective, experiment.race)
+    why = "" if experiment.objective.single_score else ": a front or floors need every item"
+    wider = " or more, as the budget allows" if experiment.race.can_widen and experiment.budget.limits_items else ""
     yield f"race      {experiment.race}{wider}" if raced else f"race      off{why}"
 
 

@@ -54,7 +54,7 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
             evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
             callbacks: list[SearchCallback] = [display, _BestSoFar(folder / RECIPE, evaluator), tracker]
             remaining = RemainingBudget(experiment.budget, evaluator, ledger, experiment.reserve(), start)
-            display.show_time_left(remaining.left)
+            display.show_time_left(remaining.seconds_left)
             board = search(evaluator, space, optimizer, rows, remaining, callbacks, experiment.race)
             display.phase("finalise")
             labels = {ref: label for label, ref in experiment.experts.items()}
@@ -133,7 +133,7 @@ class _BestSoFar:
     def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
         """Write the best recipe where it is a new one; a replayed generation leaves the file alone."""
         ranked = board.ranked()
-        if not ranked or (not self._evaluator.scored and self._path.exists()):
+        if not ranked or (not self._evaluator.scored_items and self._path.exists()):
             return
         (candidate, score) = ranked[0]
         if candidate.key != self._key:
@@ -143,7 +143,7 @@ class _BestSoFar:
 
 
 def _record(board: Leaderboard, evaluator: Evaluator, ledger: Ledger, digest: str, seconds: float) -> dict[str, Any]:
-    trials = [trial for key, trial in ledger.trials.items() if key in evaluator.asked]
+    trials = [trial for key, trial in ledger.trials.items() if key in evaluator.evaluated]
     if others := len(ledger.trials) - len(trials):
         log.warning("%s: %d candidates that this search does not ask for are passed over", ledger.path, others)
     return {
@@ -155,7 +155,7 @@ def _record(board: Leaderboard, evaluator: Evaluator, ledger: Ledger, digest: st
             "stopped_early": len(board.stopped()),
             "holdout_looks": count_holdout_uses(ledger.slice_uses),
             "items_scored": sum(trial.items for trial in trials),
-            "items_scored_this_time": evaluator.scored,
+            "items_scored_this_time": evaluator.scored_items,
         },
         "seconds": {"this_time": round(seconds, 2), "scoring_in_all": round(sum(trial.seconds for trial in trials), 2)},
         "versions": versions(),
@@ -204,8 +204,8 @@ def replay(folder: Path, console: Console) -> bool:
         same = _compare(console, "fingerprint", result["fingerprint"], digest)
         for name, value in result["rows"][-1]["scores"].items():
             evaluator.evaluate([candidate], name)
-            means = evaluator.plan.by_task(evaluator.items(candidate.key, name))
-            score = experiment.objective.fitness(means, recorded.references(name)).score
+            means = evaluator.plan.by_task(evaluator.item_scores(candidate.key, name))
+            score = experiment.objective.fitness(means, recorded.baseline_means(name)).score
             same &= _compare(console, f"score on {name}", value, score)
     finally:
         pool.close()

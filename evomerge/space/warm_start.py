@@ -7,8 +7,8 @@ from typing import Any
 
 from evomerge.errors import ConfigError, RunError
 from evomerge.ledger import complete_scores, plan_of, read_trials
+from evomerge.optimizers import Vector
 from evomerge.recipes import Recipe, load_recipe, original_recipe, parse_recipe
-from evomerge.space.axes import Vector
 from evomerge.space.space import SearchSpace
 
 log = logging.getLogger(__name__)
