@@ -21,7 +21,7 @@ class BestRecipe:
     def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
         """Write the best recipe where it is a new one; a replayed generation leaves the file alone."""
         ranked = board.ranked()
-        if not ranked or (not self._evaluator.scored and self._path.exists()):
+        if not ranked or (not self._evaluator.scored_items and self._path.exists()):
             return
         (candidate, score) = ranked[0]
         if candidate.key != self._key:

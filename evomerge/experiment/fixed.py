@@ -8,7 +8,7 @@ from typing import Any
 from evomerge.errors import ConfigError
 from evomerge.experiment.config import read_config
 from evomerge.experiment.defaults import read_file, with_defaults
-from evomerge.ledger import refuse_other
+from evomerge.ledger import refuse_other_search
 from evomerge.paths import LEDGER
 from evomerge.schema import check_value, shown
 
@@ -29,7 +29,7 @@ def refuse_changed(config: Mapping[str, Any], folder: Path) -> None:
     """RunError where the run in `folder` was begun otherwise; ConfigError where the configuration is not plain."""
     check_value(config, Mapping[str, Any], "")
     if (folder / LEDGER).is_file():
-        refuse_other(folder / LEDGER, {"config": fixed_part(config)})
+        refuse_other_search(folder / LEDGER, {"config": fixed_part(config)})
 
 
 def run_name(name: Any) -> str:

@@ -7,12 +7,12 @@ from typing import Any
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.fixed import fixed_part
-from evomerge.ledger import refuse_other
+from evomerge.ledger import refuse_other_search
 from evomerge.merging import AHEAD, choose_placement, sizes
 from evomerge.models import resolve_device
 from evomerge.paths import LEDGER
 from evomerge.scoring import SLICES
-from evomerge.searching import ledger_header, races
+from evomerge.searching import ledger_header, uses_races
 
 SHOWN = 6
 
@@ -75,11 +75,11 @@ def _search(experiment: Experiment) -> Iterator[str]:
     yield f"space     {space.method}, {space.dimensions} dimensions: {', '.join(names[:SHOWN])}{more}"
     yield f"baselines {', '.join(experiment.baselines)}"
     budget, race = experiment.config.budget, experiment.config.race
-    yield f"budget    {budget}: {budget.most(len(experiment.scorer.plan.items('search')))}"
+    yield f"budget    {budget}: {budget.describe_cost(len(experiment.scorer.plan.items('search')))}"
     yield f"          then about {experiment.reserve()} items of select and holdout"
-    raced = races(experiment.objective, race)
-    why = "" if experiment.objective.scalar else ": a front or floors need every item"
-    wider = " or more, as the budget allows" if race.widens and budget.bounds_items else ""
+    raced = uses_races(experiment.objective, race)
+    why = "" if experiment.objective.single_score else ": a front or floors need every item"
+    wider = " or more, as the budget allows" if race.can_widen and budget.limits_items else ""
     yield f"race      {race}{wider}" if raced else f"race      off{why}"
 
 
@@ -98,7 +98,7 @@ def _folder(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> 
     if not nearest.is_dir():
         raise RunError(f"{nearest}: a file where the run's folder should be; move it")
     if (folder / LEDGER).is_file():
-        refuse_other(folder / LEDGER, ledger_header(experiment.scorer, fixed_part(config)))
+        refuse_other_search(folder / LEDGER, ledger_header(experiment.scorer, fixed_part(config)))
         yield f"run       {folder}: will be resumed"
     else:
         yield f"run       {folder}: new"

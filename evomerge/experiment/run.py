@@ -40,7 +40,7 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
         with display:
             evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
             remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), start)
-            display.show_time_left(remaining.left)
+            display.show_time_left(remaining.seconds_left)
             callbacks: list[SearchCallback] = [display, BestRecipe(folder / RECIPE, evaluator), tracker]
             board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race)
             display.phase("finalise")
@@ -90,7 +90,7 @@ def _start(experiment: Experiment, display: Display) -> pools.Pool:
 
 
 def _record(board: Leaderboard, evaluator: Evaluator, ledger: Ledger, digest: str, seconds: float) -> dict[str, Any]:
-    trials = [trial for key, trial in ledger.trials.items() if key in evaluator.asked]
+    trials = [trial for key, trial in ledger.trials.items() if key in evaluator.evaluated]
     if others := len(ledger.trials) - len(trials):
         log.warning("%s: %d candidates that this search does not ask for are passed over", ledger.path, others)
     return {
@@ -102,7 +102,7 @@ def _record(board: Leaderboard, evaluator: Evaluator, ledger: Ledger, digest: st
             "stopped_early": len(board.stopped()),
             "holdout_looks": count_holdout_uses(ledger.slice_uses),
             "items_scored": sum(trial.items for trial in trials),
-            "items_scored_this_time": evaluator.scored,
+            "items_scored_this_time": evaluator.scored_items,
         },
         "seconds": {"this_time": round(seconds, 2), "scoring_in_all": round(sum(trial.seconds for trial in trials), 2)},
         "versions": versions(),
