@@ -13,7 +13,7 @@ from evomerge.experiment.resume import fixed_part, refuse_changed
 from evomerge.paths import run_name
 from tests.conftest import ROOT, SMALL, Command
 
-HEAVY = ("torch", "numpy", "transformers", "lm_eval", "datasets", "cma", "optuna", "ray")
+HEAVY = ("torch", "transformers", "lm_eval", "datasets", "cma", "optuna", "ray")
 
 
 def test_what_may_change_is_left_out() -> None:
