@@ -52,9 +52,11 @@ class Summary:
         return f"rank {self.rank}, {self.tensors} tensors, {lost if self.worst else 'exact'}"
 
 
-def merge_adapter(path: Path, out: Path, *, rank: int | None = None, trust_remote_code: bool = False) -> Summary:
-    """Build the adapter of a recipe file, evomerge's or mergekit's, in the folder `out`."""
-    recipe, family = open_recipe(path, trust_remote_code)
+def merge_adapter(
+    source: Path | Recipe, out: Path, *, rank: int | None = None, trust_remote_code: bool = False
+) -> Summary:
+    """Build the adapter of a recipe or its file, evomerge's or mergekit's, in the folder `out`."""
+    recipe, family = open_recipe(source, trust_remote_code)
     return export_adapter(recipe, family, out, rank=rank)
 
 

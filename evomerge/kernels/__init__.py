@@ -1,4 +1,9 @@
-"""The fused passes that apply every method: fp32 inside, one rounding at the write, compiled where that pays."""
+"""The passes that write merged weights: sums of models, elementwise rules over task vectors, and low-rank updates.
+
+A kernel gets tensors and numbers and writes one tensor: fp32 inside, one rounding at the write, compiled where that
+pays, with the same bytes either way. It knows no method, no recipe and no file. The rule: what changes between
+candidates travels in tensors of numbers, so that one compiled kernel serves every candidate.
+"""
 
 from typing import TYPE_CHECKING
 

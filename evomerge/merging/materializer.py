@@ -26,7 +26,6 @@ from evomerge.recipes import Recipe
 # fast as in blocks, an elementwise rule forty times.
 COMPILE_SUMS, COMPILE_RULES = 30_000_000, 8_000_000
 KEPT = 32  # sets of models whose prepared tables are kept; a search over subsets of many experts would keep all
-COMPILE = {"auto": None, "always": True, "never": False}
 
 
 @dataclass(frozen=True)

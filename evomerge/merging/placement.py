@@ -17,7 +17,6 @@ from evomerge.kernels import Factors, Sources, Update
 from evomerge.models import Family, torch_dtype
 
 Mode = Literal["device", "pinned", "mmap"]
-MODES = ("device", "pinned", "mmap")
 AHEAD = 3  # tensors of every model on the device at once: one arrives, one is merged, one is not let go of yet
 RESERVE = 0.3  # of the device for activations, caches and logits of the forward passes
 HOST_RESERVE = 0.2  # of the host's free memory that is left alone

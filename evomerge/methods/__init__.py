@@ -4,7 +4,8 @@ A method never touches the optimizer, the pool or the device. Its module says: G
 PER_EXPERT and BASE (every parameter of a recipe with its default; None means that it must be given), EXPERTS (how many
 it takes), BASE_MODEL (whether a recipe may do without one), EXACTNESS (how a recipe of it can be rebuilt elsewhere),
 OPTIONS (published variants, the default first), ADAPTERS_ONLY, BANKS_DEPEND_ON_EXPERTS and EXTENSIONS where they hold,
-`prepare` and `coefficients`.
+`prepare` and `coefficients`. `Method` in _contract.py documents them. Files that begin with `_` are shared by several
+methods.
 """
 
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from evomerge.methods._registry import (
         adapters_only,
         banks_depend_on_experts,
+        check,
         choose_options,
         exactness,
         extensions,
@@ -38,6 +40,7 @@ __all__ = [
     "WholeModel",
     "adapters_only",
     "banks_depend_on_experts",
+    "check",
     "choose_options",
     "exactness",
     "extensions",

@@ -1,20 +1,23 @@
 """The interface of a merge method: what its module defines, and the arguments that its functions receive."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+if TYPE_CHECKING:  # the genes of a method are read without torch
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
-from evomerge.kernels import Coefficients, Sources
+    from evomerge.kernels import Coefficients, Sources
 
 Exactness = Literal["exact", "frozen-linear", "distribution-only", "native"]
 BaseModel = Literal["required", "optional"]
 Values = Mapping[str, float | bool]
-State = dict[str, Tensor]
-FloatArray = NDArray[np.float64]
+State: TypeAlias = "dict[str, Tensor]"
+FloatArray: TypeAlias = "NDArray[np.float64]"
 DECIMALS = 6  # of a decoded value: finer than any difference that matters to a merge, and readable in YAML
 
 

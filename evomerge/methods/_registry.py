@@ -5,7 +5,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from evomerge.errors import ConfigError
-from evomerge.plugins import load_plugin, plugin_names
+from evomerge.plugins import load_plugin, plugin_names, refuse_unknown_plugin
 from evomerge.schema import shown
 from evomerge.suggest import nearest
 
@@ -16,6 +16,11 @@ if TYPE_CHECKING:  # listing the methods must not import torch
 def names() -> tuple[str, ...]:
     """The names of all methods in this folder, sorted."""
     return plugin_names("methods")
+
+
+def check(name: str) -> None:
+    """ConfigError for a method that is not known, with the nearest name; imports no method."""
+    refuse_unknown_plugin("methods", name, "merge method")
 
 
 @cache

@@ -1,4 +1,8 @@
-"""recipes."""
+"""The recipe: a frozen description of one merge, its content key, and its YAML, which mergekit reads.
+
+A recipe names models, values and layers; it knows no tensor and opens no model. The rule: reading and writing are
+inverse, and every key of a file either has its effect, is reported as having none, or is refused by name.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -8,6 +12,7 @@ if TYPE_CHECKING:
     from evomerge.recipes.document import FROZEN_FROM, recipe_exactness, to_document
     from evomerge.recipes.mergekit_yaml import dump_recipe, load_recipe, original_recipe, parse_recipe
     from evomerge.recipes.recipe import (
+        DTYPES,
         FilteredValue,
         ModelRef,
         Recipe,
@@ -28,6 +33,7 @@ else:
 
 __all__ = [
     "AUTO_TEMPLATE",
+    "DTYPES",
     "FROZEN_FROM",
     "FilteredValue",
     "ModelRef",

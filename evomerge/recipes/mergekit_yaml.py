@@ -13,7 +13,7 @@ import yaml
 from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.recipes.document import FROZEN_FROM, SCHEMA_VERSION, to_document
-from evomerge.recipes.recipe import Recipe, Slice, Source
+from evomerge.recipes.recipe import DTYPES, Recipe, Slice, Source
 from evomerge.recipes.settings import RecipeReader, mapping, model_ref
 from evomerge.recipes.tokenizer import TOKENIZER_BLOCK_KEYS, TOKENIZER_KEYS, parse_tokenizer_request
 
@@ -32,7 +32,6 @@ TOP_KEYS = (
     "name",
     "write_readme",
 )
-OUT_DTYPES = ("float32", "bfloat16", "float16")
 BLOCK_KEYS = ("schema", "exactness", "seed", "options")
 
 
@@ -110,8 +109,8 @@ def _seed(block: Mapping[str, Any]) -> int:
 def _out_dtype(document: Mapping[str, Any]) -> str | None:
     value = document.get("out_dtype") or document.get("dtype")
     dtype = None if value is None else str(value).removeprefix("torch.")
-    if dtype not in (None, *OUT_DTYPES):
-        raise ConfigError(f"out_dtype {dtype}: choose of {', '.join(OUT_DTYPES)}")
+    if dtype not in (None, *DTYPES):
+        raise ConfigError(f"out_dtype {dtype}: choose of {', '.join(DTYPES)}")
     return dtype
 
 

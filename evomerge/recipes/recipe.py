@@ -14,6 +14,8 @@ from typing import Any
 
 Scalar = float | bool
 
+DTYPES = ("float32", "bfloat16", "float16")  # that weights are merged into and exported in
+
 
 @dataclass(frozen=True)
 class FilteredValue:

@@ -7,6 +7,7 @@ from typing import Any
 
 from evomerge.errors import ConfigError, RunError
 from evomerge.ledger import plan_of, read_trials, whole_scores
+from evomerge.paths import LEDGER
 from evomerge.recipes import Recipe, load_recipe, original_recipe, parse_recipe
 from evomerge.space.axes import Vector
 from evomerge.space.space import SearchSpace
@@ -17,7 +18,7 @@ WINNERS = 5  # of another run
 FAR = 0.005  # the rounding of genes is nearer
 
 
-def points(space: SearchSpace, paths: Sequence[str]) -> dict[str, Vector]:
+def initial_points(space: SearchSpace, paths: Sequence[str]) -> dict[str, Vector]:
     """Label → the point of the space at, or nearest to, each recipe; one line of notice where it is not that recipe."""
     found = {}
     for path in paths:
@@ -40,7 +41,7 @@ def _recipes(path: Path) -> Iterator[tuple[str, Recipe]]:
         yield str(path), original_recipe(load_recipe(path))
         return
     try:
-        header, lines = read_trials(path / "trials.jsonl")
+        header, lines = read_trials(path / LEDGER)
         documents = {line["key"]: line["recipe"] for line in lines if "recipe" in line}
         best = _best(header, lines)[:WINNERS]
     except (RunError, KeyError, TypeError) as error:

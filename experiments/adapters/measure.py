@@ -28,7 +28,7 @@ from torch import Tensor
 
 from evomerge.environment import machine, versions
 from evomerge.kernels.factors import Factors
-from evomerge.merging.materializer import COMPILE, Materializer
+from evomerge.merging import COMPILE, Materializer
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_model
 from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
