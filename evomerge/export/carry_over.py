@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
-from evomerge.models import Expert, Family, FullExpert, layer_of, listed, same_numbers
+from evomerge.models import Expert, Family, FullExpert, equal_tensors, layer_of, summary_line
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def carried_over(family: Family, stacked: bool) -> Iterator[tuple[str, Tensor]]:
     Of a model with other layers than the base only what is outside its stacks. A line says what experts have changed.
     """
     lost: list[str] = []
-    for name in family.base.kept:
+    for name in family.base.unmerged:
         place = layer_of(name)
         if stacked and place and place[0] in family.layout.stacks:
             continue
@@ -33,10 +33,12 @@ def carried_over(family: Family, stacked: bool) -> Iterator[tuple[str, Tensor]]:
             lost.append(name)
         yield name, tensor
     if lost:
-        log.warning("%s: outside the language model these stay the base's, whatever experts made of them", listed(lost))
+        log.warning(
+            "%s: outside the language model these stay the base's, whatever experts made of them", summary_line(lost)
+        )
 
 
 def _differs(expert: Expert, name: str, tensor: Tensor) -> bool:
     if not isinstance(expert, FullExpert) or name not in expert.checkpoint:
         return False
-    return not same_numbers(tensor, expert.checkpoint.tensor(name))
+    return not equal_tensors(tensor, expert.checkpoint.tensor(name))

@@ -18,7 +18,15 @@ from evomerge.export.card import model_card
 from evomerge.export.carry_over import carried_over, under_every_name
 from evomerge.export.staging import staged
 from evomerge.merging import Fingerprint, Materializer, base_layers, freeze, output_layers
-from evomerge.models import EXPLICIT, INDEX, SINGLE, Family, refuse_other_vocabulary, torch_dtype, write_tokenizer
+from evomerge.models import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    WEIGHTS_KEY,
+    Family,
+    refuse_other_vocabulary,
+    torch_dtype,
+    write_tokenizer,
+)
 from evomerge.recipes import Recipe, dump_recipe, load_recipe
 
 log = logging.getLogger(__name__)
@@ -151,13 +159,13 @@ def _name_shards(shards: list[list[str]], total: int, folder: Path) -> None:
     count = len(shards)
     where: dict[str, str] = {}
     for index, names in enumerate(shards):
-        file = SINGLE if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
+        file = SINGLE_FILE if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
         os.chmod(_shard_path(folder, index), 0o644)
         _shard_path(folder, index).rename(folder / file)
         where |= dict.fromkeys(names, file)
     if count > 1:
         index_json = {"metadata": {"total_size": total}, "weight_map": where}
-        (folder / INDEX).write_text(json.dumps(index_json, indent=2))
+        (folder / INDEX_FILE).write_text(json.dumps(index_json, indent=2))
 
 
 def _untie(config: dict[str, Any]) -> None:
@@ -174,10 +182,10 @@ def _untie(config: dict[str, Any]) -> None:
 def _write_config(recipe: Recipe, family: Family, dtype: str, folder: Path) -> None:
     """The base's config with the output's dtype and, for stacked slices, its number of layers."""
     config = copy.deepcopy(family.base.checkpoint.config)
-    for key in ("torch_dtype", EXPLICIT):
+    for key in ("torch_dtype", WEIGHTS_KEY):
         config.pop(key, None)
     config["dtype"] = dtype
-    if family.base.separate and not family.base.skeleton.is_encoder_decoder:
+    if family.base.untied and not family.base.skeleton.is_encoder_decoder:
         _untie(config)
     layers = output_layers(recipe)
     if layers is not None:

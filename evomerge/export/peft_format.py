@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from evomerge.errors import ConfigError
-from evomerge.models import CONFIG_FILE, Base, empty_model
+from evomerge.models import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, Base, empty_model
 from evomerge.recipes import ModelRef
-
-WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 class Modules:
@@ -58,11 +56,11 @@ def write_weights(
         path = name.removesuffix(".weight")  # factors of anything else do not exist (lora_kinds.py)
         ranks[path] = up.shape[1]
         tensors |= _stored(path, modules.kind(path), up, down)
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    os.chmod(folder / WEIGHTS_FILE, 0o644)  # safetensors leaves it to its owner alone
+    save_file(tensors, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
+    os.chmod(folder / ADAPTER_WEIGHTS_FILE, 0o644)  # safetensors leaves it to its owner alone
     conv = any(modules.kind(path) is Conv1D for path in ranks)
     config = _config(base, modules, ranks) | {"fan_in_fan_out": conv, "ensure_weight_tying": bool(tied)}
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / ADAPTER_CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _stored(path: str, kind: type[nn.Module], up: Tensor, down: Tensor) -> dict[str, Tensor]:

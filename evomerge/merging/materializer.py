@@ -109,7 +109,7 @@ class Materializer:
         model, are left alone.
         """
         if self._model is not model:
-            self._model, self._held, self._outs = model, {}, self.family.base.live(model)
+            self._model, self._held, self._outs = model, {}, self.family.base.parameter_views(model)
         parts = list(self.parts(recipe))
         outs = self._parameters([part.name for part in parts])
         held, self._held = self._held, {}  # a write that fails half-way leaves nothing that is known
@@ -144,7 +144,7 @@ class Materializer:
         key = (recipe.method, recipe.seed, tuple(recipe.options.items()), recipe.base, sources)
         if key not in self._setups:
             if methods.adapters_only(method):
-                self.family.refuse_full(recipe.models(), recipe.method)
+                self.family.refuse_full_checkpoints(recipe.models(), recipe.method)
             if len(self._setups) >= KEPT:
                 del self._setups[next(iter(self._setups))]
             options = methods.choose_options(recipe.method, recipe.options)

@@ -36,7 +36,7 @@ class Worker:
             device=device,
             attn_implementation=spec.attn_implementation,
             trust_remote_code=spec.trust_remote_code,
-            separate=self._family.base.separate,
+            untied=self._family.base.untied,
         )
         self._materializer = Materializer(
             self._family,
@@ -76,7 +76,7 @@ class Worker:
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of the candidate as it is scored, in this worker's dtype."""
         self._hold(recipe)
-        return fingerprint(self._family.base.live(self._model).items())
+        return fingerprint(self._family.base.parameter_views(self._model).items())
 
     def _score(self, job: Job) -> list[Any]:
         self._hold(job.recipe)
