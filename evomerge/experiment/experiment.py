@@ -143,7 +143,7 @@ class Experiment:
             seeds,
             self.config.seed,
             self.config.settings("optimizer"),
-            self.objective.dimensions,
+            self.objective.loss_count,
         )
 
     def pool(self, spec: WorkerSpec) -> pools.Pool:

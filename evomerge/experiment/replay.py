@@ -67,8 +67,8 @@ def replay_run(folder: Path) -> Iterator[Replayed]:
         yield Replayed("fingerprint", result["fingerprint"], pool.fingerprint(recipe))
         for name, score in result["rows"][-1]["scores"].items():
             evaluator.evaluate([candidate], name)
-            means = evaluator.plan.by_task(evaluator.items(candidate.key, name))
-            fitness = experiment.objective.fitness(means, recorded.references(name))
+            means = evaluator.plan.by_task(evaluator.item_scores(candidate.key, name))
+            fitness = experiment.objective.fitness(means, recorded.baseline_means(name))
             yield Replayed(f"score on {name}", score, fitness.score)
     finally:
         pool.close()

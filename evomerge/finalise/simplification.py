@@ -89,7 +89,7 @@ def _candidate(step: Step, candidate: Candidate) -> Candidate:
 
 def _alike(evaluator: Evaluator, candidate: Candidate, winner: Candidate) -> bool:
     """Whether a candidate is as good as the winner within noise, and breaks no floor that the winner keeps."""
-    own, best = (evaluator.scaled(c.key, "select") for c in (candidate, winner))
+    own, best = (evaluator.objective_items(c.key, "select") for c in (candidate, winner))
     if not own:
         return False
     breach = [evaluator.fitness(c.key, "select").violation for c in (candidate, winner)]

@@ -11,15 +11,15 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.ledger.ledger import Ledger, Rechunking
-    from evomerge.ledger.reading import plan_of, read_trials, refuse_other, whole_scores
+    from evomerge.ledger.reading import complete_scores, plan_of, read_trials, refuse_other_search
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
     "Ledger",
     "Rechunking",
+    "complete_scores",
     "plan_of",
     "read_trials",
-    "refuse_other",
-    "whole_scores",
+    "refuse_other_search",
 ]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-if TYPE_CHECKING:  # the genes of a method are read without torch
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # genes and their names are read without torch
     from torch import Tensor
 
     from evomerge.kernels import Coefficients, Sources
@@ -17,7 +18,7 @@ Exactness = Literal["exact", "frozen-linear", "distribution-only", "native"]
 BaseModel = Literal["required", "optional"]
 Values = Mapping[str, float | bool]
 State: TypeAlias = "dict[str, Tensor]"
-FloatArray: TypeAlias = "NDArray[np.float64]"
+FloatArray = NDArray[np.float64]
 DECIMALS = 6  # of a decoded value: finer than any difference that matters to a merge, and readable in YAML
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.scoring.answers import KINDS, added, clearly_more, count, text_of
+    from evomerge.scoring.answers import KINDS, add_counts, count_answers, significantly_more, text_of
     from evomerge.scoring.protocol import SLICES, Answer, Chunk, Counts, Plan, Request, Scorer, task_of
     from evomerge.scoring.silence import SEED, seeded, silence_lm_eval
 else:
@@ -27,10 +27,10 @@ __all__ = [
     "Plan",
     "Request",
     "Scorer",
-    "added",
-    "clearly_more",
-    "count",
+    "add_counts",
+    "count_answers",
     "seeded",
+    "significantly_more",
     "silence_lm_eval",
     "task_of",
     "text_of",

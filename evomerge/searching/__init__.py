@@ -12,18 +12,18 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.searching.budget import BudgetConfig, RemainingBudget
     from evomerge.searching.evaluator import Candidate, Evaluator
-    from evomerge.searching.generation import races
+    from evomerge.searching.generation import uses_races
     from evomerge.searching.item_order import ItemOrder
     from evomerge.searching.loop import Leaderboard, SearchCallback, ledger_header, search
-    from evomerge.searching.objective import FAILED, ROUNDING, Fitness, Objective
-    from evomerge.searching.pareto import front, knee, share_of_box, spread_out
+    from evomerge.searching.objective import FAILED, FLOOR_TOLERANCE, Fitness, Objective
+    from evomerge.searching.pareto import diverse_subset, knee, normalised_hypervolume, pareto_front
     from evomerge.searching.race import RaceConfig
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
     "FAILED",
-    "ROUNDING",
+    "FLOOR_TOLERANCE",
     "BudgetConfig",
     "Candidate",
     "Evaluator",
@@ -34,11 +34,11 @@ __all__ = [
     "RaceConfig",
     "RemainingBudget",
     "SearchCallback",
-    "front",
+    "diverse_subset",
     "knee",
     "ledger_header",
-    "races",
+    "normalised_hypervolume",
+    "pareto_front",
     "search",
-    "share_of_box",
-    "spread_out",
+    "uses_races",
 ]

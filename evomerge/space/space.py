@@ -13,10 +13,10 @@ from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.methods import Gene
 from evomerge.models import Group, Layout
-from evomerge.optimizers import Coordinate
+from evomerge.optimizers import Coordinate, Vector
 from evomerge.recipes import FilteredValue, ModelRef, Recipe, Setting, Source, recipe_of_models, simplify_setting
 from evomerge.schema import EMPTY
-from evomerge.space.axes import Axes, GeneSpec, Vector
+from evomerge.space.axes import Axes, GeneSpec
 from evomerge.space.genes import Genes
 from evomerge.space.group_members import GroupMembers
 from evomerge.space.inverse import RecipeValues

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError, RunError
-from evomerge.ledger import plan_of, read_trials, whole_scores
+from evomerge.ledger import complete_scores, plan_of, read_trials
+from evomerge.optimizers import Vector
 from evomerge.paths import LEDGER
 from evomerge.recipes import Recipe, load_recipe, original_recipe, parse_recipe
-from evomerge.space.axes import Vector
 from evomerge.space.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -53,5 +53,5 @@ def _recipes(path: Path) -> Iterator[tuple[str, Recipe]]:
 def _best(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys of what was scored on all of `search`, best first by the weighted mean of the task means."""
     plan = plan_of(header, lines)
-    fitness = {key: plan.score(items) for key, items in whole_scores(plan, lines).items()}
+    fitness = {key: plan.score(items) for key, items in complete_scores(plan, lines).items()}
     return sorted(fitness, key=lambda key: -fitness[key])

@@ -613,7 +613,7 @@ def test_more_may_be_asked_of_a_finished_search(copied: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("objective.front=true",), "objective.front: optimizer=cma takes one objective; choose of"),
+        (("objective.front=true",), "objective.front: optimizer=cma takes one objective; choose one of"),
         (
             ("objective.maximise=[copi]",),
             "objective.maximise: copi is not one of the scorer's tasks (did you mean 'copy'?)",

@@ -10,7 +10,7 @@ import pytest
 
 from evomerge import optimizers
 from evomerge.errors import RunError
-from evomerge.optimizers import Vector
+from evomerge.optimizers import Surrogate, Vector
 from evomerge.workers.jobs import Job
 from tests.toys import BEST, Run, ToyPool, toy_baselines, toy_optimizer, toy_space, weights
 
@@ -62,7 +62,7 @@ def test_a_repeated_search_pays_nothing(tmp_path: Path, name: str) -> None:
     before = (tmp_path / "trials.jsonl").read_bytes()
     again = Run(tmp_path / "trials.jsonl")
     again.search(12, toy_optimizer(name))
-    assert again.pool.jobs == [] and again.evaluator.scored == 0
+    assert again.pool.jobs == [] and again.evaluator.scored_items == 0
     assert (tmp_path / "trials.jsonl").read_bytes() == before
 
 
@@ -78,7 +78,7 @@ def test_the_same_recipe_is_paid_once(tmp_path: Path) -> None:
         def __init__(self) -> None:
             self.told: list[list[float]] = []
 
-        def ask(self) -> list[Vector]:
+        def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
             return [np.array([0.9, 0.9])] * 4
 
         def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
@@ -97,7 +97,7 @@ def test_the_same_recipe_is_paid_once(tmp_path: Path) -> None:
 
 def test_an_optimizer_with_nothing_left_ends_the_search(tmp_path: Path) -> None:
     class Spent:
-        def ask(self) -> list[Vector]:
+        def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
             return []
 
         def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from evomerge.errors import TaskError
-from evomerge.scoring import SLICES, Chunk, Counts, Plan, Request, added, seeded, silence_lm_eval
+from evomerge.scoring import SLICES, Chunk, Counts, Plan, Request, add_counts, seeded, silence_lm_eval
 from evomerge.scoring.tasks.dry_run import rehearse
 from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Leaf, Prompting, fewshot_split, freeze, own_split
 from evomerge.scoring.tasks.loading import TaskLoader, choose_filter, choose_metric, label, override
@@ -81,7 +81,7 @@ class LMEvalScorer:
     def answers(self, chunk: Chunk, responses: Sequence[Any]) -> Counts:
         """How many answers the responses hold, and how many of them are truncated, empty or unparsable."""
         by_item = dict(self._shared_out(chunk, responses))
-        counts = added([leaf.answers(docs, by_item) for leaf, docs in self._by_leaf(chunk)])
+        counts = add_counts([leaf.answers(docs, by_item) for leaf, docs in self._by_leaf(chunk)])
         return counts if counts["answers"] else {}
 
     def _by_leaf(self, chunk: Chunk) -> Iterable[tuple[Leaf, dict[str, FrozenDoc]]]:
