@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""A context manager that writes a folder completely or not at all."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from evomerge.errors import ConfigError, RunError, remedy
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when the block ends well, and is removed when it does not.
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder that is renamed to `out` when the block succeeds, and removed when it raises.
 
-    A used folder is a ConfigError, a disk that refuses a RunError.
+    ConfigError if `out` exists and is not empty; RunError if the system cannot write.
     """
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise ConfigError(f"{out}: already exists and is not empty; give a new folder")

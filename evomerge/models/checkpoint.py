@@ -133,7 +133,7 @@ class Checkpoint:
 
     def equal(self, one: str, other: str) -> bool:
         """Whether two tensors have the same values; reads both."""
-        return equal_tensors(self.tensor(one), self.tensor(other))
+        return equal_tensors(self._file(one).get_tensor(one), self._file(other).get_tensor(other))
 
     @cached_property
     def sha256(self) -> str:

@@ -63,7 +63,7 @@ class Worker:
         except Exception as error:  # the one broad except: a candidate may fail in any way and the search goes on
             log.info("candidate %s failed", job.key, exc_info=True)
             self._held = None
-            self._materializer.forget()  # whatever failed may have touched the model
+            self._materializer.invalidate()  # whatever failed may have touched the model
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             return Outcome(job, error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
