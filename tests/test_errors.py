@@ -8,7 +8,7 @@ import pytest
 from safetensors import SafetensorError
 
 from evomerge.atomic import write_atomically
-from evomerge.errors import REMEDIES, RunError, remedy
+from evomerge.errors import REMEDIES, RunError, remedy_for
 from evomerge.export.staging import atomic_folder
 from evomerge.ledger.ledger import Ledger
 
@@ -63,4 +63,4 @@ def test_an_export_that_cannot_be_written(number: int, tmp_path: Path) -> None:
 
 def test_no_remedy_is_more_than_a_clause() -> None:
     assert all(text[0].islower() and not text.endswith((".", ",")) for text in REMEDIES.values())
-    assert remedy(ValueError("something else")) == "look at its permissions"
+    assert remedy_for(ValueError("something else")) == "look at its permissions"

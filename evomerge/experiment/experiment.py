@@ -25,7 +25,7 @@ from evomerge.models import (
     resolve_expert,
 )
 from evomerge.recipes import ModelRef, Recipe
-from evomerge.schema import naming
+from evomerge.schema import prefix_errors
 from evomerge.scoring.engine import Encoder, Work, check_tokenizer
 from evomerge.scoring.tasks import LMEvalScorer
 from evomerge.searching import Objective
@@ -97,10 +97,10 @@ class Experiment:
         if section.random_direction:
             found[CONTROL] = random_direction(self.space, self.base, self.experts)
         for label, merge in self.config.textbook_merges.items():
-            with naming(f"baselines.methods.{label}"):
+            with prefix_errors(f"baselines.methods.{label}"):
                 found[label] = textbook(self._spaces.of_method(merge), merge.genes)
         for label, path in section.recipes.items():
-            with naming(f"baselines.recipes.{label}"):
+            with prefix_errors(f"baselines.recipes.{label}"):
                 found[label] = from_file(path, models)
                 refuse_other_vocabulary(found[label], self.family)
         return found

@@ -25,7 +25,7 @@ from evomerge.models import (
     resolve_device,
 )
 from evomerge.recipes import ModelRef
-from evomerge.schema import Count, Location, Natural, Range, build, naming
+from evomerge.schema import Count, Location, Natural, Range, build, prefix_errors
 from evomerge.scoring import silence_lm_eval
 from evomerge.scoring.engine import check_tokenizer
 from evomerge.scoring.tasks import EngineLM, Evaluation, TaskLoader, evaluate, read_tasks
@@ -60,7 +60,7 @@ class ScoreConfig:
         if self.out and not Path(self.out).resolve().parent.is_dir():
             raise ConfigError(f"out={self.out}: its folder is not there; make it first")
         if self.out:
-            with naming("out"):
+            with prefix_errors("out"):
                 refuse_unwritable(Path(self.out))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from evomerge.errors import ConfigError, RunError, remedy
+from evomerge.errors import ConfigError, RunError, remedy_for
 
 
 @contextmanager
@@ -29,7 +29,9 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
-        raise RunError(f"{out}: could not be written ({reason}); {remedy(error)} or choose another folder") from error
+        raise RunError(
+            f"{out}: could not be written ({reason}); {remedy_for(error)} or choose another folder"
+        ) from error
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

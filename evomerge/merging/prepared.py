@@ -17,7 +17,7 @@ from uuid import uuid4
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from evomerge.errors import remedy
+from evomerge.errors import remedy_for
 from evomerge.methods import State
 from evomerge.version import __version__
 
@@ -78,7 +78,7 @@ class Prepared:
             if self._folder not in _warned_folders and self._folder:
                 message = "%s: the prepared tensors could not be kept (%s) and are computed again next time; %s or set "
                 message += "EVOMERGE_CACHE to a folder that can be written"
-                log.warning(message, path, error, remedy(error))
+                log.warning(message, path, error, remedy_for(error))
                 _warned_folders.add(self._folder)
             self._folder = None
             return False

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evomerge.errors import ExpertError
-from evomerge.hub import out_of_reach
+from evomerge.hub import offline_reason
 from evomerge.notices import warn_once
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -45,7 +45,7 @@ def fetch(path: str, revision: str | None, *, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download  # slow import, and folders do not need it
 
     patterns = [*METADATA_FILES, *(["*.safetensors"] if weights else [])]
-    offline = out_of_reach()
+    offline = offline_reason()
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=patterns, local_files_only=bool(offline)))
     except Exception as error:  # the hub client raises many unrelated classes, which mean the same to a user

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from evomerge.errors import ConfigError
-from evomerge.schema import shown
+from evomerge.schema import as_yaml
 
 LAYER_PATTERN = re.compile(r"^((?:.*?\.)?(?:layers|layer|blocks|block|h))\.(\d+)\.")
 OUTER_PATTERNS = {
@@ -120,7 +120,7 @@ class Layout:
         kinds = self.outer()
         if outer not in ("joint", "each", "base"):
             raise ConfigError(
-                f"space.outer={shown(outer)}: choose joint (one group), each (a group a kind) or base (not merged)"
+                f"space.outer={as_yaml(outer)}: choose joint (one group), each (a group a kind) or base (not merged)"
             )
         for name in (name for names in kinds.values() for name in names):
             if any(name in other for other in self.names if layer_of(other)):
@@ -145,7 +145,7 @@ def _component_filters(components: Iterable[str] | Mapping[str, Iterable[str]]) 
     unknown = [name for name in components if name not in COMPONENTS]
     if unknown:
         raise ConfigError(
-            f"space.components: unknown {shown(unknown)}; choose of {list(COMPONENTS)} or give name: [substring, …]"
+            f"space.components: unknown {as_yaml(unknown)}; choose of {list(COMPONENTS)} or give name: [substring, …]"
         )
     return {name: filters for name, filters in COMPONENTS.items() if name in components}  # specific ones first
 
