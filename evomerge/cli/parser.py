@@ -25,7 +25,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """ConfigError instead of a page of usage and an exit."""
-        raise ConfigError(f"{self.prog}: {message}; see {self.prog} --help")
+        command = self.prog.partition(" ")[2]
+        raise ConfigError(f"{command}{': ' * bool(command)}{message}; see {self.prog} --help")
 
 
 def run_command(arguments: Sequence[str], console: Console) -> int:

@@ -60,19 +60,19 @@ def harness(folder: Path, tasks: list[dict[str, Any]], **options: Any) -> dict[s
 
 
 def test_a_folder_gets_the_table_of_the_harness(tmp_path: Path) -> None:
-    console, tasks = Console(record=True, width=200), [task("shift"), task("last"), GENERATED]
-    out = tmp_path / "results.json"
-    ours = score_model(str(SHIFT), {"tasks": tasks, "limit": 40, "device": "cpu", "out": str(out)}, console)
+    tasks, out = [task("shift"), task("last"), GENERATED], tmp_path / "results.json"
+    given = {"tasks": tasks, "limit": 40, "device": "cpu", "out": str(out)}
+    ours = score_model(str(SHIFT), given, Console(quiet=True))
     theirs = harness(SHIFT, tasks, limit=40)
-    assert ours["results"] == theirs and 0 < theirs["last"]["acc,none"] < 1
+    assert ours.results["results"] == theirs and 0 < theirs["last"]["acc,none"] < 1
     assert json.loads(out.read_text())["results"] == theirs
-    assert "|shift" in console.export_text()
+    assert "|shift" in "".join(ours.tables())
 
 
 def test_shots_and_system_prompt_are_those_of_the_harness() -> None:
     options = {"num_fewshot": 2, "system_instruction": "copy", "limit": 20}
     ours = score_model(str(SHIFT), {"tasks": [task("last")], "device": "cpu", **options}, Console(quiet=True))
-    assert ours["results"] == harness(SHIFT, [task("last")], **options)
+    assert ours.results["results"] == harness(SHIFT, [task("last")], **options)
 
 
 def test_a_recipe_is_scored_as_its_export_is(tmp_path: Path) -> None:
@@ -80,7 +80,8 @@ def test_a_recipe_is_scored_as_its_export_is(tmp_path: Path) -> None:
     merge_recipe(tmp_path / "recipe.yaml", tmp_path / "out")
     given = {"tasks": [task("last")], "device": "cpu", "limit": 50}
     of_recipe, of_folder = (
-        score_model(str(tmp_path / name), given, Console(quiet=True))["results"] for name in ("recipe.yaml", "out")
+        score_model(str(tmp_path / name), given, Console(quiet=True)).results["results"]
+        for name in ("recipe.yaml", "out")
     )
     assert of_recipe == of_folder == harness(tmp_path / "out", [task("last")], limit=50)
 
