@@ -1,15 +1,15 @@
-"""Files that are replaced whole: a reader, or a crash, sees the old text or the new, never half."""
+"""Atomic writes: after a crash, and for concurrent readers, a file contains either the old or the new text."""
 
 import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from evomerge.errors import ConfigError, unwritable
+from evomerge.errors import ConfigError, write_error
 
 
 def refuse_unwritable(path: Path) -> None:
-    """ConfigError where no file could be written at the path; leaves nothing behind."""
+    """ConfigError if a file at the path could not be written; does not create or change a file."""
     try:
         if path.exists():
             path.open("ab").close()
@@ -21,7 +21,7 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write beside the file, sync, rename; RunError where the disk refuses."""
+    """Write a temporary file, sync it and rename it to `path`; RunError if writing fails."""
     staging = path.with_name(path.name + ".partial")
     try:
         with staging.open("w", encoding="utf-8") as file:
@@ -30,6 +30,6 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         staging.replace(path)
     except OSError as error:
-        with suppress(OSError):  # where nothing may be written, nothing may be removed
+        with suppress(OSError):  # a folder that cannot be written to does not allow removal either
             staging.unlink(missing_ok=True)
-        raise unwritable(path, error) from error
+        raise write_error(path, error) from error

@@ -1,4 +1,4 @@
-"""What a result was made with: versions and machine."""
+"""The environment of a result: package versions, hardware and free memory."""
 
 import os
 import platform
@@ -23,18 +23,18 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Package → version, for the packages that numbers depend on."""
-    found = {"python": platform.python_version()}
+    """Package → version, for the installed packages that affect results."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # a checkout that is not installed, a machine without ray
+            installed[package] = version(package)
+        except PackageNotFoundError:  # evomerge in a checkout, or an optional package
             continue
-    return found
+    return installed
 
 
 def machine() -> dict[str, Any]:
-    """Cores, threads and accelerators of this machine."""
+    """The platform, CPU cores, torch threads and accelerators of this machine."""
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "platform": platform.platform(),
@@ -45,7 +45,7 @@ def machine() -> dict[str, Any]:
 
 
 def free_host_memory() -> int:
-    """Bytes that the host can still give, page cache included; all of its memory where the system does not say."""
+    """Bytes of available host memory, including the page cache; the total memory if the system does not report it."""
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024

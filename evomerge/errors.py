@@ -1,11 +1,11 @@
-"""Everything evomerge raises on purpose, as one tree.
+"""The exceptions of evomerge, their exit codes, and remedies for errors of the operating system.
 
 EvomergeError
-├── ConfigError      a key, a value or a command that cannot be meant: exit code 2
-├── ExpertError      a checkpoint, an adapter or a tensor that does not fit
+├── ConfigError      an invalid key, value or command: exit code 2
+├── ExpertError      a checkpoint, adapter or tensor that does not fit the base
 ├── TaskError        a task, a metric or a slice that cannot be scored
-├── CandidateError   one recipe that cannot be built or scored: a failed trial, never the end of a search
-└── RunError         a run folder that cannot be continued or written
+├── CandidateError   one recipe that cannot be merged or scored: a failed trial; the search continues
+└── RunError         a run folder that cannot be read, continued or written
 
 Each message is one line that names the file, key or tensor and says what to do about it.
 """
@@ -32,13 +32,13 @@ REMEDIES = {
 
 
 class EvomergeError(Exception):
-    """Root of the tree; the command line prints its message without a traceback."""
+    """Base class; the command line prints its message without a traceback."""
 
     exit_code = 1
 
 
 class ConfigError(EvomergeError):
-    """A key, a value or a command that cannot be meant."""
+    """An invalid key, value or command."""
 
     exit_code = 2
 
@@ -52,22 +52,22 @@ class TaskError(EvomergeError):
 
 
 class CandidateError(EvomergeError):
-    """One recipe that cannot be built or scored; the search records it and goes on."""
+    """One recipe that cannot be merged or scored; the search records it and continues."""
 
 
 class RunError(EvomergeError):
     """A run folder that cannot be read, continued or written."""
 
 
-def remedy(error: Exception) -> str:
-    """What to do about a file that the system does not let us write, by the reason that it gives."""
+def remedy_for(error: Exception) -> str:
+    """The remedy for a file that could not be written, from the error number of the exception."""
     number = getattr(error, "errno", None)
-    if number is None and (found := re.search(r"os error (\d+)", str(error))):  # safetensors only says it in words
-        number = int(found[1])
+    if number is None and (match := re.search(r"os error (\d+)", str(error))):  # safetensors has it only in its message
+        number = int(match[1])
     return REMEDIES.get(number or 0, "look at its permissions")
 
 
-def unwritable(path: object, error: Exception) -> RunError:
-    """The one line about a file of a run that could not be written."""
+def write_error(path: object, error: Exception) -> RunError:
+    """The RunError for a file of a run that could not be written, with the remedy."""
     reason = getattr(error, "strerror", None) or error
-    return RunError(f"{path}: {reason}; {remedy(error)} and repeat the command, nothing is lost")
+    return RunError(f"{path}: {reason}; {remedy_for(error)} and repeat the command, nothing is lost")

@@ -1,12 +1,15 @@
-"""Whether a hub can be asked: once for a process and within seconds, so that no library waits for it for minutes."""
+"""Checks once per process, within seconds, whether the Hugging Face hub answers.
+
+Without this check, libraries would wait for minutes for a hub that does not answer.
+"""
 
 import os
 import sys
 from functools import cache
 
-LOOK_UP = 10.0  # seconds in which a hub must answer
-SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-FLAGS = (
+TIMEOUT = 10.0  # seconds in which the hub must answer
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+OFFLINE_FLAGS = (
     ("huggingface_hub.constants", "HF_HUB_OFFLINE"),
     ("datasets.config", "HF_HUB_OFFLINE"),
     ("datasets.config", "HF_DATASETS_OFFLINE"),
@@ -15,13 +18,16 @@ FLAGS = (
 
 
 @cache
-def out_of_reach() -> str | None:
-    """Why no hub is asked, None where one is; then whatever asks one works from its cache, workers included."""
+def offline_reason() -> str | None:
+    """The reason why the hub is not used, or None if it answers.
+
+    If there is a reason, all libraries of this process and of its workers are switched to their caches.
+    """
     reason = _reason()
     if reason:
-        for place, flag in FLAGS:  # what is imported later reads the environment
-            if place in sys.modules:
-                setattr(sys.modules[place], flag, True)
+        for module, flag in OFFLINE_FLAGS:  # modules that are imported later read the environment
+            if module in sys.modules:
+                setattr(sys.modules[module], flag, True)
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
     return reason
 
@@ -30,10 +36,10 @@ def _reason() -> str | None:
     from huggingface_hub import constants, get_session  # slow import, and folders do not need it
 
     if constants.HF_HUB_OFFLINE:
-        switch = next((name for name in SWITCHES if os.environ.get(name)), SWITCHES[0])
-        return f"offline: {switch} is set"
+        variable = next((name for name in OFFLINE_VARIABLES if os.environ.get(name)), OFFLINE_VARIABLES[0])
+        return f"offline: {variable} is set"
     try:
-        get_session().head(constants.ENDPOINT, timeout=LOOK_UP)
-    except Exception as error:  # its client's own classes, another family in each version
+        get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
+    except Exception as error:  # the client's exceptions differ between versions
         return f"offline: {constants.ENDPOINT} does not answer ({type(error).__name__})"
     return None

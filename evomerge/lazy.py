@@ -1,7 +1,7 @@
-"""The pages of the rooms: a room's public names, imported when one of them is first asked for.
+"""Lazy imports for the `__init__.py` of the rooms: a public name is imported when it is first used.
 
-Python would otherwise import torch, transformers and lm-eval, which takes many seconds, for a usage line or a misspelt
-key. A page lists its names as ordinary imports under TYPE_CHECKING, so type checkers and editors follow them.
+Otherwise `--help` or a misspelt key would import torch, transformers and lm-eval, which takes many seconds. An
+`__init__.py` lists its names as ordinary imports under TYPE_CHECKING, so type checkers and editors resolve them.
 """
 
 import ast
@@ -12,9 +12,9 @@ from pathlib import Path
 
 
 def on_demand(page: str, path: str) -> Callable[[str], object]:
-    """The module `__getattr__` (PEP 562) of a page: each name comes from the file that the page imports it from.
+    """The module-level `__getattr__` (PEP 562) of a package; it imports names as its `__init__.py` lists them.
 
-    `page` is the page's `__name__` and `path` its `__file__`.
+    `page` is the package's `__name__` and `path` the `__file__` of its `__init__.py`.
     """
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -23,8 +23,8 @@ def on_demand(page: str, path: str) -> Callable[[str], object]:
     def attribute(name: str) -> object:
         if not origins.get(name, "").startswith(f"{page}."):
             raise AttributeError(f"module {page!r} has no attribute {name!r}")
-        found: object = getattr(importlib.import_module(origins[name]), name)
-        setattr(sys.modules[page], name, found)
-        return found
+        value: object = getattr(importlib.import_module(origins[name]), name)
+        setattr(sys.modules[page], name, value)
+        return value
 
     return attribute

@@ -1,4 +1,4 @@
-"""Lines that a user should see once, however often and in however many places a folder is opened."""
+"""Warnings that are logged once per process, even if a folder is opened several times."""
 
 import logging
 from functools import cache
@@ -8,5 +8,5 @@ log = logging.getLogger(__name__)
 
 @cache
 def warn_once(line: str) -> None:
-    """Log a warning, unless this process has logged the same one."""
+    """Log a warning unless this process has already logged the same text."""
     log.warning("%s", line)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError
-from evomerge.schema import shown
+from evomerge.schema import as_yaml
 
 CONFIG, LEDGER, RECIPE, RESULT = "config.yaml", "trials.jsonl", "recipe.yaml", "result.json"
 
@@ -26,5 +26,5 @@ def run_name(name: Any) -> str:
         raise ConfigError("name=null: choose an experiment: +experiment=quickstart, or your own, or give a name")
     parts = name.split("/") if isinstance(name, str) else []
     if not parts or not all(re.fullmatch(r"(?!\.{1,2}$)[^/]{1,200}", part) and part.isprintable() for part in parts):
-        raise ConfigError(f"name={shown(name)}: give the name of a run folder, which is made below runs/")
+        raise ConfigError(f"name={as_yaml(name)}: give the name of a run folder, which is made below runs/")
     return "/".join(parts)

@@ -1,6 +1,6 @@
-"""Rooms whose files are found by being there: merge methods, optimizers, pools and trackers.
+"""Finds the plugins of a room by its files: merge methods, optimizers, pools and trackers.
 
-The name of a file is the name by which a configuration chooses it. A file whose name begins with `_` is not a choice.
+A configuration selects a plugin by the name of its file. Files whose names begin with `_` are not plugins.
 """
 
 import importlib
@@ -10,29 +10,29 @@ from pathlib import Path
 from types import ModuleType
 
 from evomerge.errors import ConfigError
-from evomerge.schema import shown
-from evomerge.suggest import nearest
+from evomerge.schema import as_yaml
+from evomerge.suggest import did_you_mean
 
 
 @cache
 def plugin_names(room: str) -> tuple[str, ...]:
-    """Every choice that a room such as `methods` or `workers.pools` offers, sorted; imports none of them."""
+    """The names of all plugins of a room such as `methods` or `workers.pools`, sorted, without importing them."""
     folder = Path(__file__).parent.joinpath(*room.split("."))
     return tuple(sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")))
 
 
 def refuse_unknown_plugin(room: str, name: str, kind: str, others: tuple[str, ...] = ()) -> None:
-    """ConfigError with the nearest choice where a room has no file of this name; imports nothing.
+    """ConfigError, with the closest name, if the room has no plugin of this name; imports nothing.
 
-    `kind` is what the message calls it, and `others` are choices without a file.
+    `kind` is the word for it in the message; `others` are further valid names, which have no file.
     """
     known = (*others, *plugin_names(room))
     if name not in plugin_names(room):
-        quoted = f"'{shown(name)}'" if name else "''"
-        raise ConfigError(f"{kind} {quoted} is not known{nearest(name, known)}; choose of {', '.join(known)}")
+        quoted = f"'{as_yaml(name)}'" if name else "''"
+        raise ConfigError(f"{kind} {quoted} is not known{did_you_mean(name, known)}; choose of {', '.join(known)}")
 
 
 def load_plugin(room: str, name: str, kind: str, others: tuple[str, ...] = ()) -> ModuleType:
-    """The module of this name; ConfigError as in `refuse_unknown_plugin`."""
+    """The module of this plugin; ConfigError as in `refuse_unknown_plugin`."""
     refuse_unknown_plugin(room, name, kind, others)
     return importlib.import_module(f"evomerge.{room}.{name}")

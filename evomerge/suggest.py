@@ -1,10 +1,10 @@
-"""A hint for a misspelt word."""
+"""Suggestions for misspelt words in messages."""
 
 import difflib
 from collections.abc import Iterable
 
 
-def nearest(word: object, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing where no known word is near."""
-    found = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """The text ` (did you mean 'x'?)` with the closest known word, or an empty text if none is similar."""
+    matches = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

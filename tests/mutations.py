@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from evomerge.schema import shown
+from evomerge.schema import as_yaml
 from tests.conftest import QUICKSTART
 
 Place = tuple[Any, ...]  # keys and list places, from the outside in
@@ -120,4 +120,4 @@ def mutated(config: Mapping[str, Any], random: Random) -> tuple[dict[str, Any], 
 
 
 def _short(value: Any) -> str:
-    return shown(value).encode("unicode_escape").decode()
+    return as_yaml(value).encode("unicode_escape").decode()

@@ -8,8 +8,8 @@ import pytest
 from safetensors import SafetensorError
 
 from evomerge.atomic import write_atomically
-from evomerge.errors import REMEDIES, RunError, remedy
-from evomerge.export.staging import staged
+from evomerge.errors import REMEDIES, RunError, remedy_for
+from evomerge.export.staging import atomic_folder
 from evomerge.ledger.ledger import Ledger
 
 FITTING = {
@@ -57,10 +57,10 @@ def test_a_ledger_that_cannot_be_opened(number: int, tmp_path: Path, monkeypatch
 def test_an_export_that_cannot_be_written(number: int, tmp_path: Path) -> None:
     told = SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
     for reason in (failing(number), told):
-        with pytest.raises(RunError, match=FITTING[number]), staged(tmp_path / "out"):
+        with pytest.raises(RunError, match=FITTING[number]), atomic_folder(tmp_path / "out"):
             raise reason
 
 
 def test_no_remedy_is_more_than_a_clause() -> None:
     assert all(text[0].islower() and not text.endswith((".", ",")) for text in REMEDIES.values())
-    assert remedy(ValueError("something else")) == "look at its permissions"
+    assert remedy_for(ValueError("something else")) == "look at its permissions"

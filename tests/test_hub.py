@@ -21,12 +21,12 @@ SIZES = {"search": 1, "select": 1, "holdout": 1}
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What the process has found out about its hub, and what it then sets, is this test's own."""
-    monkeypatch.setattr(hub, "FLAGS", hub.FLAGS[:1])
+    monkeypatch.setattr(hub, "OFFLINE_FLAGS", hub.OFFLINE_FLAGS[:1])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    hub.out_of_reach.cache_clear()
+    hub.offline_reason.cache_clear()
     yield
-    hub.out_of_reach.cache_clear()
+    hub.offline_reason.cache_clear()
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(hub, "LOOK_UP", 0.2)
+        monkeypatch.setattr(hub, "TIMEOUT", 0.2)
         yield
 
 

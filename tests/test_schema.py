@@ -58,4 +58,4 @@ def test_a_misfit_names_key_and_remedy(section: Any, message: str) -> None:
 
 def test_what_the_caller_sets_is_not_the_users_to_set() -> None:
     with pytest.raises(ConfigError, match="unknown key"):
-        check_section(target, {"count": 1}, "here", given=("count",))
+        check_section(target, {"count": 1}, "here", reserved=("count",))

@@ -21,7 +21,7 @@ from evomerge.cli.messages import complain
 from evomerge.errors import ConfigError, EvomergeError
 from evomerge.experiment import read_config, refuse_changed
 from evomerge.paths import project_path, run_name
-from evomerge.suggest import nearest
+from evomerge.suggest import did_you_mean
 
 Job = Callable[[dict[str, Any], Path], None]
 
@@ -111,12 +111,14 @@ def _explain(error: Exception) -> str:
     if found := re.search(r"Could not find '(\w+)/(.+?)'", text):
         group, choice = found.groups()
         options = text.partition(f"Available options in '{group}':")[2].partition("Config search path")[0].split()
-        return f"{group}={choice}: no such choice{nearest(choice, options)}; there are {', '.join(options) or 'none'}"
+        return (
+            f"{group}={choice}: no such choice{did_you_mean(choice, options)}; there are {', '.join(options) or 'none'}"
+        )
     if found := re.search(r"Could not override '(.+?)'", text):
         known = _known_keys()
         if found[1] in known:
             return f"{found[1]}: names are added to it one by one: +{found[1]}.NAME=VALUE"
-        return f"{found[1]}: unknown key{nearest(found[1], known)}"
+        return f"{found[1]}: unknown key{did_you_mean(found[1], known)}"
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from evomerge.cli.messages import complain
 from evomerge.cli.parser import run_command
-from evomerge.errors import ConfigError, EvomergeError, remedy
+from evomerge.errors import ConfigError, EvomergeError, remedy_for
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RecursionError:
         code = complain("a file is nested too deeply, or refers to itself; look at its anchors", ConfigError.exit_code)
     except OSError as error:
-        code = complain(f"{error.filename or 'system'}: {error.strerror or error}; {remedy(error)}", 1)
+        code = complain(f"{error.filename or 'system'}: {error.strerror or error}; {remedy_for(error)}", 1)
     except KeyboardInterrupt:
         code = complain("interrupted; repeat the command to continue", 130)
     sys.exit(code)

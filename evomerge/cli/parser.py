@@ -9,7 +9,7 @@ from rich.console import Console
 
 from evomerge.cli import commands
 from evomerge.errors import ConfigError
-from evomerge.suggest import nearest
+from evomerge.suggest import did_you_mean
 from evomerge.version import __version__
 
 COMPOSED = {"search": commands.search, "check": commands.check}  # their arguments are Hydra's, flags included
@@ -36,7 +36,7 @@ def run_command(arguments: Sequence[str], console: Console) -> int:
     if first == "help":
         first, *rest = "--help", *rest
     elif not first or (first.isidentifier() and first not in names):
-        unknown = f"unknown command {first!r}{nearest(first, names)}\n" if first else ""
+        unknown = f"unknown command {first!r}{did_you_mean(first, names)}\n" if first else ""
         raise ConfigError(unknown + parser.format_help().rstrip())
     elif first not in (*names, *HELP, "--version"):
         first, rest = "search", list(arguments)

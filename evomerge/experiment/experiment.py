@@ -17,15 +17,15 @@ from evomerge.models import (
     Family,
     check_attention,
     check_device,
-    expert_ref,
     load_tokenizer,
     model_config,
-    pinned,
+    pin_revisions,
     refuse_other_vocabulary,
     resolve_device,
+    resolve_expert,
 )
 from evomerge.recipes import ModelRef, Recipe
-from evomerge.schema import naming
+from evomerge.schema import prefix_errors
 from evomerge.scoring.engine import Encoder, Work, check_tokenizer
 from evomerge.scoring.tasks import LMEvalScorer
 from evomerge.searching import Objective
@@ -52,17 +52,17 @@ class Experiment:
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
         self.pool_name = config.chosen("pool", "local")
-        check_device(config.model.device, here=self.pool_name == "local")
+        check_device(config.model.device, is_local=self.pool_name == "local")
 
     @cached_property
     def base(self) -> ModelRef:
         """The base's reference; a hub model at the commit that is read."""
-        return pinned(ModelRef.parse(str(self.config.base)))
+        return pin_revisions(ModelRef.parse(str(self.config.base)))
 
     @cached_property
     def experts(self) -> dict[str, ModelRef]:
         """Label → reference."""
-        return {label: expert_ref(path, self.base) for label, path in self.config.experts.items()}
+        return {label: resolve_expert(path, self.base) for label, path in self.config.experts.items()}
 
     @cached_property
     def family(self) -> Family:
@@ -97,10 +97,10 @@ class Experiment:
         if section.random_direction:
             found[CONTROL] = random_direction(self.space, self.base, self.experts)
         for label, merge in self.config.textbook_merges.items():
-            with naming(f"baselines.methods.{label}"):
+            with prefix_errors(f"baselines.methods.{label}"):
                 found[label] = textbook(self._spaces.of_method(merge), merge.genes)
         for label, path in section.recipes.items():
-            with naming(f"baselines.recipes.{label}"):
+            with prefix_errors(f"baselines.recipes.{label}"):
                 found[label] = from_file(path, models)
                 refuse_other_vocabulary(found[label], self.family)
         return found

@@ -21,11 +21,11 @@ from evomerge.models import (
     load_model,
     load_tokenizer,
     model_config,
-    pinned,
+    pin_revisions,
     resolve_device,
 )
 from evomerge.recipes import ModelRef
-from evomerge.schema import Count, Location, Natural, Range, build, naming
+from evomerge.schema import Count, Location, Natural, Range, build, prefix_errors
 from evomerge.scoring import silence_lm_eval
 from evomerge.scoring.engine import check_tokenizer
 from evomerge.scoring.tasks import EngineLM, Evaluation, TaskLoader, evaluate, read_tasks
@@ -56,11 +56,11 @@ class ScoreConfig:
     out: Location | None = None
 
     def __post_init__(self) -> None:
-        check_device(self.device, here=True)
+        check_device(self.device, is_local=True)
         if self.out and not Path(self.out).resolve().parent.is_dir():
             raise ConfigError(f"out={self.out}: its folder is not there; make it first")
         if self.out:
-            with naming("out"):
+            with prefix_errors("out"):
                 refuse_unwritable(Path(self.out))
 
 
@@ -122,11 +122,11 @@ def _model(source: str, config: ScoreConfig) -> tuple[PreTrainedModel, PreTraine
         recipe, family = open_recipe(Path(source), config.trust_remote_code)
         folder = family.base.folder
         dtype = config.dtype or recipe.out_dtype or _stored(folder, config)
-        model = load_model(folder, dtype=dtype, separate=family.base.separate, **options)
+        model = load_model(folder, dtype=dtype, untied=family.base.untied, **options)
         placed = choose_placement("auto", family, device, dtype, loaded=True)
         Materializer(family, device, placement=placed).write(recipe, model)
     else:
-        ref = pinned(ModelRef.parse(source))
+        ref = pin_revisions(ModelRef.parse(source))
         folder = fetch(ref.path, ref.revision)
         if ref.adapter or is_adapter(folder):
             raise ConfigError(f"{source}: a LoRA adapter; give a recipe that puts it on its base")

@@ -9,7 +9,7 @@ from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
 from evomerge.ledger import refuse_other_search
-from evomerge.merging import AHEAD, choose_placement, sizes
+from evomerge.merging import PREFETCH_DEPTH, choose_placement, memory_need
 from evomerge.models import resolve_device
 from evomerge.paths import LEDGER
 from evomerge.scoring import SLICES
@@ -42,7 +42,7 @@ def _models(experiment: Experiment) -> Iterator[str]:
 
 def _placement(experiment: Experiment) -> Iterator[str]:
     """Where the experts will be held; the workers of a cluster decide by the memory of their own machines."""
-    own = sizes(experiment.family, experiment.config.model.dtype)
+    own = memory_need(experiment.family, experiment.config.model.dtype)
     held = f"{_size(own.sources)} of base and experts"
     if experiment.pool_name != "local":
         yield f"placement {held}; each worker plans with its own memory"
@@ -55,7 +55,7 @@ def _placement(experiment: Experiment) -> Iterator[str]:
         yield f"placement {found.mode}: {held} in the page cache, which all workers share"
         return
     where = {"device": f"all on {device}", "pinned": "in pinned host memory, prefetched", "mmap": "in the page cache"}
-    staged = f", at most {_size(AHEAD * own.largest)} of them on {device} at once" * (found.mode != "device")
+    staged = f", at most {_size(PREFETCH_DEPTH * own.largest)} of them on {device} at once" * (found.mode != "device")
     yield f"placement {found.mode}: {held} {where[found.mode]}{staged}"
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from evomerge.recipes import ModelRef, Recipe, dump_recipe, original_recipe, recipe_exactness
 
-REPRODUCED = {
+REPRODUCTION = {
     "exact": "`evomerge merge recipe.yaml OUT` rebuilds it to the byte, `mergekit-yaml` to fp32 rounding.",
     "distribution-only": "`evomerge merge recipe.yaml OUT` rebuilds it to the byte; mergekit draws other random masks.",
     "frozen-linear": "`mergekit-yaml recipe.yaml OUT` rebuilds it from the frozen per-tensor weights.",
@@ -16,15 +16,15 @@ REPRODUCED = {
 
 
 def model_card(recipe: Recipe, dtype: str) -> str:
-    """README.md: hub front matter, how it was made, what it scored, the recipe."""
+    """The text of README.md: front matter for the hub, origin, scores and recipe."""
     models = [str(model) for model in recipe.models()]
     front = {"library_name": "transformers", "tags": ["evomerge", "mergekit", "merge"], "base_model": models}
     made = f"Weights in {dtype}, computed in float32 by evomerge from:"
-    return _card(recipe, front, made, REPRODUCED[recipe_exactness(recipe)])
+    return _card(recipe, front, made, REPRODUCTION[recipe_exactness(recipe)])
 
 
 def adapter_card(recipe: Recipe, base: ModelRef, summary: str, rank: int | None) -> str:
-    """README.md of an adapter; `summary` says what it holds, `rank` what it was cut to."""
+    """The text of README.md for an adapter; `summary` are its figures and `rank` its rank limit."""
     tags = ["evomerge", "merge", "lora"]
     front = {"library_name": "peft", "tags": tags, "base_model": str(base), "base_model_relation": "adapter"}
     made = f"A LoRA adapter on {base} in float32 ({summary}), computed by evomerge from:"

@@ -1,4 +1,4 @@
-"""The merged model as a checkpoint folder: sharded safetensors, config, tokenizer, generation config, model card."""
+"""Exports a merged model as a checkpoint folder: sharded safetensors, configs, tokenizer, recipe and model card."""
 
 import copy
 import json
@@ -15,18 +15,26 @@ from torch import Tensor
 
 from evomerge.errors import ExpertError
 from evomerge.export.card import model_card
-from evomerge.export.carry_over import carried_over, under_every_name
-from evomerge.export.staging import staged
+from evomerge.export.carry_over import unmerged_tensors, with_tied_copies
+from evomerge.export.staging import atomic_folder
 from evomerge.merging import Fingerprint, Materializer, base_layers, freeze, output_layers
-from evomerge.models import EXPLICIT, INDEX, SINGLE, Family, refuse_other_vocabulary, torch_dtype, write_tokenizer
+from evomerge.models import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    WEIGHTS_KEY,
+    Family,
+    refuse_other_vocabulary,
+    torch_dtype,
+    write_tokenizer,
+)
 from evomerge.recipes import Recipe, dump_recipe, load_recipe
 
 log = logging.getLogger(__name__)
 
 SHARD_BYTES = 5 * 10**9
-COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*", "LICENSE*")
-MADE_ANEW = ("config.json", "*.index.json", "adapter_config.json")
-STORED = {"F32": "float32", "F64": "float32", "F16": "float16", "BF16": "bfloat16"}
+COPIED_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*", "LICENSE*")
+NOT_COPIED = ("config.json", "*.index.json", "adapter_config.json")
+OUT_DTYPES = {"F32": "float32", "F64": "float32", "F16": "float16", "BF16": "bfloat16"}
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
 PER_LAYER = ("layer_types", "no_rope_layers")
 
@@ -34,15 +42,16 @@ PER_LAYER = ("layer_types", "no_rope_layers")
 def merge_recipe(
     source: Path | Recipe, out: Path, *, shard_bytes: int = SHARD_BYTES, trust_remote_code: bool = False
 ) -> str:
-    """Build the model of a recipe or its file, evomerge's or mergekit's, in `out`; returns its fingerprint."""
+    """Build the model of a recipe, or of a recipe file of evomerge or mergekit, in `out`; returns its fingerprint."""
     recipe, family = open_recipe(source, trust_remote_code)
     return export_recipe(recipe, family, out, shard_bytes=shard_bytes)
 
 
 def open_recipe(source: Path | Recipe, trust_remote_code: bool = False) -> tuple[Recipe, Family]:
-    """A recipe, or a file's, with its models; ExpertError where one is not what the recipe was scored with.
+    """A recipe, or that of a file, with its models.
 
-    ConfigError where it asks for a vocabulary that they do not have.
+    ExpertError if the weights of a model differ from those that the recipe was scored with; ConfigError if the recipe
+    requests a vocabulary that the models do not have.
     """
     recipe = load_recipe(source) if isinstance(source, Path) else source
     models = recipe.models()
@@ -53,8 +62,11 @@ def open_recipe(source: Path | Recipe, trust_remote_code: bool = False) -> tuple
 
 
 def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int = SHARD_BYTES) -> str:
-    """Write the folder; a full disk is a RunError, a used folder a ConfigError; a half-written folder is removed."""
-    with staged(out) as folder:
+    """Write the folder and return the fingerprint.
+
+    ConfigError if the folder is not empty, RunError if writing fails; an incomplete folder is removed.
+    """
+    with atomic_folder(out) as folder:
         dtype = recipe.out_dtype or _stored_dtype(family)
         _copy_metadata(family.base.folder, folder)
         write_tokenizer(recipe, family, folder)
@@ -63,22 +75,24 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
         digest = _write_weights(tensors, family, folder, shard_bytes, stacked)
         _warn_of_another_result(recipe, digest)
         _write_config(recipe, family, dtype, folder)
-        kept = freeze(recipe, materializer)
-        (folder / "recipe.yaml").write_text(dump_recipe(kept))
-        (folder / "README.md").write_text(model_card(kept, dtype))
+        frozen = freeze(recipe, materializer)
+        (folder / "recipe.yaml").write_text(dump_recipe(frozen))
+        (folder / "README.md").write_text(model_card(frozen, dtype))
     return digest
 
 
 def _copy_metadata(source: Path, target: Path) -> None:
-    """Tokenizer, chat template, generation config and custom code, but no weights of any kind."""
+    """Copy the tokenizer, chat template, generation config and custom code."""
     for file in source.iterdir():
-        wanted = any(file.match(pattern) for pattern in COPIED) and not any(file.match(p) for p in MADE_ANEW)
-        if file.is_file() and wanted:
+        is_metadata = any(file.match(pattern) for pattern in COPIED_PATTERNS) and not any(
+            file.match(p) for p in NOT_COPIED
+        )
+        if file.is_file() and is_metadata:
             shutil.copyfile(file, target / file.name)
 
 
 def _refuse_other_weights(recipe: Recipe, family: Family) -> None:
-    """ExpertError where a model is not the one that the recipe was scored with."""
+    """ExpertError if the weights of a model differ from those that the recipe was scored with."""
     recorded = recipe.notes.get("models") or {}
     if not recorded:
         return
@@ -91,7 +105,7 @@ def _refuse_other_weights(recipe: Recipe, family: Family) -> None:
 
 
 def _warn_of_another_result(recipe: Recipe, digest: str) -> None:
-    """Low-rank products round differently on another kind of processor; anything else gives the scored bytes."""
+    """Warn if the fingerprint differs from the scored one, for example because another processor rounds differently."""
     scored = str(recipe.notes.get("fingerprint", digest))
     if digest != scored:
         log.warning(
@@ -102,44 +116,44 @@ def _warn_of_another_result(recipe: Recipe, digest: str) -> None:
 
 
 def _stored_dtype(family: Family) -> str:
-    """The widest dtype among the checkpoints, as mergekit has it where a recipe names none."""
-    stored = {STORED[dtype] for dtype in family.dtypes()}
+    """The common dtype of the checkpoints, or float32 if they differ, for a recipe that names none (as in mergekit)."""
+    stored = {OUT_DTYPES[dtype] for dtype in family.dtypes()}
     return stored.pop() if len(stored) == 1 else "float32"
 
 
 def _write_weights(
     tensors: Iterable[tuple[str, Tensor]], family: Family, folder: Path, shard_bytes: int, stacked: bool
 ) -> str:
-    """Shards of at most `shard_bytes`, one in memory at a time; returns the merged tensors' fingerprint."""
+    """Write shards of at most `shard_bytes`, one in memory at a time; returns the fingerprint of the merged tensors."""
     digest, total = Fingerprint(), 0
     shards: list[list[str]] = []
-    merged = under_every_name(_witnessed(tensors, digest), family)
-    for held in _shards(merged, carried_over(family, stacked), shard_bytes):
-        save_file(held, _shard_path(folder, len(shards)), metadata={"format": "pt"})
-        shards.append(list(held))
-        total += sum(tensor.nbytes for tensor in held.values())
+    merged = with_tied_copies(_fingerprinted(tensors, digest), family)
+    for shard in _shards(merged, unmerged_tensors(family, stacked), shard_bytes):
+        save_file(shard, _shard_path(folder, len(shards)), metadata={"format": "pt"})
+        shards.append(list(shard))
+        total += sum(tensor.nbytes for tensor in shard.values())
     _name_shards(shards, total, folder)
     return digest.hexdigest()
 
 
-def _witnessed(tensors: Iterable[tuple[str, Tensor]], digest: Fingerprint) -> Iterator[tuple[str, Tensor]]:
+def _fingerprinted(tensors: Iterable[tuple[str, Tensor]], digest: Fingerprint) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in tensors:
         digest.add(name, tensor)
         yield name, tensor
 
 
 def _shards(
-    tensors: Iterable[tuple[str, Tensor]], kept: Iterable[tuple[str, Tensor]], limit: int
+    merged: Iterable[tuple[str, Tensor]], unmerged: Iterable[tuple[str, Tensor]], shard_bytes: int
 ) -> Iterator[dict[str, Tensor]]:
-    held: dict[str, Tensor] = {}
+    shard: dict[str, Tensor] = {}
     size = 0
-    for name, tensor in chain(tensors, kept):
-        if held and size + tensor.nbytes > limit:
-            yield held
-            held, size = {}, 0
-        held[name] = tensor
+    for name, tensor in chain(merged, unmerged):
+        if shard and size + tensor.nbytes > shard_bytes:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
         size += tensor.nbytes
-    yield held
+    yield shard
 
 
 def _shard_path(folder: Path, index: int) -> Path:
@@ -147,23 +161,23 @@ def _shard_path(folder: Path, index: int) -> Path:
 
 
 def _name_shards(shards: list[list[str]], total: int, folder: Path) -> None:
-    """Names by transformers' convention, which counts the shards; made readable, which safetensors leaves out."""
+    """Rename the shards by transformers' convention, which includes their number; make them readable for all users."""
     count = len(shards)
     where: dict[str, str] = {}
     for index, names in enumerate(shards):
-        file = SINGLE if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
+        file = SINGLE_FILE if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
         os.chmod(_shard_path(folder, index), 0o644)
         _shard_path(folder, index).rename(folder / file)
         where |= dict.fromkeys(names, file)
     if count > 1:
         index_json = {"metadata": {"total_size": total}, "weight_map": where}
-        (folder / INDEX).write_text(json.dumps(index_json, indent=2))
+        (folder / INDEX_FILE).write_text(json.dumps(index_json, indent=2))
 
 
 def _untie(config: dict[str, Any]) -> None:
-    """Say that head and embedding are two tensors: transformers sees it in the files, other programs read the flag.
+    """Set the flag that head and embedding are separate tensors, for programs that do not check the files for it.
 
-    Only for decoders: encoder-decoders also read from it whether to scale what reaches the head.
+    Not for encoder-decoders, in which the flag also decides whether the inputs of the head are scaled.
     """
     config["tie_word_embeddings"] = False
     for section in config.values():
@@ -172,12 +186,12 @@ def _untie(config: dict[str, Any]) -> None:
 
 
 def _write_config(recipe: Recipe, family: Family, dtype: str, folder: Path) -> None:
-    """The base's config with the output's dtype and, for stacked slices, its number of layers."""
+    """Write the base's config with the output's dtype and, for a recipe with slices, the number of layers."""
     config = copy.deepcopy(family.base.checkpoint.config)
-    for key in ("torch_dtype", EXPLICIT):
+    for key in ("torch_dtype", WEIGHTS_KEY):
         config.pop(key, None)
     config["dtype"] = dtype
-    if family.base.separate and not family.base.skeleton.is_encoder_decoder:
+    if family.base.untied and not family.base.skeleton.is_encoder_decoder:
         _untie(config)
     layers = output_layers(recipe)
     if layers is not None:

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""A context manager that writes a folder completely or not at all."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from evomerge.errors import ConfigError, RunError, remedy
+from evomerge.errors import ConfigError, RunError, remedy_for
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when the block ends well, and is removed when it does not.
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder that is renamed to `out` when the block succeeds, and removed when it raises.
 
-    A used folder is a ConfigError, a disk that refuses a RunError.
+    ConfigError if `out` exists and is not empty; RunError if the system cannot write.
     """
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise ConfigError(f"{out}: already exists and is not empty; give a new folder")
@@ -29,7 +29,9 @@ def staged(out: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
-        raise RunError(f"{out}: could not be written ({reason}); {remedy(error)} or choose another folder") from error
+        raise RunError(
+            f"{out}: could not be written ({reason}); {remedy_for(error)} or choose another folder"
+        ) from error
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from evomerge.errors import RunError, unwritable
+from evomerge.errors import RunError, write_error
 from evomerge.ledger.lines import complete_length, read_lines
 from evomerge.ledger.reading import refuse_header_mismatch
 
@@ -85,7 +85,7 @@ class Ledger:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("a+b", buffering=0)  # unbuffered: a kill must not lose a line
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            raise write_error(self.path, error) from error
         self._lock()
         try:
             self._open({"schema": SCHEMA, **header})
@@ -207,7 +207,7 @@ class Ledger:
             os.fsync(self._file.fileno())
         except OSError as error:
             os.truncate(self.path, size)
-            raise unwritable(self.path, error) from error
+            raise write_error(self.path, error) from error
 
     def _lock(self) -> None:
         try:

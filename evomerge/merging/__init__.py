@@ -11,22 +11,22 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.merging.frozen import freeze
-    from evomerge.merging.materializer import Fingerprint, Materializer, Part, fingerprint
+    from evomerge.merging.materializer import Fingerprint, Materializer, TensorMerge, fingerprint
     from evomerge.merging.options import COMPILE, PLACEMENTS
-    from evomerge.merging.placement import AHEAD, choose_placement, sizes
+    from evomerge.merging.placement import PREFETCH_DEPTH, choose_placement, memory_need
     from evomerge.merging.prepared import cache_folder, digest
-    from evomerge.merging.tensor_plan import Input, TensorPlan, base_layers, output_layers, plan
+    from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, output_layers, plan
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
-    "AHEAD",
     "COMPILE",
     "PLACEMENTS",
+    "PREFETCH_DEPTH",
     "Fingerprint",
-    "Input",
+    "InputTensor",
     "Materializer",
-    "Part",
+    "TensorMerge",
     "TensorPlan",
     "base_layers",
     "cache_folder",
@@ -34,7 +34,7 @@ __all__ = [
     "digest",
     "fingerprint",
     "freeze",
+    "memory_need",
     "output_layers",
     "plan",
-    "sizes",
 ]

@@ -1,10 +1,10 @@
-"""A merge whose coefficients are plain numbers, written as task arithmetic with one weight per tensor, for mergekit."""
+"""Rewrites a merge whose coefficients are numbers as task arithmetic with one weight per tensor, for mergekit."""
 
 from dataclasses import replace
 
 from evomerge import methods
 from evomerge.kernels import LinComb
-from evomerge.merging.materializer import Materializer, Part
+from evomerge.merging.materializer import Materializer, TensorMerge
 from evomerge.recipes import (
     FROZEN_FROM,
     FilteredValue,
@@ -18,47 +18,48 @@ from evomerge.recipes import (
 
 
 def freeze(recipe: Recipe, materializer: Materializer) -> Recipe:
-    """The same merge, to the bit, in a method that mergekit has; any recipe but a `frozen-linear` one as it is.
+    """The same merge, exact to the bit, in a method that mergekit has; only `frozen-linear` recipes are rewritten.
 
-    It becomes task arithmetic, or `linear` where the weights do not leave the base the rest. The original stands in the
-    notes. A stacked recipe stays as it is: its tensors have two names.
+    The result is task arithmetic, or `linear` if the weights do not sum to 1. Its notes contain the original recipe. A
+    recipe with stacked slices is returned unchanged, because its input and output tensors have different names.
     """
     (part, *more) = recipe.slices
     stacked = more or any(source.layers for source in part.sources)
     if methods.exactness(recipe.method, recipe.options) != "frozen-linear" or stacked or not recipe.base:
         return recipe
-    parts = list(materializer.parts(recipe))
-    numbers = {found.name: combination for found in parts if (combination := _plain(found))}
-    if len(numbers) < len(parts):
+    merges = list(materializer.tensor_merges(recipe))
+    combinations = {merge.name: combination for merge in merges if (combination := _scalar_combination(merge))}
+    if len(combinations) < len(merges):
         return recipe
     experts = [source.model for source in part.sources if source.model != recipe.base]
-    leaves_rest = all(found.base == 1.0 - sum(_floats(found)) for found in numbers.values())
-    columns: dict[ModelRef, dict[str, float]] = {
-        model: {name: _floats(found)[place] for name, found in numbers.items()} for place, model in enumerate(experts)
+    sums_to_one = all(found.base == 1.0 - sum(_floats(found)) for found in combinations.values())
+    weights: dict[ModelRef, dict[str, float]] = {
+        model: {name: _floats(found)[i] for name, found in combinations.items()} for i, model in enumerate(experts)
     }
-    if not leaves_rest:
-        columns = {recipe.base: {name: float(_float(found.base)) for name, found in numbers.items()}, **columns}
-    sources = tuple(Source(model, {"weight": _rules(column)}) for model, column in columns.items())
+    if not sums_to_one:
+        weights = {recipe.base: {name: float(_float(found.base)) for name, found in combinations.items()}, **weights}
+    sources = tuple(Source(model, {"weight": _per_tensor(by_name)}) for model, by_name in weights.items())
     return replace(
         recipe,
-        method="task_arithmetic" if leaves_rest else "linear",
+        method="task_arithmetic" if sums_to_one else "linear",
         slices=(replace(part, sources=sources, settings={}),),
-        settings={} if leaves_rest else {"normalize": False},
+        settings={} if sums_to_one else {"normalize": False},
         options={},
         notes={**recipe.notes, FROZEN_FROM: _original(recipe)},
     )
 
 
-def _plain(part: Part) -> LinComb | None:
-    """The coefficients of a part where they are one number per model."""
-    found = part.coefficients
-    if not isinstance(found, LinComb) or found.directions:
+def _scalar_combination(merge: TensorMerge) -> LinComb | None:
+    """The coefficients of a tensor if they are one number per model, else None."""
+    combination = merge.coefficients
+    if not isinstance(combination, LinComb) or combination.directions:
         return None
-    return found if all(isinstance(weight, float) for weight in (found.base, *found.experts)) else None
+    weights = (combination.base, *combination.experts)
+    return combination if all(isinstance(weight, float) for weight in weights) else None
 
 
-def _floats(found: LinComb) -> tuple[float, ...]:
-    return tuple(_float(weight) for weight in found.experts)
+def _floats(combination: LinComb) -> tuple[float, ...]:
+    return tuple(_float(weight) for weight in combination.experts)
 
 
 def _float(weight: object) -> float:
@@ -66,11 +67,11 @@ def _float(weight: object) -> float:
     return weight
 
 
-def _rules(column: dict[str, float]) -> Setting:
-    """A value per tensor; longer names first, since a filter is a part of a name."""
-    names = sorted(column, key=lambda name: (-len(name), name))
-    rules = [FilteredValue(name, column[name]) for name in names[:-1]]
-    return simplify_setting((*rules, FilteredValue(None, column[names[-1]])))
+def _per_tensor(values: dict[str, float]) -> Setting:
+    """One value per tensor as filters; longer names come first, because a filter matches a part of a name."""
+    names = sorted(values, key=lambda name: (-len(name), name))
+    filtered = [FilteredValue(name, values[name]) for name in names[:-1]]
+    return simplify_setting((*filtered, FilteredValue(None, values[names[-1]])))
 
 
 def _original(recipe: Recipe) -> dict[str, object]:

@@ -1,6 +1,6 @@
-"""The only writer of weights: a recipe into a live model, tensor by tensor, or as a stream for export.
+"""The only writer of weights: it merges a recipe into a live model in place, or yields the merged tensors for export.
 
-Every tensor is rebuilt from the base, in fp32, and rounded once at the write; search and export share this code.
+Every tensor is computed from the base in fp32 and rounded once when it is written. Search and export share this code.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ from evomerge.errors import CandidateError
 from evomerge.kernels import Coefficients, Factors, LazyUpdate, Runner, Sources, Update
 from evomerge.merging.placement import Placement
 from evomerge.merging.prepared import Prepared, digest
-from evomerge.merging.tensor_plan import Input, TensorPlan, plan
+from evomerge.merging.tensor_plan import InputTensor, TensorPlan, plan
 from evomerge.models import Family, layer_of
 from evomerge.recipes import Recipe
 
-# Parameters from which a compiler's seconds come back within some thirty candidates: compiled, a sum is five times as
-# fast as in blocks, an elementwise rule forty times.
+# Numbers of parameters from which the compile time pays off within about thirty candidates: a compiled sum is five
+# times as fast as in eager mode, a compiled elementwise rule forty times.
 COMPILE_SUMS, COMPILE_RULES = 30_000_000, 8_000_000
-KEPT = 32  # sets of models whose prepared tables are kept; a search over subsets of many experts would keep all
+MAX_SETUPS = 32  # cached sets of models with their prepared tensors: a search over subsets of experts has many
 
 
 @dataclass(frozen=True)
-class Part:
-    """One tensor of a candidate: what goes in, and the numbers that merge it."""
+class TensorMerge:
+    """The merge of one tensor of a recipe: its inputs and its coefficients."""
 
     plan: TensorPlan
     setup: methods.Setup
@@ -38,15 +38,15 @@ class Part:
 
     @property
     def name(self) -> str:
-        """The output's name."""
+        """The name of the output tensor."""
         return self.plan.name
 
 
 class Materializer:
-    """Builds recipes over one family on one device; what does not depend on the genes is prepared once and kept.
+    """Merges recipes of one family on one device; tensors that do not depend on the genes are prepared once.
 
-    `compiled` None compiles a pass where the model is large enough for that to pay; the bytes are the same.
-    `prepared` is a folder for what methods prepare, None keeps it in memory.
+    With `compiled` None, passes are compiled if the model is large enough; the bytes are the same. `prepared` is the
+    folder for the prepared tensors; None keeps them in memory.
     """
 
     def __init__(
@@ -66,101 +66,101 @@ class Materializer:
         self._placement = placement or Placement("mmap", self.device)
         self._prepared = Prepared(prepared)
         self._setups: dict[Any, list[methods.Setup]] = {}
-        self._places: dict[Any, LazyUpdate] = {}
+        self._placed_updates: dict[Any, LazyUpdate] = {}
         self._model: nn.Module | None = None
-        self._outs: dict[str, Tensor] = {}
-        self._held: dict[str, tuple[methods.Setup, Coefficients]] = {}
+        self._views: dict[str, Tensor] = {}
+        self._written: dict[str, tuple[methods.Setup, Coefficients]] = {}
 
-    def parts(self, recipe: Recipe) -> Iterator[Part]:
-        """Every output tensor with its coefficients, in order; nothing is merged yet."""
+    def tensor_merges(self, recipe: Recipe) -> Iterator[TensorMerge]:
+        """Every output tensor with its inputs and coefficients, in order; nothing is merged yet."""
         method, entries, setups = self._merge(recipe)
         for entry, setup in zip(entries, setups, strict=True):
-            self._ready(method, recipe, entry, setup)
+            self._ensure_prepared(method, recipe, entry, setup)
             genes = methods.Genes(entry.shared, tuple(e.values for e in entry.experts), entry.base.values)
-            yield Part(entry, setup, method.coefficients(setup, genes))
+            yield TensorMerge(entry, setup, method.coefficients(setup, genes))
 
     def prepare(self, recipe: Recipe) -> Iterator[tuple[int, int]]:
-        """Prepare everything that recipes of this method and these models need; yields (tensors done, tensors)."""
+        """Prepare all tensors for recipes of this method and these models; yields (tensors done, tensors)."""
         method, entries, setups = self._merge(recipe)
         for done, (entry, setup) in enumerate(zip(entries, setups, strict=True), 1):
-            self._ready(method, recipe, entry, setup)
+            self._ensure_prepared(method, recipe, entry, setup)
             yield done, len(entries)
 
     @torch.no_grad()
     def tensors(self, recipe: Recipe, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
-        """Every merged tensor under its output name, one at a time, on the host; CandidateError where not finite.
+        """Yield every merged tensor with its output name, on the host; CandidateError if one is not finite.
 
-        Banks that are in memory only are let go of after their tensor: a stream is read once.
+        Banks that are only in memory are released after their tensor, because each is used once.
         """
-        for part in self.parts(recipe):
-            (sources,) = self._placement.stream([part.setup.sources])
+        for merge in self.tensor_merges(recipe):
+            (sources,) = self._placement.stream([merge.setup.sources])
             out = torch.empty(sources.shape, dtype=dtype, device=self.device)
-            flag = kernels.apply(part.coefficients, sources, out, self._runner(part))
-            _refuse_non_finite([part.name], [flag], dtype)
-            yield part.name, out.cpu()
+            flag = kernels.apply(merge.coefficients, sources, out, self._runner(merge))
+            _refuse_non_finite([merge.name], [flag], dtype)
+            yield merge.name, out.cpu()
             if self._prepared.in_memory:
-                part.setup.sources.release_banks()
+                merge.setup.sources.release_banks()
 
     @torch.no_grad()
     def write(self, recipe: Recipe, model: nn.Module) -> None:
-        """Fill the live model's parameters in place; CandidateError where one is not written or not finite.
+        """Write the merged tensors into the live model; CandidateError if a parameter is missing or not finite.
 
-        Tensors that hold these coefficients already, from the last candidate that this materializer wrote into this
-        model, are left alone.
+        A tensor is skipped if the previous candidate that this materializer wrote into this model had the same
+        coefficients for it.
         """
         if self._model is not model:
-            self._model, self._held, self._outs = model, {}, self.family.base.live(model)
-        parts = list(self.parts(recipe))
-        outs = self._parameters([part.name for part in parts])
-        held, self._held = self._held, {}  # a write that fails half-way leaves nothing that is known
-        work = [part for part in parts if held.get(part.name) != (part.setup, part.coefficients)]
+            self._model, self._written, self._views = model, {}, self.family.base.parameter_views(model)
+        merges = list(self.tensor_merges(recipe))
+        views = self._matching_views([merge.name for merge in merges])
+        written, self._written = self._written, {}  # after a failed write the contents of the model are unknown
+        changed = [merge for merge in merges if written.get(merge.name) != (merge.setup, merge.coefficients)]
         flags = [
-            _apply(part.coefficients, sources, outs[part.name], self._runner(part))
-            for part, sources in zip(work, self._placement.stream(p.setup.sources for p in work), strict=True)
+            _apply(merge.coefficients, sources, views[merge.name], self._runner(merge))
+            for merge, sources in zip(changed, self._placement.stream(m.setup.sources for m in changed), strict=True)
         ]
         if flags:
-            _refuse_non_finite([part.name for part in work], flags, outs[work[0].name].dtype)
-        self._held = {part.name: (part.setup, part.coefficients) for part in parts}
+            _refuse_non_finite([merge.name for merge in changed], flags, views[changed[0].name].dtype)
+        self._written = {merge.name: (merge.setup, merge.coefficients) for merge in merges}
 
-    def _runner(self, part: Part) -> Runner:
-        return self._rules if isinstance(part.coefficients, kernels.Consensus) else self.runner
+    def _runner(self, merge: TensorMerge) -> Runner:
+        return self._rules if isinstance(merge.coefficients, kernels.Consensus) else self.runner
 
-    def forget(self) -> None:
-        """Take nothing for granted at the next write: somebody else may have written into the model."""
-        self._held = {}
+    def invalidate(self) -> None:
+        """Write every tensor at the next `write`, because other code may have changed the model."""
+        self._written = {}
 
-    def _parameters(self, names: list[str]) -> dict[str, Tensor]:
-        """Output name → the storage of the live model that it fills."""
-        if stacked := next((name for name in names if name not in self._outs), None):
+    def _matching_views(self, names: list[str]) -> dict[str, Tensor]:
+        """Output name → the view of the live model that it fills; CandidateError unless the names match exactly."""
+        if stacked := next((name for name in names if name not in self._views), None):
             raise CandidateError(f"{stacked}: the live model has no such tensor; build stacked slices with `merge`")
-        if left := self._outs.keys() - set(names):
-            raise CandidateError(f"{min(left)}: the recipe writes no such parameter")
-        return self._outs
+        if unwritten := self._views.keys() - set(names):
+            raise CandidateError(f"{min(unwritten)}: the recipe writes no such parameter")
+        return self._views
 
     def _merge(self, recipe: Recipe) -> tuple[methods.Method, list[TensorPlan], list[methods.Setup]]:
-        """The recipe's method and plan, and the setups of its tensors, which all recipes of its models share."""
+        """The recipe's method, plan and setups; the setups are shared by all recipes of the same method and models."""
         method, entries = methods.load(recipe.method), plan(recipe, self.family.layout)
         sources = tuple((part.base, *((s.model, s.layers) for s in part.sources)) for part in recipe.slices)
         key = (recipe.method, recipe.seed, tuple(recipe.options.items()), recipe.base, sources)
         if key not in self._setups:
             if methods.adapters_only(method):
-                self.family.refuse_full(recipe.models(), recipe.method)
-            if len(self._setups) >= KEPT:
+                self.family.refuse_full_checkpoints(recipe.models(), recipe.method)
+            if len(self._setups) >= MAX_SETUPS:
                 del self._setups[next(iter(self._setups))]
             options = methods.choose_options(recipe.method, recipe.options)
-            held = [self._sources(entry) for entry in entries]
-            whole = methods.WholeModel(lambda: self._placement.stream(held))
+            all_sources = [self._sources(entry) for entry in entries]
+            whole = methods.WholeModel(lambda: self._placement.stream(all_sources))
             self._setups[key] = [
-                methods.Setup(one, options, recipe.seed, recipe.base is not None, self._depth(entry.name), whole)
-                for one, entry in zip(held, entries, strict=True)
+                methods.Setup(source, options, recipe.seed, recipe.base is not None, self._depth(entry.name), whole)
+                for source, entry in zip(all_sources, entries, strict=True)
             ]
         return method, entries, self._setups[key]
 
     def _depth(self, name: str) -> float | None:
         return self.family.layout.depth(name) if layer_of(name) else None
 
-    def _ready(self, method: methods.Method, recipe: Recipe, entry: TensorPlan, setup: methods.Setup) -> None:
-        """Have what the method prepares for one tensor."""
+    def _ensure_prepared(self, method: methods.Method, recipe: Recipe, entry: TensorPlan, setup: methods.Setup) -> None:
+        """Set the prepared tensors of one setup, from the cache or by calling the method's `prepare`."""
         if setup.sources.is_prepared:
             return
         seed = setup.seed if method.EXACTNESS == "distribution-only" else None
@@ -175,32 +175,33 @@ class Materializer:
             }
         )
 
-    def _sources(self, at: TensorPlan) -> Sources:
-        name = self.family.base.parameter.get(at.name, at.name)
-        base = self._placed(at.base, None)
+    def _sources(self, entry: TensorPlan) -> Sources:
+        name = self.family.base.parameter.get(entry.name, entry.name)
+        base = self._placed(entry.base, None)
         assert isinstance(base, Tensor) or callable(base)
-        return Sources(name, base, [self._placed(expert, at.base) for expert in at.experts], self.device)
+        return Sources(name, base, [self._placed(expert, entry.base) for expert in entry.experts], self.device)
 
-    def _placed(self, source: Input, base: Input | None) -> LazyUpdate:
-        """A model's tensor where it stays: relative to `base`, or as it is; one copy for every method and recipe.
+    def _placed(self, source: InputTensor, base: InputTensor | None) -> LazyUpdate:
+        """A model's tensor as an update of `base`, or its weight if `base` is None, in its place between candidates.
 
-        A dense weight that an adapter makes (DoRA, an adapter of another base or as base) is made again for each use:
-        kept, it would be a whole model in fp32.
+        All methods and recipes share one copy. A dense weight that an adapter produces (DoRA, an adapter of another
+        base or as base) is computed again for each use, because storing such weights would take a whole model in fp32.
         """
         key = (source.model, source.name, base and (base.model, base.name))
-        if key not in self._places:
+        if key not in self._placed_updates:
             update = self._update(source, base)
-            made = source.model.adapter and isinstance(update, Tensor)
-            self._places[key] = partial(self._weight, source, base) if made else self._placement.place(update)
-        return self._places[key]
+            is_computed = source.model.adapter and isinstance(update, Tensor)
+            placed = partial(self._weight, source, base) if is_computed else self._placement.place(update)
+            self._placed_updates[key] = placed
+        return self._placed_updates[key]
 
-    def _weight(self, source: Input, base: Input | None) -> Tensor:
+    def _weight(self, source: InputTensor, base: InputTensor | None) -> Tensor:
         update = self._update(source, base)
         assert isinstance(update, Tensor)
         return update
 
-    def _update(self, source: Input, base: Input | None) -> Update:
-        """The tensor relative to what stands as base: factors only where that is the family's base, else dense."""
+    def _update(self, source: InputTensor, base: InputTensor | None) -> Update:
+        """The tensor as an update of `base`: factors only if `base` is the family's base, else the dense weight."""
         stored = self.family.base.tensor(source.name)
         update = self.family.update(source.model, source.name)
         if base and base.model == self.family.ref and base.name == source.name:
@@ -220,32 +221,32 @@ def _apply(coefficients: Coefficients, sources: Sources, parameter: Tensor, runn
 
 
 def _refuse_non_finite(names: list[str], flags: list[Tensor], dtype: torch.dtype) -> None:
-    """CandidateError for the first tensor that is not finite; one synchronisation for all of them."""
-    found = torch.stack(flags).nonzero()  # NaN is not zero
-    if len(found):
-        name = names[int(found[0])]
+    """CandidateError for the first tensor that is not finite; one device synchronisation for all tensors."""
+    non_finite = torch.stack(flags).nonzero()  # NaN counts as non-zero
+    if len(non_finite):
+        name = names[int(non_finite[0])]
         raise CandidateError(f"{name}: the merged tensor is not finite in {dtype}; look for NaN in the experts")
 
 
 class Fingerprint:
-    """SHA-256 over names, dtypes, shapes and bytes of tensors, whatever the order they come in."""
+    """SHA-256 over names, dtypes, shapes and bytes of tensors, independent of their order."""
 
     def __init__(self) -> None:
         self._digests: dict[str, str] = {}
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Take in one tensor."""
+        """Add one tensor."""
         data = tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().data
         self._digests[name] = f"{hashlib.sha256(data).hexdigest()} {tensor.dtype} {tuple(tensor.shape)}"
 
     def hexdigest(self) -> str:
-        """64 hex digits for everything taken in so far."""
+        """64 hex digits for all tensors added so far."""
         text = "\n".join(f"{name} {digest}" for name, digest in sorted(self._digests.items()))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """The fingerprint of a whole stream of tensors."""
+    """The fingerprint of named tensors."""
     digest = Fingerprint()
     for name, tensor in tensors:
         digest.add(name, tensor)

@@ -1,7 +1,7 @@
-"""What methods prepare, kept: in memory for a one-off merge, on disk for a search and for every worker of a node.
+"""A cache of the tensors that methods prepare: in memory for a single merge, on disk for a search and all its workers.
 
-One safetensors file per tensor of the model, read back as memory maps, so that workers share its pages. A file's place
-is named by everything that its content depends on, so it is never out of date.
+There is one safetensors file per tensor of the model. Files are memory-mapped, so workers of a node share their pages.
+A file's folder is a digest of everything that its content depends on, so a file is never out of date.
 """
 
 import hashlib
@@ -17,57 +17,57 @@ from uuid import uuid4
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from evomerge.errors import remedy
+from evomerge.errors import remedy_for
 from evomerge.methods import State
 from evomerge.version import __version__
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-_told: set[Path] = set()  # folders that take nothing: one word about each is enough, however many read from it
+_warned_folders: set[Path] = set()  # folders that cannot be written to; one warning for each is enough
 
 
 def cache_folder() -> Path:
-    """EVOMERGE_CACHE, or `evomerge` in the user's cache folder."""
+    """The folder in EVOMERGE_CACHE, or `evomerge` in the user's cache folder."""
     if chosen := os.environ.get("EVOMERGE_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evomerge"
 
 
 def digest(*parts: Any) -> str:
-    """24 hex digits that name plain values."""
+    """A digest of 24 hex digits of plain values, the package's version and the format of the cache."""
     text = json.dumps([FORMAT, __version__, *parts], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 class Prepared:
-    """States by key and tensor name; `folder` None keeps them in memory only."""
+    """Prepared states by key and tensor name; with `folder` None they are not stored on disk."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
 
     @property
     def in_memory(self) -> bool:
-        """Whether nothing is kept on disk."""
+        """Whether states are not stored on disk."""
         return self._folder is None
 
     def get(self, key: str, name: str, prepare: Callable[[], State]) -> State:
-        """The state, from disk where it is already there."""
+        """The state from disk, or else from `prepare`, which is then stored."""
         if self._folder is None:
             return _on_host(prepare())
         path = self._folder / key / f"{name}.safetensors"
-        with suppress(OSError, SafetensorError):  # not there, or cut short by a crash
+        with suppress(OSError, SafetensorError):  # missing, or truncated by a crash
             return load_file(path)
         state = prepare()
-        return load_file(path) if state and self._keep(path, state) else _on_host(state)
+        return load_file(path) if state and self._save(path, state) else _on_host(state)
 
-    def _keep(self, path: Path, state: State) -> bool:
-        """Write for the others and for the page cache; a full disk costs them the work, not the run."""
+    def _save(self, path: Path, state: State) -> bool:
+        """Write the state to disk; False after a warning if that fails, so that a full disk does not end the run."""
         partial = path.with_suffix(f".{uuid4().hex}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, partial)
-            partial.chmod(0o644)  # safetensors writes for the owner alone
+            partial.chmod(0o644)  # safetensors creates files that only their owner can read
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -75,15 +75,15 @@ class Prepared:
         except (OSError, SafetensorError) as error:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
-            if self._folder not in _told and self._folder:
-                told = "%s: what was prepared could not be kept (%s), so it is computed again next time; %s or set "
-                told += "EVOMERGE_CACHE to a folder that can be written"
-                log.warning(told, path, error, remedy(error))
-                _told.add(self._folder)
+            if self._folder not in _warned_folders and self._folder:
+                message = "%s: the prepared tensors could not be kept (%s) and are computed again next time; %s or set "
+                message += "EVOMERGE_CACHE to a folder that can be written"
+                log.warning(message, path, error, remedy_for(error))
+                _warned_folders.add(self._folder)
             self._folder = None
             return False
 
 
 def _on_host(state: State) -> State:
-    """A bank must not stay where it happened to be computed: a device may have no room for it."""
+    """The state on the host, because the device may have no room for a bank that was computed on it."""
     return {name: tensor.cpu() for name, tensor in state.items()}

@@ -1,6 +1,7 @@
-"""A recipe spelled out: for every output tensor, which tensors go in and with which values.
+"""The plan of a recipe: for every output tensor its input tensors and their parameter values.
 
-A plan knows names and numbers, no weights. Precedence of settings is source, slice, recipe (as in mergekit).
+A plan contains names and numbers, no weights. The settings of a source take precedence over those of its slice, and
+these over those of the recipe (as in mergekit).
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,8 +14,8 @@ from evomerge.recipes import FilteredValue, ModelRef, Recipe, Scalar, SettingRea
 
 
 @dataclass(frozen=True)
-class Input:
-    """One tensor of one model, with the values its method asks for."""
+class InputTensor:
+    """One tensor of one model, with the values of its per-model parameters."""
 
     model: ModelRef
     name: str
@@ -23,17 +24,17 @@ class Input:
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """How one output tensor is made; `base.values` count only for methods that weigh the base too."""
+    """The inputs of one output tensor; `base.values` are used only by methods in which the base has a weight."""
 
     name: str
-    base: Input
-    experts: tuple[Input, ...]
+    base: InputTensor
+    experts: tuple[InputTensor, ...]
     shared: Mapping[str, Scalar]
 
 
 @dataclass(frozen=True)
-class _Site:
-    """An output tensor: its slice, its relative depth, and in the slices form its layer's place in the slice."""
+class _OutputTensor:
+    """An output tensor: its slice, its relative depth and, in a recipe with slices, its layer's index in the slice."""
 
     name: str
     part: Slice
@@ -42,36 +43,36 @@ class _Site:
 
 
 def plan(recipe: Recipe, layout: Layout) -> list[TensorPlan]:
-    """One entry per output tensor, for a base of this layout; raises ConfigError where a value is missing."""
-    parts = {id(part): _Part(recipe, part, layout) for part in recipe.slices}
-    return [parts[id(site.part)].tensor(site) for site in _sites(recipe, layout)]
+    """One entry per output tensor, for a base with this layout; ConfigError if a value is missing."""
+    slice_plans = {id(part): _SlicePlan(recipe, part, layout) for part in recipe.slices}
+    return [slice_plans[id(output.part)].tensor(output) for output in _output_tensors(recipe, layout)]
 
 
 def output_layers(recipe: Recipe) -> int | None:
-    """Layers of the merged model where the slices form sets them, None for the models form."""
+    """The number of layers of the merged model in a recipe with slices; None in a recipe with models."""
     if recipe.slices[0].sources[0].layers is None:
         return None
     return sum(_length(part) for part in recipe.slices)
 
 
 def base_layers(recipe: Recipe) -> list[int]:
-    """For the slices form: the base's layer that each output layer has its place from."""
+    """For a recipe with slices: the base's layer that corresponds to each output layer."""
     return [start + i for part in recipe.slices for start in [_base_start(recipe, part)] for i in range(_length(part))]
 
 
-def _sites(recipe: Recipe, layout: Layout) -> Iterator[_Site]:
+def _output_tensors(recipe: Recipe, layout: Layout) -> Iterator[_OutputTensor]:
     if output_layers(recipe) is None:
-        yield from (_Site(name, recipe.slices[0], layout.depth(name)) for name in layout.names)
+        yield from (_OutputTensor(name, recipe.slices[0], layout.depth(name)) for name in layout.names)
         return
     if len(layout.stacks) != 1:
         raise ConfigError(f"slices: the model has {len(layout.stacks)} layer stacks; use the models form")
     for name in layout.names:
         if layer_of(name) is None:
-            yield _Site(name, recipe.slices[0 if outer_kind(name) == "embeddings" else -1], 0.0)
-    yield from _layer_sites(recipe, layout)
+            yield _OutputTensor(name, recipe.slices[0 if outer_kind(name) == "embeddings" else -1], 0.0)
+    yield from _layer_output_tensors(recipe, layout)
 
 
-def _layer_sites(recipe: Recipe, layout: Layout) -> Iterator[_Site]:
+def _layer_output_tensors(recipe: Recipe, layout: Layout) -> Iterator[_OutputTensor]:
     (stack, total) = next(iter(layout.stacks.items()))
     by_layer: dict[int, list[str]] = {}
     for name in layout.names:
@@ -86,7 +87,7 @@ def _layer_sites(recipe: Recipe, layout: Layout) -> Iterator[_Site]:
         for index in range(length):
             for name in by_layer[start + index]:
                 target = shift_layer(name, stack, out - start - index)
-                yield _Site(target, part, relative_depth(index, length), index)
+                yield _OutputTensor(target, part, relative_depth(index, length), index)
             out += 1
 
 
@@ -107,16 +108,17 @@ def _base_of(recipe: Recipe, part: Slice) -> ModelRef:
     return part.base or recipe.base or part.sources[0].model
 
 
-class _Part:
-    """Resolves names and values of one slice."""
+class _SlicePlan:
+    """Resolves the input names and values of one slice."""
 
     def __init__(self, recipe: Recipe, part: Slice, layout: Layout) -> None:
         method, scopes = methods.load(recipe.method), (part.settings, recipe.settings)
         self._model, self._start = _base_of(recipe, part), _base_start(recipe, part)
-        own = next((source for source in part.sources if source.model == self._model), None)
-        # A base that is not listed takes part with weight 0, unless the recipe's own level gives it one.
-        weights = {key: None if own else 0.0 for key in method.BASE}
-        self._base = _Resolver(self._model, weights, (own.settings if own else {}, *scopes), layout)
+        listed_base = next((source for source in part.sources if source.model == self._model), None)
+        # A base that is not listed has weight 0, unless the recipe or the slice sets a weight for all models.
+        weights = {key: None if listed_base else 0.0 for key in method.BASE}
+        base_settings = listed_base.settings if listed_base else {}
+        self._base = _Resolver(self._model, weights, (base_settings, *scopes), layout)
         self._experts = [
             (source, _Resolver(source.model, method.PER_EXPERT, (source.settings, *scopes), layout))
             for source in part.sources
@@ -124,19 +126,19 @@ class _Part:
         ]
         self._shared = _Resolver(self._model, method.SHARED, scopes, layout)
 
-    def tensor(self, site: _Site) -> TensorPlan:
-        """The inputs of one output tensor."""
-        name = _name(site, self._start)
-        base = Input(self._model, name, self._base.at(name, site.depth))
+    def tensor(self, output: _OutputTensor) -> TensorPlan:
+        """The plan of one output tensor."""
+        name = _name(output, self._start)
+        base = InputTensor(self._model, name, self._base.values(name, output.depth))
         experts = []
-        for source, values in self._experts:
-            name = _name(site, source.layers[0] if source.layers else 0)
-            experts.append(Input(source.model, name, values.at(name, site.depth)))
-        return TensorPlan(site.name, base, tuple(experts), self._shared.at(site.name, site.depth))
+        for source, resolver in self._experts:
+            name = _name(output, source.layers[0] if source.layers else 0)
+            experts.append(InputTensor(source.model, name, resolver.values(name, output.depth)))
+        return TensorPlan(output.name, base, tuple(experts), self._shared.values(output.name, output.depth))
 
 
 class _Resolver:
-    """The values of one set of parameters, tensor by tensor; what is the same for every tensor is looked up once."""
+    """Resolves the values of a set of parameters per tensor; values that are equal for all are resolved once."""
 
     def __init__(
         self, owner: ModelRef, defaults: Mapping[str, Scalar | None], scopes: tuple[Settings, ...], layout: Layout
@@ -144,7 +146,7 @@ class _Resolver:
         self._owner, self._layout = owner, layout
         self._fixed: dict[str, Scalar] = {}
         self._varying: dict[str, tuple[list[SettingReader], Scalar | None]] = {}
-        self._by_depth: dict[float, Mapping[str, Scalar]] | None = {}  # None where a value depends on the name
+        self._by_depth: dict[float, Mapping[str, Scalar]] | None = {}  # cache; None if a value depends on the name
         for key, default in defaults.items():
             chain = [scope[key] for scope in scopes if key in scope]
             if any(
@@ -157,21 +159,21 @@ class _Resolver:
             else:
                 self._fixed[key] = first
 
-    def at(self, name: str, depth: float) -> Mapping[str, Scalar]:
-        """The values for one tensor; ConfigError where one is missing."""
+    def values(self, name: str, depth: float) -> Mapping[str, Scalar]:
+        """The values for one tensor; ConfigError if one is missing."""
         if not self._varying:
             return self._fixed
         if self._by_depth is None:
-            return self._looked_up(name, depth)
+            return self._resolve(name, depth)
         if depth not in self._by_depth:
-            self._by_depth[depth] = self._looked_up(name, depth)
+            self._by_depth[depth] = self._resolve(name, depth)
         return self._by_depth[depth]
 
-    def _looked_up(self, name: str, depth: float) -> Mapping[str, Scalar]:
+    def _resolve(self, name: str, depth: float) -> Mapping[str, Scalar]:
         values, names = dict(self._fixed), self._layout.names_of(name)
         for key, (chain, default) in self._varying.items():
-            found = (read(names, depth) for read in chain)
-            value = next((hit for hit in found if hit is not None), default)
+            candidates = (read(names, depth) for read in chain)
+            value = next((candidate for candidate in candidates if candidate is not None), default)
             if value is None:
                 raise ConfigError(
                     f"{self._owner}: parameter {key} has no value for {name}; add an entry without a filter"
@@ -180,8 +182,8 @@ class _Resolver:
         return values
 
 
-def _name(site: _Site, first: int) -> str:
-    """An input's own name: `first` is its slice's first layer in that model."""
-    if site.index is None or (place := layer_of(site.name)) is None:
-        return site.name
-    return shift_layer(site.name, place[0], first + site.index - place[1])
+def _name(output: _OutputTensor, first: int) -> str:
+    """The name of an input tensor; `first` is the first layer of the slice in that model."""
+    if output.index is None or (place := layer_of(output.name)) is None:
+        return output.name
+    return shift_layer(output.name, place[0], first + output.index - place[1])

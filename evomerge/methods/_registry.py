@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from evomerge.errors import ConfigError
 from evomerge.plugins import load_plugin, plugin_names, refuse_unknown_plugin
-from evomerge.schema import shown
-from evomerge.suggest import nearest
+from evomerge.schema import as_yaml
+from evomerge.suggest import did_you_mean
 
 if TYPE_CHECKING:  # listing the methods must not import torch
     from evomerge.methods import Exactness, Method
@@ -60,9 +60,11 @@ def choose_options(name: str, chosen: Mapping[str, str]) -> dict[str, str]:
     known = load(name).OPTIONS
     for key, value in chosen.items():
         if key not in known:
-            raise ConfigError(f"method {name} has no option '{shown(key)}'{nearest(key, known)}; it has {list(known)}")
+            raise ConfigError(
+                f"method {name} has no option '{as_yaml(key)}'{did_you_mean(key, known)}; it has {list(known)}"
+            )
         if value not in known[key]:
-            raise ConfigError(f"method {name}: option {key}={shown(value)} is not one of {', '.join(known[key])}")
+            raise ConfigError(f"method {name}: option {key}={as_yaml(value)} is not one of {', '.join(known[key])}")
     return {key: chosen.get(key, values[0]) for key, values in known.items()}
 
 

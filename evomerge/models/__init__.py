@@ -12,11 +12,11 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.models.adapter import is_adapter
-    from evomerge.models.adapter_config import CONFIG_FILE
+    from evomerge.models.adapter_config import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
     from evomerge.models.adapter_expert import AdapterExpert
-    from evomerge.models.checkpoint import EXPLICIT, INDEX, SINGLE, fetch, same_numbers
-    from evomerge.models.experts import Base, FullExpert, listed
-    from evomerge.models.family import Expert, Family, expert_ref, pinned
+    from evomerge.models.checkpoint import INDEX_FILE, SINGLE_FILE, WEIGHTS_KEY, equal_tensors, fetch
+    from evomerge.models.experts import Base, FullExpert, summary_line
+    from evomerge.models.family import Expert, Family, pin_revisions, resolve_expert
     from evomerge.models.groups import COMPONENTS, Group, Layout, layer_of, outer_kind, relative_depth, shift_layer
     from evomerge.models.live_model import (
         check_attention,
@@ -33,11 +33,12 @@ else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
+    "ADAPTER_CONFIG_FILE",
+    "ADAPTER_WEIGHTS_FILE",
     "COMPONENTS",
-    "CONFIG_FILE",
-    "EXPLICIT",
-    "INDEX",
-    "SINGLE",
+    "INDEX_FILE",
+    "SINGLE_FILE",
+    "WEIGHTS_KEY",
     "AdapterExpert",
     "Base",
     "Expert",
@@ -48,21 +49,21 @@ __all__ = [
     "check_attention",
     "check_device",
     "empty_model",
-    "expert_ref",
+    "equal_tensors",
     "fetch",
     "is_adapter",
     "layer_of",
-    "listed",
     "load_model",
     "load_tokenizer",
     "model_config",
     "outer_kind",
-    "pinned",
+    "pin_revisions",
     "refuse_other_vocabulary",
     "relative_depth",
     "resolve_device",
-    "same_numbers",
+    "resolve_expert",
     "shift_layer",
+    "summary_line",
     "torch_dtype",
     "write_tokenizer",
 ]

@@ -1,6 +1,7 @@
-"""The configuration file of a peft LoRA adapter: sound, and of a kind that can be read exactly.
+"""Reads and validates the configuration file of a peft LoRA adapter.
 
-A kind that cannot is refused by name, because a wrong update looks exactly like a weak expert.
+Kinds of LoRA that cannot be reproduced exactly are refused by name, because a wrong update would look like a weak
+expert.
 """
 
 import json
@@ -13,11 +14,12 @@ from typing import Any
 
 from evomerge.errors import ExpertError
 
-CONFIG_FILE = "adapter_config.json"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 MERGE_FIRST = "merge it into its base with peft's merge_and_unload and give the merged folder"
 
-# Initialisations that leave the base weights alone. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA subtract
-# from them: the factors are then an update of a base that nobody has.
+# Initialisations that do not change the base weights. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA subtract from the base,
+# so their factors are an update of a modified base that is not stored.
 _PLAIN_INITS = ("none", "true", "false", "gaussian", "eva", "orthogonal", "mica")
 _EXTENSIONS = (
     "alora_invocation_tokens",
@@ -34,29 +36,29 @@ _EXTENSIONS = (
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The adapter's configuration, once it is known to describe a kind that can be read exactly."""
-    path = folder / CONFIG_FILE
+    """The adapter's configuration; ExpertError if it is invalid or of a kind that cannot be reproduced exactly."""
+    path = folder / ADAPTER_CONFIG_FILE
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ExpertError(f"{folder}: no {CONFIG_FILE}; give the folder peft's save_pretrained wrote") from None
+        raise ExpertError(f"{folder}: no {ADAPTER_CONFIG_FILE}; give the folder peft's save_pretrained wrote") from None
     except (OSError, ValueError) as error:
         raise ExpertError(f"{path}: not readable as JSON ({error}); download the adapter again") from None
     if not isinstance(config, dict):
         raise ExpertError(f"{path}: not a JSON object; download the adapter again")
-    for key, (is_sound, wanted) in _SETTINGS.items():
-        if key in config and not is_sound(config[key]):
-            given = repr(config[key])[:60]
-            raise ExpertError(f"{path}: {key} is {given}, not {wanted}; download the adapter again")
+    for key, (is_valid, description) in _SETTINGS.items():
+        if key in config and not is_valid(config[key]):
+            value = repr(config[key])[:60]
+            raise ExpertError(f"{path}: {key} is {value}, not {description}; download the adapter again")
     _refuse_kind(folder, config)
     return config
 
 
 def selects(config: Mapping[str, Any], module: str) -> bool:
-    """Whether peft adapts the module of this name when it loads an adapter with this configuration."""
+    """Whether peft, when it loads an adapter with this configuration, adapts the module of this name."""
     from peft.tuners.tuners_utils import check_target_module_exists  # slow import, and full experts do not need it
 
-    if config.get("target_modules") in (None, "all-linear"):  # what peft then selects depends on the model
+    if config.get("target_modules") in (None, "all-linear"):  # peft's selection then depends on the model
         return True
     return bool(check_target_module_exists(SimpleNamespace(**{"target_parameters": None, **config}), module))
 
@@ -69,8 +71,8 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31
 
 
-def _is_pattern(value: object, of: Callable[[object], bool]) -> bool:
-    return isinstance(value, dict) and all(_is_regex(key) and of(found) for key, found in value.items())
+def _is_pattern(value: object, is_valid: Callable[[object], bool]) -> bool:
+    return isinstance(value, dict) and all(_is_regex(key) and is_valid(entry) for key, entry in value.items())
 
 
 def _is_regex(text: str) -> bool:
@@ -98,7 +100,7 @@ def _is_layers(value: object) -> bool:
     return all(type(layer) is int for layer in (value if isinstance(value, list) else [value]))
 
 
-# Setting → what it may be where it is given, in code and in words.
+# Setting → a check of its value, and a description of valid values for the message.
 _SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "r": (_is_count, "a rank of 1 or more"),
     "lora_alpha": (_is_number, "a number"),

@@ -1,6 +1,7 @@
-"""What the tensor names of a peft LoRA adapter mean: which parameters of the base it changes, and how.
+"""Interprets the tensor names of a peft LoRA adapter: which parameters of the base it changes, and how.
 
-Checked against peft 0.21: every supported kind gives what `merge_and_unload` gives for a parameter that is not tied.
+Checked against peft 0.21: for a parameter that is not tied, every supported kind gives the result of
+`merge_and_unload`.
 """
 
 import math
@@ -11,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ExpertError
-from evomerge.models.adapter_config import CONFIG_FILE, MERGE_FIRST
-
-Shape = tuple[int, ...]
+from evomerge.models.adapter_config import ADAPTER_CONFIG_FILE, MERGE_FIRST
+from evomerge.models.checkpoint import Shape
 
 _PREFIX = "base_model.model."
-# (tensor name after the prefix, its part in `Change`, the base parameter's last name); the first match wins.
+# (pattern of the name after the prefix, field of `Change`, last component of the base parameter); the first match wins.
 _PARTS = (
     (r"(.+)\.lora_(?:embedding_)?A(?:\.weight)?", "down", "weight"),
     (r"(.+)\.lora_(?:embedding_)?B(?:\.weight)?", "up", "weight"),
@@ -30,31 +30,31 @@ _PARTS = (
 
 @dataclass(frozen=True)
 class Change:
-    """What an adapter file holds for one base parameter; the strings are names of the file's tensors."""
+    """The tensors of an adapter file that change one base parameter, by their names in the file."""
 
     down: str | None = None
     up: str | None = None
     magnitude: str | None = None  # DoRA
-    bias: str | None = None  # trained beside `up` and scaled like it
-    stored: str | None = None  # the whole parameter: modules_to_save and trained biases
-    copy: str | None = None  # the base's own tensor, which peft saves beside an adapted embedding
-    tokens: str | None = None  # rows that replace the base's rows `indices`
+    bias: str | None = None  # a trained bias of lora_B, scaled like the factors
+    stored: str | None = None  # the whole new parameter: modules_to_save and trained biases
+    copy: str | None = None  # a copy of the base's tensor, which peft saves with an adapted embedding
+    tokens: str | None = None  # trained rows that replace the rows `indices` of the base
     indices: tuple[int, ...] = ()
     scale: float = 1.0
-    flipped: bool | None = None  # up @ down is the transpose of the parameter; None: the base's shape decides
+    transposed: bool | None = None  # whether up @ down is the transposed parameter; None: the base's shape decides
 
 
 def read_changes(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> dict[str, Change]:
-    """The base parameters an adapter changes, from the names and shapes of its file's tensors."""
+    """Base parameter → its change, from the names and shapes of the tensors in the adapter's file."""
     parts: dict[str, dict[str, str]] = {}
     for key in sorted(shapes):
         if not key.startswith(_PREFIX):
             raise ExpertError(f"{folder}: tensor {key} lacks the prefix {_PREFIX}; save it again with peft")
-        if ".original_module." in key:  # bias="all" also saves the biases that modules_to_save has replaced
+        if ".original_module." in key:  # with bias="all" peft also saves the original biases of modules_to_save
             continue
         name, part = _parse(folder, key, shapes)
         parts.setdefault(name, {})[part] = key
-    changes = {name: _change(folder, config, name, held, shapes) for name, held in sorted(parts.items())}
+    changes = {name: _change(folder, config, name, keys, shapes) for name, keys in sorted(parts.items())}
     if not changes:
         raise ExpertError(f"{folder}: the adapter holds no tensors; save it again with peft")
     return changes
@@ -79,7 +79,7 @@ def _change(
     if "tokens" in parts:
         return _tokens(folder, config, name, parts, shapes)
     if not parts.keys() & {"down", "up", "magnitude", "bias"}:
-        # A copy without factors is the whole embedding, saved on request: it is the expert's.
+        # A copy without factors is the expert's whole embedding, which peft saves on request.
         return Change(stored=parts.get("stored") or parts["copy"])
     direct = any(f".{name}".endswith(f".{target}") for target in config.get("target_parameters") or ())
     rank, scale = _rank_and_scale(config, name if direct else name.rpartition(".")[0])
@@ -87,7 +87,7 @@ def _change(
         return Change(**parts, scale=scale)
     _check_factors(folder, name, parts, shapes, rank)
     embedding = ".lora_embedding_" in parts["down"]
-    return Change(**parts, scale=scale, flipped=True if embedding else False if direct else None)
+    return Change(**parts, scale=scale, transposed=True if embedding else False if direct else None)
 
 
 def _rank_and_scale(config: Mapping[str, Any], module: str) -> tuple[int, float]:
@@ -97,9 +97,9 @@ def _rank_and_scale(config: Mapping[str, Any], module: str) -> tuple[int, float]
 
 
 def _pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """peft's rule: each key is a regular expression for the end of the name, and the first hit wins."""
-    hits = (value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", module))
-    return next(hits, default)
+    """The value of the first pattern that matches the end of the module's name, as in peft."""
+    matches = (value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", module))
+    return next(matches, default)
 
 
 def _check_factors(folder: Path, name: str, parts: Mapping[str, Any], shapes: Mapping[str, Shape], rank: int) -> None:
@@ -111,7 +111,7 @@ def _check_factors(folder: Path, name: str, parts: Mapping[str, Any], shapes: Ma
         raise ExpertError(f"{folder}: the factors of {name} are not matrices (a convolution?); {MERGE_FIRST}")
     if down[0] != rank or up[1] != rank:
         raise ExpertError(
-            f"{folder}: the factors of {name} have ranks {down[0]} and {up[1]}, {CONFIG_FILE} says {rank};"
+            f"{folder}: the factors of {name} have ranks {down[0]} and {up[1]}, {ADAPTER_CONFIG_FILE} says {rank};"
             " the two files do not belong together"
         )
     if "magnitude" in parts and math.prod(shapes[parts["magnitude"]]) != up[0]:
@@ -123,13 +123,13 @@ def _tokens(
 ) -> Change:
     if parts.keys() - {"tokens", "copy"}:
         raise ExpertError(f"{folder}: {name} has both LoRA factors and trained tokens; {MERGE_FIRST}")
-    listed = config.get("trainable_token_indices") or []
-    if isinstance(listed, dict):
+    tokens = config.get("trainable_token_indices") or []
+    if isinstance(tokens, dict):
         module = name.rpartition(".")[0]
-        listed = next((rows for key, rows in listed.items() if f".{module}".endswith(f".{key}")), [])
-    if len(listed) != shapes[parts["tokens"]][0]:
+        tokens = next((rows for key, rows in tokens.items() if f".{module}".endswith(f".{key}")), [])
+    if len(tokens) != shapes[parts["tokens"]][0]:
         raise ExpertError(
-            f"{folder}: trainable_token_indices lists {len(listed)} tokens of {name}, the file holds"
+            f"{folder}: trainable_token_indices lists {len(tokens)} tokens of {name}, the file holds"
             f" {shapes[parts['tokens']][0]}; the two files do not belong together"
         )
-    return Change(**parts, indices=tuple(listed))
+    return Change(**parts, indices=tuple(tokens))

@@ -1,7 +1,7 @@
-"""A checkpoint as a lazy, read-only mapping from tensor name to tensor: hub id or folder, one file or shards.
+"""A checkpoint as a lazy, read-only mapping from tensor names to tensors: a hub id or folder, one file or shards.
 
-Tensors come straight from the page cache (safetensors memory maps), which every worker of a node shares. Nothing may
-write into them: two reads of a tensor alias each other.
+Tensors are views of memory-mapped safetensors files, which all workers of a node share. They must not be written to:
+two reads of a tensor alias each other.
 """
 
 import hashlib
@@ -18,21 +18,23 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evomerge.errors import ExpertError
-from evomerge.hub import out_of_reach
+from evomerge.hub import offline_reason
 from evomerge.notices import warn_once
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
 METADATA_FILES = ["*.json", "*.model", "*.jinja", "*.txt", "tokenizer*"]
-EXPLICIT = "transformers_weights"  # the key of config.json that names another file than the usual ones
-WEIGHT_PATTERNS = ("model*.safetensors", INDEX, "pytorch_model*.bin")
-LFS = b"version https://git-lfs"
+WEIGHTS_KEY = "transformers_weights"  # the key of config.json that names a weight file other than the default
+WEIGHT_PATTERNS = ("model*.safetensors", INDEX_FILE, "pytorch_model*.bin")
+LFS_HEADER = b"version https://git-lfs"
+
+Shape = tuple[int, ...]
 
 
 def fetch(path: str, revision: str | None, *, weights: bool = True) -> Path:
     """The local folder of a model: the folder itself, or the hub snapshot at `revision`.
 
-    With `weights=False` only configuration and tokenizer are downloaded, so that disagreements show before gigabytes.
+    With `weights=False` only configuration and tokenizer are downloaded, to check them before gigabytes of weights.
     """
     if Path(path).is_dir():
         if revision:
@@ -43,10 +45,10 @@ def fetch(path: str, revision: str | None, *, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download  # slow import, and folders do not need it
 
     patterns = [*METADATA_FILES, *(["*.safetensors"] if weights else [])]
-    offline = out_of_reach()
+    offline = offline_reason()
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=patterns, local_files_only=bool(offline)))
-    except Exception as error:  # the hub client raises a dozen unrelated classes; each means the same to a user
+    except Exception as error:  # the hub client raises many unrelated classes, which mean the same to a user
         reason = offline and f"{offline}, and it is not in the cache"
         reason = reason or str(error).strip().splitlines()[0]
         raise ExpertError(
@@ -55,7 +57,7 @@ def fetch(path: str, revision: str | None, *, weights: bool = True) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ExpertError names the file where it is missing or broken."""
+    """The JSON object in a file; ExpertError names the file if it is missing or invalid."""
     try:
         return dict(json.loads(path.read_text()))
     except FileNotFoundError:
@@ -65,36 +67,36 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def open_safetensors(path: Path) -> Any:
-    """An open safetensors file; ExpertError tells a missing, truncated or Git-LFS-pointer file apart."""
+    """An open safetensors file; ExpertError says whether it is missing, truncated or a Git LFS pointer."""
     if not path.is_file():
         raise ExpertError(f"{path}: missing; download the model again")
     try:
         return safe_open(path, "pt")
     except SafetensorError as error:
         with path.open("rb") as file:
-            pointer = file.read(len(LFS)) == LFS
+            pointer = file.read(len(LFS_HEADER)) == LFS_HEADER
         if pointer:
             raise ExpertError(f"{path}: a Git LFS pointer, not weights; run `git lfs pull` in {path.parent}") from None
         raise ExpertError(f"{path}: truncated or not safetensors ({error}); download it again") from None
 
 
-def say_what_is_read(folder: Path, read: Collection[str], *patterns: str) -> None:
-    """One line for a folder with weights of another save or format beside those that are read."""
-    lie_there = {path.name for pattern in patterns for path in folder.glob(pattern)}
-    whole = len(read) == 1 and not next(iter(read)).startswith("model-")
-    if beside := sorted(lie_there - set(read) - (set() if whole else {INDEX})):
-        first = next(iter(read)) if whole else f"{len(read)} shards of {INDEX}"
-        more = f" and {len(beside) - 1} more" if len(beside) > 1 else ""
-        warn_once(f"{folder}: {first} is read, as transformers and peft do; {beside[0]}{more} beside it is not")
+def warn_about_unread_weights(folder: Path, read: Collection[str], *patterns: str) -> None:
+    """Warn once if the folder has weight files matching `patterns` that are not among the files `read`."""
+    present = {path.name for pattern in patterns for path in folder.glob(pattern)}
+    is_single = len(read) == 1 and not next(iter(read)).startswith("model-")
+    if unread := sorted(present - set(read) - (set() if is_single else {INDEX_FILE})):
+        first = next(iter(read)) if is_single else f"{len(read)} shards of {INDEX_FILE}"
+        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        warn_once(f"{folder}: {first} is read, as transformers and peft do; {unread[0]}{more} beside it is not")
 
 
-def same_numbers(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal once they are in the first one's dtype."""
+def equal_tensors(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal after the second is converted to the dtype of the first."""
     return one.shape == other.shape and torch.equal(one, other.to(one.dtype))
 
 
 class Checkpoint:
-    """The tensors of one model folder; opening reads headers only."""
+    """The tensors of one model folder; opening it reads only headers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -112,7 +114,7 @@ class Checkpoint:
     def __contains__(self, name: object) -> bool:
         return name in self._where
 
-    def shape(self, name: str) -> tuple[int, ...]:
+    def shape(self, name: str) -> Shape:
         """The tensor's shape, from the header."""
         return tuple(self._file(name).get_slice(name).get_shape())
 
@@ -125,17 +127,17 @@ class Checkpoint:
         return math.prod(self.shape(name)) * int(re.sub(r"\D", "", self.dtype(name))) // 8
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor, aliasing the page cache: read-only by contract."""
-        found: Tensor = self._file(name).get_tensor(name)
-        return found
+        """The tensor as a view of the memory-mapped file; it must not be written to."""
+        tensor: Tensor = self._file(name).get_tensor(name)
+        return tensor
 
-    def same(self, one: str, other: str) -> bool:
-        """Whether two tensors hold the same numbers: reads both."""
-        return same_numbers(self._file(one).get_tensor(one), self._file(other).get_tensor(other))
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two tensors have the same values; reads both."""
+        return equal_tensors(self._file(one).get_tensor(one), self._file(other).get_tensor(other))
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 over the weight files in the order of their names: reads every byte once."""
+        """SHA-256 over the weight files in the order of their names; reads them completely once."""
         digest = hashlib.sha256()
         for file in sorted(set(self._where.values())):
             with (self.folder / file).open("rb") as stream:
@@ -143,39 +145,41 @@ class Checkpoint:
         return digest.hexdigest()
 
     def _index(self) -> dict[str, str]:
-        """Tensor → the file that transformers reads it from; of a tensor in two shards, the last one counts."""
+        """Tensor → the file that transformers reads it from; the last shard wins if two have the tensor."""
         files = self._weight_files()
-        say_what_is_read(self.folder, files, *WEIGHT_PATTERNS)
-        return {name: file for file in files for name in self._open(file).keys()}  # noqa: SIM118 (no dict)
+        warn_about_unread_weights(self.folder, files, *WEIGHT_PATTERNS)
+        return {name: file for file in files for name in self._open(file).keys()}  # noqa: SIM118 (not a dict)
 
     def _weight_files(self) -> list[str]:
-        """The file that the configuration names, the single file, or the shards of the index: the first that is there.
+        """The file that config.json names, else the single file, else the shards of the index.
 
-        An index only says which shards belong together: transformers reads all that they hold.
+        The index only lists the shards: transformers reads every tensor in them.
         """
-        first = self._named() or (SINGLE if (self.folder / SINGLE).is_file() else INDEX)
+        first = self._named() or (SINGLE_FILE if (self.folder / SINGLE_FILE).is_file() else INDEX_FILE)
         if not first.endswith(".index.json"):
             return [first]
         if not (self.folder / first).is_file():
-            raise ExpertError(f"{self.folder}: no {SINGLE} or {first}{self._instead()}")
+            raise ExpertError(f"{self.folder}: no {SINGLE_FILE} or {first}{self._instead()}")
         where = read_json(self.folder / first).get("weight_map")
         if not isinstance(where, dict) or not where or not all(isinstance(file, str) for file in where.values()):
             raise ExpertError(f"{self.folder / first}: its weight_map names no files; download it again")
         return sorted(set(where.values()))
 
     def _named(self) -> str | None:
-        """The weight file that config.json names, which is rare."""
+        """The weight file that config.json names; None if it names none, as usual."""
         path = self.folder / "config.json"
-        found = read_json(path).get(EXPLICIT) if path.is_file() else None
-        if found is None:
+        file = read_json(path).get(WEIGHTS_KEY) if path.is_file() else None
+        if file is None:
             return None
-        inside = isinstance(found, str) and (self.folder / found).resolve().is_relative_to(self.folder.resolve())
-        if not inside or not found.endswith((".safetensors", ".safetensors.index.json")):
-            raise ExpertError(f"{path}: {EXPLICIT} is {found!r}, not a safetensors file of the folder; delete the key")
-        return str(found)
+        is_inside = isinstance(file, str) and (self.folder / file).resolve().is_relative_to(self.folder.resolve())
+        if not is_inside or not file.endswith((".safetensors", ".safetensors.index.json")):
+            raise ExpertError(
+                f"{path}: {WEIGHTS_KEY} is {file!r}, not a safetensors file of the folder; delete the key"
+            )
+        return str(file)
 
     def _instead(self) -> str:
-        """What the folder holds in place of weights that can be read, and the remedy."""
+        """The end of the message about missing weights: which other weights the folder has, and the remedy."""
         variants = sorted(path.name for path in self.folder.glob("model.*.safetensors*"))
         if variants:
             return f"; only the variant {variants[0]} is there: save the model again without a variant"

@@ -1,6 +1,6 @@
-"""Where a stored tensor lives in the loaded model: transformers renames and joins tensors when it loads a checkpoint.
+"""Maps stored tensors to the loaded model: transformers renames and concatenates tensors when it loads a checkpoint.
 
-The rules are transformers' own (`transformers.conversion_mapping`), applied to names and shapes: no weight is read.
+The rules are those of `transformers.conversion_mapping`, applied to names and shapes without reading weights.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,12 +17,12 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-Shape = tuple[int, ...]
+from evomerge.models.checkpoint import Shape
 
 
 @dataclass(frozen=True)
 class Destination:
-    """A whole parameter or buffer of the live model, or the part of it from `start`, `length` long, along `dim`."""
+    """A whole parameter or buffer of the live model, or its slice of `length` from `start` along `dim`."""
 
     path: str
     dim: int = 0
@@ -31,24 +31,24 @@ class Destination:
 
     @property
     def whole(self) -> bool:
-        """Whether the stored tensor is all of what stands at the path."""
+        """Whether the stored tensor is the whole parameter or buffer."""
         return self.length is None
 
     def view(self, tensor: Tensor) -> Tensor:
-        """The storage that the stored tensor fills, in the tensor that stands at the path."""
+        """The view of the parameter or buffer at `path` into which the stored tensor is written."""
         return tensor if self.length is None else tensor.narrow(self.dim, self.start, self.length)
 
 
 @dataclass(frozen=True)
-class Found:
-    """Stored name → destination, and for stored names that have none that can be written to, the reason."""
+class DestinationMap:
+    """Stored names with their destinations, and stored names that cannot be merged with the reason."""
 
     places: Mapping[str, Destination]
-    refused: Mapping[str, tuple[str, str]]  # stored name → path it would go to, why it cannot
+    refused: Mapping[str, tuple[str, str]]  # stored name → (path, reason)
 
 
 class LoadingRules:
-    """How transformers finds the parameters and buffers of one architecture in a checkpoint's files."""
+    """The rules by which transformers maps a checkpoint's tensors to the parameters and buffers of one architecture."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         rules = get_model_conversion_mapping(model)
@@ -59,14 +59,14 @@ class LoadingRules:
         self._known: dict[str, Tensor] = model.state_dict()
 
     def path(self, stored: str) -> str:
-        """The path that transformers looks for when it finds this name in a file; not every path exists."""
+        """The path to which transformers maps this stored name; the model may not have it."""
         return self._renamed(stored)[0]
 
-    def find(self, names: Iterable[str], shape: Callable[[str], Shape]) -> Found:
-        """Where each of these stored tensors goes; names that the architecture does not know are left out."""
+    def find(self, names: Iterable[str], shape: Callable[[str], Shape]) -> DestinationMap:
+        """The destinations of these stored tensors, without names that the architecture does not know."""
         places: dict[str, Destination] = {}
         refused: dict[str, tuple[str, str]] = {}
-        joined: dict[str, list[tuple[str, str]]] = {}
+        converted: dict[str, list[tuple[str, str]]] = {}
         for name in sorted(names, key=dot_natural_key):
             path, pattern = self._renamed(name)
             if path not in self._known:
@@ -74,33 +74,33 @@ class LoadingRules:
             if pattern is None:
                 places.setdefault(name, Destination(path))
             else:
-                joined.setdefault(path, []).append((name, pattern))
-        for path, parts in joined.items():
+                converted.setdefault(path, []).append((name, pattern))
+        for path, parts in converted.items():
             rule = self._by_pattern[parts[0][1]]
             first, *more = rule.operations
             if isinstance(first, Concatenate) and not more:
-                places.update(_side_by_side(path, _ordered(parts, rule), first.dim, shape))
+                places.update(_concatenated(path, _ordered(parts, rule), first.dim, shape))
             else:
                 steps = ", ".join(type(step).__name__ for step in rule.operations)
                 refused |= {name: (path, f"transformers converts it when it loads ({steps})") for name, _ in parts}
-        return Found(places, refused)
+        return DestinationMap(places, refused)
 
     def _renamed(self, name: str) -> tuple[str, str | None]:
-        found: tuple[str, str | None] = rename_source_key(
+        renamed: tuple[str, str | None] = rename_source_key(
             name, self._renamings, self._converters, self._prefix, self._known
         )
-        if found[0] not in self._known and name in self._known:
-            found = rename_source_key(name, [], [], self._prefix, self._known)
-        return found
+        if renamed[0] not in self._known and name in self._known:
+            renamed = rename_source_key(name, [], [], self._prefix, self._known)
+        return renamed
 
 
 def _ordered(parts: Iterable[tuple[str, str]], rule: WeightConverter) -> list[str]:
-    """Stored names in the order in which they are joined: that of the rule's patterns, then that of their names."""
+    """Stored names in the order of concatenation: by the rule's patterns, then by name."""
     order = {pattern: place for place, pattern in enumerate(rule.source_patterns)}
     return [name for name, _ in sorted(parts, key=lambda part: order[part[1]])]
 
 
-def _side_by_side(
+def _concatenated(
     path: str, names: Iterable[str], dim: int, shape: Callable[[str], Shape]
 ) -> Iterator[tuple[str, Destination]]:
     start = 0
@@ -111,6 +111,6 @@ def _side_by_side(
 
 
 def covers(places: Iterable[Destination], shape: Shape) -> bool:
-    """Whether these destinations of one path fill a tensor of that shape."""
-    found = list(places)
-    return any(place.whole for place in found) or sum(place.length or 0 for place in found) == shape[found[0].dim]
+    """Whether these destinations of one path cover a tensor of this shape."""
+    parts = list(places)
+    return any(part.whole for part in parts) or sum(part.length or 0 for part in parts) == shape[parts[0].dim]

@@ -1,4 +1,4 @@
-"""A base and a full checkpoint as mappings from places of the live model to tensors, whatever their files look like."""
+"""A base and a full checkpoint as mappings from destinations in the live model to tensors, for every file layout."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -13,38 +13,39 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.destinations import Destination
 from evomerge.models.live_model import full_config
 from evomerge.models.skeleton import skeleton
-from evomerge.models.stored import Stored
+from evomerge.models.stored import StoredModel
 
-COMPARED = ("model_type", "num_hidden_layers", "num_layers", "n_layer", "hidden_size", "vocab_size")
-# What a configuration may say differently of the same architecture; ties are decided by what is stored.
-IDLE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
-FLOATS = {"F64", "F32", "F16", "BF16"}
-SHOWN = 5
+COMPARED_KEYS = ("model_type", "num_hidden_layers", "num_layers", "n_layer", "hidden_size", "vocab_size")
+# Keys of a configuration that may differ between models of the same architecture.
+IGNORED_KEYS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+FLOAT_DTYPES = {"F64", "F32", "F16", "BF16"}
+MAX_PROBLEMS = 5
 
 
 class Base:
-    """The base's mergeable tensors under the names of its files, and where in the live model each of them lives.
+    """The base's mergeable tensors, by their names in its files, with their destinations in the live model.
 
-    `separate` are paths of tied parameters that some model of the family changes on their own: each is a tensor here.
+    `untied` are paths of tied parameters that some model of the family changes separately. Each has its own tensor
+    here, named by its path if the files do not contain it.
     """
 
-    def __init__(self, stored: Stored, separate: Collection[str], trust_remote_code: bool) -> None:
+    def __init__(self, stored: StoredModel, untied: Collection[str], trust_remote_code: bool) -> None:
         self.stored, self.checkpoint, self.skeleton = stored, stored.checkpoint, stored.skeleton
         self.folder, self.trust_remote_code = stored.checkpoint.folder, trust_remote_code
-        self.separate = tuple(alias for alias in self.skeleton.aliases if alias in separate)
+        self.untied = tuple(alias for alias in self.skeleton.aliases if alias in untied)
         self._check_complete()
         self.destination: dict[str, Destination] = {}
-        self._source: dict[str, str] = {}  # layout name → stored name
-        for path in (*self.skeleton.parameters, *self.separate):
+        self._source: dict[str, str] = {}  # name → stored name
+        for path in (*self.skeleton.parameters, *self.untied):
             self._place(path)
         self.parameter = {name: place.path for name, place in self.destination.items()}
         self._check_tensors()
         self.copies = {name: self._copies(name) for name in self.destination}
         used = {*self._source.values(), *(copy for copies in self.copies.values() for copy in copies)}
-        self.kept = tuple(name for name in self.checkpoint if name not in used)
+        self.unmerged = tuple(name for name in self.checkpoint if name not in used)
 
     def tensor(self, name: str) -> Tensor:
-        """The base's tensor under the name that it has in a merge: read-only by contract."""
+        """The base's tensor of this name; it must not be written to."""
         return self.checkpoint.tensor(self._source[name])
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -60,19 +61,19 @@ class Base:
         return self.checkpoint.nbytes(self._source[name])
 
     def tied(self, paths: Collection[str]) -> dict[str, str]:
-        """The other paths of those of these parameters that are still tied in this family."""
+        """Alias → path, for the aliases of these parameters that are still tied in this family."""
         aliases = self.skeleton.aliases.items()
-        return {alias: first for alias, first in aliases if first in paths and alias not in self.separate}
+        return {alias: first for alias, first in aliases if first in paths and alias not in self.untied}
 
-    def live(self, model: nn.Module) -> dict[str, Tensor]:
-        """Name → the storage of the live model that it fills; CandidateError where the two do not belong together."""
-        left = dict(model.named_parameters())
-        if lost := next((name for name, path in self.parameter.items() if path not in left), None):
-            raise CandidateError(f"{lost}: the live model has no parameter {self.parameter[lost]}")
-        found = {name: place.view(left[place.path]) for name, place in self.destination.items()}
-        for path in left.keys() - set(self.parameter.values()) - self.skeleton.outside - self.skeleton.frozen:
+    def parameter_views(self, model: nn.Module) -> dict[str, Tensor]:
+        """Name → the view of the live model's parameter that the tensor fills; CandidateError if they do not match."""
+        parameters = dict(model.named_parameters())
+        if missing := next((name for name, path in self.parameter.items() if path not in parameters), None):
+            raise CandidateError(f"{missing}: the live model has no parameter {self.parameter[missing]}")
+        views = {name: place.view(parameters[place.path]) for name, place in self.destination.items()}
+        for path in parameters.keys() - set(self.parameter.values()) - self.skeleton.outside - self.skeleton.frozen:
             raise CandidateError(f"{path}: the recipe writes no such parameter, which the live model has")
-        return found
+        return views
 
     def _place(self, path: str) -> None:
         parts = self.stored.parts.get(path)
@@ -82,17 +83,17 @@ class Base:
                 assert name is not None
                 self.destination[name], self._source[name] = place, name
         elif source := self.stored.name(Destination(path)):
-            # Held under a tied path alone: that name, unless the other path has a tensor of its own here.
-            taken = self.stored.places[source].path in (*self.skeleton.parameters, *self.separate)
+            # The tensor may be stored under a tied path. Its name is then the stored one, unless that path is untied.
+            taken = self.stored.places[source].path in (*self.skeleton.parameters, *self.untied)
             name = path if taken else source
             self.destination[name], self._source[name] = Destination(path), source
 
     def _copies(self, name: str) -> tuple[str, ...]:
-        """Other names under which the file holds the same tied tensor."""
+        """Other names under which the files contain the same tied tensor."""
         place = self.destination[name]
-        if place.path in self.separate:
+        if place.path in self.untied:
             return ()
-        tied = [path for path in self.skeleton.members(place.path) if path not in self.separate]
+        tied = [path for path in self.skeleton.members(place.path) if path not in self.untied]
         names = (self.stored.name(part) for path in tied for part in self.stored.parts.get(path, ()) if part != place)
         return tuple(copy for copy in names if copy and copy != self._source[name] and place.whole)
 
@@ -107,100 +108,105 @@ class Base:
                 if unknown
                 else "save it whole, with its head"
             )
-            raise ExpertError(f"{self.folder}: {listed(missing)} not in the weight files; {hint}")
+            raise ExpertError(f"{self.folder}: {summary_line(missing)} not in the weight files; {hint}")
 
     def _check_tensors(self) -> None:
         for name, place in self.destination.items():
-            want, got = self.skeleton.shape(place.path), self.shape(name)
-            if place.whole and want != got:
-                raise ExpertError(f"{self.folder}: {name} is {list(got)}, config.json wants {list(want)}")
-            if self.dtype(name) not in FLOATS:
+            expected, actual = self.skeleton.shape(place.path), self.shape(name)
+            if place.whole and expected != actual:
+                raise ExpertError(f"{self.folder}: {name} is {list(actual)}, config.json wants {list(expected)}")
+            if self.dtype(name) not in FLOAT_DTYPES:
                 raise ExpertError(
                     f"{self.folder}: {name} has dtype {self.dtype(name)}; save the model in floating point"
                 )
 
 
 class FullExpert:
-    """A checkpoint as an expert: one dense tensor for each of the base's."""
+    """A full checkpoint as an expert: one dense tensor for each tensor of the base."""
 
-    def __init__(self, stored: Stored) -> None:
+    def __init__(self, stored: StoredModel) -> None:
         self.stored, self.checkpoint = stored, stored.checkpoint
 
     def sha256(self) -> str:
         """SHA-256 over its weight files."""
         return self.checkpoint.sha256
 
-    def separate(self, aliases: Mapping[str, str]) -> frozenset[str]:
-        """Of the base's tied paths, those at which this checkpoint has a tensor of its own."""
-        return self.stored.separate(aliases)
+    def untied(self, aliases: Mapping[str, str]) -> frozenset[str]:
+        """Of the base's tied paths, those at which this checkpoint has a separate tensor."""
+        return self.stored.untied(aliases)
 
     def touches(self, place: Destination) -> bool:
-        """Any tensor may differ from the base's: only the data could tell."""
+        """Whether the checkpoint has a tensor for this destination; only its data could say whether it differs."""
         return self.stored.name(place) is not None
 
     def update(self, place: Destination) -> Update:
-        """The dense tensor that stands for the base's at this place."""
+        """The checkpoint's dense tensor for this destination, None if it has none."""
         name = self.stored.name(place)
         return self.checkpoint.tensor(name) if name else None
 
     def nbytes(self, place: Destination) -> int:
-        """Bytes that the expert brings to this place."""
+        """Bytes of the expert's tensor for this destination."""
         name = self.stored.name(place)
         return self.checkpoint.nbytes(name) if name else 0
 
     def dtype(self, place: Destination) -> str | None:
-        """The safetensors dtype of what it brings to this place."""
+        """The safetensors dtype of the expert's tensor for this destination."""
         name = self.stored.name(place)
         return self.checkpoint.dtype(name) if name else None
 
     def problems(self, base: Base) -> list[str]:
-        """Where this checkpoint cannot stand beside the base: architecture, shapes, missing and extra tensors."""
-        # With the architecture's defaults filled in: an old config.json may lack keys that others write.
-        mine = full_config(self.checkpoint.folder, base.trust_remote_code)
-        theirs = full_config(base.folder, base.trust_remote_code)
-        found = [
-            f"{key} {mine.get(key)} (base {theirs.get(key)})"
-            for key in COMPARED
-            if key in mine and key in theirs and mine[key] != theirs[key]
+        """One line for each mismatch with the base: architecture, shapes, missing and extra tensors."""
+        # Compared with the architecture's defaults, because an old config.json may lack keys that newer ones have.
+        config = full_config(self.checkpoint.folder, base.trust_remote_code)
+        base_config = full_config(base.folder, base.trust_remote_code)
+        problems = [
+            f"{key} {config.get(key)} (base {base_config.get(key)})"
+            for key in COMPARED_KEYS
+            if key in config and key in base_config and config[key] != base_config[key]
         ]
-        found += [f"{name}, for {why}, cannot be merged yet" for name, why in self.stored.refused.items()]
-        found += [problem for name, place in base.destination.items() if (problem := self._problem(base, name, place))]
-        return found + [f"{name} extra" for name in self._extra(base)]
+        problems += [f"{name}, for {why}, cannot be merged yet" for name, why in self.stored.refused.items()]
+        found = (self._problem(base, name, place) for name, place in base.destination.items())
+        problems += [problem for problem in found if problem]
+        return problems + [f"{name} extra" for name in self._extra(base)]
 
     def _problem(self, base: Base, name: str, place: Destination) -> str | None:
-        own = self.stored.name(place)
-        if own is None:
+        stored_name = self.stored.name(place)
+        if stored_name is None:
             return None if place.path in base.skeleton.frozen else f"{name} missing"
-        got, want = self.checkpoint.shape(own), base.shape(name)
-        if got != want:
-            return f"{name} {list(got)} (base {list(want)})"
-        return None if (dtype := self.checkpoint.dtype(own)) in FLOATS else f"{name} of dtype {dtype}"
+        actual, expected = self.checkpoint.shape(stored_name), base.shape(name)
+        if actual != expected:
+            return f"{name} {list(actual)} (base {list(expected)})"
+        return None if (dtype := self.checkpoint.dtype(stored_name)) in FLOAT_DTYPES else f"{name} of dtype {dtype}"
 
     def _extra(self, base: Base) -> list[str]:
         used = {self.stored.name(place) for place in base.destination.values()} | set(base.checkpoint)
         merged = self.stored.skeleton.parameters
-        idle = re.compile("|".join((r"\.rotary_emb\.", *self.stored.skeleton.ignored)))
+        ignored = re.compile("|".join((r"\.rotary_emb\.", *self.stored.skeleton.ignored)))
 
         def is_extra(name: str) -> bool:
             place = self.stored.places.get(name)
-            return place.path in merged and place.path not in base.skeleton.frozen if place else not idle.search(name)
+            return (
+                place.path in merged and place.path not in base.skeleton.frozen if place else not ignored.search(name)
+            )
 
         return [name for name in self.checkpoint if name not in used and is_extra(name)]
 
 
-def open_stored(folder: Path, trust_remote_code: bool, like: Stored | None = None) -> Stored:
-    """The checkpoint in `folder`; `like` lends its skeleton where the configuration means the same architecture."""
-    mine = full_config(folder, trust_remote_code)
-    same = like is not None and _essence(mine) == _essence(full_config(like.checkpoint.folder, trust_remote_code))
-    found = like.skeleton if like and same else skeleton(folder, trust_remote_code)
-    return Stored(Checkpoint(folder), found)
+def open_stored(folder: Path, trust_remote_code: bool, like: StoredModel | None = None) -> StoredModel:
+    """The checkpoint in `folder`; it shares the skeleton of `like` if both have the same architecture."""
+    if like and _architecture(folder, trust_remote_code) == _architecture(like.checkpoint.folder, trust_remote_code):
+        return StoredModel(Checkpoint(folder), like.skeleton)
+    architecture = skeleton(folder, trust_remote_code)  # before the weight files, because its errors are more helpful
+    return StoredModel(Checkpoint(folder), architecture)
 
 
-def _essence(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in IDLE}
+def _architecture(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
+    """The configuration without the keys that do not affect the architecture."""
+    config = full_config(folder, trust_remote_code)
+    return {key: value for key, value in config.items() if key not in IGNORED_KEYS}
 
 
-def listed(problems: list[str]) -> str:
-    """The first few problems on one line, and how many more there are."""
-    more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    return "; ".join(problems[:SHOWN]) + more
+def summary_line(problems: list[str]) -> str:
+    """The first few entries on one line, and the number of further ones."""
+    more = f" and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""
+    return "; ".join(problems[:MAX_PROBLEMS]) + more

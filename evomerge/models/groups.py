@@ -1,7 +1,7 @@
-"""Where a tensor sits: its stack, its layer, its component, for every architecture family.
+"""The position of a tensor in the model: its layer stack, layer number and component, for every architecture.
 
-Only names are read. A stack is a run of numbered layers (`model.layers`, `transformer.h`, `encoder.block`);
-tensors outside every stack are embeddings, final norms and heads, the outer tensors.
+All of it follows from names. A stack is a sequence of numbered layers (`model.layers`, `transformer.h`,
+`encoder.block`). Tensors outside every stack, such as embeddings, final norms and heads, are called outer tensors.
 """
 
 import re
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from evomerge.errors import ConfigError
-from evomerge.schema import shown
+from evomerge.schema import as_yaml
 
-LAYER = re.compile(r"^((?:.*?\.)?(?:layers|layer|blocks|block|h))\.(\d+)\.")
-OUTER = {
-    "head": re.compile(r"lm_head|embed_out|output"),  # before the embeddings, whose pattern is part of `embed_out`
+LAYER_PATTERN = re.compile(r"^((?:.*?\.)?(?:layers|layer|blocks|block|h))\.(\d+)\.")
+OUTER_PATTERNS = {
+    "head": re.compile(r"lm_head|embed_out|output"),  # before the embeddings, because `embed` also matches `embed_out`
     "embeddings": re.compile(r"embed|wte|wpe|shared"),
     "final_norm": re.compile(r"norm|ln_f"),
 }
-# Substrings, not patterns, because a recipe's filters are substrings. The dots keep `post_attention_layernorm`
-# out of attention; more specific components come first.
+# Substrings instead of patterns, because a recipe's filters are substrings. The dots exclude `post_attention_layernorm`
+# from attention. More specific components come first.
 COMPONENTS: dict[str, tuple[str, ...]] = {
     "cross_attention": ("EncDecAttention.", "encoder_attn.", "crossattention."),
     "norms": ("norm", "ln_1.", "ln_2."),
@@ -32,9 +32,9 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors that share coefficients at one depth: those whose name contains one of `filters`.
+    """Tensors that share coefficients at each depth: those whose name contains one of `filters` (None matches all).
 
-    A frozen group has no coefficients: its tensors stay the base's.
+    A frozen group has no coefficients; its tensors are the base's.
     """
 
     name: str
@@ -46,21 +46,21 @@ class Group:
 @lru_cache(maxsize=1 << 16)
 def layer_of(name: str) -> tuple[str, int] | None:
     """The stack and layer number of a tensor, or None for an outer tensor."""
-    found = LAYER.match(name)
-    return (found[1], int(found[2])) if found else None
+    match = LAYER_PATTERN.match(name)
+    return (match[1], int(match[2])) if match else None
 
 
 def shift_layer(name: str, stack: str, offset: int) -> str:
     """The name of the same tensor `offset` layers deeper in its stack."""
-    found = LAYER.match(name)
-    if not found or found[1] != stack:
+    match = LAYER_PATTERN.match(name)
+    if not match or match[1] != stack:
         return name
-    return f"{stack}.{int(found[2]) + offset}.{name[found.end() :]}"
+    return f"{stack}.{int(match[2]) + offset}.{name[match.end() :]}"
 
 
 def outer_kind(name: str) -> str:
-    """Which outer group a tensor outside every stack belongs to."""
-    return next((kind for kind, pattern in OUTER.items() if pattern.search(name)), "other")
+    """The group of an outer tensor: head, embeddings, final_norm or other."""
+    return next((kind for kind, pattern in OUTER_PATTERNS.items() if pattern.search(name)), "other")
 
 
 class Layout:
@@ -75,50 +75,52 @@ class Layout:
                 self.stacks[place[0]] = max(self.stacks.get(place[0], 0), place[1] + 1)
 
     def names_of(self, name: str) -> tuple[str, ...]:
-        """The tensor's name in the base's files and, where it differs, in the model (`h.0.…`, `transformer.h.0.…`)."""
+        """The tensor's name in the base's files and, if it differs, in the model (`h.0.…`, `transformer.h.0.…`)."""
         parameter = self._parameters.get(name, name)
         return (name,) if parameter == name else (name, parameter)
 
     @property
     def layers(self) -> int:
-        """Layers of the deepest stack."""
+        """The number of layers of the deepest stack."""
         return max(self.stacks.values(), default=0)
 
     def depth(self, name: str) -> float:
-        """Relative depth 0 … 1 in the tensor's stack; outer tensors are at 0, a lone layer at 1 (as in mergekit)."""
+        """Relative depth 0 … 1 in the tensor's stack; 0 for outer tensors, 1 for a single layer (as in mergekit)."""
         place = layer_of(name)
         return relative_depth(place[1], self.stacks[place[0]]) if place else 0.0
 
     def outer(self) -> dict[str, tuple[str, ...]]:
         """Outer group → its tensor names."""
-        found: dict[str, list[str]] = {}
+        kinds: dict[str, list[str]] = {}
         for name in self.names:
             if layer_of(name) is None:
-                found.setdefault(outer_kind(name), []).append(name)
-        return {kind: tuple(names) for kind, names in found.items()}
+                kinds.setdefault(outer_kind(name), []).append(name)
+        return {kind: tuple(names) for kind, names in kinds.items()}
 
     def groups(self, components: str | Iterable[str] | Mapping[str, Iterable[str]], outer: str) -> tuple[Group, ...]:
-        """Outer groups first, then the components in order, then the rest; a tensor belongs to the first match."""
+        """The outer groups, the components in order, and a group of all other layer tensors; the first match wins."""
         layered = [name for name in self.names if layer_of(name)]
-        found = list(self._outer_groups(outer))
-        for component, filters in _named([components] if isinstance(components, str) else components).items():
-            hits: list[str] = []
+        groups = list(self._outer_groups(outer))
+        for component, filters in _component_filters(
+            [components] if isinstance(components, str) else components
+        ).items():
+            matching: list[str] = []
             for text in filters:
                 if any(text in name for name in layered):
-                    hits.append(text)
+                    matching.append(text)
                 layered = [name for name in layered if text not in name]
-            if not hits:
+            if not matching:
                 raise ConfigError(f"space.components: no tensor's name contains any of {list(filters)} ({component})")
-            found.append(Group(component, tuple(hits), layered=True))
+            groups.append(Group(component, tuple(matching), layered=True))
         if layered:
-            found.append(Group("rest" if components else "layers", (None,), layered=True))
-        return tuple(found)
+            groups.append(Group("rest" if components else "layers", (None,), layered=True))
+        return tuple(groups)
 
     def _outer_groups(self, outer: str) -> Iterable[Group]:
         kinds = self.outer()
         if outer not in ("joint", "each", "base"):
             raise ConfigError(
-                f"space.outer={shown(outer)}: choose joint (one group), each (a group a kind) or base (not merged)"
+                f"space.outer={as_yaml(outer)}: choose joint (one group), each (a group a kind) or base (not merged)"
             )
         for name in (name for names in kinds.values() for name in names):
             if any(name in other for other in self.names if layer_of(other)):
@@ -131,11 +133,11 @@ class Layout:
 
 
 def relative_depth(index: int, layers: int) -> float:
-    """Depth of a layer in its run; 1 for a run of one layer, as mergekit has it."""
+    """Relative depth of a layer in a sequence of layers; 1 for a single layer, as in mergekit."""
     return index / (layers - 1) if layers > 1 else 1.0
 
 
-def _named(components: Iterable[str] | Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+def _component_filters(components: Iterable[str] | Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
     if isinstance(components, Mapping):
         return {str(name): _filters(f) for name, f in components.items()}
     if not isinstance(components, Iterable) or not all(isinstance(name, str) for name in components):
@@ -143,13 +145,13 @@ def _named(components: Iterable[str] | Mapping[str, Iterable[str]]) -> dict[str,
     unknown = [name for name in components if name not in COMPONENTS]
     if unknown:
         raise ConfigError(
-            f"space.components: unknown {shown(unknown)}; choose of {list(COMPONENTS)} or give name: [substring, …]"
+            f"space.components: unknown {as_yaml(unknown)}; choose of {list(COMPONENTS)} or give name: [substring, …]"
         )
     return {name: filters for name, filters in COMPONENTS.items() if name in components}  # specific ones first
 
 
-def _filters(given: object) -> tuple[str, ...]:
-    filters = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list | tuple) else ()
+def _filters(value: object) -> tuple[str, ...]:
+    filters = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
     if not filters or not all(isinstance(text, str) for text in filters):
-        raise ConfigError(f"space.components: {given!r}: give a substring of tensor names, or a list of them")
+        raise ConfigError(f"space.components: {value!r}: give a substring of tensor names, or a list of them")
     return filters

@@ -1,6 +1,7 @@
-"""What an architecture wants filled: the language model's parameters, which of them are one, and by which rules.
+"""The parameters of an architecture's language model, its ties between them, and its rules for loading checkpoints.
 
-Built on the meta device from a configuration alone; what is tied in a checkpoint is for its files to say (`stored.py`).
+It is built on the meta device from a configuration alone. Whether tied parameters are tied in a checkpoint depends on
+its files (`stored.py`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,42 +12,42 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedModel
 
-from evomerge.models.destinations import LoadingRules, Shape
-from evomerge.models.live_model import empty_model, in_one_line, refuse_unmergeable
+from evomerge.models.checkpoint import Shape
+from evomerge.models.destinations import LoadingRules
+from evomerge.models.live_model import as_expert_error, empty_model, refuse_unmergeable
 
-SENSES = ("vision", "vq", "image", "video", "audio", "speech")
+OTHER_MODALITIES = ("vision", "vq", "image", "video", "audio", "speech")
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The places of the language model, and of what a merge leaves alone.
+    """The parameters of the language model, and those that a merge does not change, by their paths in the live model.
 
-    Paths are those of the live model. A tied parameter stands in `parameters` under its first path; its other paths
-    are in `aliases`.
+    A tied parameter is in `parameters` under its first path. `aliases` maps its other paths to the first one.
     """
 
     parameters: Mapping[str, Shape]
     aliases: Mapping[str, str]
     unread: frozenset[str]  # tied paths that no forward pass reads, such as T5's `shared`
-    frozen: frozenset[str]  # not trained, and made by the architecture where a file lacks them: sinusoidal positions
-    outside: frozenset[str]  # parameters of other towers, such as a vision encoder
+    frozen: frozenset[str]  # not trained, and computed if a file lacks them, such as sinusoidal positions
+    outside: frozenset[str]  # parameters outside the language model, such as those of a vision encoder
     buffers: frozenset[str]
-    ignored: tuple[str, ...]  # patterns of stored names that the architecture has no use for
+    ignored: tuple[str, ...]  # patterns of stored names that the architecture ignores
     rules: LoadingRules
     is_encoder_decoder: bool
 
     def shape(self, path: str) -> Shape:
-        """The shape of what stands at the path of a parameter."""
+        """The shape of the parameter at this path."""
         return self.parameters[self.aliases.get(path, path)]
 
     def members(self, path: str) -> tuple[str, ...]:
-        """Every path of the parameter at `path`, its first path first."""
+        """All paths of the parameter at `path`, the first path first."""
         first = self.aliases.get(path, path)
         return (first, *(alias for alias, target in self.aliases.items() if target == first))
 
     @cached_property
     def paths(self) -> frozenset[str]:
-        """Every path of every parameter of the language model."""
+        """All paths of all parameters of the language model."""
         return frozenset(self.parameters) | frozenset(self.aliases)
 
 
@@ -54,7 +55,7 @@ def skeleton(folder: Path, trust_remote_code: bool = False) -> Skeleton:
     """The skeleton of the architecture in `folder`; ExpertError for a kind that cannot be merged."""
     refuse_unmergeable(folder, trust_remote_code)
     model = empty_model(folder, trust_remote_code)
-    with in_one_line(folder, "its language model cannot be told from the rest"):
+    with as_expert_error(folder, "its language model cannot be identified"):
         return _read(model)
 
 
@@ -62,8 +63,8 @@ def _read(model: PreTrainedModel) -> Skeleton:
     named = dict(model.named_parameters(remove_duplicate=False))
     first: dict[int, str] = {}
     aliases = {path: first[id(p)] for path, p in named.items() if first.setdefault(id(p), path) != path}
-    own = _language_model(model)
-    parameters = {path: tuple(p.shape) for path, p in named.items() if path not in aliases and id(p) in own}
+    language_model = _language_model(model)
+    parameters = {path: tuple(p.shape) for path, p in named.items() if path not in aliases and id(p) in language_model}
     return Skeleton(
         parameters=parameters,
         aliases={path: target for path, target in aliases.items() if target in parameters},
@@ -78,30 +79,30 @@ def _read(model: PreTrainedModel) -> Skeleton:
 
 
 def _language_model(model: PreTrainedModel) -> set[int]:
-    """The identities of the parameters that belong to the language model, which may be a part of the model."""
+    """The `id`s of the parameters of the language model, which may be a part of the model."""
     text = model.config.get_text_config()
     if text is model.config:
-        return _identities([model]) - _identities(_other_senses(model))
+        return _parameter_ids([model]) - _parameter_ids(_other_modality_modules(model))
     parts = [model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings()]
     if model.config.is_encoder_decoder:
-        encoder = model.get_encoder()  # which may see besides; its own "decoder" is then its text part
+        encoder = model.get_encoder()  # of a multimodal encoder, `get_decoder` returns the text part
         parts.append(encoder.get_decoder() if isinstance(encoder, PreTrainedModel) else encoder)
-    return _identities(part for part in parts if part is not None)
+    return _parameter_ids(part for part in parts if part is not None)
 
 
-def _other_senses(model: PreTrainedModel) -> list[nn.Module]:
-    """Parts with a configuration of their own for images or sounds, where the language model's has no section."""
-    sections = [getattr(model.config, key) for key in model.config.sub_configs if key.startswith(SENSES)]
+def _other_modality_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """Modules with a configuration for images or sounds, in a model whose language model has no separate section."""
+    sections = [getattr(model.config, key) for key in model.config.sub_configs if key.startswith(OTHER_MODALITIES)]
     kinds = tuple(type(section) for section in sections)
     return [part for part in model.modules() if isinstance(getattr(part, "config", None), kinds)]
 
 
-def _identities(modules: Iterable[nn.Module]) -> set[int]:
+def _parameter_ids(modules: Iterable[nn.Module]) -> set[int]:
     return {id(parameter) for module in modules for parameter in module.parameters()}
 
 
 def _unread(model: PreTrainedModel, aliases: Mapping[str, str]) -> frozenset[str]:
-    """Tied paths of an encoder-decoder that are neither side's input embeddings nor the head."""
+    """Tied paths of an encoder-decoder that are neither input embeddings of one side nor the head."""
     if not model.config.is_encoder_decoder or not aliases:
         return frozenset()
     sides = (model.get_encoder(), model.get_decoder())

@@ -1,4 +1,4 @@
-"""The tokenizer of a merged model: merging never changes a vocabulary, so a recipe may ask for what all models have."""
+"""The tokenizer of a merged model. A merge does not change the vocabulary: a recipe may only request the common one."""
 
 import json
 import shutil
@@ -18,36 +18,36 @@ Vocabulary = dict[str, int]
 
 
 def refuse_other_vocabulary(recipe: Recipe, family: Family) -> None:
-    """ConfigError where a recipe asks for a vocabulary that would give other rows than the models have."""
-    asked = parse_tokenizer_request(recipe.tokenizer)
-    if asked.key is None:
+    """ConfigError if the recipe requests a vocabulary with other rows than the models have."""
+    request = parse_tokenizer_request(recipe.tokenizer)
+    if request.key is None:
         return
     rows = _rows(family)
-    own = _vocabulary(family.base.folder, family, rows)
-    if sorted(own.values()) != list(range(rows or len(own))):
+    vocabulary = _vocabulary(family.base.folder, family, rows)
+    if sorted(vocabulary.values()) != list(range(rows or len(vocabulary))):
         raise ConfigError(
-            f"{asked.key}: the tokenizer of {family.ref} names {len(own)} of the models' {rows} rows, and mergekit "
-            f"would drop the others; leave {asked.key} out to keep them"
+            f"{request.key}: the tokenizer of {family.ref} names {len(vocabulary)} of the models' {rows} rows, and "
+            f"mergekit would drop the others; leave {request.key} out to keep them"
         )
-    _refuse_new_rows(asked, own)
-    for ref in _asked_of(asked, recipe):
-        if (theirs := _known(ref, asked, family, rows)) is not None and theirs != own:
-            token = min(dict(theirs.items() ^ own.items()))
+    _refuse_new_rows(request, vocabulary)
+    for ref in _requested_models(request, recipe):
+        if (other := _known(ref, request, family, rows)) is not None and other != vocabulary:
+            token = min(dict(other.items() ^ vocabulary.items()))
             raise ConfigError(
-                f"{asked.key}: {ref} has another vocabulary than {family.ref} (the token {token!r}, say); "
+                f"{request.key}: {ref} has another vocabulary than {family.ref} (the token {token!r}, say); "
                 f"align the vocabularies first"
             )
 
 
 def write_tokenizer(recipe: Recipe, family: Family, folder: Path) -> None:
-    """Put the tokenizer files and the chat template that a recipe asks for in place of the base's in `folder`."""
-    asked = parse_tokenizer_request(recipe.tokenizer)
-    if isinstance(asked.source, ModelRef):
+    """Replace the base's tokenizer files and chat template in `folder` by those that the recipe requests."""
+    request = parse_tokenizer_request(recipe.tokenizer)
+    if isinstance(request.source, ModelRef):
         for file in _files(folder):
             file.unlink()
-        for file in _files(_folder(asked.source)):
+        for file in _files(_folder(request.source)):
             shutil.copyfile(file, folder / file.name)
-    template = _most_common(recipe, family) if asked.template == AUTO_TEMPLATE else asked.template
+    template = _most_common(recipe, family) if request.template == AUTO_TEMPLATE else request.template
     if template:
         (folder / TEMPLATE).write_text(template)
         if (path := folder / "tokenizer_config.json").is_file():
@@ -62,32 +62,33 @@ def _rows(family: Family) -> int | None:
 
 
 def _vocabulary(folder: Path, family: Family, rows: int | None) -> Vocabulary:
-    """Token → row; tokens beyond the rows do not count (as in mergekit)."""
+    """Token → row, without tokens beyond the last row (as in mergekit)."""
     tokens = load_tokenizer(folder, family.base.trust_remote_code).get_vocab()
     return {token: row for token, row in tokens.items() if rows is None or row < rows}
 
 
-def _refuse_new_rows(asked: TokenizerRequest, own: Vocabulary) -> None:
-    if new := [token for token in asked.tokens if token not in own]:
+def _refuse_new_rows(request: TokenizerRequest, vocabulary: Vocabulary) -> None:
+    if new := [token for token in request.tokens if token not in vocabulary]:
         raise ConfigError(f"tokenizer: tokens: {new[0]} is not in the vocabulary; add it to every model first")
-    if len(own) % asked.pad_to:
+    if len(vocabulary) % request.pad_to:
         raise ConfigError(
-            f"tokenizer: pad_to_multiple_of: {asked.pad_to} would add rows to the models' {len(own)}; leave it out"
+            f"tokenizer: pad_to_multiple_of: {request.pad_to} would add rows to the models' "
+            f"{len(vocabulary)}; leave it out"
         )
 
 
-def _asked_of(asked: TokenizerRequest, recipe: Recipe) -> Iterator[ModelRef]:
+def _requested_models(request: TokenizerRequest, recipe: Recipe) -> Iterator[ModelRef]:
     yield from recipe.models()
-    if isinstance(asked.source, ModelRef):
-        yield asked.source
+    if isinstance(request.source, ModelRef):
+        yield request.source
 
 
-def _known(ref: ModelRef, asked: TokenizerRequest, family: Family, rows: int | None) -> Vocabulary | None:
-    """A model's vocabulary; one without a tokenizer is taken to have the base's (as in mergekit)."""
+def _known(ref: ModelRef, request: TokenizerRequest, family: Family, rows: int | None) -> Vocabulary | None:
+    """A model's vocabulary, or None if it has no tokenizer; it then counts as the base's (as in mergekit)."""
     try:
         return _vocabulary(_folder(ref), family, rows)
     except ExpertError:
-        if ref == asked.source:
+        if ref == request.source:
             raise
         return None
 
@@ -101,8 +102,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _most_common(recipe: Recipe, family: Family) -> str | None:
-    """The template that most models have, of equals that of the first; None where nobody has one."""
-    found = Counter[str]()
+    """The most frequent chat template, the first one in case of a tie; None if no model has one."""
+    counts = Counter[str]()
     for ref in recipe.models():
         try:
             template = load_tokenizer(_folder(ref), family.base.trust_remote_code).chat_template
@@ -110,5 +111,5 @@ def _most_common(recipe: Recipe, family: Family) -> str | None:
             continue
         text = template.get("default") if isinstance(template, dict) else template
         if text:
-            found[text.strip()] += 1
-    return found.most_common(1)[0][0] if found else None
+            counts[text.strip()] += 1
+    return counts.most_common(1)[0][0] if counts else None

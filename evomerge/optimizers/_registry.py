@@ -10,7 +10,7 @@ from evomerge.atomic import refuse_unwritable
 from evomerge.errors import ConfigError
 from evomerge.optimizers import Coordinate, Optimizer, Vector
 from evomerge.plugins import load_plugin, plugin_names
-from evomerge.schema import Location, check_section, check_value, naming
+from evomerge.schema import Location, check_section, check_value, prefix_errors
 
 
 def names() -> tuple[str, ...]:
@@ -49,11 +49,11 @@ def create(
 def check(name: str, settings: Mapping[str, Any]) -> None:
     """ConfigError for an unknown optimizer or setting, or an unwritable mirror; creates no optimizer and no file."""
     given = {key: value for key, value in settings.items() if key != "mirror"}
-    check_section(load_plugin("optimizers", name, "optimizer").create, given, "optimizer", given=("objectives",))
+    check_section(load_plugin("optimizers", name, "optimizer").create, given, "optimizer", reserved=("objectives",))
     mirror = settings.get("mirror")
     check_value(mirror, Location | None, "optimizer.mirror")
     if mirror:
-        with naming("optimizer.mirror"):
+        with prefix_errors("optimizer.mirror"):
             refuse_unwritable(Path(mirror))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.recipes.recipe import FilteredValue, ModelRef, Scalar, Setting
-from evomerge.suggest import nearest
+from evomerge.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RecipeReader:
             raise ConfigError(f"{where}{entry!r} is not a mapping")
         for key in entry:
             if key not in known:
-                self._ignore(f"{where}{key} has no effect: it is no key of a recipe{nearest(str(key), known)}")
+                self._ignore(f"{where}{key} has no effect: it is no key of a recipe{did_you_mean(str(key), known)}")
 
     def _ignore(self, line: str) -> None:
         self.ignored[line] = None
@@ -64,7 +64,7 @@ class RecipeReader:
         elif key in method.PER_EXPERT:
             why = f"{self.method} reads it of the models that it merges into the base, not of the base"
         else:
-            why = f"{self.method} does not read it{nearest(key, known)}"
+            why = f"{self.method} does not read it{did_you_mean(key, known)}"
         self._ignore(f"parameters: {key} has no effect: {why}")
 
     def _setting(self, key: str, value: Any) -> Setting | None:

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import ConfigError, RunError, remedy
+from evomerge.errors import ConfigError, RunError, remedy_for
 from evomerge.report.record import Record, missing, read
 from evomerge.report.svg import spread
 
@@ -93,5 +93,5 @@ def _save(figure: Any, out: Path, name: str) -> list[Path]:
             figure.savefig(paths[0], dpi=160)
             figure.savefig(paths[1], metadata={"Date": None})
     except OSError as error:
-        raise RunError(f"{out}: {error.strerror or error}; {remedy(error)} or choose another folder") from error
+        raise RunError(f"{out}: {error.strerror or error}; {remedy_for(error)} or choose another folder") from error
     return paths

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evomerge.errors import ConfigError, RunError
-from evomerge.schema import shown
+from evomerge.schema import as_yaml
 from evomerge.scoring import task_of
-from evomerge.suggest import nearest
+from evomerge.suggest import did_you_mean
 
 Means = Mapping[str, float]  # task → mean of its items
 References = Mapping[str, Means]  # baseline → its means on the same slice
@@ -187,10 +187,12 @@ def _floor(given: str | float, known: Sequence[str], where: str) -> Floor:
         return Floor(None, alone)
     if name not in known:
         hint = f"give a number, or one of {', '.join(known)}, with `+ number` or `- number` after it"
-        raise ConfigError(f"{where}={shown(given)}: '{shown(name)}' is no baseline{nearest(name, known)}; {hint}")
+        raise ConfigError(
+            f"{where}={as_yaml(given)}: '{as_yaml(name)}' is no baseline{did_you_mean(name, known)}; {hint}"
+        )
     if number is None:
         raise ConfigError(
-            f"{where}={shown(given)}: '{shown(margin)}' is no number; write it as in `{shown(name)} - 0.01`"
+            f"{where}={as_yaml(given)}: '{as_yaml(margin)}' is no number; write it as in `{as_yaml(name)} - 0.01`"
         )
     return Floor(name, -number if sign == "-" else number)
 
@@ -215,4 +217,4 @@ def _number(text: str) -> float | None:
 def _refuse_unknown(given: Sequence[str] | Mapping[str, object], known: Mapping[str, float], where: str) -> None:
     for task in given:
         if task not in known:
-            raise ConfigError(f"{where}: {shown(task)} is not one of the scorer's tasks{nearest(task, known)}")
+            raise ConfigError(f"{where}: {as_yaml(task)} is not one of the scorer's tasks{did_you_mean(task, known)}")

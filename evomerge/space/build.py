@@ -36,7 +36,7 @@ class SpaceBuilder:
     def of_method(self, method: MethodConfig, settings: Mapping[str, Any] = EMPTY) -> Space:
         """The space of one method with the keywords that an experiment gives `Space`."""
         if methods.adapters_only(methods.load(method.name)):
-            self.family.refuse_full(self.experts.values(), method.name)
+            self.family.refuse_full_checkpoints(self.experts.values(), method.name)
         return Space(
             method=method.name,
             base=self.base,

@@ -8,9 +8,9 @@ from evomerge.errors import ConfigError
 from evomerge.methods import Gene
 from evomerge.models import Group
 from evomerge.recipes import Setting
-from evomerge.schema import check_value, shown
+from evomerge.schema import as_yaml, check_value
 from evomerge.space.axes import Coefficient, narrow
-from evomerge.suggest import nearest
+from evomerge.suggest import did_you_mean
 
 
 class Genes:
@@ -32,7 +32,9 @@ class Genes:
             self.named.pop("lambda", None)  # the common scale of the weights: a redundant direction
         for name in overrides:
             if name not in self.named:
-                raise ConfigError(f"space.genes: {shown(name)} is not a gene of {method}{nearest(name, self.named)}")
+                raise ConfigError(
+                    f"space.genes: {as_yaml(name)} is not a gene of {method}{did_you_mean(name, self.named)}"
+                )
         self.fixed: dict[str, float] = {}
         self.free: list[tuple[Gene, Any]] = []
         for gene in self.named.values():
@@ -90,7 +92,9 @@ def refuse_unknown_genes(genes: Mapping[str, Any], names: Sequence[str], where: 
     known = {gene.name for name in names for gene in methods.load(name).GENES}
     for gene in genes:
         if gene not in known:
-            raise ConfigError(f"{where}: {shown(gene)} is not a gene of {' or '.join(names)}{nearest(gene, known)}")
+            raise ConfigError(
+                f"{where}: {as_yaml(gene)} is not a gene of {' or '.join(names)}{did_you_mean(gene, known)}"
+            )
 
 
 def check_settings(method: str, settings: Mapping[str, float | bool]) -> dict[str, Setting]:
@@ -98,7 +102,7 @@ def check_settings(method: str, settings: Mapping[str, float | bool]) -> dict[st
     known = methods.load(method).SHARED
     for key in settings:
         if key not in known:
-            hint = f"{nearest(key, known)}; it has {list(known)}"
-            raise ConfigError(f"method.settings: {method} has no setting '{shown(key)}'{hint}")
+            hint = f"{did_you_mean(key, known)}; it has {list(known)}"
+            raise ConfigError(f"method.settings: {method} has no setting '{as_yaml(key)}'{hint}")
         check_value(settings[key], bool if isinstance(known[key], bool) else Coefficient, f"method.settings.{key}")
     return {key: value if isinstance(value, bool) else float(value) for key, value in settings.items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 from evomerge import methods
 from evomerge.errors import ConfigError
-from evomerge.schema import build, naming
+from evomerge.schema import build, prefix_errors
 from evomerge.space.axes import Coefficient
 from evomerge.space.genes import check_settings
 
@@ -30,7 +30,7 @@ class TextbookConfig(MethodConfig):
 def read_textbook(given: Any, where: str) -> TextbookConfig:
     """One method with its values; ConfigError for one that is not known, naming the key that it stands at."""
     found = build(TextbookConfig, {"name": given} if isinstance(given, str) else given, where)
-    with naming(where):
+    with prefix_errors(where):
         methods.check(found.name)
     return found
 

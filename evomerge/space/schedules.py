@@ -10,7 +10,7 @@ from typing import Any
 
 from evomerge.errors import ConfigError
 from evomerge.recipes import Scalar
-from evomerge.schema import shown
+from evomerge.schema import as_yaml
 
 Spec = str | Mapping[str, int]  # as an experiment writes it
 
@@ -31,7 +31,7 @@ class Schedule:
         kind, points = _counted(spec)
         if kind in ("blocks", "knots") and 1 <= points <= layers:
             return cls(kind, points, layers)
-        raise ConfigError(f"{key}={shown(spec)}: choose all, each, blocks:n or knots:n with 1 ≤ n ≤ {layers} layers")
+        raise ConfigError(f"{key}={as_yaml(spec)}: choose all, each, blocks:n or knots:n with 1 ≤ n ≤ {layers} layers")
 
     def expand(self, values: Sequence[float]) -> Scalar | tuple[Scalar, ...]:
         """The setting: knots stay a gradient that is interpolated, blocks become one value per layer."""

@@ -36,7 +36,7 @@ class Worker:
             device=device,
             attn_implementation=spec.attn_implementation,
             trust_remote_code=spec.trust_remote_code,
-            separate=self._family.base.separate,
+            untied=self._family.base.untied,
         )
         self._materializer = Materializer(
             self._family,
@@ -63,7 +63,7 @@ class Worker:
         except Exception as error:  # the one broad except: a candidate may fail in any way and the search goes on
             log.info("candidate %s failed", job.key, exc_info=True)
             self._held = None
-            self._materializer.forget()  # whatever failed may have touched the model
+            self._materializer.invalidate()  # whatever failed may have touched the model
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             return Outcome(job, error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
@@ -76,7 +76,7 @@ class Worker:
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of the candidate as it is scored, in this worker's dtype."""
         self._hold(recipe)
-        return fingerprint(self._family.base.live(self._model).items())
+        return fingerprint(self._family.base.parameter_views(self._model).items())
 
     def _score(self, job: Job) -> list[Any]:
         self._hold(job.recipe)

@@ -62,7 +62,7 @@ def candidates(family: Family, count: int) -> Iterator[Recipe]:
 def held(materializer: Materializer, recipe: Recipe) -> dict[str, int]:
     """Bytes of the distinct storages behind a recipe's sources: the base's, the adapters', and anything else."""
     family, found = materializer.family, {"base": {}, "adapters": {}, "other": {}}
-    for part in materializer.parts(recipe):
+    for part in materializer.tensor_merges(recipe):
         sources = part.setup.sources
         sides = [s for i in range(len(sources)) if isinstance(u := sources.update(i), Factors) for s in (u.up, u.down)]
         adapters = {_address(side): side for side in sides}

@@ -132,9 +132,9 @@ def ties(base: Tensor, experts: list[Tensor]) -> Tensor:
 
 def written(made: Recipe, family: Family, digest: str) -> PreTrainedModel:
     """The recipe in a live model, which has the fingerprint of the export."""
-    live = load_model(family.base.folder, dtype="float32", separate=family.base.separate)
+    live = load_model(family.base.folder, dtype="float32", untied=family.base.untied)
     Materializer(family, compiled=False).write(made, live)
-    assert fingerprint(family.base.live(live).items()) == digest, "the live model has another fingerprint"
+    assert fingerprint(family.base.parameter_views(live).items()) == digest, "the live model has another fingerprint"
     return live
 
 
@@ -187,13 +187,13 @@ def scored(model: PreTrainedModel) -> str:
 
 def notes(architecture: Architecture, family: Family, touched: list[str]) -> Iterator[str]:
     base = family.base
-    if base.separate:
+    if base.untied:
         yield "the head is a tensor of its own"
     elif base.skeleton.aliases:
         yield "head and embedding are one tensor"
     if any(name != place.path for name, place in base.destination.items()):
         yield "names change at load"
-    if base.skeleton.outside or any(map(architecture.frozen, base.kept)):
+    if base.skeleton.outside or any(map(architecture.frozen, base.unmerged)):
         yield "what is beside the language model stays the base's"
     if touched:
         yield f"merged with it: {touched[0]}"

@@ -109,16 +109,16 @@ def test_the_plan_for_a_gpu_is_said(
     """Sizes and memory are given: a machine without a GPU plans for one."""
     from evomerge.experiment import preview as check
     from evomerge.merging import placement
-    from evomerge.merging.placement import Memory, Sizes
+    from evomerge.merging.placement import AvailableMemory, MemoryNeed
 
-    given = Sizes(int(8e9), int(sources), int(1e9))
+    given = MemoryNeed(int(8e9), int(sources), int(1e9))
     monkeypatch.setattr(check, "resolve_device", lambda device: "cuda")
     for module in (check, placement):
-        monkeypatch.setattr(module, "sizes", lambda family, dtype: given)
-    monkeypatch.setattr(placement, "memory", lambda device, model: Memory(int(48e9), int(256e9)))
+        monkeypatch.setattr(module, "memory_need", lambda family, dtype: given)
+    monkeypatch.setattr(placement, "available_memory", lambda device, model: AvailableMemory(int(48e9), int(256e9)))
     said = evomerge("check", "+experiment=mine", *SMALL, cwd=project)
     assert said.code == 0, said
-    assert f"placement {mode}: " in said.out and text.format(staged=placement.AHEAD * 1.0) in said.out
+    assert f"placement {mode}: " in said.out and text.format(staged=placement.PREFETCH_DEPTH * 1.0) in said.out
 
 
 def test_a_run_that_has_begun_is_said_to_be_resumed(mine: Path) -> None:

@@ -521,7 +521,7 @@ def test_leaving_unchanged_tensors_alone_changes_no_score(
     write, written = Materializer.write, []
 
     def in_full(self: Materializer, recipe: Any, model: Any) -> None:
-        self.forget()
+        self.invalidate()
         written.append(recipe.key())
         write(self, recipe, model)
 

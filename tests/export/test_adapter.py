@@ -95,7 +95,7 @@ def _load(base: ModelRef) -> PreTrainedModel:
 
 
 def assert_peft_gives(recipe: Recipe, family: Family, folder: Path, atol: float = 1e-6) -> None:
-    if family.base.separate:  # peft's merge would change both sides of the tied pair, its live model does not
+    if family.base.untied:  # peft's merge would change both sides of the tied pair, its live model does not
         assert_live_peft_gives(recipe, family, folder)
         return
     found = merged_by_peft(family.ref, folder)
@@ -111,7 +111,7 @@ def assert_live_peft_gives(recipe: Recipe, family: Family, folder: Path) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = PeftModel.from_pretrained(_load(family.ref), str(folder)).eval()(input_ids=ids).logits
-    ours = load_model(family.base.folder, dtype="float32", separate=family.base.separate)
+    ours = load_model(family.base.folder, dtype="float32", untied=family.base.untied)
     Materializer(family).write(recipe, ours)
     torch.testing.assert_close(ours(input_ids=ids).logits, theirs, rtol=0, atol=1e-4)
 

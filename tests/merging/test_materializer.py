@@ -377,7 +377,7 @@ def test_preparing_beforehand_reports_progress_and_is_done_once(llama: Folders, 
     materializer = Materializer(Family(llama.base, llama.experts), prepared=tmp_path)
     count = len(materializer.family.base.parameter)
     assert list(materializer.prepare(recipe)) == [(done, count) for done in range(1, count + 1)]
-    assert all(part.setup.sources.is_prepared for part in materializer.parts(recipe))
+    assert all(part.setup.sources.is_prepared for part in materializer.tensor_merges(recipe))
     model = live(llama)
     materializer.write(recipe, model)
     assert state(model) == fresh(llama, recipe)
@@ -387,7 +387,7 @@ def test_a_stream_keeps_no_banks(llama: Folders) -> None:
     """A merge of a large model would hold one or two more of its size at the end."""
     recipe = recipe_of_models("tsv_m", llama.base, tuple(Source(ref, {"alpha": 0.5}) for ref in llama.experts), {})
     materializer = Materializer(Family(llama.base, llama.experts))
-    prepared = [part.setup.sources for part in materializer.parts(recipe)]
+    prepared = [part.setup.sources for part in materializer.tensor_merges(recipe)]
     assert any(name.startswith("bank.") for sources in prepared for name in sources.prepared)
     first = fingerprint(materializer.tensors(recipe))
     assert not any(name.startswith("bank.") for sources in prepared for name in sources.prepared)

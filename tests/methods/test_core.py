@@ -306,4 +306,4 @@ def _expected(name: str, core: oracles.Core, deltas: list[Array]) -> Array:
 def test_a_family_of_whole_checkpoints_is_refused(name: str, folders: Callable[..., Folders]) -> None:
     found = folders()
     with pytest.raises(ConfigError, match="merges LoRA adapters of the base only"):
-        list(Materializer(Family(found.base, found.experts)).parts(some(name, found)))
+        list(Materializer(Family(found.base, found.experts)).tensor_merges(some(name, found)))

@@ -143,7 +143,9 @@ def test_lines_gives_tensors_outside_the_layers_alpha(
     open_family: Callable[..., tuple[Folders, Materializer]],
 ) -> None:
     folders, materializer = open_family()
-    found = {part.name: part.coefficients for part in materializer.parts(some("lines", folders, alpha=0.2, beta=0.8))}
+    found = {
+        part.name: part.coefficients for part in materializer.tensor_merges(some("lines", folders, alpha=0.2, beta=0.8))
+    }
     scales = {name: c.experts[0] for name, c in found.items() if isinstance(c, LinComb)}
     assert {scales[name] for name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")} == {0.2}
     layers = [scales[f"model.layers.{i}.mlp.up_proj.weight"] for i in range(3)]

@@ -91,11 +91,11 @@ def merged_as_by_peft(kind: str, root: Path) -> Family:
 
 @pytest.mark.parametrize(("kind", "case"), CASES)
 def test_the_merge_is_what_the_live_peft_model_computes(kind: str, case: str, tmp_path: Path) -> None:
-    options, separate = (LLAMA if kind == "llama" else T5)[case]
+    options, untied = (LLAMA if kind == "llama" else T5)[case]
     save(kind, tmp_path / "base", flag=kind != "t5-v1.1", head="absent", seed=0)
     save_adapter(kind, tmp_path / "base", tmp_path / "adapter", options)
     family = merged_as_by_peft(kind, tmp_path)
-    assert set(family.base.separate) == set(separate)
+    assert set(family.base.untied) == set(untied)
     whole, half = (dict(Materializer(family).tensors(recipe_of(family, weight))) for weight in (1.0, 0.5))
     for name, tensor in whole.items():
         torch.testing.assert_close(half[name], (tensor + family.base.tensor(name)) / 2, rtol=1e-5, atol=1e-6)
@@ -129,7 +129,7 @@ def test_older_files_that_name_one_side_change_both_where_the_adapter_asks_for_t
     del tensors["base_model.model.lm_head.weight"]
     save_file(tensors, path)
     family = family_of(tmp_path)
-    assert not family.base.separate
+    assert not family.base.untied
     (expert,) = family.experts.values()
     assert isinstance(expert, AdapterExpert)
     embedding = family.update(next(iter(family.experts)), "model.embed_tokens.weight")
@@ -161,7 +161,9 @@ def test_factors_that_the_configuration_does_not_select_are_passed_over(
     path = tmp_path / "adapter" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     merged_as_by_peft("llama", tmp_path)
-    assert "passed over, as by peft, whose targets do not select it: model.layers.0.self_attn.q_proj" in caplog.text
+    assert (
+        "ignored, as in peft, because target_modules do not select it: model.layers.0.self_attn.q_proj" in caplog.text
+    )
 
 
 @pytest.mark.parametrize("targets", [["q", "embed_tokens"], ["q", "shared"]])

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from evomerge.errors import ExpertError
 from evomerge.kernels.factors import Factors
 from evomerge.kernels.sources import Update
-from evomerge.models.family import Family, expert_ref
+from evomerge.models.family import Family, resolve_expert
 from evomerge.recipes.recipe import ModelRef
 from tests.families import BUILDERS, Folders, save_adapter, save_family
 
@@ -138,7 +138,7 @@ def dense(update: Update) -> Tensor:
 def test_full_and_adapter_experts_stand_together(saved: dict[str, Folders], kind: str, tmp_path: Path) -> None:
     folders = saved[kind]
     adapter, merged = save_adapter(kind, folders.base, tmp_path / "adapter", rank=2, seed=5)
-    ref = expert_ref(str(tmp_path / "adapter"), folders.base)
+    ref = resolve_expert(str(tmp_path / "adapter"), folders.base)
     assert ref == adapter
     family = Family(folders.base, [*folders.experts, ref])
     touched = family.touched(ref)

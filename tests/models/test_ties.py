@@ -107,7 +107,7 @@ def assert_one_merge(kind: str, root: Path, experts: int = 2) -> Family:
     """Live, exported and loaded again: the merge of what transformers loads."""
     family, want = family_of(root, experts), logits(merged_by_hand(kind, root, experts))
     recipe = recipe_of(family)
-    live = load_model(root / "base", dtype="float32", separate=family.base.separate)
+    live = load_model(root / "base", dtype="float32", untied=family.base.untied)
     Materializer(family).write(recipe, live)
     digest = export_recipe(recipe, family, root / "out")
     again = load_model(root / "out", dtype="float32")
@@ -115,7 +115,7 @@ def assert_one_merge(kind: str, root: Path, experts: int = 2) -> Family:
         model.tie_weights()  # as lm-eval does
     for found in (live, again, load(kind, root / "out")):
         torch.testing.assert_close(logits(found), want, rtol=1e-4, atol=1e-4)
-    assert fingerprint(family.base.live(live).items()) == digest
+    assert fingerprint(family.base.parameter_views(live).items()) == digest
     return family
 
 
@@ -142,7 +142,7 @@ def test_one_head_of_its_own_makes_the_head_a_tensor_of_the_family(
     for seed, (name, head) in enumerate(zip(("base", "e0", "e1"), (*heads, "absent"), strict=True)):
         save(kind, tmp_path / name, flag=True, head=head, seed=seed)
     family = assert_one_merge(kind, tmp_path)
-    assert family.base.separate == ("lm_head.weight",)
+    assert family.base.untied == ("lm_head.weight",)
 
 
 def test_an_expert_that_says_untied_has_its_own_head_beside_a_tied_base(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_file_that_holds_the_head_alone_gives_the_embedding_too(tmp_path: Path
         del tensors["model.embed_tokens.weight"]
         save_file(tensors, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
     family = assert_one_merge("llama", tmp_path, experts=1)
-    assert "lm_head.weight" in family.base.parameter and not family.base.separate
+    assert "lm_head.weight" in family.base.parameter and not family.base.untied
 
 
 def test_t5_with_every_tied_path_stored_keeps_all_names(tmp_path: Path) -> None:
@@ -196,5 +196,5 @@ def test_t5_with_every_tied_path_stored_keeps_all_names(tmp_path: Path) -> None:
         save_file(tensors, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
     family = assert_one_merge("t5", tmp_path)
     held = load_file(tmp_path / "out/model.safetensors")
-    assert not family.base.separate and set(held) == set(load_file(tmp_path / "base/model.safetensors"))
+    assert not family.base.untied and set(held) == set(load_file(tmp_path / "base/model.safetensors"))
     assert torch.equal(held["decoder.embed_tokens.weight"], held["shared.weight"])

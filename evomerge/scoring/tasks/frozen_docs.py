@@ -15,7 +15,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
 
 from evomerge.errors import CandidateError, TaskError
-from evomerge.schema import shown
+from evomerge.schema import as_yaml
 from evomerge.scoring import SEED, Answer, Counts, Request, count_answers, text_of
 from evomerge.scoring.tasks.task_errors import blaming
 
@@ -91,7 +91,7 @@ def _scoring(name: str, task: Task, split: str) -> Iterator[None]:
     if not isinstance(task, ConfigurableTask):
         raise TaskError(f"task '{name}' is a Python class that fixes its split; drop splits")
     if split not in task.dataset:
-        raise TaskError(f"task '{name}': no split '{shown(split)}'; its data has {', '.join(task.dataset)}")
+        raise TaskError(f"task '{name}': no split '{as_yaml(split)}'; its data has {', '.join(task.dataset)}")
     config, shots = task.config, task.fewshot_cfg
     before = config.test_split, shots.split
     shots.split = shots.split or config.training_split or config.validation_split or config.test_split

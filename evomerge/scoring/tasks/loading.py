@@ -16,9 +16,9 @@ from lm_eval.config.task import TaskConfig
 from lm_eval.tasks import TaskManager
 
 from evomerge.errors import TaskError
-from evomerge.hub import out_of_reach
-from evomerge.schema import shown
-from evomerge.scoring.tasks.task_entries import TaskEntry, did_you_mean
+from evomerge.hub import offline_reason
+from evomerge.schema import as_yaml
+from evomerge.scoring.tasks.task_entries import TaskEntry, suggestion
 from evomerge.scoring.tasks.task_errors import blaming, foreign_metrics, load_problem
 
 NAMED = re.compile(r"""^[ -]*(?:["']?(?:task|group|tag)["']?:|-)[ \[]*["']?([^\s"'#\[\],]+)""", re.MULTILINE)
@@ -40,7 +40,7 @@ class TaskLoader:
         """Leaf tasks by name: one for a task, all of them for a group or a tag."""
         target = _inline(entry) if entry.spec is not None else entry.name
         manager = self._mine if entry.spec is not None else self._manager(entry.name)
-        offline = None if _is_local(entry) else out_of_reach()
+        offline = None if _is_local(entry) else offline_reason()
         try:
             tasks: dict[str, Task] = manager.load([target])["tasks"]
         except Exception as error:  # lm-eval and its data loaders raise whatever comes to hand
@@ -71,7 +71,7 @@ class TaskLoader:
         place = f" or in {self._include_path} (a YAML file that cannot be read is passed over)"
         return TaskError(
             f"task '{name}' is not in lm-eval{place if self._include_path else ''}, and it has no spec"
-            f"{did_you_mean(name, tuple(known))}"
+            f"{suggestion(name, tuple(known))}"
         )
 
 
@@ -110,7 +110,7 @@ def _inline(entry: TaskEntry) -> dict[str, Any]:
     spec = copy.deepcopy(dict(entry.spec or {}))
     for key in spec:
         if key not in SPEC_KEYS:
-            raise TaskError(f"task '{entry.name}': unknown key '{shown(key)}' in spec{did_you_mean(key, SPEC_KEYS)}")
+            raise TaskError(f"task '{entry.name}': unknown key '{as_yaml(key)}' in spec{suggestion(key, SPEC_KEYS)}")
     if not spec.get("dataset_path") and not spec.get("custom_dataset"):
         raise TaskError(f"task '{entry.name}': spec has no dataset_path; write json, csv or a data set's id")
     return {**spec, "task": entry.name}
@@ -160,14 +160,14 @@ def choose_metric(name: str, task: Task, metric: str | None) -> tuple[str, float
         raise TaskError(f"task '{name}': its metric_list is empty; name a metric, or drop the key for lm-eval's own")
     metric = metric or next(iter(aggregations))
     if metric not in aggregations:
-        raise TaskError(f"task '{name}': no metric '{shown(metric)}'; it has {', '.join(map(shown, aggregations))}")
+        raise TaskError(f"task '{name}': no metric '{as_yaml(metric)}'; it has {', '.join(map(as_yaml, aggregations))}")
     if aggregations[metric] is not mean:
         means = [other for other, function in aggregations.items() if function is mean]
-        remedy = f"use {' or '.join(map(shown, means))}" if means else "it has no such metric, drop it"
-        raise TaskError(f"task '{name}': metric '{shown(metric)}' is not a mean over items; {remedy}")
+        remedy = f"use {' or '.join(map(as_yaml, means))}" if means else "it has no such metric, drop it"
+        raise TaskError(f"task '{name}': metric '{as_yaml(metric)}' is not a mean over items; {remedy}")
     better = task.higher_is_better().get(metric)
     if better not in (True, False, None):
-        raise TaskError(f"task '{name}': higher_is_better={shown(better)} of metric '{metric}': give true or false")
+        raise TaskError(f"task '{name}': higher_is_better={as_yaml(better)} of metric '{metric}': give true or false")
     return metric, -1.0 if better is False else 1.0
 
 
@@ -180,4 +180,4 @@ def choose_filter(name: str, task: Task, wanted: str | None) -> Any:
         if pipeline.name == wanted:
             return pipeline
     known = ", ".join(pipeline.name for pipeline in pipelines)
-    raise TaskError(f"task '{name}': no filter '{shown(wanted)}'; it has {known}")
+    raise TaskError(f"task '{name}': no filter '{as_yaml(wanted)}'; it has {known}")

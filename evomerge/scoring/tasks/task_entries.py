@@ -9,7 +9,7 @@ from evomerge.errors import ConfigError
 from evomerge.schema import EMPTY, Count, Location, Natural, OneOf, Range, Text, check_value
 from evomerge.scoring import SLICES
 from evomerge.scoring.tasks.slices import SliceSize
-from evomerge.suggest import nearest
+from evomerge.suggest import did_you_mean
 
 Name = Annotated[str, Text(r"[^/\s]([^/]{0,198}[^/\s])?", "a name of one line without '/'")]
 Size = Count | Annotated[str, OneOf(("all",))] | Sequence[int | str]  # a count, what the others leave, or document ids
@@ -129,8 +129,8 @@ def _wanted(given: TaskConfig, slices: Mapping[str, Any], slice_: str, where: st
     return tuple(size)
 
 
-def did_you_mean(word: str, known: Sequence[str]) -> str:
+def suggestion(word: str, known: Sequence[str]) -> str:
     """The end of an error line: the nearest known word, or all of them when they are few."""
-    if hint := nearest(word, known):
+    if hint := did_you_mean(word, known):
         return hint
     return f"; known: {', '.join(known)}" if 0 < len(known) <= 20 else ""

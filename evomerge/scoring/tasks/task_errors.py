@@ -8,29 +8,29 @@ from pathlib import Path
 import datasets
 from lm_eval.api.registry import METRIC_REGISTRY
 
-from evomerge.errors import EvomergeError, TaskError, remedy
-from evomerge.schema import shown
+from evomerge.errors import EvomergeError, TaskError, remedy_for
+from evomerge.schema import as_yaml
 from evomerge.scoring.tasks.task_entries import TaskEntry
 
 MOVED = "set HF_HOME, or HF_DATASETS_CACHE for data sets alone, to a folder that can be written"
 
 
 @contextmanager
-def blaming(what: str, remedy: str) -> Iterator[None]:
+def blaming(what: str, remedy_for: str) -> Iterator[None]:
     """TaskError for whatever a task's templates, metrics and data raise, which is whatever comes to hand."""
     try:
         yield
     except EvomergeError:
         raise
     except Exception as error:
-        raise TaskError(f"{what}: {type(error).__name__}: {one_line(error)}; {remedy}") from error
+        raise TaskError(f"{what}: {type(error).__name__}: {one_line(error)}; {remedy_for}") from error
 
 
 def foreign_metrics(entry: TaskEntry) -> list[str]:
     """The metrics of a spec that lm-eval does not have, and looks for on a hub."""
     listed = (entry.spec or {}).get("metric_list")
     named = (one.get("metric") for one in listed if isinstance(one, Mapping)) if isinstance(listed, list) else ()
-    return [shown(name) for name in named if str(name) not in METRIC_REGISTRY]
+    return [as_yaml(name) for name in named if str(name) not in METRIC_REGISTRY]
 
 
 def load_problem(error: BaseException, entry: TaskEntry, offline: str | None) -> str:
@@ -39,7 +39,7 @@ def load_problem(error: BaseException, entry: TaskEntry, offline: str | None) ->
     if isinstance(cause, OSError) and (found := _cache_of(cause, entry)):
         folder, other = found
         reason = f"{cause.filename or folder}: {cause.strerror or cause}"
-        return f"cannot be loaded, as its cache {folder} cannot be written ({reason}); {remedy(cause)}, or {other}"
+        return f"cannot be loaded, as its cache {folder} cannot be written ({reason}); {remedy_for(cause)}, or {other}"
     if isinstance(error, KeyError | ImportError) and (foreign := foreign_metrics(entry)):
         return f"cannot be loaded: lm-eval has no metric {foreign[0]}, and no hub gave it; correct its metric_list"
     if isinstance(error, FileNotFoundError):
