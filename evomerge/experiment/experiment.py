@@ -38,18 +38,18 @@ from evomerge.space import (
     CONTROL,
     BaselinesConfig,
     ExpertSubset,
-    Inner,
     MethodChoice,
+    NestableSpace,
     ScheduleChoice,
     SearchSpace,
     Space,
-    from_file,
+    initial_points,
+    load_baseline_recipe,
     mandatory_baselines,
-    random_direction,
+    random_direction_recipe,
     refuse_unknown_genes,
-    textbook,
+    textbook_recipe,
 )
-from evomerge.space import warm_start as warm_start
 from evomerge.workers import WorkerSpec, pools
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class Experiment:
         space = spaces[0] if len(spaces) == 1 else MethodChoice(spaces)
         return ExpertSubset(space, list(self.experts)) if self._subset else space
 
-    def _by_schedule(self, method: MethodConfig) -> Inner:
+    def _by_schedule(self, method: MethodConfig) -> NestableSpace:
         """The space of a method, or of the schedules that a search may choose among."""
         given = self._space.get("schedule", "all")
         if not isinstance(given, list | tuple):
@@ -182,14 +182,14 @@ class Experiment:
         found = mandatory_baselines(self.space, self.base, self.experts)
         self._rivals.refuse_taken(found)
         if self._rivals.random_direction:
-            found[CONTROL] = random_direction(self.space, self.base, self.experts)
+            found[CONTROL] = random_direction_recipe(self.space, self.base, self.experts)
         models = (self.base, *self.experts.values())
         for label, entry in self._textbook.items():
             with naming(f"baselines.methods.{label}"):
-                found[label] = textbook(self._space_of(entry, {}), entry.genes)
+                found[label] = textbook_recipe(self._space_of(entry, {}), entry.genes)
         for label, path in self._rivals.recipes.items():
             with naming(f"baselines.recipes.{label}"):
-                found[label] = from_file(path, models)
+                found[label] = load_baseline_recipe(path, models)
                 refuse_other_vocabulary(found[label], self.family)
         return found
 
@@ -224,7 +224,7 @@ class Experiment:
     def optimizer(self) -> optimizers.Optimizer:
         """A fresh optimizer, seeded with the points worth knowing first."""
         name, settings = self._optimizer_name, self._optimizer
-        points = [*warm_start.points(self.space, self._init).values(), *self.space.seeds().values()]
+        points = [*initial_points(self.space, self._init).values(), *self.space.seed_points().values()]
         seeds = list({self.space.decode(point).key(): point for point in points}.values())
         return optimizers.create(name, self.space.coordinates(), seeds, self.seed, settings, self.objective.loss_count)
 
@@ -242,7 +242,7 @@ class Experiment:
         here = self.pool_name == "local"
         device = resolve_device(self.model.device) if here else "cpu"
         materializer = Materializer(self.family, device, compiled=False, prepared=self.prepared)
-        for recipe in (*map(self.space.decode, self.space.examples()), *self.baselines.values()):
+        for recipe in (*map(self.space.decode, self.space.example_points()), *self.baselines.values()):
             yield from materializer.prepare(recipe)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # a worker plans with what is free

@@ -9,14 +9,15 @@ if TYPE_CHECKING:
     from evomerge.space.baselines import (
         CONTROL,
         BaselinesConfig,
-        from_file,
+        load_baseline_recipe,
         mandatory_baselines,
-        random_direction,
-        textbook,
+        random_direction_recipe,
+        textbook_recipe,
     )
-    from evomerge.space.categorical import ExpertSubset, Inner, MethodChoice, ScheduleChoice
+    from evomerge.space.categorical import ExpertSubset, MethodChoice, NestableSpace, ScheduleChoice
     from evomerge.space.genes import refuse_unknown_genes
     from evomerge.space.space import SearchSpace, Space
+    from evomerge.space.warm_start import initial_points
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -25,14 +26,15 @@ __all__ = [
     "BaselinesConfig",
     "Coefficient",
     "ExpertSubset",
-    "Inner",
     "MethodChoice",
+    "NestableSpace",
     "ScheduleChoice",
     "SearchSpace",
     "Space",
-    "from_file",
+    "initial_points",
+    "load_baseline_recipe",
     "mandatory_baselines",
-    "random_direction",
+    "random_direction_recipe",
     "refuse_unknown_genes",
-    "textbook",
+    "textbook_recipe",
 ]
