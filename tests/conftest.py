@@ -43,7 +43,7 @@ Command = Callable[..., Said]
 
 def evomerge(*arguments: str, cwd: Path) -> Said:
     """`python -m evomerge` without a new process; an exception that is no exit fails the test, as a traceback would."""
-    from evomerge.__main__ import main
+    from evomerge.cli import main
 
     out, err, argv, code = io.StringIO(), io.StringIO(), sys.argv, 0
     try:

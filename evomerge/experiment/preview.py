@@ -10,6 +10,7 @@ from evomerge.experiment.fixed import fixed_part
 from evomerge.ledger import refuse_other_search
 from evomerge.merging import AHEAD, choose_placement, sizes
 from evomerge.models import resolve_device
+from evomerge.paths import LEDGER
 from evomerge.scoring import SLICES
 from evomerge.searching import ledger_header, uses_races
 
@@ -45,14 +46,14 @@ def _models(experiment: Experiment) -> Iterator[str]:
 
 def _placement(experiment: Experiment) -> Iterator[str]:
     """Where the experts will live; a pool elsewhere plans with its own memory."""
-    own = sizes(experiment.family, experiment.model.dtype)
+    own = sizes(experiment.family, experiment.config.model.dtype)
     held = f"{_size(own.sources)} of base and experts"
     if experiment.pool_name != "local":
         yield f"placement {held}; each worker plans with its own memory"
         return
-    device = resolve_device(experiment.model.device)
+    device = resolve_device(experiment.config.model.device)
     found = choose_placement(
-        experiment.model.placement, experiment.family, device, experiment.model.dtype, loaded=False
+        experiment.config.model.placement, experiment.family, device, experiment.config.model.dtype, loaded=False
     )
     if device == "cpu":
         yield f"placement {found.mode}: {held} in the page cache, which all workers share"
@@ -73,13 +74,13 @@ def _search(experiment: Experiment) -> Iterator[str]:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     yield f"space     {space.method}, {space.dimensions} dimensions: {', '.join(names[:SHOWN])}{more}"
     yield f"baselines {', '.join(experiment.baselines)}"
-    cost = experiment.budget.describe_cost(len(experiment.scorer.plan.items("search")))
-    yield f"budget    {experiment.budget}: {cost}"
+    budget, race = experiment.config.budget, experiment.config.race
+    yield f"budget    {budget}: {budget.describe_cost(len(experiment.scorer.plan.items('search')))}"
     yield f"          then about {experiment.reserve()} items of select and holdout"
-    raced = uses_races(experiment.objective, experiment.race)
+    raced = uses_races(experiment.objective, race)
     why = "" if experiment.objective.single_score else ": a front or floors need every item"
-    wider = " or more, as the budget allows" if experiment.race.can_widen and experiment.budget.limits_items else ""
-    yield f"race      {experiment.race}{wider}" if raced else f"race      off{why}"
+    wider = " or more, as the budget allows" if race.can_widen and budget.limits_items else ""
+    yield f"race      {race}{wider}" if raced else f"race      off{why}"
 
 
 def _scoring(experiment: Experiment) -> Iterator[str]:
@@ -96,8 +97,8 @@ def _folder(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> 
     nearest = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     if not nearest.is_dir():
         raise RunError(f"{nearest}: a file where the run's folder should be; move it")
-    if (folder / "trials.jsonl").is_file():
-        refuse_other_search(folder / "trials.jsonl", ledger_header(experiment.scorer, fixed_part(config)))
+    if (folder / LEDGER).is_file():
+        refuse_other_search(folder / LEDGER, ledger_header(experiment.scorer, fixed_part(config)))
         yield f"run       {folder}: will be resumed"
     else:
         yield f"run       {folder}: new"

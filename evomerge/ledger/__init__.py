@@ -1,4 +1,9 @@
-"""ledger."""
+"""trials.jsonl: journal, memo and resume in one.
+
+One line per scored chunk or failure, on the disk before the search goes on; opening the file replays what is paid for.
+The room knows keys, chunks and numbers, no recipe and no model. The rule: lines are only added, the meaning of a key
+never changes, and a line that stands twice counts once.
+"""
 
 from typing import TYPE_CHECKING
 

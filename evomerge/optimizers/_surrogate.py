@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.optimize import minimize
 
 from evomerge.optimizers._contract import Vector
 
@@ -67,6 +66,8 @@ class Surrogate:
 
 
 def _descended(model: Callable[[Vector], Vector], start: Vector) -> Vector:
+    from scipy.optimize import minimize  # half a second, which the check of a configuration need not wait for
+
     found = minimize(lambda x: float(model(x[None])[0]), start, method="L-BFGS-B", bounds=[(0.0, 1.0)] * len(start))
     return np.clip(np.asarray(found.x, dtype=np.float64), 0.0, 1.0)
 

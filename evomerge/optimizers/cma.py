@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers import MAX_POPULATION, Coordinate, Vector
 from evomerge.optimizers._restarts import KINDS, Restarts, rounded_up
-from evomerge.optimizers._strategy import Start, Strategy
 from evomerge.optimizers._surrogate import Surrogate
 from evomerge.schema import OneOf, Range
+
+if TYPE_CHECKING:
+    from evomerge.optimizers._strategy import Strategy
 
 COVARIANCES = ("auto", "full", "diagonal", "vd")
 DIAGONAL_FROM = 24  # dimensions from which a full covariance adapts too slowly for a thousand candidates
@@ -75,7 +77,9 @@ class CMA:
         runs = [*self._ended, *([(self._run.best, self._run.centre())] if self._run else [])]
         return min(runs, key=lambda run: run[0])[1] if runs else None
 
-    def _started(self, point: Vector, population: int, sigma: float) -> Strategy:
+    def _started(self, point: Vector, population: int, sigma: float) -> "Strategy":
+        from evomerge.optimizers._strategy import Start, Strategy  # cma takes seconds to import: not for a check
+
         return Strategy(Start(point, sigma, population), self._coordinates, self._covariance, self._normal)
 
     def _normal(self, *size: int) -> Vector:

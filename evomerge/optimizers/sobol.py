@@ -1,25 +1,26 @@
 """Scrambled Sobol points (Owen 1998) from torch: random search with even coverage in few dimensions."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch.quasirandom import SobolEngine
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers import Coordinate, Population, Surrogate, Vector
 
+if TYPE_CHECKING:
+    from torch.quasirandom import SobolEngine
+
 SEVERAL_OBJECTIVES = True  # losses are ignored, so their number does not matter
-MAX_DIMENSIONS = SobolEngine.MAXDIM
 
 
 class Sobol:
     """The seeds, then a low-discrepancy sequence; losses are ignored."""
 
-    def __init__(self, dimensions: int, seeds: Sequence[Vector], seed: int, population: int) -> None:
+    def __init__(self, engine: "SobolEngine", seeds: Sequence[Vector], population: int) -> None:
         self._population = population
         self._seeds = list(seeds)
-        self._engine = SobolEngine(dimensions, scramble=True, seed=seed)
+        self._engine = engine
 
     def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
         """The remaining seeds, then the next points of the sequence."""
@@ -39,8 +40,11 @@ def create(
     coordinates: Sequence[Coordinate], seeds: Sequence[Vector], seed: int, *, population: Population = 8
 ) -> Sobol:
     """`population` points per generation."""
-    if len(coordinates) > MAX_DIMENSIONS:
+    from torch.quasirandom import SobolEngine  # the settings of an optimizer are checked before torch is loaded
+
+    if len(coordinates) > SobolEngine.MAXDIM:
         raise ConfigError(
-            f"optimizer=sobol: at most {MAX_DIMENSIONS} dimensions, the space has {len(coordinates)}; use random or cma"
+            f"optimizer=sobol: at most {SobolEngine.MAXDIM} dimensions, the space has {len(coordinates)}; "
+            "use random or cma"
         )
-    return Sobol(len(coordinates), seeds, seed, population)
+    return Sobol(SobolEngine(len(coordinates), scramble=True, seed=seed), seeds, population)

@@ -1,4 +1,10 @@
-"""scoring."""
+"""Items, slices and chunks, what is asked of a model about them, and how answers become scores.
+
+This page has what the rest of evomerge knows of scoring: plain values, and the `Scorer` protocol of the driver's side.
+`scoring.tasks` has lm-eval's tasks, frozen once and graded per item; `scoring.engine` has the forward passes of a
+worker. The driver sends requests as token ids and gets raw responses back, so a worker needs no task and no data set.
+The rule: prompts, filters and metrics are lm-eval's, so that a score equals what `lm_eval` prints for the same items.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,9 @@
-"""searching."""
+"""The search: the loop, its generations and races, the budget, the objective, and the evaluation of candidates.
+
+The loop imports no optimizer, no Ray, no lm-eval and no torch: those are behind `Optimizer`, `Pool` and `Scorer`. The
+rule: every decision is a function of the ledger, so that a resumed search is the same search. (The room is not called
+`search`, because `evomerge.search` is the function.)
+"""
 
 from typing import TYPE_CHECKING
 

@@ -14,7 +14,7 @@ from evomerge.errors import ConfigError
 from evomerge.methods import Gene
 from evomerge.models import Group, Layout
 from evomerge.optimizers import Coordinate, Vector
-from evomerge.recipes import ModelRef, Recipe, Rule, Setting, Source, models_form, simplify
+from evomerge.recipes import FilteredValue, ModelRef, Recipe, Setting, Source, recipe_of_models, simplify_setting
 from evomerge.schema import EMPTY
 from evomerge.space.axes import Axes, GeneSpec
 from evomerge.space.genes import Genes
@@ -171,7 +171,7 @@ class Space:
     @property
     def optional_experts(self) -> int:
         """The number of experts that may be left out, as the method needs the others."""
-        return 0 if methods.banks_of_all(self._module) else len(self.experts) - self._module.EXPERTS[0]
+        return 0 if methods.banks_depend_on_experts(self._module) else len(self.experts) - self._module.EXPERTS[0]
 
     def _single_expert_point(self, weights: list[float]) -> Vector | None:
         """The point at which the merge is exactly one expert, or None; its weight is 1 and the others are 0."""
@@ -239,7 +239,7 @@ class Space:
             for i in sorted(absent):
                 sources.insert(i, Source(self.experts[i], {**settings("expert", i), "weight": 0.0}))
         shared = {**self._genes.settings, **settings("group", None)}
-        return models_form(self.method, self.base, tuple(sources), shared, **self._recipe_options)
+        return recipe_of_models(self.method, self.base, tuple(sources), shared, **self._recipe_options)
 
     def _setting(self, name: str, table: Mapping[str, tuple[float, ...]]) -> Setting:
         schedules = {axes.group.name: axes.schedule for axes in self.axes if axes.gene.name == name}
@@ -250,8 +250,8 @@ class Space:
             values = table.get(group.name)
             fixed = self._genes.fixed_value(name, group, len(self.experts))
             value = fixed if values is None else schedules[group.name].expand(values)
-            rules += [Rule(text, value) for text in group.filters]
-        return simplify(tuple(rules))
+            rules += [FilteredValue(text, value) for text in group.filters]
+        return simplify_setting(tuple(rules))
 
 
 def _redistributed(axes: Axes, values: Vector, absent: frozenset[int]) -> Vector:

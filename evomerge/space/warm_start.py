@@ -8,6 +8,7 @@ from typing import Any
 from evomerge.errors import ConfigError, RunError
 from evomerge.ledger import complete_scores, plan_of, read_trials
 from evomerge.optimizers import Vector
+from evomerge.paths import LEDGER
 from evomerge.recipes import Recipe, load_recipe, original_recipe, parse_recipe
 from evomerge.space.space import SearchSpace
 
@@ -45,7 +46,7 @@ def _recipes(path: Path) -> Iterator[tuple[str, Recipe]]:
         yield str(path), original_recipe(load_recipe(path))
         return
     try:
-        header, lines = read_trials(path / "trials.jsonl")
+        header, lines = read_trials(path / LEDGER)
         documents = {line["key"]: line["recipe"] for line in lines if "recipe" in line}
         best = _best(header, lines)[:WINNERS]
     except (RunError, KeyError, TypeError) as error:
