@@ -26,7 +26,7 @@ from evomerge.models import (
 )
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.schema import naming
-from evomerge.scoring.engine import Encoder, Work, check_tokenizer
+from evomerge.scoring.engine import EncodedChunk, Encoder, check_tokenizer
 from evomerge.scoring.tasks import LMEvalScorer
 from evomerge.searching import Objective
 from evomerge.space import (
@@ -125,13 +125,13 @@ class Experiment:
         return tokenizer
 
     @cached_property
-    def work(self) -> dict[str, Work]:
+    def work(self) -> dict[str, EncodedChunk]:
         """Chunk id → its requests as token ids and batches; TaskError where a prompt does not fit the model."""
         model = self.config.model
         config = model_config(self.family.base.folder, model.trust_remote_code)
         encoder = Encoder(self.tokenizer, config, max_length=model.max_length, batch_tokens=model.batch_tokens)
         chunks = (chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks)
-        return {chunk.id: encoder.work(self.scorer.requests(chunk)) for chunk in chunks}
+        return {chunk.id: encoder.encode(self.scorer.requests(chunk)) for chunk in chunks}
 
     def optimizer(self) -> optimizers.Optimizer:
         """A fresh optimizer, seeded with the points of `init` and of the space, each recipe once."""
