@@ -19,8 +19,8 @@ from yaml import YAMLError
 
 from evomerge.cli.entry import complain
 from evomerge.errors import ConfigError, EvomergeError
-from evomerge.experiment import read_config, refuse_changed, run_name
-from evomerge.paths import project_path
+from evomerge.experiment import read_config, refuse_changed
+from evomerge.paths import project_path, run_name
 from evomerge.suggest import nearest
 
 Job = Callable[[dict[str, Any], Path], None]

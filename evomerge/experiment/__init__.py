@@ -11,12 +11,13 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.experiment.config import ExperimentConfig, read_config
+    from evomerge.experiment.defaults import prepare_run
     from evomerge.experiment.experiment import Experiment, from_config
     from evomerge.experiment.finished_model import score_model
-    from evomerge.experiment.fixed import prepare_run, refuse_changed, run_name
     from evomerge.experiment.preview import describe
     from evomerge.experiment.replay import Replayed, replay_run
     from evomerge.experiment.result import Result
+    from evomerge.experiment.resume import refuse_changed
     from evomerge.experiment.run import run_experiment
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -33,6 +34,5 @@ __all__ = [
     "refuse_changed",
     "replay_run",
     "run_experiment",
-    "run_name",
     "score_model",
 ]

@@ -9,17 +9,20 @@ from evomerge.searching import Evaluator, Leaderboard
 
 
 class BestRecipe:
-    """Keeps recipe.yaml at the best recipe of the search slice, valid at any moment."""
+    """Writes the best recipe of the search slice to recipe.yaml after each generation; the file is always valid."""
 
     def __init__(self, path: Path, evaluator: Evaluator) -> None:
         self._path, self._evaluator = path, evaluator
         self._key: str | None = None
 
     def work(self, done: int, total: int) -> None:
-        """Nothing between generations."""
+        """Progress within a generation is ignored."""
 
     def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
-        """Write the best recipe where it is a new one; a replayed generation leaves the file alone."""
+        """Write the best recipe if it has changed.
+
+        While a resumed run only reads its ledger, the file of the earlier command stays.
+        """
         ranked = board.ranked()
         if not ranked or (not self._evaluator.scored_items and self._path.exists()):
             return

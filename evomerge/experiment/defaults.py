@@ -1,4 +1,4 @@
-"""A configuration that Python code gives, completed with the defaults of conf/, as the command line completes one."""
+"""A search that Python code starts: its configuration, completed with the defaults of conf/, and its folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,13 +7,34 @@ from typing import Any
 import yaml
 
 from evomerge.errors import ConfigError
-from evomerge.paths import project_path
+from evomerge.experiment.config import read_config
+from evomerge.experiment.resume import refuse_changed
+from evomerge.paths import project_path, run_name
 
 OF_HYDRA = ("defaults", "hydra", "name")
 
 
+def prepare_run(config: Mapping[str, Any] | str | Path, folder: str | Path | None) -> tuple[dict[str, Any], Path]:
+    """The complete configuration and the run's folder, by default runs/ and the configuration's `name`.
+
+    ConfigError for a key or value that is not valid, RunError where the folder holds a run of another configuration.
+    """
+    given = config if isinstance(config, Mapping) else read_file(Path(config))
+    complete = with_defaults(given)
+    if folder is None and not given.get("name"):
+        raise ConfigError("give the run's folder, or a name in the configuration")
+    path = Path(folder) if folder is not None else Path("runs") / run_name(given["name"])
+    complete.setdefault("name", path.name)
+    read_config(complete)
+    refuse_changed(complete, path)
+    return complete, path
+
+
 def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole configuration; a section that names its optimizer, pool or tracker gets the defaults of that one."""
+    """The configuration over the defaults of conf/config.yaml and its presets.
+
+    A section that names its optimizer, pool or tracker gets the defaults of that one.
+    """
     conf = project_path("conf")
     top = _read(conf / "config.yaml")
     presets = {key: name for entry in top["defaults"] if isinstance(entry, dict) for key, name in entry.items()}
@@ -28,7 +49,7 @@ def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """A configuration file such as the config.yaml of a run; ConfigError where it is none, or is Hydra's to compose."""
+    """A configuration file such as a run's config.yaml; ConfigError for other files, and for those that need Hydra."""
     try:
         plain = _read(path)
     except OSError as error:

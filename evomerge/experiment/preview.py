@@ -1,12 +1,13 @@
-"""`check`: everything that can be known before weights are read, in a few lines."""
+"""The description of a search that `check` prints: models, placement, space, budget, tasks and the run's folder."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
-from evomerge.experiment.fixed import fixed_part
+from evomerge.experiment.resume import fixed_part
 from evomerge.ledger import refuse_other_search
 from evomerge.merging import AHEAD, choose_placement, sizes
 from evomerge.models import resolve_device
@@ -18,7 +19,7 @@ SHOWN = 6
 
 
 def describe(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """Lines that describe the search; the first problem is raised as the error that the search would raise."""
+    """The lines of the description; no weight is read. A problem raises the error that the search would raise."""
     experiment = from_config(config)
     yield from _models(experiment)
     yield from _placement(experiment)
@@ -30,12 +31,7 @@ def describe(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
 def _models(experiment: Experiment) -> Iterator[str]:
     family = experiment.family
     shapes = family.base.skeleton.parameters
-    total = 0
-    for shape in shapes.values():
-        size = 1
-        for length in shape:
-            size *= length
-        total += size
+    total = sum(map(math.prod, shapes.values()))
     stacks = ", ".join(f"{layers} layers in {stack}" for stack, layers in family.layout.stacks.items())
     yield f"base      {experiment.base}: {total / 1e6:.1f}M parameters, {len(shapes)} tensors, {stacks}"
     for label, ref in experiment.experts.items():
@@ -45,7 +41,7 @@ def _models(experiment: Experiment) -> Iterator[str]:
 
 
 def _placement(experiment: Experiment) -> Iterator[str]:
-    """Where the experts will live; a pool elsewhere plans with its own memory."""
+    """Where the experts will be held; the workers of a cluster decide by the memory of their own machines."""
     own = sizes(experiment.family, experiment.config.model.dtype)
     held = f"{_size(own.sources)} of base and experts"
     if experiment.pool_name != "local":

@@ -14,7 +14,7 @@ from evomerge.atomic import write_atomically
 from evomerge.environment import machine, versions
 from evomerge.experiment.best_recipe import BestRecipe
 from evomerge.experiment.experiment import Experiment, from_config
-from evomerge.experiment.fixed import fixed_part
+from evomerge.experiment.resume import fixed_part
 from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses
 from evomerge.ledger import Ledger
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
@@ -30,7 +30,7 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
     """Search, or continue the search of this folder, and return what result.json holds."""
     start = time.monotonic()
     experiment = from_config(config)
-    # Everything that can be wrong shows while these are made, before weights are read.
+    # These raise for everything that can be wrong before weights are read.
     space, scorer, optimizer = experiment.space, experiment.scorer, experiment.optimizer()
     baselines, section = experiment.baselines, experiment.config
     ledger = _open_ledger(experiment, config, folder)
@@ -61,7 +61,7 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
 
 
 def _open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> Ledger:
-    """The run's ledger, beside its configuration and a first recipe: a run that is cut off leaves a merge."""
+    """Open the ledger and write the configuration and a first recipe, so that an interrupted run leaves a valid one."""
     known = ledger_header(experiment.scorer, fixed_part(config))
     models = experiment.family.hashes()
     ledger = Ledger(folder / LEDGER, {**known, "models": models, "versions": versions()})
@@ -74,7 +74,7 @@ def _open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path
 
 
 def _warn_of_other_versions(ledger: Ledger) -> None:
-    """A resumed search whose libraries have changed goes on, with a word about it."""
+    """Log a warning where a run is resumed with other versions of its libraries."""
     before, now = ledger.header.get("versions", {}), versions()
     changed = [f"{name} {old} → {now.get(name, 'absent')}" for name, old in before.items() if now.get(name) != old]
     if changed:
@@ -82,19 +82,23 @@ def _warn_of_other_versions(ledger: Ledger) -> None:
 
 
 def _start(experiment: Experiment, display: Display) -> pools.Pool:
-    spec = experiment.worker_spec()  # a prompt that does not fit the model is refused before anything is prepared
+    """Prepare the methods' tables, then start the workers."""
+    spec = experiment.worker_spec()  # raises for a prompt that does not fit the model, before anything is prepared
     for done, total in experiment.prepare():
         display.prepared(done, total)
     display.phase("baselines")
     return experiment.pool(spec)
 
 
-def _record(board: Leaderboard, evaluator: Evaluator, ledger: Ledger, digest: str, seconds: float) -> dict[str, Any]:
+def _record(
+    board: Leaderboard, evaluator: Evaluator, ledger: Ledger, fingerprint: str, seconds: float
+) -> dict[str, Any]:
+    """The counts, times and versions of result.json; logs a warning where the ledger holds other candidates."""
     trials = [trial for key, trial in ledger.trials.items() if key in evaluator.evaluated]
     if others := len(ledger.trials) - len(trials):
         log.warning("%s: %d candidates that this search does not ask for are passed over", ledger.path, others)
     return {
-        "fingerprint": digest,
+        "fingerprint": fingerprint,
         "asked": list(board.candidates),
         "counts": {
             "candidates": len(board.candidates),
@@ -111,6 +115,7 @@ def _record(board: Leaderboard, evaluator: Evaluator, ledger: Ledger, digest: st
 
 
 def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Leaderboard) -> None:
+    """Print the tables and the first failures, and write the HTML report."""
     console.print(result_table(document))
     console.print(comparison_table(document))
     for label, reason in list(board.failures().items())[:3]:

@@ -15,7 +15,7 @@ import yaml
 
 from evomerge import trackers
 from evomerge.errors import ConfigError
-from evomerge.experiment.fixed import fixed_part
+from evomerge.experiment.resume import fixed_part
 from evomerge.searching.loop import Leaderboard
 
 PRESETS = Path(__file__).parents[2] / "conf" / "tracker"
