@@ -129,11 +129,8 @@ class Generator:
         cache = new_kv_cache(self._model)
         longest = len(ordered[0].ids) + options.max_gen_toks
         settings = options.settings(self._model)
-        alone = (
-            longest > self._fixed_position_length
-            or "max_length" in options.generate_kwargs
-            or not settings <= SUPPORTED
-        )
+        unsupported = "max_length" in options.generate_kwargs or not settings <= SUPPORTED
+        alone = unsupported or longest > self._fixed_position_length
         if cache is None or alone or self.loop_refusal:
             return {
                 prompt.ids: [self._generate_alone(prompt.ids, i, options) for i in range(prompt.answers)]
