@@ -41,7 +41,7 @@ def cube(dimensions: int) -> tuple[Coordinate, ...]:
 
 
 def toy_optimizer(name: str = "cma", seed: int = 1, population: int = 6) -> Optimizer:
-    return create(name, cube(2), list(toy_space().seeds().values()), seed, {"population": population})
+    return create(name, cube(2), list(toy_space().seed_points().values()), seed, {"population": population})
 
 
 def toy_baselines() -> dict[str, Recipe]:

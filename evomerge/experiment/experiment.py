@@ -26,18 +26,18 @@ from evomerge.models import (
 )
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.schema import prefix_errors
-from evomerge.scoring.engine import Encoder, Work, check_tokenizer
+from evomerge.scoring.engine import EncodedChunk, Encoder, check_tokenizer
 from evomerge.scoring.tasks import LMEvalScorer
 from evomerge.searching import Objective
 from evomerge.space import (
     CONTROL,
     SearchSpace,
     SpaceBuilder,
-    from_file,
     initial_points,
+    load_baseline_recipe,
     mandatory_baselines,
-    random_direction,
-    textbook,
+    random_direction_recipe,
+    textbook_recipe,
 )
 from evomerge.workers import WorkerSpec, pools
 
@@ -95,13 +95,13 @@ class Experiment:
         found = mandatory_baselines(self.space, self.base, self.experts)
         section.refuse_taken(found)
         if section.random_direction:
-            found[CONTROL] = random_direction(self.space, self.base, self.experts)
+            found[CONTROL] = random_direction_recipe(self.space, self.base, self.experts)
         for label, merge in self.config.textbook_merges.items():
             with prefix_errors(f"baselines.methods.{label}"):
-                found[label] = textbook(self._spaces.of_method(merge), merge.genes)
+                found[label] = textbook_recipe(self._spaces.of_method(merge), merge.genes)
         for label, path in section.recipes.items():
             with prefix_errors(f"baselines.recipes.{label}"):
-                found[label] = from_file(path, models)
+                found[label] = load_baseline_recipe(path, models)
                 refuse_other_vocabulary(found[label], self.family)
         return found
 
@@ -125,17 +125,17 @@ class Experiment:
         return tokenizer
 
     @cached_property
-    def work(self) -> dict[str, Work]:
+    def work(self) -> dict[str, EncodedChunk]:
         """Chunk id → its requests as token ids and batches; TaskError where a prompt does not fit the model."""
         model = self.config.model
         config = model_config(self.family.base.folder, model.trust_remote_code)
         encoder = Encoder(self.tokenizer, config, max_length=model.max_length, batch_tokens=model.batch_tokens)
         chunks = (chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks)
-        return {chunk.id: encoder.work(self.scorer.requests(chunk)) for chunk in chunks}
+        return {chunk.id: encoder.encode(self.scorer.requests(chunk)) for chunk in chunks}
 
     def optimizer(self) -> optimizers.Optimizer:
         """A fresh optimizer, seeded with the points of `init` and of the space, each recipe once."""
-        points = [*initial_points(self.space, self.config.init).values(), *self.space.seeds().values()]
+        points = [*initial_points(self.space, self.config.init).values(), *self.space.seed_points().values()]
         seeds = list({self.space.decode(point).key(): point for point in points}.values())
         return optimizers.create(
             self.config.chosen("optimizer", "cma"),
@@ -170,7 +170,7 @@ class Experiment:
         here = self.pool_name == "local"
         device = resolve_device(self.config.model.device) if here else "cpu"
         materializer = Materializer(self.family, device, compiled=False, prepared=self.prepared)
-        for recipe in (*map(self.space.decode, self.space.examples()), *self.baselines.values()):
+        for recipe in (*map(self.space.decode, self.space.example_points()), *self.baselines.values()):
             yield from materializer.prepare(recipe)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # a worker plans with what is free

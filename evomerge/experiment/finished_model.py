@@ -28,7 +28,7 @@ from evomerge.recipes import ModelRef
 from evomerge.schema import Count, Location, Natural, Range, build, prefix_errors
 from evomerge.scoring import silence_lm_eval
 from evomerge.scoring.engine import check_tokenizer
-from evomerge.scoring.tasks import EngineLM, Evaluation, TaskLoader, evaluate, read_tasks
+from evomerge.scoring.tasks import EngineLM, Evaluation, TaskLoader, evaluate_tasks, read_tasks
 
 SLICES = {"search": "all", "select": "all", "holdout": "all"}  # an entry wants sizes; every document is scored here
 
@@ -83,7 +83,7 @@ def score_model(source: str, given: Mapping[str, Any], progress: Console) -> Eva
         track=lambda blocks: track(blocks, "scoring", console=progress, transient=True),
     )
     multiturn = config.fewshot_as_multiturn
-    evaluation = evaluate(
+    evaluation = evaluate_tasks(
         lm,
         tasks,
         loader,

@@ -7,7 +7,7 @@ from evomerge.report.elements import section, wide
 from evomerge.report.front_chart import front_chart
 from evomerge.report.record import Record
 from evomerge.report.table import ahead, name_of, offered, p_value
-from evomerge.scoring import KINDS
+from evomerge.scoring import ANSWER_PROBLEMS
 
 SHOWN = 6  # pairs of tasks that are drawn
 HEADS = ("baseline", "winner ahead by", "p", "p, corrected", "test", "verdict")
@@ -36,11 +36,11 @@ def answers(record: Record) -> str:
     rows = [row for row in (*record.result["rows"], *offered(record.result)) if row.get("answers")]
     if not rows:
         return ""
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("model", "answers", *KINDS))
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("model", "answers", *ANSWER_PROBLEMS))
     body = ""
     for row in rows:
         found = row["answers"]
-        cells = "".join(f"<td>{found[kind] / found['answers']:.1%}</td>" for kind in KINDS)
+        cells = "".join(f"<td>{found[kind] / found['answers']:.1%}</td>" for kind in ANSWER_PROBLEMS)
         body += f'<tr><th scope="row">{escape(name_of(row))}</th><td>{found["answers"]}</td>{cells}</tr>'
     note = (
         "On holdout. Truncated: at the token limit before a stop sequence. Unparsable: the task's filter found nothing "

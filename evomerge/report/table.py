@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from evomerge.scoring import KINDS, SLICES
+from evomerge.scoring import ANSWER_PROBLEMS, SLICES
 from evomerge.searching import FLOOR_TOLERANCE
 
 Result = Mapping[str, Any]  # what result.json holds
@@ -108,7 +108,7 @@ def _answers(result: Result) -> Iterator[str]:
 
 def shares_of(answers: Mapping[str, int]) -> str:
     """Shares of generated answers that are worth little."""
-    return ", ".join(f"{answers[kind] / answers['answers']:.0%} {kind}" for kind in KINDS)
+    return ", ".join(f"{answers[kind] / answers['answers']:.0%} {kind}" for kind in ANSWER_PROBLEMS)
 
 
 def ahead(found: Mapping[str, Any]) -> str:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.scoring.answers import KINDS, add_counts, count_answers, significantly_more, text_of
+    from evomerge.scoring.answers import ANSWER_PROBLEMS, add_counts, count_answers, response_text, significantly_more
+    from evomerge.scoring.lm_eval_context import SEED, lm_eval_seeds, silence_lm_eval
     from evomerge.scoring.protocol import SLICES, Answer, Chunk, Counts, Plan, Request, Scorer, task_of
-    from evomerge.scoring.silence import SEED, seeded, silence_lm_eval
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
-    "KINDS",
+    "ANSWER_PROBLEMS",
     "SEED",
     "SLICES",
     "Answer",
@@ -29,9 +29,9 @@ __all__ = [
     "Scorer",
     "add_counts",
     "count_answers",
-    "seeded",
+    "lm_eval_seeds",
+    "response_text",
     "significantly_more",
     "silence_lm_eval",
     "task_of",
-    "text_of",
 ]

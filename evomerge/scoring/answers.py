@@ -1,4 +1,4 @@
-"""How many generated answers are worth little: cut off at their limit, empty, or without what a filter looks for."""
+"""Counts of problematic generated answers: truncated at the token limit, empty, or not matched by a filter."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,45 +6,51 @@ from typing import Any
 
 from evomerge.scoring.protocol import Answer, Counts
 
-KINDS = ("truncated", "empty", "unparsable")
-UNREAD = "\0unparsable\0"  # no model says this
+ANSWER_PROBLEMS = ("truncated", "empty", "unparsable")
+UNPARSABLE = "\0unparsable\0"  # a fallback that no model generates
 
 
-def text_of(response: Any) -> Any:
-    """A response as lm-eval's filters take it: a generated answer is its text."""
+def response_text(response: Any) -> Any:
+    """A response in the form that lm-eval's filters take: generated answers are replaced by their texts."""
     if isinstance(response, list):
-        return [text_of(one) for one in response]
+        return [response_text(one) for one in response]
     return response.text if isinstance(response, Answer) else response
 
 
 def count_answers(
     answers: Sequence[Sequence[Answer]], docs: Sequence[Mapping[str, Any]], filters: Sequence[Any]
 ) -> Counts:
-    """Counts over the answers to each request, whose documents and filter steps these are."""
-    said = [answer for own in answers for answer in own]
+    """Counts of answers and of problematic ones; `answers` and `docs` have one entry per request.
+
+    `filters` are the constructors of the task's filter steps.
+    """
+    flat = [answer for repeats in answers for answer in repeats]
     return {
-        "answers": len(said),
-        "truncated": sum(answer.truncated for answer in said),
-        "empty": sum(not answer.text.strip() for answer in said),
-        "unparsable": _unread([[answer.text for answer in own] for own in answers], docs, filters),
+        "answers": len(flat),
+        "truncated": sum(answer.truncated for answer in flat),
+        "empty": sum(not answer.text.strip() for answer in flat),
+        "unparsable": _count_unparsable([[answer.text for answer in repeats] for repeats in answers], docs, filters),
     }
 
 
 def add_counts(counts: Sequence[Counts]) -> Counts:
-    """The sum of counts; empty where nothing was generated."""
-    return {kind: sum(one[kind] for one in counts) for kind in ("answers", *KINDS) if any(counts)}
+    """The sum of some counts; empty if nothing was generated."""
+    return {kind: sum(one[kind] for one in counts) for kind in ("answers", *ANSWER_PROBLEMS) if any(counts)}
 
 
 def significantly_more(theirs: Mapping[str, int], ours: Mapping[str, int], kind: str) -> bool:
-    """Whether a kind makes up more of their answers, by 5 points at least and by two standard errors."""
-    total, own = theirs["answers"], ours["answers"]
-    ahead = theirs[kind] / total - ours[kind] / own
-    pooled = (theirs[kind] + ours[kind]) / (total + own)
-    return ahead >= 0.05 and ahead > 2 * math.sqrt(pooled * (1 - pooled) * (1 / total + 1 / own))
+    """Whether the share of a kind in `theirs` exceeds that in `ours` by 5 points and by two standard errors."""
+    their_total, our_total = theirs["answers"], ours["answers"]
+    difference = theirs[kind] / their_total - ours[kind] / our_total
+    pooled = (theirs[kind] + ours[kind]) / (their_total + our_total)
+    error = math.sqrt(pooled * (1 - pooled) * (1 / their_total + 1 / our_total))
+    return difference >= 0.05 and difference > 2 * error
 
 
-def _unread(texts: list[list[str]], docs: Sequence[Mapping[str, Any]], filters: Sequence[Callable[[], Any]]) -> int:
-    """Answers for which a filter step fell back: each is given a fallback of its own, which no answer can equal."""
+def _count_unparsable(
+    texts: list[list[str]], docs: Sequence[Mapping[str, Any]], filters: Sequence[Callable[[], Any]]
+) -> int:
+    """The number of answers for which a filter step used its fallback, recognised by a text that no model generates."""
     found, responses = 0, texts
     for make in filters:
         step = make()
@@ -52,8 +58,8 @@ def _unread(texts: list[list[str]], docs: Sequence[Mapping[str, Any]], filters: 
         if fallback is None:
             responses = step.apply(responses, docs)
             continue
-        step.fallback = UNREAD
-        read = [list(own) for own in step.apply(responses, docs)]
-        found += sum(value == UNREAD for own in read for value in own)
-        responses = [[fallback if value == UNREAD else value for value in own] for own in read]
+        step.fallback = UNPARSABLE
+        filtered = [list(repeats) for repeats in step.apply(responses, docs)]
+        found += sum(value == UNPARSABLE for repeats in filtered for value in repeats)
+        responses = [[fallback if value == UNPARSABLE else value for value in repeats] for repeats in filtered]
     return found

@@ -1,7 +1,7 @@
-"""Tasks frozen once and scored many times: what the rest of evomerge knows about scoring.
+"""The interface of scoring: items, slices and chunks, requests to a model, and the scorer that grades responses.
 
-The driver owns a `Scorer`; a worker owns a `ScoringEngine` around its live model. Between them travel `Request`s,
-tokenised and planned, one way and raw responses the other, so a worker needs no task and no data set.
+The driver has a `Scorer`, each worker a `ScoringEngine` around its live model. Workers get tokenised requests and
+return raw responses, so they need no tasks and no data sets.
 """
 
 import math
@@ -14,11 +14,11 @@ SLICES = ("search", "select", "holdout")
 
 @dataclass(frozen=True)
 class Request:
-    """One question to a model, picklable and free of documents.
+    """One request to a model, picklable and without its document.
 
-    `kind` is lm-eval's request type and `arguments` what it takes: (context, continuation) for
-    `loglikelihood`, (text,) for `loglikelihood_rolling`, (context, options) for `generate_until`. A response
-    is (log-likelihood in nats, is greedy), a log-likelihood, or an `Answer`; with `repeats` > 1 a list of these.
+    `kind` is lm-eval's request type and `arguments` its arguments: (context, continuation) for `loglikelihood`, (text,)
+    for `loglikelihood_rolling`, (context, options) for `generate_until`. The response is (log-likelihood in nats, is
+    greedy), a log-likelihood, or an `Answer`; with `repeats` > 1 it is a list of these.
     """
 
     kind: str
@@ -28,19 +28,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """A generated text; truncated when it reached its token limit before a stop sequence or an end token."""
+    """A generated text; `truncated` if it reached its token limit before a stop sequence or an end token."""
 
     text: str
     truncated: bool = False
 
 
 Counts = dict[str, int]
-"""Of generated answers: how many `answers`, and how many of them `truncated`, `empty` or `unparsable`."""
+"""The number of generated `answers`, and of those that are `truncated`, `empty` or `unparsable`."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A fixed batch of items, the unit of scoring work: `search/0` holds ids such as `mmlu/mmlu_law/17`."""
+    """A fixed batch of items, the unit of scoring; `search/0` is such an id, `mmlu/mmlu_law/17` the id of an item."""
 
     id: str
     slice: str
@@ -54,7 +54,7 @@ def task_of(item: str) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every slice as its chunks, and the weight of every task in the score."""
+    """Slice → its chunks, and task → its weight in the score."""
 
     chunks: Mapping[str, tuple[Chunk, ...]]
     weights: Mapping[str, float]
@@ -64,14 +64,14 @@ class Plan:
         return tuple(item for chunk in self.chunks[slice] for item in chunk.items)
 
     def by_task(self, scores: Mapping[str, float]) -> dict[str, float]:
-        """The mean over the items of each task that `scores` holds, in any order; a task without items is absent."""
+        """Task → mean of its item scores, for the tasks that have items in `scores`."""
         values: dict[str, list[float]] = {}
         for item, score in scores.items():
             values.setdefault(task_of(item), []).append(score)
         return {task: math.fsum(values[task]) / len(values[task]) for task in self.weights if task in values}
 
     def score(self, scores: Mapping[str, float]) -> float:
-        """The weighted mean of the task means, over the tasks that `scores` holds; ValueError on none."""
+        """The weighted mean of the task means, over the tasks that have items in `scores`; ValueError if none has."""
         means = self.by_task(scores)
         if not means:
             raise ValueError("no item scores to take a mean of")
@@ -80,19 +80,19 @@ class Plan:
 
 
 class Scorer(Protocol):
-    """The driver's side: turns a chunk into requests and their raw responses into item scores."""
+    """The driver's part of scoring: the requests of a chunk, and item scores from their raw responses."""
 
     plan: Plan
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every item's prompt and answer: scores of another one are not comparable."""
+        """A hash of every item's prompt and answer; scores with different fingerprints are not comparable."""
 
     def requests(self, chunk: Chunk) -> tuple[Request, ...]:
-        """The requests of a chunk, in an order that never changes."""
+        """The requests of a chunk, in a fixed order."""
 
     def grade(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, float]:
-        """Item scores, higher is better, from the responses to `requests(chunk)` in their order."""
+        """Item → score, higher is better, from the responses to `requests(chunk)` in the same order."""
 
     def answers(self, chunk: Chunk, responses: Sequence[Any]) -> Counts:
-        """What became of the generated answers among these responses; empty where nothing was generated."""
+        """Counts of the generated answers among these responses; empty if nothing was generated."""

@@ -14,7 +14,7 @@ from statistics import mean, median
 import numpy as np
 
 from evomerge.scoring import Chunk, Plan, task_of
-from evomerge.scoring.tasks import into_chunks
+from evomerge.scoring.tasks import make_chunks
 from evomerge.searching.race import Strata
 
 RATES = {"agree": 1.0, "mostly right": 1.5, "mostly wrong": 2.0}
@@ -102,5 +102,5 @@ def chunks_by_level(plan: Plan, levels: Mapping[str, str]) -> tuple[Chunk, ...]:
     drawn = {"/".join(stratum): items for stratum, items in strata.items() if items}
     rates = [RATES[level] for (_, level), items in strata.items() if items]
     largest = max(len(chunk.items) for chunk in plan.chunks["search"])
-    chunks = into_chunks("search", drawn, largest, rates)
+    chunks = make_chunks("search", drawn, largest, rates)
     return tuple(Chunk(f"search/informative/{place}", "search", chunk.items) for place, chunk in enumerate(chunks))

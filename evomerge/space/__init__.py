@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from evomerge.space.baselines import (
         CONTROL,
         BaselinesConfig,
-        from_file,
+        load_baseline_recipe,
         mandatory_baselines,
-        random_direction,
-        textbook,
+        random_direction_recipe,
+        textbook_recipe,
     )
     from evomerge.space.build import SpaceBuilder
     from evomerge.space.genes import refuse_unknown_genes
@@ -32,12 +32,12 @@ __all__ = [
     "SearchSpace",
     "Space",
     "SpaceBuilder",
-    "from_file",
     "initial_points",
+    "load_baseline_recipe",
     "mandatory_baselines",
-    "random_direction",
+    "random_direction_recipe",
     "read_methods",
     "read_textbook",
     "refuse_unknown_genes",
-    "textbook",
+    "textbook_recipe",
 ]

@@ -1,4 +1,4 @@
-"""The coordinates of one gene in one group, and how an experiment narrows a gene."""
+"""The coordinates of one gene in one group, and the range of a gene as an experiment sets it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,29 +19,29 @@ Coefficient = Annotated[float, Range(-1e6, 1e6)]
 
 @dataclass(frozen=True)
 class Axes:
-    """One row of coordinates per point of the schedule, one column per coordinate, from `start` on in the vector."""
+    """The coordinates of one gene in one group: a block [schedule points, columns] of the vector, from `start` on."""
 
     gene: Gene
     group: Group
     schedule: Schedule
-    experts: tuple[int, ...]  # whose coefficients they are; empty for a gene that all experts share
+    experts: tuple[int, ...]  # indices, one value for each; empty for a gene that all experts share
     simplex: bool
     start: int
 
     @property
     def columns(self) -> int:
-        """Coordinates of one row: a simplex needs one fewer than it has experts."""
+        """Coordinates per point of the schedule: one per expert, or one fewer on a simplex."""
         return max(1, len(self.experts)) - self.simplex
 
     @property
     def size(self) -> int:
-        """Coordinates in all."""
+        """The number of coordinates."""
         return self.schedule.points * self.columns
 
     def decode(self, vector: Vector) -> Vector:
-        """Values [points, experts] at a point of the whole cube."""
-        part = np.clip(vector[self.start : self.start + self.size], 0.0, 1.0)
-        block = part.reshape(self.schedule.points, self.columns)
+        """The gene's values [schedule points, experts] at a point of the cube; `vector` has all coordinates."""
+        coordinates = np.clip(vector[self.start : self.start + self.size], 0.0, 1.0)
+        block = coordinates.reshape(self.schedule.points, self.columns)
         if self.simplex:
             values = np.array([from_cube(row) for row in block])
         else:
@@ -50,14 +50,17 @@ class Axes:
         return rounded
 
     def encode(self, value: float | Sequence[float]) -> Vector | None:
-        """The coordinates at which every row has this value (one per expert, or one for all); None if out of range."""
-        given = np.asarray(value, dtype=np.float64)
-        wanted = given[list(self.experts)] if given.ndim and self.experts else np.full(max(1, len(self.experts)), given)
-        row = self._on_simplex(wanted) if self.simplex else self._in_range(wanted)
+        """The coordinates that give this value at every point of the schedule, or None if it is out of range.
+
+        `value` is a number for all experts, or one per expert of the space.
+        """
+        array = np.asarray(value, dtype=np.float64)
+        values = array[list(self.experts)] if array.ndim and self.experts else np.full(max(1, len(self.experts)), array)
+        row = self._on_simplex(values) if self.simplex else self._in_range(values)
         return None if row is None else np.tile(row, self.schedule.points)
 
     def nearest(self, values: Vector) -> Vector:
-        """The coordinates of values [points, experts], each brought into the gene's range."""
+        """The coordinates of values [schedule points, experts], after these are clipped to the gene's range."""
         if self.simplex:
             weights = np.clip(values, 0.0, None)
             weights[weights.sum(axis=1) == 0.0] = 1.0
@@ -79,7 +82,7 @@ class Axes:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneRange:
-    """What an experiment says of a gene that it does not fix by a number alone; None is what the method says."""
+    """The settings of a gene in an experiment; None means the method's own."""
 
     low: Coefficient | None = None
     high: Coefficient | None = None
@@ -92,21 +95,24 @@ GeneSpec = Coefficient | GeneRange
 
 
 def narrow(gene: Gene, override: Any, schedule: Any) -> tuple[Gene, float | None, Any]:
-    """The gene with an experiment's range, its fixed value if it has one, and its schedule."""
+    """The gene with the experiment's range and default, its fixed value or None, and its schedule.
+
+    `override` is what the experiment sets for the gene: a number fixes it, a mapping has the keys of GeneRange.
+    """
     where = f"space.genes.{gene.name}"
     check_value(override, GeneSpec, where)
     if not isinstance(override, Mapping):
         return gene, float(override), schedule
-    given = GeneRange(**override)
-    if given.value is not None:
+    settings = GeneRange(**override)
+    if settings.value is not None:
         if len(override) > 1:
             raise ConfigError(f"{where}: a gene fixed by value takes no other key")
-        return gene, float(given.value), schedule
-    low = gene.low if given.low is None else float(given.low)
-    high = gene.high if given.high is None else float(given.high)
+        return gene, float(settings.value), schedule
+    low = gene.low if settings.low is None else float(settings.low)
+    high = gene.high if settings.high is None else float(settings.high)
     if not low < high:
         raise ConfigError(f"{where}: low {low} must be below high {high}; fix a gene with `{gene.name}: value`")
-    default = min(max(gene.default, low), high) if given.default is None else float(given.default)
+    default = min(max(gene.default, low), high) if settings.default is None else float(settings.default)
     if not low <= default <= high:
         raise ConfigError(f"{where}.default={default}: outside of {low} to {high}")
-    return replace(gene, low=low, high=high, default=default), None, given.schedule or schedule
+    return replace(gene, low=low, high=high, default=default), None, settings.schedule or schedule

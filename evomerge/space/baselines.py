@@ -1,4 +1,4 @@
-"""The rows that a search must beat: base, each expert, uniform average, textbook default, and whom the user names."""
+"""The baselines of a search: base, each expert, uniform average, textbook default, and rows that the user adds."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,40 +11,41 @@ from evomerge.schema import Label, Location
 from evomerge.space.genes import refuse_unknown_genes
 from evomerge.space.space import SearchSpace, Space
 
-CONTROL = "random_direction"
+CONTROL = "random_direction"  # label and method of the control row
 RESERVED = ("base", "uniform", "default", CONTROL, "centre", "model", "simpler", "winner")
 
 
 def mandatory_baselines(space: SearchSpace, base: ModelRef, experts: Mapping[str, ModelRef]) -> dict[str, Recipe]:
-    """Label → recipe, the base first.
+    """Label → recipe of the baselines that every search has, the base first.
 
-    Base, experts and average are written as task arithmetic, which is exact for them; the default is the space's own
-    method (or each of its methods) with its textbook values, or those that the experiment gives as `default`.
-    ConfigError where an expert bears a baseline's name.
+    Base, experts and average are recipes of task arithmetic, which gives them exactly. The default is the space's
+    method, or each of its methods, at the default values of its genes, which an experiment may change. ConfigError if
+    an expert has the name of a baseline.
     """
-    defaults = space.defaults()
+    defaults = space.default_points()
     for label in experts:
         if label in RESERVED or label in defaults:
             raise ConfigError(f"experts.{label}: that name is a baseline's; call the expert something else")
-    rest: dict[str, Any] = {"out_dtype": space.out_dtype, "seed": space.seed}
+    options: dict[str, Any] = {"out_dtype": space.out_dtype, "seed": space.seed}
     refs = tuple(experts.values())
 
     def weighted(weights: list[float]) -> Recipe:
         sources = tuple(Source(ref, {"weight": weight}) for ref, weight in zip(refs, weights, strict=True))
-        return recipe_of_models("task_arithmetic", base, sources, {}, **rest)
+        return recipe_of_models("task_arithmetic", base, sources, {}, **options)
 
     found = {"base": weighted([0.0] * len(refs))}
     for place, label in enumerate(experts):
         found[label] = weighted([float(place == other) for other in range(len(refs))])
-    found["uniform"] = weighted([_share(refs)] * len(refs))
+    found["uniform"] = weighted([_uniform_weight(refs)] * len(refs))
     return found | {label: space.decode(vector) for label, vector in defaults.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselinesConfig:
-    """Rows beside the mandatory ones: a control, textbook merges, and recipes of any origin, by label.
+    """Optional baselines: a random-direction control, merges of a method with given gene values, and recipe files.
 
-    A method is a name, or name, settings, options and the values of genes (the same for all experts and tensors).
+    `methods` maps a label to a method's name, or to a mapping with its name, settings, options and gene values, which
+    are the same for all experts and tensors. `recipes` maps a label to a file.
     """
 
     random_direction: bool = False
@@ -52,7 +53,7 @@ class BaselinesConfig:
     recipes: Mapping[Label, Location] = field(default_factory=dict)
 
     def refuse_taken(self, labels: Collection[str]) -> None:
-        """ConfigError where a row bears the name of another."""
+        """ConfigError if a row has a reserved name, one of these labels, or the name of another row."""
         for section in (self.methods, self.recipes):
             for label in section:
                 taken = label in RESERVED or label in labels or (label in self.methods and label in self.recipes)
@@ -60,16 +61,20 @@ class BaselinesConfig:
                     raise ConfigError(f"baselines: the name {label!r} is taken; call that row something else")
 
 
-def random_direction(space: SearchSpace, base: ModelRef, experts: Mapping[str, ModelRef]) -> Recipe:
-    """The uniform average with random signs: every element moves as far from the base as there, but half of them the
-    wrong way. Where it scores alike, the amount of change is all that the average has.
+def random_direction_recipe(space: SearchSpace, base: ModelRef, experts: Mapping[str, ModelRef]) -> Recipe:
+    """The uniform average with random signs, a control: every element changes by the same amount as in the average.
+
+    If the average scores no better than this recipe, the direction of its change has no effect.
     """
-    sources = tuple(Source(ref, {"amount": _share(tuple(experts.values()))}) for ref in experts.values())
+    sources = tuple(Source(ref, {"amount": _uniform_weight(tuple(experts.values()))}) for ref in experts.values())
     return recipe_of_models(CONTROL, base, sources, {}, out_dtype=space.out_dtype, seed=space.seed)
 
 
-def textbook(space: Space, genes: Mapping[str, float]) -> Recipe:
-    """A method with these values of its genes, the others at their textbook defaults; ConfigError where it has none."""
+def textbook_recipe(space: Space, genes: Mapping[str, float]) -> Recipe:
+    """The space's method with these gene values, and the textbook defaults of all other genes.
+
+    ConfigError for an unknown gene or a value out of its range.
+    """
     refuse_unknown_genes(genes, [space.method], "genes")
     point = space.encode(genes)
     if point is None:
@@ -78,8 +83,8 @@ def textbook(space: Space, genes: Mapping[str, float]) -> Recipe:
     return space.decode(point)
 
 
-def from_file(path: str, models: Collection[ModelRef]) -> Recipe:
-    """An earlier recipe, or one of mergekit's; ConfigError where it merges other models than this search."""
+def load_baseline_recipe(path: str, models: Collection[ModelRef]) -> Recipe:
+    """The recipe in a file of evomerge or mergekit; ConfigError if it merges a model that this search does not have."""
     recipe = original_recipe(load_recipe(Path(path)))
     if foreign := [ref for ref in recipe.models() if ref not in models]:
         known = ", ".join(map(str, models))
@@ -87,5 +92,5 @@ def from_file(path: str, models: Collection[ModelRef]) -> Recipe:
     return recipe
 
 
-def _share(refs: Sequence[ModelRef]) -> float:
+def _uniform_weight(refs: Sequence[ModelRef]) -> float:
     return round(1.0 / len(refs), 6)

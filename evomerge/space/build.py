@@ -9,7 +9,7 @@ from evomerge.errors import ConfigError
 from evomerge.models import Family
 from evomerge.recipes import ModelRef
 from evomerge.schema import EMPTY
-from evomerge.space.categorical import ExpertSubset, Inner, MethodChoice, ScheduleChoice
+from evomerge.space.categorical import ExpertSubset, MethodChoice, NestableSpace, ScheduleChoice
 from evomerge.space.genes import refuse_unknown_genes
 from evomerge.space.method_config import MethodConfig
 from evomerge.space.space import SearchSpace, Space
@@ -17,7 +17,7 @@ from evomerge.space.space import SearchSpace, Space
 
 @dataclass(frozen=True)
 class SpaceBuilder:
-    """Builds spaces over one family of models; `experts` maps their labels to references."""
+    """Builds search spaces over one family of models; `experts` maps labels to references."""
 
     family: Family
     base: ModelRef
@@ -26,7 +26,7 @@ class SpaceBuilder:
     seed: int
 
     def build(self, choices: Sequence[MethodConfig], section: Mapping[str, Any]) -> SearchSpace:
-        """The space of an experiment's `space` section; ConfigError names the key that is wrong."""
+        """The space of an experiment's `method` and `space` sections; ConfigError names the key that is wrong."""
         settings = {key: value for key, value in section.items() if key != "subset"}
         refuse_unknown_genes(settings.get("genes", EMPTY), [method.name for method in choices])
         spaces = [self._by_schedule(method, settings, len(choices) > 1) for method in choices]
@@ -34,7 +34,7 @@ class SpaceBuilder:
         return ExpertSubset(space, list(self.experts)) if section.get("subset") else space
 
     def of_method(self, method: MethodConfig, settings: Mapping[str, Any] = EMPTY) -> Space:
-        """The space of one method with the keywords that an experiment gives `Space`."""
+        """The space of one method; `settings` are further keywords of `Space`."""
         if methods.adapters_only(methods.load(method.name)):
             self.family.refuse_full_checkpoints(self.experts.values(), method.name)
         return Space(
@@ -50,9 +50,9 @@ class SpaceBuilder:
             **settings,
         )
 
-    def _by_schedule(self, method: MethodConfig, settings: Mapping[str, Any], one_of_many: bool) -> Inner:
-        """The space of a method, or of the schedules that a search may choose among."""
-        if one_of_many:  # each method takes the genes that it has
+    def _by_schedule(self, method: MethodConfig, settings: Mapping[str, Any], one_of_many: bool) -> NestableSpace:
+        """The space of a method, or a choice between schedules if the section lists several."""
+        if one_of_many:  # the section's genes are those of all methods
             known = {gene.name for gene in methods.load(method.name).GENES}
             genes = {key: value for key, value in settings.get("genes", EMPTY).items() if key in known}
             settings = {**settings, "genes": genes}

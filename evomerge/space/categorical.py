@@ -1,4 +1,4 @@
-"""Categorical genes around a search space: which method, which schedule, and which of the experts take part."""
+"""Categorical genes around search spaces: the choice of method, of schedule, and of the experts that take part."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,31 +10,36 @@ import numpy as np
 from evomerge.errors import ConfigError
 from evomerge.optimizers import Coordinate, Vector
 from evomerge.recipes import Recipe
-from evomerge.space.inverse import RecipeValues
-from evomerge.space.space import IN, SearchSpace, Space
+from evomerge.space.inverse import RecipeGeneValues
+from evomerge.space.space import PRESENT_FROM, SearchSpace, Space
 
-WELL_IN = (1.0 + IN) / 2  # a coordinate that a step of the search does not carry out
+# The coordinates of an expert that takes part or does not: in the middle of their half, so small steps do not flip it.
+PRESENT = (1.0 + PRESENT_FROM) / 2
+ABSENT = 1.0 - PRESENT
 
 
-class Inner(SearchSpace, Protocol):
-    """A space that others can be put around."""
+class NestableSpace(SearchSpace, Protocol):
+    """A space that can be nested in a choice or in a subset of experts."""
 
     @property
-    def spare(self) -> int:
-        """How many of its experts it can do without."""
+    def optional_experts(self) -> int:
+        """The number of experts that may be left out."""
 
-    def decode(self, vector: Vector, part: Mapping[str, float] | None = None) -> Recipe:
-        """The recipe of a point; `part` gives each expert a coordinate, from IN on it takes part."""
+    def decode(self, vector: Vector, participation: Mapping[str, float] | None = None) -> Recipe:
+        """The recipe of a point; `participation` maps each expert to a coordinate, from PRESENT_FROM on it takes part.
 
-    def wanted(self, recipe: Recipe) -> RecipeValues:
-        """What a recipe says of the tensors that the space is over."""
+        None means that all experts take part.
+        """
+
+    def gene_values(self, recipe: Recipe) -> RecipeGeneValues:
+        """The gene values of a recipe in the tensors of the space."""
 
 
 class Choice:
-    """One coordinate chooses a space by its label, and each space has coordinates of its own behind it."""
+    """A choice between spaces: the first coordinate selects one, and each space has coordinates of its own."""
 
-    def __init__(self, what: str, spaces: Mapping[str, Inner]) -> None:
-        self._what, self._labels, self._spaces = what, tuple(spaces), tuple(spaces.values())
+    def __init__(self, name: str, spaces: Mapping[str, NestableSpace]) -> None:
+        self._name, self._labels, self._spaces = name, tuple(spaces), tuple(spaces.values())
         self.method = " or ".join(dict.fromkeys(space.method for space in self._spaces))
         self.out_dtype, self.seed = self._spaces[0].out_dtype, self._spaces[0].seed
         ends = np.cumsum([1, *(space.dimensions for space in self._spaces)])
@@ -42,54 +47,55 @@ class Choice:
         self.dimensions = int(ends[-1])
 
     def coordinates(self) -> list[Coordinate]:
-        """The choice, a category; then the axes of every space, whose names begin with its label."""
+        """The choice as a category, then the axes of every space, with its label in front of their names."""
         labelled = zip(self._labels, self._spaces, strict=True)
         inner = [replace(c, name=f"{label}.{c.name}") for label, space in labelled for c in space.coordinates()]
-        return [Coordinate(self._what, len(self._spaces), ordered=False), *inner]
+        return [Coordinate(self._name, len(self._spaces), ordered=False), *inner]
 
     @property
-    def spare(self) -> int:
-        """How many experts the least demanding of the spaces can do without."""
-        return max(space.spare for space in self._spaces)
+    def optional_experts(self) -> int:
+        """The largest number of experts that one of the spaces may leave out."""
+        return max(space.optional_experts for space in self._spaces)
 
-    def decode(self, vector: Vector, part: Mapping[str, float] | None = None) -> Recipe:
-        """The recipe of a point, in the space that its first coordinate chooses."""
+    def decode(self, vector: Vector, participation: Mapping[str, float] | None = None) -> Recipe:
+        """The recipe of a point, from the space that its first coordinate selects."""
         place = min(int(np.clip(vector[0], 0.0, 1.0) * len(self._spaces)), len(self._spaces) - 1)
-        return self._spaces[place].decode(vector[self._spans[place]], part)
+        return self._spaces[place].decode(vector[self._spans[place]], participation)
 
     def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
-        """In the space that comes nearest, among those of the recipe's own method where there are any."""
-        own = [space for space in self._spaces if recipe.method in space.method.split(" or ")] or self._spaces
-        found = [(self._spaces.index(space), *space.nearest(recipe)) for space in own]
+        """The point whose recipe is nearest, and its distance; only spaces of the recipe's method if there are any."""
+        same = [space for space in self._spaces if recipe.method in space.method.split(" or ")] or self._spaces
+        found = [(self._spaces.index(space), *space.nearest(recipe)) for space in same]
         place, inner, distance = min(found, key=lambda one: one[2])
-        return self._embed(place, inner), distance
+        return self._outer_point(place, inner), distance
 
-    def wanted(self, recipe: Recipe) -> RecipeValues:
-        """What a recipe says of the tensors that the spaces are over."""
-        return self._spaces[0].wanted(recipe)
+    def gene_values(self, recipe: Recipe) -> RecipeGeneValues:
+        """The gene values of a recipe in the tensors of the spaces, which are the same for all of them."""
+        return self._spaces[0].gene_values(recipe)
 
-    def seeds(self) -> dict[str, Vector]:
-        """The points worth knowing first of every space."""
+    def seed_points(self) -> dict[str, Vector]:
+        """The seed points of every space, with its label in front of theirs."""
         return {
-            f"{self._labels[place]} {label}": self._embed(place, vector)
+            f"{self._labels[place]} {label}": self._outer_point(place, vector)
             for place, space in enumerate(self._spaces)
-            for label, vector in space.seeds().items()
+            for label, vector in space.seed_points().items()
         }
 
-    def defaults(self) -> dict[str, Vector]:
+    def default_points(self) -> dict[str, Vector]:
         """The textbook default of every space."""
         return {
-            f"default ({self._labels[place]})": self._embed(place, vector)
+            f"default ({self._labels[place]})": self._outer_point(place, vector)
             for place, space in enumerate(self._spaces)
-            for vector in space.defaults().values()
+            for vector in space.default_points().values()
         }
 
-    def examples(self) -> list[Vector]:
-        """A point of every method."""
+    def example_points(self) -> list[Vector]:
+        """One point of every method."""
         pairs = enumerate(self._spaces)
-        return [self._embed(place, vector) for place, space in pairs for vector in space.examples()]
+        return [self._outer_point(place, vector) for place, space in pairs for vector in space.example_points()]
 
-    def _embed(self, place: int, inner: Vector) -> Vector:
+    def _outer_point(self, place: int, inner: Vector) -> Vector:
+        """The point of this space that selects space number `place` and has its coordinates `inner`."""
         vector = np.full(self.dimensions, 0.5)
         vector[0] = (place + 0.5) / len(self._spaces)
         vector[self._spans[place]] = inner
@@ -97,68 +103,72 @@ class Choice:
 
 
 class MethodChoice(Choice):
-    """Which method merges."""
+    """A choice of the merge method."""
 
-    def __init__(self, spaces: Sequence[Inner]) -> None:
+    def __init__(self, spaces: Sequence[NestableSpace]) -> None:
         super().__init__("method", {space.method: space for space in spaces})
 
 
 class ScheduleChoice(Choice):
-    """How the coefficients of one method vary with depth; a merge without a schedule is the same in all of them."""
+    """A choice of the schedule by which the coefficients of one method vary with depth.
+
+    The default point is the same recipe under every schedule, so it is listed once.
+    """
 
     def __init__(self, spaces: Mapping[str, Space]) -> None:
         super().__init__("schedule", spaces)
 
-    def defaults(self) -> dict[str, Vector]:
+    def default_points(self) -> dict[str, Vector]:
         """The method's textbook default, once."""
-        return {label: self._embed(0, vector) for label, vector in self._spaces[0].defaults().items()}
+        return {label: self._outer_point(0, vector) for label, vector in self._spaces[0].default_points().items()}
 
-    def examples(self) -> list[Vector]:
-        """A point of the method."""
-        return [self._embed(0, vector) for vector in self._spaces[0].examples()]
+    def example_points(self) -> list[Vector]:
+        """One point of the method."""
+        return [self._outer_point(0, vector) for vector in self._spaces[0].example_points()]
 
 
 class ExpertSubset:
-    """One coordinate per expert says whether it takes part, from the middle of its axis on; the largest always does.
+    """A choice of the experts that take part: one coordinate per expert, and it takes part from PRESENT_FROM on.
 
-    ConfigError where no expert can be spared.
+    The experts with the largest coordinates always take part, as many as the method needs. ConfigError if the method
+    needs all experts.
     """
 
-    def __init__(self, space: Inner, experts: Sequence[str]) -> None:
-        if not space.spare > 0:
+    def __init__(self, space: NestableSpace, experts: Sequence[str]) -> None:
+        if not space.optional_experts > 0:
             raise ConfigError(f"space.subset: {space.method} needs all {len(experts)} experts; set it to false")
         self._space, self._labels = space, tuple(experts)
         self.method, self.out_dtype, self.seed = space.method, space.out_dtype, space.seed
         self.dimensions = len(self._labels) + space.dimensions
 
     def coordinates(self) -> list[Coordinate]:
-        """Yes or no for each expert, then the inner space's."""
+        """A category of two cells for each expert, then the coordinates of the inner space."""
         return [*(Coordinate(f"takes_part.{label}", 2) for label in self._labels), *self._space.coordinates()]
 
     def decode(self, vector: Vector) -> Recipe:
-        """The recipe of a point; an expert that does not take part has weight 0, or is not in it."""
+        """The recipe of a point; an expert that does not take part has weight 0 or is left out."""
         count = len(self._labels)
-        part = dict(zip(self._labels, vector[:count].tolist(), strict=True))
-        return self._space.decode(vector[count:], part)
+        participation = dict(zip(self._labels, vector[:count].tolist(), strict=True))
+        return self._space.decode(vector[count:], participation)
 
     def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
-        """The inner space's, with the experts that have a weight in the recipe."""
+        """The nearest point of the inner space, with the experts that have a weight in the recipe."""
         inner, distance = self._space.nearest(recipe)
-        parts = self._space.wanted(recipe).parts
-        taking = [WELL_IN if place in parts else 1.0 - WELL_IN for place in range(len(self._labels))]
-        return np.concatenate([taking, inner]), distance
+        present = self._space.gene_values(recipe).participating_experts
+        participation = [PRESENT if place in present else ABSENT for place in range(len(self._labels))]
+        return np.concatenate([participation, inner]), distance
 
-    def seeds(self) -> dict[str, Vector]:
-        """The inner space's points, with every expert in."""
-        return {label: self._all_in(vector) for label, vector in self._space.seeds().items()}
+    def seed_points(self) -> dict[str, Vector]:
+        """The inner space's seed points, with all experts."""
+        return {label: self._with_all_experts(vector) for label, vector in self._space.seed_points().items()}
 
-    def defaults(self) -> dict[str, Vector]:
-        """The textbook defaults, with every expert in."""
-        return {label: self._all_in(vector) for label, vector in self._space.defaults().items()}
+    def default_points(self) -> dict[str, Vector]:
+        """The inner space's default points, with all experts."""
+        return {label: self._with_all_experts(vector) for label, vector in self._space.default_points().items()}
 
-    def examples(self) -> list[Vector]:
-        """The inner space's examples, with every expert in."""
-        return [self._all_in(vector) for vector in self._space.examples()]
+    def example_points(self) -> list[Vector]:
+        """The inner space's example points, with all experts."""
+        return [self._with_all_experts(vector) for vector in self._space.example_points()]
 
-    def _all_in(self, inner: Vector) -> Vector:
-        return np.concatenate([np.full(len(self._labels), WELL_IN), inner])
+    def _with_all_experts(self, inner: Vector) -> Vector:
+        return np.concatenate([np.full(len(self._labels), PRESENT), inner])

@@ -1,4 +1,4 @@
-"""The genes of one method as a search has them: which vary, which are fixed, what each is where nothing varies it."""
+"""The genes of one method in a search: which are searched, which are fixed, and their values where not searched."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,10 +14,12 @@ from evomerge.suggest import did_you_mean
 
 
 class Genes:
-    """`named` are the method's genes, `free` those that vary, narrowed and with their schedule, `fixed` the others.
+    """The genes of a method, after the experiment's overrides.
 
-    `normalizes`: weights are shares. `adds`: weights scale task vectors one by one, so that an expert which is the base
-    adds nothing, whatever its weight. `settings` are the method's own that are no genes.
+    `by_name` holds the method's genes, `free` the searched ones with their narrowed range and their schedule, `fixed`
+    the values of the others. `normalizes` says that the method divides weights by their sum. `additive_weights` says
+    that each weight scales its own task vector, so an expert equal to the base changes nothing, whatever its weight.
+    `settings` are the method's settings that are no genes.
     """
 
     def __init__(
@@ -26,45 +28,51 @@ class Genes:
         self._method, self._module = method, methods.load(method)
         self.settings = check_settings(method, settings)
         self.normalizes = methods.normalizes(self._module, self.settings)
-        self.adds = "normalize" in self._module.SHARED and not self.normalizes and "weight" not in self._module.BASE
-        self.named = {gene.name: gene for gene in self._module.GENES}
-        if self.adds:
-            self.named.pop("lambda", None)  # the common scale of the weights: a redundant direction
+        self.additive_weights = (
+            "normalize" in self._module.SHARED and not self.normalizes and "weight" not in self._module.BASE
+        )
+        self.by_name = {gene.name: gene for gene in self._module.GENES}
+        if self.additive_weights:
+            self.by_name.pop("lambda", None)  # it scales all weights, so it would be a redundant dimension
         for name in overrides:
-            if name not in self.named:
+            if name not in self.by_name:
                 raise ConfigError(
-                    f"space.genes: {as_yaml(name)} is not a gene of {method}{did_you_mean(name, self.named)}"
+                    f"space.genes: {as_yaml(name)} is not a gene of {method}{did_you_mean(name, self.by_name)}"
                 )
         self.fixed: dict[str, float] = {}
         self.free: list[tuple[Gene, Any]] = []
-        for gene in self.named.values():
+        for gene in self.by_name.values():
             self._narrow(gene, self._override(gene.name, overrides), schedule)
 
     @property
-    def weighs(self) -> bool:
-        """Whether there are weights, and they vary."""
-        return "weight" in self.named and "weight" not in self.fixed
+    def searches_weights(self) -> bool:
+        """Whether the method has weights and they are searched."""
+        return "weight" in self.by_name and "weight" not in self.fixed
 
-    def refuse_frozen(self) -> None:
-        """ConfigError where no gene leaves the base as it is."""
-        own = "weight" in self._module.BASE or self.normalizes  # a base that is not listed has no weight
-        if not any(gene.base is not None and not (gene.name == "weight" and own) for gene in self.named.values()):
-            reason = "normalises its weights and leaves the base none" if own else "has no value that leaves the base"
+    def refuse_frozen_groups(self) -> None:
+        """ConfigError if no gene has a value at which the merge is the base."""
+        # If the base has a weight or the weights are normalised, expert weights of 0 do not give the base.
+        weighted = "weight" in self._module.BASE or self.normalizes
+        able = [gene for gene in self.by_name.values() if gene.base is not None]
+        if not any(gene.name != "weight" or not weighted for gene in able):
+            reason = (
+                "normalises its weights and leaves the base none" if weighted else "has no value that leaves the base"
+            )
             raise ConfigError(f"space.outer=base: {self._method} {reason}; use joint or each")
 
-    def idle(self, name: str, group: Group, experts: int) -> float:
-        """A gene's value in a group where it has no coordinates."""
-        gene = self.named[name]
+    def fixed_value(self, name: str, group: Group, experts: int) -> float:
+        """A gene's value in a group in which it is not searched; `experts` is the number of experts."""
+        gene = self.by_name[name]
         if group.frozen and gene.base is not None:
             return gene.base
         if name in self.fixed:
             return self.fixed[name]
-        if name == "weight" and not self.adds:  # the only expert, or a group that is the base's in every expert
+        if name == "weight" and not self.additive_weights:  # there is one expert, or all equal the base in this group
             return 1.0 if self.normalizes else round(1.0 / experts, gene.decimals)
         return gene.default if gene.base is None else gene.base
 
     def _override(self, name: str, overrides: Mapping[str, Any]) -> Any:
-        """What the experiment says of a gene, among the method's settings or in the space."""
+        """The experiment's setting of a gene, from `method.settings` or `space.genes`; an empty mapping without one."""
         override = overrides.get(name, {})
         if name not in self.settings:
             return override
@@ -80,9 +88,9 @@ class Genes:
                         f"space.genes.weight.{key}: {self._method} normalises its weights, so they have no range; "
                         "set method.settings.normalize=false to give them one"
                     )
-        narrowed, fixed, own = narrow(gene, override, schedule)
+        narrowed, fixed, gene_schedule = narrow(gene, override, schedule)
         if fixed is None:
-            self.free.append((narrowed, own))
+            self.free.append((narrowed, gene_schedule))
         else:
             self.fixed[gene.name] = fixed
 

@@ -1,4 +1,4 @@
-"""From a recipe back to coordinates: the values that it gives a gene, fitted by what a space's schedules can say."""
+"""From a recipe to coordinates: the gene values of a recipe, fitted by the schedules of a space."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -15,77 +15,79 @@ from evomerge.recipes import ModelRef, Recipe, evaluate
 from evomerge.space.axes import Axes
 
 
-class RecipeValues:
-    """What a recipe says of every tensor, in the terms of a space with these experts.
+class RecipeGeneValues:
+    """The gene values of a recipe in every tensor, for a space with these experts.
 
-    ConfigError where it merges another model, or has another base.
+    ConfigError if the recipe has another base or merges a model that is not among the experts.
     """
 
     def __init__(self, recipe: Recipe, layout: Layout, base: ModelRef | None, experts: Sequence[ModelRef]) -> None:
         self.method = recipe.method
         self._layout, self._recipe = layout, recipe
         known = {_identity(ref): place for place, ref in enumerate(experts)}
-        own = {recipe.base, *(part.base for part in recipe.slices)} - {None}
-        if base is not None and any(_identity(ref) != _identity(base) for ref in own if ref):
-            raise ConfigError(f"its base is {next(ref for ref in own if ref)}, not {base}")
-        self._places = {ref: known.get(_identity(ref)) for ref in recipe.models() if ref not in own}
+        bases = {recipe.base, *(part.base for part in recipe.slices)} - {None}
+        if base is not None and any(_identity(ref) != _identity(base) for ref in bases if ref):
+            raise ConfigError(f"its base is {next(ref for ref in bases if ref)}, not {base}")
+        self._places = {ref: known.get(_identity(ref)) for ref in recipe.models() if ref not in bases}
         for ref, place in self._places.items():
             if place is None and (base is None or _identity(ref) != _identity(base)):
                 raise ConfigError(f"it merges {ref}, which is not among the experts")
 
     @property
-    def parts(self) -> set[int]:
-        """The places of the experts that are in the recipe with any weight."""
-        found = (self.values("weight", name, range(len(self._places)), 1.0) for name in self._plans)
+    def participating_experts(self) -> set[int]:
+        """The indices of the experts that have a nonzero weight in some tensor."""
+        found = (self.gene_values("weight", name, range(len(self._places)), 1.0) for name in self._plans)
         return {i for row in found for i, weight in enumerate(row) if weight}
 
-    def values(self, gene: str, name: str, experts: Sequence[int], default: float) -> list[float]:
-        """A gene's value in one tensor, for each of these experts; an expert that is not in the recipe has no weight.
+    def gene_values(self, gene: str, name: str, experts: Sequence[int], default: float) -> list[float]:
+        """A gene's value in one tensor for each of these experts, or the one shared value if `experts` is empty.
 
-        Without experts, the one value that all share.
+        An expert that is not in the recipe has weight 0.
         """
         entry = self._plans[name]
         if not experts:
             return [float(entry.shared.get(gene, entry.base.values.get(gene, default)))]
-        own = [entry.base] if entry.base.model in self._places else []  # a recipe without a base: its first model
-        inputs = {self._places[given.model]: given.values for given in (*own, *entry.experts)}
+        first = [entry.base] if entry.base.model in self._places else []  # a recipe without a base: its first model
+        inputs = {self._places[source.model]: source.values for source in (*first, *entry.experts)}
         absent = {"weight": 0.0}
         return [float(inputs.get(place, absent).get(gene, default)) for place in experts]
 
-    def scaled(self, name: str, weights: Sequence[float]) -> list[float]:
-        """Weights of one tensor as plain multiples of the task vectors."""
+    def multipliers(self, name: str, weights: Sequence[float]) -> list[float]:
+        """The factors of the task vectors in one tensor that these weights result in, after normalising and lambda."""
         shared = self._plans[name].shared
         module = methods.load(self.method)
         total = sum(weights) if methods.normalizes(module, shared) else 1.0
         return [weight / total * float(shared.get("lambda", 1.0)) if total else 0.0 for weight in weights]
 
-    def block(self, axes: Axes, members: frozenset[str], plain: bool) -> tuple[Vector, float]:
-        """The coordinates of one gene in one group, by least squares, and the sum of squares that they miss it by.
+    def fit(self, axes: Axes, members: frozenset[str], additive_weights: bool) -> tuple[Vector, float]:
+        """The coordinates of one gene in one group by least squares, and the mean squared error in units of its range.
 
-        `plain` for weights that the space neither normalises nor scales.
+        `members` are the tensors of the group. With `additive_weights` the space neither normalises nor scales weights,
+        so the recipe's multipliers are fitted.
         """
         names = sorted(members)
-        target = np.array([self._row(axes, name, plain) for name in names])
-        basis = np.array([[self._share(axes, point, name) for point in range(axes.schedule.points)] for name in names])
+        target = np.array([self._target_row(axes, name, additive_weights) for name in names])
+        points = range(axes.schedule.points)
+        basis = np.array([[self._schedule_weight(axes, point, name) for point in points] for name in names])
         rows = np.linalg.lstsq(basis, target, rcond=None)[0]
-        part = axes.nearest(rows)
+        coordinates = axes.nearest(rows)
         vector = np.zeros(axes.start + axes.size)
-        vector[axes.start :] = part
-        missed = basis @ axes.decode(vector) - target
-        return part, float(np.mean((missed / (axes.gene.high - axes.gene.low)) ** 2))
+        vector[axes.start :] = coordinates
+        residuals = basis @ axes.decode(vector) - target
+        return coordinates, float(np.mean((residuals / (axes.gene.high - axes.gene.low)) ** 2))
 
-    def _row(self, axes: Axes, name: str, plain: bool) -> list[float]:
+    def _target_row(self, axes: Axes, name: str, additive_weights: bool) -> list[float]:
         gene = axes.gene
-        found = self.values(gene.name, name, axes.experts, gene.default)
+        found = self.gene_values(gene.name, name, axes.experts, gene.default)
         if gene.name != "weight":
             return found
-        if plain:
-            return self.scaled(name, found)
+        if additive_weights:
+            return self.multipliers(name, found)
         total = sum(found)
         return [value / total for value in found] if axes.simplex and total else found
 
-    def _share(self, axes: Axes, point: int, name: str) -> float:
-        """How much one point of the schedule counts in a tensor."""
+    def _schedule_weight(self, axes: Axes, point: int, name: str) -> float:
+        """The weight of one point of the schedule in the interpolated value of a tensor."""
         unit = [float(point == other) for other in range(axes.schedule.points)]
         depth = self._layout.depth(name)
         return float(evaluate(axes.schedule.expand(unit), (name,), depth) or 0.0)
@@ -99,9 +101,9 @@ class RecipeValues:
 
 
 def _identity(ref: ModelRef) -> tuple[str, str | None]:
-    """A model whatever its folder is called from, and at whatever revision."""
-    return _place(ref.path), _place(ref.adapter) if ref.adapter else None
+    """What identifies a model: resolved paths, without the revision."""
+    return _resolved(ref.path), _resolved(ref.adapter) if ref.adapter else None
 
 
-def _place(path: str) -> str:
+def _resolved(path: str) -> str:
     return str(Path(path).resolve()) if Path(path).exists() else path

@@ -1,4 +1,4 @@
-"""The merge methods that an experiment names: those of the search, and textbook merges to compare with."""
+"""The merge methods in a configuration: those that are searched, and merges with given values as baselines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from evomerge.space.genes import check_settings
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
-    """Which merge method, with settings that are not searched and published variants."""
+    """A merge method with the settings that are not searched, and options that select published variants."""
 
     name: str
     settings: Mapping[str, Coefficient | bool] = field(default_factory=dict)
@@ -22,13 +22,13 @@ class MethodConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextbookConfig(MethodConfig):
-    """A merge that is not searched: `genes` are values for all experts and tensors, the others have their defaults."""
+    """A merge that is not searched: `genes` maps names to values for all experts and tensors, others have defaults."""
 
     genes: Mapping[str, Coefficient] = field(default_factory=dict)
 
 
 def read_textbook(given: Any, where: str) -> TextbookConfig:
-    """One method with its values; ConfigError for one that is not known, naming the key that it stands at."""
+    """Read one entry of `baselines.methods`; ConfigError, with the key `where`, for an unknown method."""
     found = build(TextbookConfig, {"name": given} if isinstance(given, str) else given, where)
     with prefix_errors(where):
         methods.check(found.name)
@@ -36,7 +36,7 @@ def read_textbook(given: Any, where: str) -> TextbookConfig:
 
 
 def read_methods(given: Any) -> list[MethodConfig]:
-    """One method, or the methods that a search may choose among; ConfigError for one that is not known."""
+    """Read the `method` section, one method or a list of them; ConfigError for an unknown or repeated method."""
     entries = given if isinstance(given, list | tuple) else [given]
     if not entries:
         raise ConfigError("method: the list is empty; name at least one method")
@@ -46,7 +46,7 @@ def read_methods(given: Any) -> list[MethodConfig]:
         methods.check(name)
         if names.count(name) > 1:
             raise ConfigError(f"method: {name} is listed twice; list each method once")
-    for method in found:  # a method's own words need its file, and that torch: only where there are any
+    for method in found:  # checking options and settings imports the method and torch, so only if there are any
         if method.options:
             methods.choose_options(method.name, method.options)
         if method.settings:

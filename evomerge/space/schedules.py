@@ -1,6 +1,6 @@
-"""How one coefficient varies over the layers: `all`, `each`, `blocks:n`, `knots:n`.
+"""Schedules, by which a coefficient varies over the layers: `all`, `each`, `blocks:n`, `knots:n`.
 
-A schedule turns the few values that a search tunes into the setting of a recipe: a scalar or a gradient.
+A schedule expands the searched values of a gene to a setting of a recipe: a scalar or a gradient.
 """
 
 import re
@@ -12,12 +12,12 @@ from evomerge.errors import ConfigError
 from evomerge.recipes import Scalar
 from evomerge.schema import as_yaml
 
-Spec = str | Mapping[str, int]  # as an experiment writes it
+Spec = str | Mapping[str, int]  # a schedule in a configuration
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """`points` values, spread over `layers` layers."""
+    """A schedule of one kind: `points` values for `layers` layers."""
 
     kind: str
     points: int
@@ -25,16 +25,16 @@ class Schedule:
 
     @classmethod
     def parse(cls, spec: Any, layers: int, key: str) -> "Schedule":
-        """Read `all`, `each`, `blocks:n` or `knots:n`, the last two also as mappings; ConfigError names `key`."""
+        """Read `all`, `each`, `blocks:n` or `knots:n`, or the last two as mappings; ConfigError names `key`."""
         if spec in ("all", "each"):
             return cls(spec, 1 if spec == "all" else layers, layers)
-        kind, points = _counted(spec)
+        kind, points = _kind_and_points(spec)
         if kind in ("blocks", "knots") and 1 <= points <= layers:
             return cls(kind, points, layers)
         raise ConfigError(f"{key}={as_yaml(spec)}: choose all, each, blocks:n or knots:n with 1 ≤ n ≤ {layers} layers")
 
     def expand(self, values: Sequence[float]) -> Scalar | tuple[Scalar, ...]:
-        """The setting: knots stay a gradient that is interpolated, blocks become one value per layer."""
+        """The recipe's setting: knots stay a gradient that the merge interpolates; blocks give one value per layer."""
         if self.points == 1:
             return values[0]
         if self.kind == "blocks":
@@ -42,7 +42,7 @@ class Schedule:
         return tuple(values)
 
 
-def _counted(spec: Any) -> tuple[str, int]:
+def _kind_and_points(spec: Any) -> tuple[str, int]:
     if isinstance(spec, Mapping) and len(spec) == 1:
         kind, points = next(iter(spec.items()))
     else:

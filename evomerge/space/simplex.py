@@ -1,4 +1,4 @@
-"""The unit cube of n − 1 dimensions ↔ the simplex of n weights, by stick breaking without fold or redundancy."""
+"""A one-to-one map between the unit cube of n − 1 dimensions and the simplex of n weights, by stick breaking."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ from evomerge.optimizers import Vector
 
 
 def from_cube(point: Vector) -> Vector:
-    """Non-negative weights that sum to 1; uniform points of the cube become uniform points of the simplex.
+    """Non-negative weights that sum to 1; a uniform distribution on the cube gives a uniform one on the simplex.
 
-    Each coordinate breaks a share 1 − (1 − u)^(1/m) off the stick, with m weights still to come (Devroye 1986, XI.2).
+    Each coordinate u breaks a share 1 − (1 − u)^(1/m) off the stick, where m weights remain (Devroye 1986, XI.2).
     """
     left, weights = 1.0, []
     for index, u in enumerate(point):
@@ -19,7 +19,7 @@ def from_cube(point: Vector) -> Vector:
 
 
 def to_cube(weights: Vector) -> Vector:
-    """The inverse; coordinates after the stick is used up are 0.5, where any value would do."""
+    """The inverse of `from_cube`; coordinates after the stick is used up have no effect and are 0.5."""
     left, point = 1.0, []
     for index, weight in enumerate(weights[:-1]):
         if left <= 1e-12:

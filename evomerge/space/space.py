@@ -1,7 +1,7 @@
-"""The search space: a point of the unit cube ↔ a recipe.
+"""The search space: the map between points of the unit cube and recipes.
 
-The coding is bounded and unfolded: each axis maps linearly to a gene's range, so there are no mirrored optima and no
-plateaus. Weights that the method normalises are coded as a point of the simplex.
+Each axis maps linearly to a gene's range, so every point is valid and there are no mirrored optima or plateaus.
+Weights that the method normalises are coded as a point of the simplex.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,16 @@ from evomerge.schema import EMPTY
 from evomerge.space.axes import Axes, GeneSpec
 from evomerge.space.genes import Genes
 from evomerge.space.group_members import GroupMembers
-from evomerge.space.inverse import RecipeValues
+from evomerge.space.inverse import RecipeGeneValues
 from evomerge.space.schedules import Schedule, Spec
 
-# Where a gene of this name masks and scales nothing, so that the weight of one expert alone gives that expert.
-NEUTRAL = {"density": 1.0, "gamma": 0.0, "epsilon": 0.0, "lambda": 1.0, "base_model_weight": 0.0}
-IN = 0.5  # from this coordinate on an expert takes part
+# Values at which these genes mask and scale nothing, so that weight 1 for a single expert gives that expert.
+NEUTRAL_VALUES = {"density": 1.0, "gamma": 0.0, "epsilon": 0.0, "lambda": 1.0, "base_model_weight": 0.0}
+PRESENT_FROM = 0.5  # the coordinate from which an expert takes part
 
 
 class SearchSpace(Protocol):
-    """What a search asks of a space: recipes for points of the unit cube."""
+    """The interface of search spaces: they decode points of the unit cube to recipes."""
 
     method: str
     out_dtype: str | None
@@ -36,29 +36,29 @@ class SearchSpace(Protocol):
     dimensions: int
 
     def coordinates(self) -> list[Coordinate]:
-        """What each axis is."""
+        """The coordinate of each axis."""
 
     def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
-        """The point whose recipe comes nearest, and how far it is: the root mean square in units of the genes' ranges.
+        """The point whose recipe is nearest, and its distance: the root mean square in units of the genes' ranges.
 
-        ConfigError where the recipe merges other models.
+        ConfigError if the recipe merges other models.
         """
 
     def decode(self, vector: Vector) -> Recipe:
         """The recipe of a point; any point of the cube is a valid recipe."""
 
-    def seeds(self) -> dict[str, Vector]:
-        """The points worth knowing first."""
+    def seed_points(self) -> dict[str, Vector]:
+        """Label → point of the known merges with which a search begins."""
 
-    def defaults(self) -> dict[str, Vector]:
-        """Label → point of every baseline that the space's methods bring."""
+    def default_points(self) -> dict[str, Vector]:
+        """Label → point of the textbook default of each method, which are baselines."""
 
-    def examples(self) -> list[Vector]:
-        """A point of every method."""
+    def example_points(self) -> list[Vector]:
+        """One point of every method."""
 
 
 class Space:
-    """What a search varies: the genes of one method, per expert or shared, by group and depth."""
+    """The search space of one method: its genes, per expert or shared, by group and by depth."""
 
     def __init__(
         self,
@@ -79,21 +79,21 @@ class Space:
     ) -> None:
         self.method, self._module = method, methods.load(method)
         self.labels, self.experts, self.base = tuple(experts), tuple(experts.values()), base
-        self._endpoints()
+        self._check_experts()
         self._genes = Genes(method, settings, genes, schedule)
         self.out_dtype, self.seed = out_dtype, seed
-        self._rest: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed}
-        self._rest["options"] = methods.choose_options(method, options)
+        self._recipe_options: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed}
+        self._recipe_options["options"] = methods.choose_options(method, options)
         self._group_members = GroupMembers(layout, touched, components, outer)
         if any(group.frozen for group in self._group_members.groups):
-            self._genes.refuse_frozen()
+            self._genes.refuse_frozen_groups()
         self.axes = self._axes()
         self.dimensions = sum(axes.size for axes in self.axes)
         if not self.dimensions:
             raise ConfigError("space: nothing is left to search; free a gene or add an expert")
 
     def coordinates(self) -> list[Coordinate]:
-        """A continuous axis per gene, expert, group and place in the schedule, which make its name."""
+        """A continuous axis per gene, expert, group and point of the schedule, which are the parts of its name."""
         found = []
         for axes in self.axes:
             owners = [self.labels[i] for i in axes.experts][: axes.columns] or ["all"]
@@ -102,95 +102,98 @@ class Space:
                 found += [Coordinate(f"{axes.gene.name}.{owner}.{axes.group.name}{place}") for owner in owners]
         return found
 
-    def decode(self, vector: Vector, part: Mapping[str, float] | None = None) -> Recipe:
+    def decode(self, vector: Vector, participation: Mapping[str, float] | None = None) -> Recipe:
         """The recipe of a point; any point of the cube is a valid recipe.
 
-        `part` gives each expert a coordinate, from IN on it takes part; so do as many of the next as the method needs.
+        `participation` maps the label of each expert to a coordinate. An expert takes part from PRESENT_FROM on; if
+        these are fewer than the method needs, those with the next largest coordinates take part as well.
         """
         if vector.shape != (self.dimensions,):
             raise ValueError(f"a vector of shape {vector.shape} for a space of {self.dimensions} dimensions")
-        absent = self._absent(part) if part else frozenset()
+        absent = self._absent_experts(participation) if participation else frozenset()
         tables: dict[tuple[str, int | None], dict[str, tuple[float, ...]]] = {}
         for axes in self.axes:
-            values = _shared_out(axes, axes.decode(vector), absent)
+            values = _redistributed(axes, axes.decode(vector), absent)
             for column, expert in enumerate(axes.experts or (None,)):
                 tables.setdefault((axes.gene.name, expert), {})[axes.group.name] = tuple(values[:, column].tolist())
         return self._recipe(tables, absent)
 
     def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
-        """The point whose recipe comes nearest, and how far it is; one of another method by the genes it shares."""
-        wanted = self.wanted(recipe)
-        found = [
-            wanted.block(axes, self._group_members.members[axes.group.name], self._genes.adds) for axes in self.axes
-        ]
-        vector = np.concatenate([part for part, _ in found])
+        """The point whose recipe is nearest, and its distance; for another method only the genes in common count."""
+        values, members = self.gene_values(recipe), self._group_members.members
+        fits = [values.fit(axes, members[axes.group.name], self._genes.additive_weights) for axes in self.axes]
+        vector = np.concatenate([coordinates for coordinates, _ in fits])
         sizes = [axes.size for axes in self.axes]
-        return vector, float(np.sqrt(np.average([missed for _, missed in found], weights=sizes)))
+        return vector, float(np.sqrt(np.average([error for _, error in fits], weights=sizes)))
 
-    def wanted(self, recipe: Recipe) -> RecipeValues:
-        """What a recipe says of the tensors that this space is over."""
-        return RecipeValues(recipe, self._group_members.layout, self.base, self.experts)
+    def gene_values(self, recipe: Recipe) -> RecipeGeneValues:
+        """The gene values of a recipe in the tensors of this space."""
+        return RecipeGeneValues(recipe, self._group_members.layout, self.base, self.experts)
 
-    def examples(self) -> list[Vector]:
-        """A point of every method that the space holds."""
+    def example_points(self) -> list[Vector]:
+        """One point of the method: the middle of the cube."""
         return [np.full(self.dimensions, 0.5)]
 
-    def defaults(self) -> dict[str, Vector]:
-        """The method's textbook default as a baseline, where the space holds it."""
-        return {label: vector for label, vector in self.seeds().items() if label == "default"}
+    def default_points(self) -> dict[str, Vector]:
+        """The method's textbook default, if it is a point of the space."""
+        return {label: vector for label, vector in self.seed_points().items() if label == "default"}
 
     def encode(self, values: Mapping[str, float | Sequence[float]]) -> Vector | None:
-        """The point whose genes have these values (one per expert, or one for all) in every group.
+        """The point at which the genes have these values, one per expert or one for all, in every group.
 
-        None where a value is outside its gene's range; genes not named take their default.
+        None if a value is out of its gene's range; genes that are not named have their default.
         """
         vector = np.empty(self.dimensions)
         for axes in self.axes:
-            part = axes.encode(values.get(axes.gene.name, axes.gene.default))
-            if part is None:
+            coordinates = axes.encode(values.get(axes.gene.name, axes.gene.default))
+            if coordinates is None:
                 return None
-            vector[axes.start : axes.start + axes.size] = part
+            vector[axes.start : axes.start + axes.size] = coordinates
         return vector
 
-    def seeds(self) -> dict[str, Vector]:
-        """The points worth knowing first, where they exist: the textbook default, all experts alike, each expert, base.
+    def seed_points(self) -> dict[str, Vector]:
+        """The textbook default, equal weights, each expert and the base, as far as they are points of the space.
 
-        Base and experts are exactly that, in all that is searched; under some masks there is no such point.
+        At the points of the base and the experts, all searched tensors are exactly theirs. Such a point may not exist,
+        for instance if masks are fixed.
         """
         found = {"default": self.encode({})}
-        if self._genes.weighs:
+        if self._genes.searches_weights:
             count = len(self.experts)
-            alike: dict[str, Any] = {"weight": [1.0 / count] * count}
-            whole = self.encode({**NEUTRAL, **alike})
-            found["uniform"] = self.encode(alike) if whole is None else whole
-            found["base"] = self.encode({"weight": [0.0] * count}) if self._genes.adds else None
+            equal: dict[str, Any] = {"weight": [1.0 / count] * count}
+            unmasked = self.encode({**NEUTRAL_VALUES, **equal})
+            found["uniform"] = self.encode(equal) if unmasked is None else unmasked
+            found["base"] = self.encode({"weight": [0.0] * count}) if self._genes.additive_weights else None
             for i, label in enumerate(self.labels):
-                found[label] = self._alone([float(i == j) for j in range(count)])
+                found[label] = self._single_expert_point([float(i == j) for j in range(count)])
         return {label: vector for label, vector in found.items() if vector is not None}
 
     @property
-    def spare(self) -> int:
-        """How many of its experts the method can do without."""
+    def optional_experts(self) -> int:
+        """The number of experts that may be left out, as the method needs the others."""
         return 0 if methods.banks_depend_on_experts(self._module) else len(self.experts) - self._module.EXPERTS[0]
 
-    def _alone(self, weights: list[float]) -> Vector | None:
-        """The point at which one expert comes back as it is."""
-        held = {**self._genes.settings, **self._genes.fixed}
-        if any(held.get(name, value) != value for name, value in NEUTRAL.items()):
+    def _single_expert_point(self, weights: list[float]) -> Vector | None:
+        """The point at which the merge is exactly one expert, or None; its weight is 1 and the others are 0."""
+        unsearched = {**self._genes.settings, **self._genes.fixed}
+        if any(unsearched.get(name, value) != value for name, value in NEUTRAL_VALUES.items()):
             return None
-        if self._rest["options"].get("sign") == "unweighted" and len(weights) > 1:  # the others vote too
-            return None
-        return self.encode({**NEUTRAL, "weight": weights})
+        if self._recipe_options["options"].get("sign") == "unweighted" and len(weights) > 1:
+            return None  # experts of weight 0 take part in the sign election
+        return self.encode({**NEUTRAL_VALUES, "weight": weights})
 
-    def _absent(self, part: Mapping[str, float]) -> frozenset[int]:
-        """The places of the experts that do not take part."""
-        shares = [part[label] for label in self.labels]
-        order = sorted(range(len(shares)), key=lambda place: -shares[place])
-        fewest = len(shares) - self.spare
-        return frozenset(order[max(fewest, sum(share >= IN for share in shares)) :])
+    def _absent_experts(self, participation: Mapping[str, float]) -> frozenset[int]:
+        """The indices of the experts that do not take part."""
+        coordinates = [participation[label] for label in self.labels]
+        order = sorted(range(len(coordinates)), key=lambda place: -coordinates[place])
+        fewest = len(coordinates) - self.optional_experts
+        return frozenset(order[max(fewest, sum(x >= PRESENT_FROM for x in coordinates)) :])
 
-    def _endpoints(self) -> None:
-        """A method between two models takes the base and one expert, or two experts and no base."""
+    def _check_experts(self) -> None:
+        """ConfigError if the method cannot merge so many experts.
+
+        A method that merges the base with one expert also accepts two experts: the first one then replaces the base.
+        """
         low, high = self._module.EXPERTS
         if len(self.experts) == high + 1 == 2:
             self.base, self.experts, self.labels = self.experts[0], self.experts[1:], self.labels[1:]
@@ -208,14 +211,15 @@ class Space:
         return found
 
     def _axes_of(self, gene: Gene, group: Group, spec: Any, start: int) -> list[Axes]:
-        """The gene's axes in a group; none where it is frozen or no expert brings anything to it."""
-        touching = self._group_members.touching(group)
-        if group.frozen or not touching:
+        """The gene's axes in a group; none if the group is frozen or no expert changes it."""
+        changing = self._group_members.experts_changing(group)
+        if group.frozen or not changing:
             return []
         simplex = gene.name == "weight" and self._genes.normalizes
-        everyone = tuple(range(len(self.experts)))
-        counts = gene.name == "weight" and not self._genes.adds  # even where the expert is the base
-        experts = () if gene.per == "group" else everyone if counts else touching
+        all_experts = tuple(range(len(self.experts)))
+        # A weight that is not additive has an effect even if its expert equals the base in this group.
+        always = gene.name == "weight" and not self._genes.additive_weights
+        experts = () if gene.per == "group" else all_experts if always else changing
         layers = self._group_members.layers[group.name] if group.layered else 1
         schedule = Schedule.parse(spec if group.layered else "all", layers, "space.schedule")
         axes = Axes(gene, group, schedule, experts, simplex, start)
@@ -225,16 +229,17 @@ class Space:
         self, tables: Mapping[tuple[str, int | None], Mapping[str, tuple[float, ...]]], absent: frozenset[int]
     ) -> Recipe:
         def settings(per: str, owner: int | None) -> dict[str, Setting]:
-            own = (gene.name for gene in self._genes.named.values() if gene.per == per)
-            return {name: self._setting(name, tables.get((name, owner), {})) for name in own}
+            names = (gene.name for gene in self._genes.by_name.values() if gene.per == per)
+            return {name: self._setting(name, tables.get((name, owner), {})) for name in names}
 
         sources = [Source(expert, settings("expert", i)) for i, expert in enumerate(self.experts) if i not in absent]
-        # With weight 0 instead, so that what was prepared still serves; but an unweighted election counts every expert.
-        if "weight" in self._module.PER_EXPERT and self._rest["options"].get("sign") != "unweighted":
+        # Absent experts get weight 0, so that tables prepared for all experts stay valid. An unweighted sign election
+        # would count them, so there they are left out.
+        if "weight" in self._module.PER_EXPERT and self._recipe_options["options"].get("sign") != "unweighted":
             for i in sorted(absent):
                 sources.insert(i, Source(self.experts[i], {**settings("expert", i), "weight": 0.0}))
         shared = {**self._genes.settings, **settings("group", None)}
-        return recipe_of_models(self.method, self.base, tuple(sources), shared, **self._rest)
+        return recipe_of_models(self.method, self.base, tuple(sources), shared, **self._recipe_options)
 
     def _setting(self, name: str, table: Mapping[str, tuple[float, ...]]) -> Setting:
         schedules = {axes.group.name: axes.schedule for axes in self.axes if axes.gene.name == name}
@@ -243,14 +248,14 @@ class Space:
             if group.name in self._group_members.skipped:
                 continue
             values = table.get(group.name)
-            idle = self._genes.idle(name, group, len(self.experts))
-            value = idle if values is None else schedules[group.name].expand(values)
+            fixed = self._genes.fixed_value(name, group, len(self.experts))
+            value = fixed if values is None else schedules[group.name].expand(values)
             rules += [FilteredValue(text, value) for text in group.filters]
         return simplify_setting(tuple(rules))
 
 
-def _shared_out(axes: Axes, values: Vector, absent: frozenset[int]) -> Vector:
-    """Normalised weights without those of the absent experts, alike where nothing is left of them."""
+def _redistributed(axes: Axes, values: Vector, absent: frozenset[int]) -> Vector:
+    """Weights on a simplex with those of absent experts set to 0; equal weights for the others if their sum is 0."""
     if not absent or not axes.simplex:
         return values
     present = np.array([expert not in absent for expert in axes.experts], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Where a search may begin besides its own seeds: recipes of any origin, and the best of another run."""
+"""Warm starts: points at which a search begins, from recipe files and from the best recipes of another run."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +14,15 @@ from evomerge.space.space import SearchSpace
 
 log = logging.getLogger(__name__)
 
-WINNERS = 5  # of another run
-FAR = 0.005  # the rounding of genes is nearer
+WINNERS = 5  # recipes taken from another run
+FAR = 0.005  # a larger distance is reported; rounding of gene values stays below it
 
 
 def initial_points(space: SearchSpace, paths: Sequence[str]) -> dict[str, Vector]:
-    """Label → the point of the space at, or nearest to, each recipe; one line of notice where it is not that recipe."""
+    """Label → the nearest point of the space for the recipe of each path, or for the best recipes of a run folder.
+
+    A point whose recipe differs is logged as a warning.
+    """
     found = {}
     for path in paths:
         for label, recipe in _recipes(Path(path)):
@@ -28,7 +31,9 @@ def initial_points(space: SearchSpace, paths: Sequence[str]) -> dict[str, Vector
             except ConfigError as error:
                 raise ConfigError(f"init {label}: {error}") from None
             if recipe.method not in space.method.split(" or "):
-                log.warning("init %s: its method, %s, is not searched; what its genes share is", label, recipe.method)
+                log.warning(
+                    "init %s: its method, %s, is not searched; only common genes are used", label, recipe.method
+                )
             elif distance > FAR:
                 log.warning(
                     "init %s: not in the space; the nearest point is %.3f of the genes' ranges away", label, distance
@@ -51,7 +56,7 @@ def _recipes(path: Path) -> Iterator[tuple[str, Recipe]]:
 
 
 def _best(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys of what was scored on all of `search`, best first by the weighted mean of the task means."""
+    """The keys of all recipes scored on the whole search slice, best first by the weighted mean of the task means."""
     plan = plan_of(header, lines)
     fitness = {key: plan.score(items) for key, items in complete_scores(plan, lines).items()}
     return sorted(fitness, key=lambda key: -fitness[key])

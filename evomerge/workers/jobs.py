@@ -1,4 +1,4 @@
-"""What travels between the loop and its workers: plain values, cheap to send to another machine."""
+"""The values exchanged between the search and its workers, small enough to send to another machine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 from evomerge.recipes import ModelRef, Recipe
 
 if TYPE_CHECKING:
-    from evomerge.scoring.engine import Work
+    from evomerge.scoring.engine import EncodedChunk
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """Everything a worker is made from, small enough to send to another machine."""
+    """The arguments from which a worker is constructed."""
 
     base: ModelRef
     experts: tuple[ModelRef, ...]
-    work: Mapping[str, "Work"]  # by chunk id
+    work: Mapping[str, "EncodedChunk"]  # chunk id → its tokenised requests
     dtype: str = "float32"
     device: str = "auto"
     attn_implementation: str | None = None
@@ -32,7 +32,7 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class Job:
-    """One chunk of one candidate."""
+    """One chunk to be scored for one candidate; `key` is the recipe's content key."""
 
     key: str
     recipe: Recipe
@@ -41,7 +41,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: raw responses, or the reason why the candidate cannot have any."""
+    """The result of a job: raw responses in request order, or the reason why the candidate has failed."""
 
     job: Job
     responses: list[Any] | None = None

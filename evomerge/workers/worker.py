@@ -1,6 +1,6 @@
-"""A worker: one live model, the materializer that writes candidates into it, the engine that answers with it.
+"""A worker: one live model, the materializer that writes candidates into it, and the engine that evaluates it.
 
-A worker knows chunks by their id and returns raw responses; tasks, metrics and scores are the driver's.
+A worker gets chunk ids and returns raw responses. Tasks, metrics and scores stay in the driver process.
 """
 
 import logging
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Scores candidates in place; the model holds the last candidate written."""
+    """Writes candidates into one model in place and computes the responses of their chunks."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._work = dict(spec.work)
@@ -51,42 +51,43 @@ class Worker:
         )
         sizes = {"batch_size": spec.batch_size, "batch_tokens": spec.batch_tokens}
         self._engine = ScoringEngine(self._model, tokenizer, self._encoder, **sizes, path=spec.scoring)
-        self._held: str | None = None
+        self._loaded_key: str | None = None  # of the recipe that the model's weights are
 
     def attempt(self, job: Job) -> Outcome:
-        """Score one chunk; whatever goes wrong is the candidate's failure and comes back as a value."""
+        """Compute the responses of one chunk; an exception is returned as the candidate's failure."""
         start = time.perf_counter()
         try:
             responses = self._score(job)
         except CandidateError as error:
             return Outcome(job, error=str(error))
-        except Exception as error:  # the one broad except: a candidate may fail in any way and the search goes on
+        except Exception as error:  # no failure of a candidate, of whatever kind, may end the search
             log.info("candidate %s failed", job.key, exc_info=True)
-            self._held = None
-            self._materializer.invalidate()  # whatever failed may have touched the model
+            self._loaded_key = None
+            self._materializer.invalidate()  # the model may have been written in part
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             return Outcome(job, error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         return Outcome(job, responses, seconds=time.perf_counter() - start)
 
     def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
-        """Know more chunks, by their requests: the same items in other batches."""
-        self._work |= {chunk: self._encoder.work(asked) for chunk, asked in requests.items()}
+        """Add chunks by their requests (chunk id → requests); used when the search slice is regrouped."""
+        self._work |= {chunk: self._encoder.encode(listed) for chunk, listed in requests.items()}
 
     def fingerprint(self, recipe: Recipe) -> str:
-        """The fingerprint of the candidate as it is scored, in this worker's dtype."""
-        self._hold(recipe)
+        """The fingerprint of the candidate's weights as they are scored, in this worker's dtype."""
+        self._load(recipe)
         return fingerprint(self._family.base.parameter_views(self._model).items())
 
     def _score(self, job: Job) -> list[Any]:
-        self._hold(job.recipe)
+        self._load(job.recipe)
         with torch.inference_mode():
             return self._engine.respond(self._work[job.chunk])
 
-    def _hold(self, recipe: Recipe) -> None:
+    def _load(self, recipe: Recipe) -> None:
+        """Write the candidate into the model, unless it is there already."""
         key = recipe.key()
-        if key != self._held:
-            self._held = None  # a write that fails half-way leaves no candidate
+        if key != self._loaded_key:
+            self._loaded_key = None  # a failed write leaves weights of no recipe
             self._engine.forget()
             self._materializer.write(recipe, self._model)
-            self._held = key
+            self._loaded_key = key

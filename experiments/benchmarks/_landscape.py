@@ -11,7 +11,7 @@ import numpy as np
 
 from evomerge.optimizers import Vector
 from evomerge.scoring.protocol import Plan
-from evomerge.scoring.tasks.slices import into_chunks
+from evomerge.scoring.tasks.slices import make_chunks
 
 TASKS, DIMENSIONS, LARGEST = 4, 8, 1.5  # of a weight
 DEPTH = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.75, 0.25]])  # where a task's expert does its work
@@ -58,7 +58,7 @@ class Items:
 def plan(count: int, chunk_items: int) -> Plan:
     """The search slice, dealt as a real one."""
     items = {f"t{task}": [f"t{task}/{i}" for i in range(count)] for task in range(TASKS)}
-    return Plan({"search": into_chunks("search", items, chunk_items)}, dict.fromkeys(items, 1.0))
+    return Plan({"search": make_chunks("search", items, chunk_items)}, dict.fromkeys(items, 1.0))
 
 
 def named(right: Vector) -> Mapping[str, float]:

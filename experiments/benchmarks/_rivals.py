@@ -74,4 +74,4 @@ def static(arena: Arena) -> dict[str, list[Candidate]]:
 
 def _textbook(arena: Arena, method: str) -> Candidate:
     space = arena.variant({}, f"method={method}", "space.outer=joint", "space.genes={}").space
-    return Candidate.of(method, space.decode(space.defaults()["default"]))
+    return Candidate.of(method, space.decode(space.default_points()["default"]))

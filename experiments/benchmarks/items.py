@@ -15,7 +15,7 @@ from _rows import Row, environment, print_table, write_json
 
 from evomerge.ledger.reading import complete_scores, plan_of, read_trials
 from evomerge.scoring.protocol import Plan, task_of
-from evomerge.scoring.tasks.slices import into_chunks
+from evomerge.scoring.tasks.slices import make_chunks
 from evomerge.searching.item_order import ItemOrder, agreement_levels, chunks_by_level
 from evomerge.searching.race import Matrix
 
@@ -54,7 +54,7 @@ class Draws:
         """One draw of the slice, in both orders."""
         draw = np.random.default_rng(seed)
         shuffled = {task: [str(item) for item in draw.permutation(items)] for task, items in self._tasks.items()}
-        plan = Plan({"search": into_chunks("search", shuffled, CHUNK)}, self._weights)
+        plan = Plan({"search": make_chunks("search", shuffled, CHUNK)}, self._weights)
         levels = agreement_levels(plan, self._standing)
         anew = replace(plan, chunks={"search": chunks_by_level(plan, levels)})
         return {"rotating": ItemOrder.as_drawn(plan, rotating=True), "informative": ItemOrder.by_level(anew, levels)}

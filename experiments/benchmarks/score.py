@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTr
 
 from evomerge.models import load_model, torch_dtype
 from evomerge.recipes import DTYPES
-from evomerge.scoring.engine.encoder import Encoder, Work
+from evomerge.scoring.engine.encoder import EncodedChunk, Encoder
 from evomerge.scoring.engine.loglikelihood import TreeEngine
 from evomerge.scoring.engine.tree import Pair, build_trees
 from evomerge.scoring.protocol import Request
@@ -98,7 +98,7 @@ def _numbers(vocabulary: int) -> PreTrainedTokenizerFast:
 class Ours:
     """The tree engine on one case, its beginnings computed anew each time, as for a new candidate."""
 
-    def __init__(self, model: PreTrainedModel, work: Work) -> None:
+    def __init__(self, model: PreTrainedModel, work: EncodedChunk) -> None:
         assert work.batches is not None
         self.engine, self.plan = TreeEngine(model), work.batches
 
@@ -170,7 +170,7 @@ def race(
     """The rows of one case."""
     encoder = Encoder(tokenizer, model.config, batch_tokens=options.batch_tokens)
     start = perf_counter()
-    work = encoder.asked(pairs)
+    work = encoder.encode_pairs(pairs)
     planned = perf_counter() - start
     ours, theirs = Ours(model, work), harness(model, tokenizer, pairs, options.batch_size)
     assert work.batches is not None

@@ -87,7 +87,7 @@ def optimizer(arena: Arena, name: str, space: SearchSpace, seed: int) -> Optimiz
     settings = dict(CONTESTANTS[name])
     if settings.get("population") == 0:
         settings["population"] = cma_population(space.dimensions)
-    points = {space.decode(point).key(): point for point in space.seeds().values()}
+    points = {space.decode(point).key(): point for point in space.seed_points().values()}
     return optimizers.create(settings.pop("name"), space.coordinates(), list(points.values()), seed, settings)
 
 

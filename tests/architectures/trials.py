@@ -179,7 +179,7 @@ def scored(model: PreTrainedModel) -> str:
     ours, theirs = auto.respond(questions), plain.respond(questions)
     for (own, _), (other, _) in zip(ours, theirs, strict=True):
         assert abs(own - other) <= 2e-5 * (1 + abs(other)), f"{own} by the path that auto takes, {other} plainly"
-    why = auto.engine.plain_because
+    why = auto.engine.plain_reason
     if why:
         return f"plain: {re.sub(r' [(][^)]*[)]', '', why)}"
     return "a context encoded once" if model.config.is_encoder_decoder else "trees"

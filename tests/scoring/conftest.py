@@ -117,7 +117,7 @@ class Answers:
 
     def respond(self, requests: Iterable[Request]) -> list[Any]:
         with torch.inference_mode():
-            return self.engine.respond(self.encoder.work(tuple(requests)))
+            return self.engine.respond(self.encoder.encode(tuple(requests)))
 
 
 @pytest.fixture

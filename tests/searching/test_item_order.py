@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from evomerge.scoring.protocol import Plan, task_of
-from evomerge.scoring.tasks.slices import into_chunks
+from evomerge.scoring.tasks.slices import make_chunks
 from evomerge.searching.item_order import RATES, ItemOrder, agreement_levels, chunks_by_level
 
 ITEMS = {"a": [f"a/{i}" for i in range(60)], "b": [f"b/{i}" for i in range(100)]}
-PLAN = Plan({"search": into_chunks("search", ITEMS, 16)}, {"a": 1.0, "b": 3.0})
+PLAN = Plan({"search": make_chunks("search", ITEMS, 16)}, {"a": 1.0, "b": 3.0})
 
 
 def baselines(seed: int = 0, rows: int = 5) -> list[dict[str, float]]:
@@ -32,7 +32,7 @@ def test_levels_say_where_baselines_agree_and_which_way_most_of_them_are() -> No
         {"a/0": 1.0, "a/1": 0.0, "a/2": 0.0, "a/3": 1.0, "b/0": 0.5, "b/1": 0.3},
     ]
     plan = Plan(
-        {"search": into_chunks("search", {"a": ["a/0", "a/1", "a/2", "a/3"], "b": ["b/0", "b/1"]}, 3)}, {"a": 1, "b": 1}
+        {"search": make_chunks("search", {"a": ["a/0", "a/1", "a/2", "a/3"], "b": ["b/0", "b/1"]}, 3)}, {"a": 1, "b": 1}
     )
     assert agreement_levels(plan, rows) == {
         "a/0": "agree",
@@ -87,7 +87,7 @@ def test_estimates_from_a_part_have_no_bias_though_its_items_were_chosen() -> No
     for seed in range(400):
         draw = np.random.default_rng(seed)
         shuffled = {task: list(draw.permutation(ids)) for task, ids in ITEMS.items()}
-        plan = replace(PLAN, chunks={"search": into_chunks("search", shuffled, 16)})
+        plan = replace(PLAN, chunks={"search": make_chunks("search", shuffled, 16)})
         anew = replace(plan, chunks={"search": chunks_by_level(plan, LEVELS)})
         order = ItemOrder.by_level(anew, LEVELS)
         chance = {"agree": 0.9, "mostly right": 0.6, "mostly wrong": 0.2}

@@ -15,10 +15,10 @@ from evomerge.recipes.recipe import ModelRef
 from evomerge.space.baselines import (
     RESERVED,
     BaselinesConfig,
-    from_file,
+    load_baseline_recipe,
     mandatory_baselines,
-    random_direction,
-    textbook,
+    random_direction_recipe,
+    textbook_recipe,
 )
 from evomerge.space.space import Space
 from tests.families import Folders, save_family
@@ -75,7 +75,7 @@ def test_an_expert_must_not_bear_a_baselines_name(label: str, folders: Folders) 
 
 def test_the_control_is_the_uniform_average_with_random_signs(folders: Folders) -> None:
     space, experts, family = make(folders, "ties", out_dtype="float32", seed=5)
-    recipe = random_direction(space, folders.base, experts)
+    recipe = random_direction_recipe(space, folders.base, experts)
     assert (recipe.method, recipe.seed, recipe.out_dtype) == ("random_direction", 5, "float32")
     materializer, base = Materializer(family), load_file(Path(folders.base.path) / "model.safetensors")
     uniform = dict(materializer.tensors(mandatory_baselines(space, folders.base, experts)["uniform"]))
@@ -86,8 +86,8 @@ def test_the_control_is_the_uniform_average_with_random_signs(folders: Folders) 
 
 def test_a_textbook_merge_has_the_methods_values_and_those_it_is_given(folders: Folders) -> None:
     space, _, _ = make(folders, "ties", out_dtype="float32", seed=5)
-    assert textbook(space, {}) == space.decode(space.defaults()["default"])
-    sources = textbook(space, {"density": 0.7}).slices[0].sources
+    assert textbook_recipe(space, {}) == space.decode(space.default_points()["default"])
+    sources = textbook_recipe(space, {"density": 0.7}).slices[0].sources
     assert [source.settings for source in sources] == [{"weight": 0.5, "density": 0.7}] * 2
 
 
@@ -100,7 +100,7 @@ def test_a_textbook_merge_has_the_methods_values_and_those_it_is_given(folders: 
 )
 def test_a_textbook_merge_that_cannot_be_is_refused(genes: dict[str, float], message: str, folders: Folders) -> None:
     with pytest.raises(ConfigError, match=message):
-        textbook(make(folders, "ties")[0], genes)
+        textbook_recipe(make(folders, "ties")[0], genes)
 
 
 def test_a_recipe_of_any_origin_is_a_row_and_one_of_other_models_is_refused(folders: Folders, tmp_path: Path) -> None:
@@ -108,10 +108,10 @@ def test_a_recipe_of_any_origin_is_a_row_and_one_of_other_models_is_refused(fold
     lines = [f"  - {{model: {ref}, parameters: {{weight: 0.3}}}}" for ref in folders.experts]
     text = "\n".join(["merge_method: task_arithmetic", f"base_model: {folders.base}", "models:", *lines])
     (tmp_path / "theirs.yml").write_text(text)
-    recipe = from_file(str(tmp_path / "theirs.yml"), (folders.base, first, second))
+    recipe = load_baseline_recipe(str(tmp_path / "theirs.yml"), (folders.base, first, second))
     assert [source.settings["weight"] for source in recipe.slices[0].sources] == [0.3, 0.3]
     with pytest.raises(ConfigError, match=rf"theirs\.yml merges {second}; this search"):
-        from_file(str(tmp_path / "theirs.yml"), (folders.base, first))
+        load_baseline_recipe(str(tmp_path / "theirs.yml"), (folders.base, first))
 
 
 def test_no_two_rows_bear_one_name() -> None:

@@ -121,10 +121,10 @@ def test_every_corner_and_random_points_of_a_choice_merge(materializer: Material
 def test_seeds_of_a_choice_are_the_methods_own(materializer: Materializer) -> None:
     space = choice(materializer)
     own = {name: space_of(materializer, name) for name in THREE}
-    wanted = {f"{name} {label}": one.decode(v) for name, one in own.items() for label, v in one.seeds().items()}
-    assert {label: space.decode(vector) for label, vector in space.seeds().items()} == wanted
-    assert [space.decode(vector).method for vector in space.examples()] == THREE
-    for vector in [*space.seeds().values(), *space.examples()]:
+    wanted = {f"{name} {label}": one.decode(v) for name, one in own.items() for label, v in one.seed_points().items()}
+    assert {label: space.decode(vector) for label, vector in space.seed_points().items()} == wanted
+    assert [space.decode(vector).method for vector in space.example_points()] == THREE
+    for vector in [*space.seed_points().values(), *space.example_points()]:
         assert vector.shape == (space.dimensions,) and vector.min() >= 0.0 and vector.max() <= 1.0
 
 
@@ -134,7 +134,7 @@ def test_every_default_is_a_baseline_row(make: Any, materializer: Materializer, 
     assert list(rows) == ["base", *LABELS, "uniform", *(f"default ({name})" for name in THREE)]
     for name in THREE:
         own = space_of(materializer, name)
-        assert rows[f"default ({name})"] == own.decode(own.seeds()["default"])
+        assert rows[f"default ({name})"] == own.decode(own.seed_points()["default"])
     assert rows["default (ties)"].slices[0].sources[0].settings["density"] == 0.2
 
 
@@ -174,9 +174,9 @@ def test_what_is_the_same_in_every_schedule_is_one_baseline_and_one_seed(
         "uniform",
         "default",
     ]
-    keys = {space.decode(vector).key() for vector in space.seeds().values()}
-    assert keys == {own.decode(vector).key() for vector in own.seeds().values()}
-    assert len(space.examples()) == 1
+    keys = {space.decode(vector).key() for vector in space.seed_points().values()}
+    assert keys == {own.decode(vector).key() for vector in own.seed_points().values()}
+    assert len(space.example_points()) == 1
 
 
 def test_a_recipe_is_found_in_the_schedule_that_it_was_made_by(materializer: Materializer) -> None:
@@ -193,10 +193,10 @@ def test_methods_subsets_and_schedules_are_chosen_together(materializer: Materia
     space = ExpertSubset(inner, LABELS)
     names = axis_names(space)
     assert len(set(names)) == space.dimensions and {"method", "ties.schedule", "takes_part.math"} <= set(names)
-    assert list(space.defaults()) == ["default (task_arithmetic)", "default (ties)"]
+    assert list(space.default_points()) == ["default (task_arithmetic)", "default (ties)"]
     found = {space.decode(v).method for v in np.random.default_rng(2).random((20, space.dimensions))}
     assert found == {"task_arithmetic", "ties"}
-    for vector in [*space.seeds().values(), *np.random.default_rng(3).random((4, space.dimensions))]:
+    for vector in [*space.seed_points().values(), *np.random.default_rng(3).random((4, space.dimensions))]:
         assert bits(materializer, space.decode(vector))
 
 
@@ -288,7 +288,7 @@ def test_corners_of_weights_and_subset_merge(method: str, materializer: Material
 
 def test_weight_on_the_absent_goes_to_the_others_alike(materializer: Materializer) -> None:
     space = subset(materializer, ["linear"])
-    math_only = space_of(materializer, "linear").seeds()["math"]
+    math_only = space_of(materializer, "linear").seed_points()["math"]
     recipe = with_part(space, (0.0, 1.0, 1.0), math_only)
     assert [source.settings["weight"] for source in recipe.slices[0].sources] == [0.0, 1.0, 1.0]
     recipe = with_part(space, (1.0, 1.0, 0.0), math_only)
@@ -297,11 +297,11 @@ def test_weight_on_the_absent_goes_to_the_others_alike(materializer: Materialize
 
 def test_seeds_of_a_subset_have_everybody_in(materializer: Materializer) -> None:
     space, inner = subset(materializer), choice(materializer)
-    for kind in ("seeds", "defaults"):
+    for kind in ("seed_points", "default_points"):
         ours, theirs = getattr(space, kind)(), getattr(inner, kind)()
         assert {k: space.decode(v) for k, v in ours.items()} == {k: inner.decode(v) for k, v in theirs.items()}
-    assert [space.decode(vector).method for vector in space.examples()] == THREE
-    assert all((vector >= 0).all() and (vector <= 1).all() for vector in space.seeds().values())
+    assert [space.decode(vector).method for vector in space.example_points()] == THREE
+    assert all((vector >= 0).all() and (vector <= 1).all() for vector in space.seed_points().values())
 
 
 def test_a_method_between_two_experts_needs_both(materializer: Materializer) -> None:

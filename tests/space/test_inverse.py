@@ -62,7 +62,7 @@ def test_an_average_of_models_is_a_sum_of_task_vectors() -> None:
     sources = tuple(Source(ref, {"weight": 2.0}) for ref in EXPERTS.values())
     vector, distance = make().nearest(recipe_of_models("linear", None, sources, {}))
     assert distance == pytest.approx(0.0, abs=1e-6)
-    assert make().decode(vector) == make().decode(make().seeds()["uniform"])
+    assert make().decode(vector) == make().decode(make().seed_points()["uniform"])
 
 
 def test_other_models_are_refused_by_name() -> None:

@@ -126,14 +126,14 @@ def test_different_points_are_different_recipes(method: str, schedule: Any) -> N
 @every_schedule
 def test_seeds_encode_and_decode(method: str, schedule: Any) -> None:
     space = make(method, schedule=schedule, components=("attention",))
-    for label, vector in space.seeds().items():
+    for label, vector in space.seed_points().items():
         assert vector.shape == (space.dimensions,) and (vector >= 0).all() and (vector <= 1).all()
         merged = space.decode(vector)
         if label in EXPERTS and "weight" in methods.load(method).PER_EXPERT:
             wanted = [float(label == other) for other in space.labels]
             assert all(weights(merged, name) == pytest.approx(wanted, abs=1e-6) for name in NAMES)
     default = {gene.name: gene.default for gene in methods.load(method).GENES}
-    entry = values(space.decode(space.seeds()["default"]))[0]
+    entry = values(space.decode(space.seed_points()["default"]))[0]
     for key, value in {**entry.shared, **entry.experts[0].values}.items():
         if key in default and not (key == "weight" and methods.normalizes(methods.load(method), {})):
             assert value == pytest.approx(default[key], abs=1e-6)
@@ -148,9 +148,11 @@ def test_seeds_of_weighted_methods_name_every_baseline(method: str) -> None:
     masked = "density" in genes and genes["density"].high < 1.0  # it drops something of any expert
     normal = methods.normalizes(methods.load(method), {})
     wanted = {"default", "uniform", *(() if normal else ("base",)), *(() if masked else space.labels)}
-    assert set(space.seeds()) == wanted
+    assert set(space.seed_points()) == wanted
     count = len(space.labels)
-    assert weights(space.decode(space.seeds()["uniform"]), NAMES[0]) == pytest.approx([1 / count] * count, abs=1e-6)
+    assert weights(space.decode(space.seed_points()["uniform"]), NAMES[0]) == pytest.approx(
+        [1 / count] * count, abs=1e-6
+    )
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +203,7 @@ def test_base_and_expert_seeds_are_what_they_say(
     if method == "task_arithmetic" and "genes" in changes:  # its λ is no gene
         changes = {"settings": {"lambda": 0.7}}
     space = real(materializer, method, **changes)
-    seeds = space.seeds()
+    seeds = space.seed_points()
     assert "uniform" in seeds
     for label, ref in {"base": folders.base, **space_experts(space)}.items():
         if label in seeds:
@@ -217,14 +219,14 @@ def space_experts(space: Space) -> dict[str, ModelRef]:
 
 @pytest.mark.parametrize("method", ["dare_linear", "ties", "geometric_median"])
 def test_under_a_fixed_weight_only_the_default_is_left(method: str) -> None:
-    assert set(make(method, genes={"weight": 0.4}).seeds()) == {"default"}
+    assert set(make(method, genes={"weight": 0.4}).seed_points()) == {"default"}
 
 
 def test_uniform_is_the_mean_for_the_methods_that_add_up(folders: Folders, materializer: Materializer) -> None:
     experts = [load_file(Path(ref.path) / "model.safetensors") for ref in folders.experts]
     for method in ("linear", "task_arithmetic", "dare_linear", "breadcrumbs"):
         space = real(materializer, method)
-        for name, tensor in materializer.tensors(space.decode(space.seeds()["uniform"])):
+        for name, tensor in materializer.tensors(space.decode(space.seed_points()["uniform"])):
             assert torch.allclose(tensor, sum(expert[name] for expert in experts) / 3, atol=1e-6)  # type: ignore[arg-type]
 
 
@@ -319,7 +321,7 @@ def test_relative_weights_count_even_where_an_expert_is_the_base(method: str) ->
     touched = [frozenset(NAMES), *[ATTENTION] * (len(experts) - 1)]
     space = make(method, touched=touched, components=("attention",))
     assert len([name for name in axis_names(space) if name.startswith("weight.")]) == 3 * (len(experts) - 1)
-    assert all(weight > 0 for weight in weights(space.decode(space.seeds()["uniform"]), NAMES[0]))
+    assert all(weight > 0 for weight in weights(space.decode(space.seed_points()["uniform"]), NAMES[0]))
 
 
 def test_frozen_outer_tensors_stay_the_bases_under_a_fixed_weight() -> None:
@@ -389,7 +391,7 @@ def test_genes_are_narrowed_fixed_and_scheduled() -> None:
     assert {expert.values["density"] for entry in values(high) for expert in entry.experts} == {0.5}
     fixed = make("dare_linear", genes={"density": {"value": 0.25}})
     assert {e.values["density"] for entry in values(fixed.decode(points(fixed)[0])) for e in entry.experts} == {0.25}
-    assert "base" not in space.seeds() and "math" not in space.seeds()  # out of the narrowed range
+    assert "base" not in space.seed_points() and "math" not in space.seed_points()  # out of the narrowed range
 
 
 def test_points_outside_the_cube_are_its_faces() -> None:

@@ -11,7 +11,7 @@ from evomerge.ledger.ledger import Ledger
 from evomerge.recipes import dump_recipe
 from evomerge.recipes.document import to_document
 from evomerge.recipes.recipe import FilteredValue
-from evomerge.space import warm_start as warm_start
+from evomerge.space import warm_start
 from tests.space.test_space import make
 from tests.toys import Run, toy_optimizer, toy_space
 
@@ -30,7 +30,7 @@ def test_a_recipe_of_the_space_is_found_without_a_word(tmp_path: Path, caplog: p
     space, path = make(schedule={"blocks": 2}), tmp_path / "recipe.yaml"
     vector = np.random.default_rng(0).random(space.dimensions)
     path.write_text(dump_recipe(space.decode(vector)))
-    found = warm_start.points(space, [str(path)])
+    found = warm_start.initial_points(space, [str(path)])
     assert found[str(path)] == pytest.approx(vector, abs=1e-5) and not caplog.messages
 
 
@@ -38,7 +38,7 @@ def test_mergekits_yaml_lies_beside_the_space_and_says_how_far(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "mergekit.yml").write_text(MERGEKIT)
-    (vector,) = warm_start.points(make(), [str(tmp_path / "mergekit.yml")]).values()
+    (vector,) = warm_start.initial_points(make(), [str(tmp_path / "mergekit.yml")]).values()
     first, second, third = (s.settings["weight"] for s in make().decode(vector).slices[0].sources)
     assert (first, third) == (0.45, 0.0) and isinstance(second, tuple)
     assert [rule.value for rule in second if isinstance(rule, FilteredValue)] == [0.05, 0.05, 0.05, 0.2], (
@@ -50,13 +50,13 @@ def test_mergekits_yaml_lies_beside_the_space_and_says_how_far(
 
 def test_another_method_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "ties.yaml").write_text(dump_recipe(make("ties").decode(np.full(make("ties").dimensions, 0.5))))
-    warm_start.points(make(), [str(tmp_path / "ties.yaml")])
+    warm_start.initial_points(make(), [str(tmp_path / "ties.yaml")])
     assert len(caplog.messages) == 1 and "its method, ties, is not searched" in caplog.messages[0]
 
 
 def test_a_runs_best_come_in_order(tmp_path: Path) -> None:
     board = Run(tmp_path / "trials.jsonl").search(24, toy_optimizer("random"))
-    found = warm_start.points(toy_space(), [str(tmp_path)])
+    found = warm_start.initial_points(toy_space(), [str(tmp_path)])
     assert list(found) == [f"{tmp_path} {rank}" for rank in range(1, warm_start.WINNERS + 1)]
     keys = [toy_space().decode(vector).key() for vector in found.values()]
     assert keys == [candidate.key for candidate, _ in board.ranked()[: warm_start.WINNERS]]
@@ -70,7 +70,7 @@ def test_a_runs_best_are_those_by_its_own_weights(tmp_path: Path) -> None:
     ledger.append_scores(good.key(), "search/0", [1.0, 0.4], 1.0, to_document(good))
     ledger.append_scores(better.key(), "search/0", [0.2, 0.8], 1.0, to_document(better))
     ledger.close()
-    found = warm_start.points(toy_space(), [str(tmp_path)])
+    found = warm_start.initial_points(toy_space(), [str(tmp_path)])
     assert [toy_space().decode(vector).key() for vector in found.values()] == [better.key(), good.key()]
 
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_meant_is_one_line(tmp_path: Path, text: str | None, mess
     if text is not None:
         path.write_text(text)
     with pytest.raises(ConfigError, match=message.format(path=path)) as error:
-        warm_start.points(make(), [str(path)])
+        warm_start.initial_points(make(), [str(path)])
     assert "\n" not in str(error.value)
 
 
@@ -101,7 +101,7 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path, lines: list[object]
     if lines:
         (tmp_path / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(ConfigError, match=rf"^init {tmp_path}: not a run that has scored anything .*give its folder$"):
-        warm_start.points(make(), [str(tmp_path)])
+        warm_start.initial_points(make(), [str(tmp_path)])
 
 
 def test_a_recipe_whose_weights_were_frozen_is_read_as_it_was_searched(tmp_path: Path) -> None:
@@ -109,5 +109,5 @@ def test_a_recipe_whose_weights_were_frozen_is_read_as_it_was_searched(tmp_path:
     searched = space.decode(np.full(space.dimensions, 0.4))
     held = make().decode(np.full(make().dimensions, 0.2)).with_notes({"frozen_from": to_document(searched)})
     (tmp_path / "recipe.yaml").write_text(dump_recipe(held))
-    (vector,) = warm_start.points(space, [str(tmp_path / "recipe.yaml")]).values()
+    (vector,) = warm_start.initial_points(space, [str(tmp_path / "recipe.yaml")]).values()
     assert space.decode(vector).key() == searched.key()

@@ -11,7 +11,7 @@ from evomerge.merging.materializer import Materializer, fingerprint
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_tokenizer, model_config
 from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
-from evomerge.scoring.engine.encoder import Encoder, Work
+from evomerge.scoring.engine.encoder import EncodedChunk, Encoder
 from evomerge.scoring.protocol import Request
 from evomerge.workers.jobs import Job, WorkerSpec
 from evomerge.workers.worker import Worker
@@ -24,8 +24,8 @@ REQUESTS: dict[str, tuple[Request, ...]] = {
     "search/1": tuple(Request("loglikelihood", ("shift agc = ", word)) for word in ("bhd", "agc")),
 }
 ENCODER = Encoder(load_tokenizer(Path(BASE.path)), model_config(Path(BASE.path)))
-BROKEN = Work((Request("loglikelihood", ("", "")),), (), (), None, 0)
-WORK = {chunk: ENCODER.work(requests) for chunk, requests in REQUESTS.items()} | {"broken": BROKEN}
+BROKEN = EncodedChunk((Request("loglikelihood", ("", "")),), (), (), None, 0)
+WORK = {chunk: ENCODER.encode(requests) for chunk, requests in REQUESTS.items()} | {"broken": BROKEN}
 
 
 def merged(*weights: float, dtype: str = "float32") -> Recipe:

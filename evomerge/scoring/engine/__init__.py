@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.scoring.engine.encoder import MANY, Encoder, Work, check_tokenizer
+    from evomerge.scoring.engine.encoder import UNLIMITED, EncodedChunk, Encoder, check_tokenizer
     from evomerge.scoring.engine.options import PATHS
     from evomerge.scoring.engine.scoring_engine import ScoringEngine
     from evomerge.scoring.engine.tree import Pair
@@ -18,11 +18,11 @@ else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
-    "MANY",
     "PATHS",
+    "UNLIMITED",
+    "EncodedChunk",
     "Encoder",
     "Pair",
     "ScoringEngine",
-    "Work",
     "check_tokenizer",
 ]

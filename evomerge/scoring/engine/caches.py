@@ -1,4 +1,4 @@
-"""Key/value caches for decoding: they grow in place, lose rows in place, and begin with a prefix computed once."""
+"""KV caches for decoding, which append in place, remove rows in place and may start with a shared prefix."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -9,62 +9,63 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-ROOM = 64  # tokens that a new buffer has room for beyond those it is made for
+SPARE_TOKENS = 64  # capacity of a new buffer beyond the tokens that it is created for
 
 
-States = list[tuple[Tensor, Tensor]]  # keys and values of every layer
+KVStates = list[tuple[Tensor, Tensor]]  # keys and values of every layer, each [rows, heads, tokens, width]
 
 
 class _Buffer:
-    """Keys or values [rows, heads, tokens, width] with room to grow."""
+    """Keys or values [rows, heads, tokens, width]; `filled` is the used part of a larger buffer."""
 
-    def __init__(self, held: Tensor) -> None:
-        self._whole: Tensor | None = None
-        self.held = held
+    def __init__(self, filled: Tensor) -> None:
+        self._buffer: Tensor | None = None
+        self.filled = filled
 
     def append(self, new: Tensor) -> Tensor:
-        length, total = self.held.shape[-2], self.held.shape[-2] + new.shape[-2]
+        length, total = self.filled.shape[-2], self.filled.shape[-2] + new.shape[-2]
         rows, heads, _, width = new.shape
-        if self._whole is None or self._whole.shape[-2] < total:
-            self._whole = new.new_empty(rows, heads, total + ROOM, width)
-            self._whole[:, :, :length] = self.held
-        self._whole[:, :, length:total] = new
-        self.held = self._whole[:, :, :total]
-        return self.held
+        if self._buffer is None or self._buffer.shape[-2] < total:
+            self._buffer = new.new_empty(rows, heads, total + SPARE_TOKENS, width)
+            self._buffer[:, :, :length] = self.filled
+        self._buffer[:, :, length:total] = new
+        self.filled = self._buffer[:, :, :total]
+        return self.filled
 
     def select(self, rows: Tensor) -> Tensor:
         count = len(rows)
-        if self._whole is None or count > len(self._whole):
-            self._whole, self.held = None, self.held[rows]
-            return self.held
+        if self._buffer is None or count > len(self._buffer):
+            self._buffer, self.filled = None, self.filled[rows]
+            return self.filled
         moved = (rows != torch.arange(count, device=rows.device)).nonzero().squeeze(1)
-        self.held[moved] = self.held[rows[moved]]  # the right side is a copy
-        self._whole, self.held = self._whole[:count], self.held[:count]
-        return self.held
+        self.filled[moved] = self.filled[rows[moved]]  # the right side is a copy
+        self._buffer, self.filled = self._buffer[:count], self.filled[:count]
+        return self.filled
 
 
-class GrowingLayer(DynamicLayer):
-    """A layer of full attention that appends in place and moves only the rows that fill gaps.
+class InPlaceLayer(DynamicLayer):
+    """The cache of a full-attention layer, which appends in place and moves only the rows that fill gaps.
 
-    transformers' own copies the whole cache for every token: a third of a decoding step at 32 rows of 300 tokens.
+    The layer of transformers copies the whole cache for every token, which takes a third of a decoding step at 32 rows
+    of 300 tokens.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Hold nothing yet."""
-        self.begin_with(key_states[:, :, :0], value_states[:, :, :0])
+        """Start empty, with the shapes and the dtype of these states."""
+        self.start_with(key_states[:, :, :0], value_states[:, :, :0])
 
-    def begin_with(self, keys: Tensor, values: Tensor) -> None:
-        """Hold these; they are copied when something is appended."""
+    def start_with(self, keys: Tensor, values: Tensor) -> None:
+        """Start with these states; they are copied at the first append."""
         self.dtype, self.device = keys.dtype, keys.device
         self._buffers = _Buffer(keys), _Buffer(values)
         self.keys, self.values = keys, values
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append; the answer is everything held."""
+        """Append keys and values, and return all that the layer has."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         keys, values = self._buffers
@@ -72,26 +73,26 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Row i becomes what row `indices[i]` was."""
+        """Replace row i by the former row `indices[i]`."""
         if self.get_seq_length() > 0:
             keys, values = self._buffers
             self.keys, self.values = keys.select(indices), values.select(indices)
 
 
-def cache_keyword(call: Callable[..., Any]) -> str:
-    """What a function of a model calls its cache: `cache` from transformers 5.24 on, `past_key_values` before."""
+def cache_argument(call: Callable[..., Any]) -> str:
+    """The name of a model function's cache argument: `cache` from transformers 5.24 on, `past_key_values` before."""
     return "cache" if "cache" in inspect.signature(call).parameters else "past_key_values"
 
 
-def new_cache(model: PreTrainedModel) -> Cache | None:
-    """An empty cache whose rows can be chosen from, or None for a model that keeps other states."""
-    layers = _layers(model)
+def new_kv_cache(model: PreTrainedModel) -> Cache | None:
+    """An empty cache with row selection, or None for a model that has other states than keys and values."""
+    layers = _cache_layers(model)
     if layers is None or not model.config.is_encoder_decoder:
-        return None if layers is None else _holding(layers)
-    return EncoderDecoderCache(_holding(layers), _holding(_layers(model) or []))
+        return None if layers is None else _cache_of(layers)
+    return EncoderDecoderCache(_cache_of(layers), _cache_of(_cache_layers(model) or []))
 
 
-def _layers(model: PreTrainedModel) -> list[DynamicLayer] | None:
+def _cache_layers(model: PreTrainedModel) -> list[DynamicLayer] | None:
     generating: Any = model
     if not generating._supports_default_dynamic_cache():
         return None
@@ -99,32 +100,32 @@ def _layers(model: PreTrainedModel) -> list[DynamicLayer] | None:
     chosen = [layer for layer in layers if isinstance(layer, DynamicLayer)]
     if len(chosen) < len(layers):
         return None
-    return [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in chosen]
+    return [InPlaceLayer() if type(layer) is DynamicLayer else layer for layer in chosen]
 
 
-def _holding(layers: Sequence[DynamicLayer]) -> DynamicCache:
+def _cache_of(layers: Sequence[DynamicLayer]) -> DynamicCache:
     cache = DynamicCache()
     cache.layers, cache.layer_class_to_replicate = list(layers), None
     return cache
 
 
-def shares_prefixes(cache: Cache) -> bool:
-    """Whether padding may stand between a prefix and what follows: only where every layer sees every token."""
-    return isinstance(cache, DynamicCache) and all(type(layer) is GrowingLayer for layer in cache.layers)
+def supports_shared_prefixes(cache: Cache) -> bool:
+    """Whether rows may have padding between a shared prefix and their own tokens: every layer needs full attention."""
+    return isinstance(cache, DynamicCache) and all(type(layer) is InPlaceLayer for layer in cache.layers)
 
 
-def prefix_states(model: PreTrainedModel, prefix: Sequence[int]) -> States:
-    """Keys and values [1, heads, tokens, width] of every layer; the output head is not run."""
+def compute_prefix(model: PreTrainedModel, prefix: Sequence[int]) -> KVStates:
+    """Keys and values [1, heads, tokens, width] of every layer for one token sequence, without the output head."""
     cache = DynamicCache()
     inner: Any = model.base_model
-    held = {cache_keyword(inner.forward): cache}
+    held = {cache_argument(inner.forward): cache}
     inner(input_ids=torch.tensor([prefix], device=model.device), use_cache=True, **held)
     layers: list[Any] = cache.layers
     return [(layer.keys, layer.values) for layer in layers]
 
 
-def begin(cache: Cache, states: States, rows: int) -> None:
-    """Let every row of an empty cache begin with the same states."""
+def start_with_prefix(cache: Cache, states: KVStates, rows: int) -> None:
+    """Start every row of an empty cache with the same states."""
     for layer, (keys, values) in zip(cache.layers, states, strict=True):
-        assert isinstance(layer, GrowingLayer)
-        layer.begin_with(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))
+        assert isinstance(layer, InPlaceLayer)
+        layer.start_with(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))

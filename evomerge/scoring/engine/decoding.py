@@ -1,4 +1,4 @@
-"""The decoding loop: `generate` of transformers prepares and prefills, then only rows that still speak are computed."""
+"""The decoding loop: transformers' `generate` prepares and prefills, then only unfinished rows are computed."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ NOT_FINITE = "the logits are not finite: the merged weights overflow or hold a N
 
 
 @dataclass
-class Line:
-    """One answer while it is being written, of at most `limit` tokens, to the prompt in row `prompt`.
+class PartialAnswer:
+    """An answer during decoding, of at most `limit` tokens, to the prompt in row `prompt` of the batch.
 
-    Sampling takes the next token by the inverse of the distribution function at the next of its own `draws`, so an
-    answer does not depend on what else is in the batch. An encoder-decoder's tokens begin with its start token, which
-    counts, as it does in lm-eval.
+    A sampled token is the inverse of the cumulative distribution at the next of the answer's own uniform `draws`, so an
+    answer does not depend on the rest of the batch. The tokens of an encoder-decoder model begin with its start token,
+    which counts towards the limit as in lm-eval.
     """
 
     prompt: int
@@ -30,8 +30,8 @@ class Line:
     stopped: bool = False
 
 
-class Stops:
-    """Finds stop sequences as lm-eval does: in the text of the last few tokens, two more than the sequence has."""
+class StopSequences:
+    """Detects stop sequences as lm-eval does: in the decoded last n + 2 tokens for a sequence of n tokens."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, until: Sequence[str]) -> None:
         self._tokenizer = tokenizer
@@ -40,24 +40,24 @@ class Stops:
             width = len(tokenizer.encode(text, add_special_tokens=False)) + 2
             self._by_width.setdefault(width, []).append(text)
 
-    def met(self, answers: Sequence[Sequence[int]]) -> list[bool]:
-        """Whether each answer has just reached one of them."""
-        met = [False] * len(answers)
+    def reached(self, answers: Sequence[Sequence[int]]) -> list[bool]:
+        """Whether the last tokens of each answer contain one of the stop sequences."""
+        reached = [False] * len(answers)
         for width, texts in self._by_width.items():
-            shown = self._tokenizer.batch_decode([list(tokens[-width:]) for tokens in answers])
-            met = [before or any(text in tail for text in texts) for before, tail in zip(met, shown, strict=True)]
-        return met
+            tails = self._tokenizer.batch_decode([list(tokens[-width:]) for tokens in answers])
+            reached = [old or any(text in tail for text in texts) for old, tail in zip(reached, tails, strict=True)]
+        return reached
 
 
-class Loop:
-    """What `generate` calls in place of its own loop; it fills the lines.
+class DecodingLoop:
+    """A `custom_generate` function for transformers' `generate`, which replaces its loop and fills the answers.
 
-    transformers builds the inputs, the cache and the processors of the logits. Each step has one device
-    synchronisation; CandidateError when a logit is not finite.
+    transformers builds the inputs, the cache and the logits processors. Each step has one device synchronisation.
+    CandidateError if a logit is not finite.
     """
 
-    def __init__(self, lines: Sequence[Line], stops: Stops) -> None:
-        self._live = list(lines)
+    def __init__(self, answers: Sequence[PartialAnswer], stops: StopSequences) -> None:
+        self._unfinished = list(answers)
         self._stops = stops
 
     def __call__(
@@ -69,94 +69,95 @@ class Loop:
         generation_config: GenerationConfig,
         **inputs: Any,
     ) -> Tensor:
-        """Write every line to its end; `stopping_criteria` are the lines' own: their limits, stops and end tokens."""
+        """Decode every answer to its end; `stopping_criteria` is ignored in favour of each answer's own limits."""
         ends = end_tokens(generation_config)
         seq2seq = bool(model.config.is_encoder_decoder)
         outputs = model._prefill(input_ids, generation_config, inputs)
         inputs = model._update_model_kwargs_for_generation(outputs, inputs, is_encoder_decoder=seq2seq)
-        rows = [line.prompt for line in self._live]
+        rows = [answer.prompt for answer in self._unfinished]
         logits = outputs.logits[rows, -1]
-        input_ids, inputs = _chosen(input_ids, inputs, logits_processor, rows)
+        input_ids, inputs = _select_rows(input_ids, inputs, logits_processor, rows)
         if seq2seq:
-            for line, start in zip(self._live, input_ids.tolist(), strict=True):
-                line.tokens += start
+            for answer, start in zip(self._unfinished, input_ids.tolist(), strict=True):
+                answer.tokens += start
         while True:
             tokens = self._next(logits_processor(input_ids, logits.float()), logits)
             input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
-            rows = self._close(ends)
+            rows = self._remove_finished(ends)
             if not rows:
                 return input_ids
-            input_ids, inputs = _chosen(input_ids, inputs, logits_processor, rows)
+            input_ids, inputs = _select_rows(input_ids, inputs, logits_processor, rows)
             outputs = model(**model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, **inputs))
             inputs = model._update_model_kwargs_for_generation(outputs, inputs, is_encoder_decoder=seq2seq)
             logits = outputs.logits[:, -1]
 
     def _next(self, scores: Tensor, logits: Tensor) -> Tensor:
-        if self._live[0].draws is None:
+        """Choose the next token of each answer and append it."""
+        if self._unfinished[0].draws is None:
             tokens = scores.argmax(-1)
         else:
-            draws = [line.draws[len(line.tokens)] for line in self._live if line.draws is not None]
+            draws = [answer.draws[len(answer.tokens)] for answer in self._unfinished if answer.draws is not None]
             tokens = _sampled(scores, torch.stack(draws).to(scores.device))
-        *spoken, finite = torch.cat([tokens, logits.isfinite().all().long()[None]]).tolist()
+        *values, finite = torch.cat([tokens, logits.isfinite().all().long()[None]]).tolist()
         if not finite:
             raise CandidateError(NOT_FINITE)
-        for line, token in zip(self._live, spoken, strict=True):
-            line.tokens.append(token)
+        for answer, token in zip(self._unfinished, values, strict=True):
+            answer.tokens.append(token)
         return tokens
 
-    def _close(self, ends: frozenset[int]) -> list[int]:
-        """Take finished lines out, the last ones into their places; the answer is the row of each that is left."""
-        met = self._stops.met([line.tokens for line in self._live])
-        for line, stop in zip(self._live, met, strict=True):
-            line.stopped = stop or line.tokens[-1] in ends
-        done = [line.stopped or len(line.tokens) >= line.limit for line in self._live]
+    def _remove_finished(self, ends: frozenset[int]) -> list[int]:
+        """Remove finished answers and return the former row of each remaining one; the last rows fill the gaps."""
+        reached = self._stops.reached([answer.tokens for answer in self._unfinished])
+        for answer, stop in zip(self._unfinished, reached, strict=True):
+            answer.stopped = stop or answer.tokens[-1] in ends
+        done = [answer.stopped or len(answer.tokens) >= answer.limit for answer in self._unfinished]
         left = len(done) - sum(done)
         tail = iter([row for row in range(left, len(done)) if not done[row]])
         rows = [next(tail) if done[row] else row for row in range(left)]
-        self._live = [self._live[row] for row in rows]
+        self._unfinished = [self._unfinished[row] for row in rows]
         return rows
 
 
 def _sampled(scores: Tensor, draws: Tensor) -> Tensor:
-    """The first token whose cumulative probability exceeds each draw from [0, 1); float64, so no token is favoured."""
+    """The first token whose cumulative probability exceeds each draw from [0, 1), in float64 to be unbiased."""
     below = scores.softmax(-1).double().cumsum(-1)
     return torch.searchsorted(below, (draws * below[:, -1])[:, None], right=True).squeeze(1)
 
 
 def end_tokens(config: GenerationConfig) -> frozenset[int]:
-    """The tokens after which a model has nothing more to say."""
+    """The end-of-sequence tokens of a generation configuration."""
     eos = config.eos_token_id
     if eos is None:
         return frozenset()
     return frozenset([eos] if isinstance(eos, int) else eos)
 
 
-def refuse_infinite(input_ids: Tensor, scores: Tensor) -> Tensor:
-    """A processor of logits that changes nothing; CandidateError on NaN or infinity (-inf marks a barred token)."""
+def refuse_nonfinite_logits(input_ids: Tensor, scores: Tensor) -> Tensor:
+    """A logits processor that returns its input; CandidateError on NaN or +inf, while -inf marks a masked token."""
     if not (scores < float("inf")).all():
         raise CandidateError(NOT_FINITE)
     return scores
 
 
-def _chosen(
+def _select_rows(
     input_ids: Tensor, inputs: dict[str, Any], processors: Iterable[Any], rows: list[int]
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Row i of everything becomes what row `rows[i]` was."""
+    """Replace row i by the former row `rows[i]`, in the ids, the model's inputs and the logits processors."""
     if rows == list(range(len(input_ids))):
         return input_ids, inputs
-    picked = torch.tensor(rows, device=input_ids.device)
-    for processor in processors:  # a repetition penalty knows how much padding each row begins with
+    indices = torch.tensor(rows, device=input_ids.device)
+    for processor in processors:  # a repetition penalty stores the length of each row's padding
         padding = getattr(processor, "prompt_ignore_length", None)
         if isinstance(padding, Tensor):
-            processor.prompt_ignore_length = padding[picked]
-    return input_ids[picked], {name: _pick(value, picked) for name, value in inputs.items()}
+            processor.prompt_ignore_length = padding[indices]
+    return input_ids[indices], {name: _select(value, indices) for name, value in inputs.items()}
 
 
-def _pick(value: Any, rows: Tensor) -> Any:
+def _select(value: Any, rows: Tensor) -> Any:
     if isinstance(value, Cache):
         value.batch_select_indices(rows)
     elif isinstance(value, Tensor):
         return value[rows]
     elif isinstance(value, ModelOutput):
-        return type(value)(**{name: _pick(part, rows) for name, part in value.items()})
+        return type(value)(**{name: _select(part, rows) for name, part in value.items()})
     return value

@@ -1,4 +1,4 @@
-"""Requests as token ids, by lm-eval's own tokenisation, and the batches that answer them; made once, in the driver."""
+"""Encoding of chunks: requests are tokenised by lm-eval's own code and planned into batches, once, in the driver."""
 
 import copy
 from collections.abc import Sequence
@@ -16,30 +16,30 @@ from evomerge.scoring import Request
 from evomerge.scoring.engine.batches import BatchPlan, plan
 from evomerge.scoring.engine.tree import Costs, Pair
 
-LOGITS = 512 * 2**20
-"""Bytes of fp32 logits that a batch may hold."""
-MANY = 1 << 30
+MAX_LOGIT_BYTES = 512 * 2**20
+"""The largest size of a batch's logits in fp32."""
+UNLIMITED = 1 << 30  # a batch size for lm-eval's class, so that it passes on all requests at once
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
-    """A chunk's requests, the token pairs that answer them, and the batches that compute those.
+class EncodedChunk:
+    """A chunk's requests, their token pairs, and the batches that compute the pairs' log-likelihoods.
 
-    `owners[i]` is the place of the request that pair i belongs to: a log-likelihood has one pair, a rolling one a
-    pair for every window, a generation none. Encoder-decoder models have no batches.
+    `owners[i]` is the index of the request of pair i. A log-likelihood request has one pair, a rolling one has a pair
+    for every window, and a generation request has none. There is no batch plan for encoder-decoder models.
     """
 
     requests: tuple[Request, ...]
     pairs: tuple[Pair, ...]
     owners: tuple[int, ...]
     batches: BatchPlan | None
-    longest: int  # tokens of the longest input
+    longest: int  # number of tokens of the longest input
 
 
 class Encoder:
-    """Tokenises as lm-eval's Hugging Face class does for a model of this config and tokenizer.
+    """Tokenises as lm-eval's Hugging Face class does for a model with this config and tokenizer.
 
-    `max_length` None is what the config says; `batch_tokens` bounds the tokens of one forward pass.
+    `max_length` None takes the length from the config; `batch_tokens` is the largest number of tokens of a batch.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class Encoder:
         self._recorder = _Recorder(tokenizer, config, max_length)
         self._trees = not config.is_encoder_decoder
         text = config.get_text_config()
-        states = max(64, LOGITS // (4 * text.vocab_size))
-        self._costs = Costs(width=6 * int(text.hidden_size), most=batch_tokens, states=states)
+        states = max(64, MAX_LOGIT_BYTES // (4 * text.vocab_size))
+        self._costs = Costs(width=6 * int(text.hidden_size), max_tokens=batch_tokens, max_states=states)
         self.max_length = int(self._recorder.max_length)
 
-    def work(self, requests: Sequence[Request]) -> Work:
-        """The work of a chunk; TaskError names a prompt or an answer that cannot be scored."""
+    def encode(self, requests: Sequence[Request]) -> EncodedChunk:
+        """Encode the requests of a chunk; TaskError names a prompt or an answer that does not fit the model."""
         pairs: list[Pair] = []
         owners: list[int] = []
         for place, request in enumerate(requests):
@@ -66,17 +66,17 @@ class Encoder:
             self._refuse_unfit(found, f"{request.kind} of {_short(request.arguments)}")
             pairs += found
             owners += [place] * len(found)
-        return self._planned(tuple(requests), pairs, owners)
+        return self._plan(tuple(requests), pairs, owners)
 
-    def asked(self, pairs: Sequence[Pair]) -> Work:
-        """The work of token pairs alone, as lm-eval hands them to a model class; TaskError as in `work`."""
+    def encode_pairs(self, pairs: Sequence[Pair]) -> EncodedChunk:
+        """Encode token pairs without requests, as lm-eval passes them to a model class; TaskError as in `encode`."""
         self._refuse_unfit(pairs, "loglikelihood")
-        return self._planned((), pairs, range(len(pairs)))
+        return self._plan((), pairs, range(len(pairs)))
 
-    def _planned(self, requests: tuple[Request, ...], pairs: Sequence[Pair], owners: Sequence[int]) -> Work:
+    def _plan(self, requests: tuple[Request, ...], pairs: Sequence[Pair], owners: Sequence[int]) -> EncodedChunk:
         longest = max((len(pair.inputs(self.max_length)) for pair in pairs), default=0)
         batches = plan(pairs, self.max_length, self._costs) if self._trees and pairs else None
-        return Work(requests, tuple(pairs), tuple(owners), batches, longest)
+        return EncodedChunk(requests, tuple(pairs), tuple(owners), batches, longest)
 
     def _refuse_unfit(self, pairs: Sequence[Pair], what: str) -> None:
         for pair in pairs:
@@ -87,26 +87,26 @@ class Encoder:
                     "the document, or raise max_length"
                 )
 
-    def smaller(self, work: Work, most: int) -> BatchPlan:
-        """Batches of the same work with at most so many tokens, and scored positions, where one request has no more."""
-        costs = replace(self._costs, most=most, states=min(self._costs.states, most))
-        return plan(work.pairs, self.max_length, costs)
+    def smaller_batches(self, chunk: EncodedChunk, max_tokens: int) -> BatchPlan:
+        """The batches of a chunk with at most `max_tokens` tokens and scored positions, or a single unit."""
+        costs = replace(self._costs, max_tokens=max_tokens, max_states=min(self._costs.max_states, max_tokens))
+        return plan(chunk.pairs, self.max_length, costs)
 
 
 class _Recorder(HFLM):  # type: ignore[misc]
-    """lm-eval's class without a model: it tokenises, splits and cuts into windows, and notes what it would score."""
+    """lm-eval's class without a model: it tokenises and splits requests, and records the pairs that it would score."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, max_length: int | None) -> None:
         self.tokenizer = configure_pad_token(copy.deepcopy(tokenizer), model_config=config)
         self.backend = "seq2seq" if config.is_encoder_decoder else "causal"
         self.add_bos_token = self.custom_prefix_token_id = self.enable_thinking = None
         self._max_length = max_length or resolve_max_length(config, self.tokenizer, default=self._DEFAULT_MAX_LENGTH)
-        self._rank, self._world_size, self.batch_size_per_gpu = 0, 1, MANY
+        self._rank, self._world_size, self.batch_size_per_gpu = 0, 1, UNLIMITED
         self.cache_hook = CacheHook(None)
         self._seen: list[Pair] = []
 
     def pairs(self, request: Request) -> list[Pair]:
-        """The token pairs of one request, none for a generation."""
+        """The token pairs of one request; none for a generation request."""
         if request.kind == "generate_until":
             return []
         self._seen = []
@@ -128,7 +128,7 @@ def _short(arguments: tuple[Any, ...]) -> str:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, is_encoder_decoder: bool) -> None:
-    """Refuse an encoder-decoder tokenizer that does not close its input with </s>: it would score wrongly."""
+    """TaskError for an encoder-decoder tokenizer that does not end its input with </s>, as scores would be wrong."""
     if not is_encoder_decoder:
         return
     ids = tokenizer("a").input_ids

@@ -1,4 +1,4 @@
-"""Generation: the answers of lm-eval's `generate_until` requests, with what contexts share computed once."""
+"""Generation of answers to lm-eval's `generate_until` requests, with shared prefixes computed once."""
 
 import copy
 import logging
@@ -14,23 +14,37 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import CandidateError, TaskError
 from evomerge.scoring import SEED, Answer, Request
-from evomerge.scoring.engine.caches import States, begin, cache_keyword, new_cache, prefix_states, shares_prefixes
-from evomerge.scoring.engine.decoding import Line, Loop, Stops, end_tokens, refuse_infinite
-from evomerge.scoring.engine.generation_options import OBEYED, GenerationOptions, read_generation_options
+from evomerge.scoring.engine.caches import (
+    KVStates,
+    cache_argument,
+    compute_prefix,
+    new_kv_cache,
+    start_with_prefix,
+    supports_shared_prefixes,
+)
+from evomerge.scoring.engine.decoding import (
+    DecodingLoop,
+    PartialAnswer,
+    StopSequences,
+    end_tokens,
+    refuse_nonfinite_logits,
+)
+from evomerge.scoring.engine.generation_options import SUPPORTED, GenerationOptions, read_generation_options
 from evomerge.scoring.engine.memory import MemoryBudget
-from evomerge.scoring.engine.prompts import Ids, Prompt, alike, behind_prefixes, cost, seed_of
-from evomerge.scoring.engine.windows import position_reach
+from evomerge.scoring.engine.prompts import Ids, Prompt, batch_tokens, group_by_options, group_by_prefix, sample_seed
+from evomerge.scoring.engine.windows import fixed_position_length
 
 log = logging.getLogger(__name__)
 
 
 class Generator:
-    """Answers `generate_until` requests with whatever weights the model has when it is asked.
+    """Generates the answers to `generate_until` requests with the model's current weights.
 
-    Greedy answers are those of lm-eval's Hugging Face class at batch size 1, whatever the batches here. A sampled
-    answer depends on its context, its number among the repeats and lm-eval's seed alone. Contexts lose their
-    beginning where they leave no room for `max_gen_toks`, as in lm-eval; an empty one becomes the prefix token.
-    `max_tokens` bounds rows × (context + answer) of a batch. The tokenizer is copied, as it gets a padding token.
+    Greedy answers are those of lm-eval's Hugging Face class at batch size 1, independent of the batches here. A sampled
+    answer depends on its context, its number among the repeats and lm-eval's seed alone. As in lm-eval, a context is
+    truncated on the left to leave room for `max_gen_toks`, and an empty one is replaced by the prefix token. A batch
+    has at most `max_tokens` = rows × (context + answer) tokens. The tokenizer is copied, because it gets a padding
+    token.
     """
 
     def __init__(
@@ -46,34 +60,34 @@ class Generator:
         self._budget = MemoryBudget(max_tokens)
         self._max_length = max_length or resolve_max_length(model.config, tokenizer)
         self._seq2seq = bool(model.config.is_encoder_decoder)
-        self._reach = position_reach(model.config)
+        self._fixed_position_length = fixed_position_length(model.config)
         self._eos = self._tokenizer.decode(self._tokenizer.eos_token_id)
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Answer | list[Answer]]:
-        """An answer per request, in order, a list of them where it repeats.
+        """One answer per request in order, or a list of them for a request with repeats.
 
-        Raises TaskError for a request that cannot be meant, CandidateError where logits are not finite.
+        TaskError for invalid generation options, CandidateError if logits are not finite.
         """
         answers: list[Answer | list[Answer]] = [Answer("")] * len(requests)
-        for places in alike(requests):
+        for places in group_by_options(requests):
             options = read_generation_options(requests[places[0]].arguments[1], self._eos)
             contexts = {place: self._encode(requests[place].arguments[0], options) for place in places}
-            wanted: dict[Ids, int] = {}
+            counts: dict[Ids, int] = {}
             for place, ids in contexts.items():
-                wanted[ids] = max(wanted.get(ids, 1), requests[place].repeats if options.sampled else 1)
-            found = self._generate([Prompt(*prompt) for prompt in wanted.items()], options)
+                counts[ids] = max(counts.get(ids, 1), requests[place].repeats if options.sampled else 1)
+            found = self._generate([Prompt(*prompt) for prompt in counts.items()], options)
             for place, ids in contexts.items():
                 repeats = requests[place].repeats
-                own = found[ids][:repeats] if options.sampled else found[ids] * repeats
-                answers[place] = own if repeats > 1 else own[0]
+                repeated = found[ids][:repeats] if options.sampled else found[ids] * repeats
+                answers[place] = repeated if repeats > 1 else repeated[0]
         return answers
 
     @cached_property
-    def alone_because(self) -> str | None:
-        """Why the decoding loop does not suit this model, or None: it says on two prompts what `generate` alone says.
+    def loop_refusal(self) -> str | None:
+        """Why this model cannot use the decoding loop, or None if it gives the answers of `generate` on two prompts.
 
-        Half precision has ties that a batch may break another way, so there it need only run.
+        In half precision a batch may change the order of nearly equal logits, so there the loop only has to run.
         """
         trial = GenerationOptions((), 4, {"do_sample": False})
         vocabulary = self._model.config.get_text_config().vocab_size
@@ -85,25 +99,25 @@ class Generator:
             self._batch(prompts, trial, (), [], ours)
         except CandidateError:
             raise
-        except Exception as error:  # custom code may fail in any way on arguments that it does not know
+        except Exception as error:  # a model's custom code may raise anything for arguments that it does not support
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        exact = self._model.dtype == torch.float32 and trial.settings(self._model) <= OBEYED
-        if not reason and exact and any(ours[p.ids] != [self._one(p.ids, 0, trial)] for p in prompts):
+        exact = self._model.dtype == torch.float32 and trial.settings(self._model) <= SUPPORTED
+        if not reason and exact and any(ours[p.ids] != [self._generate_alone(p.ids, 0, trial)] for p in prompts):
             reason = "the two differ on a trial prompt"
         if reason:
             log.warning("answers are generated one by one, not by the decoding loop: %s", reason)
         return reason
 
     def _encode(self, context: str, options: GenerationOptions) -> Ids:
-        """A context's tokens: no second BOS, and its beginning cut where it is too long."""
+        """The token ids of a context, without a second BOS token and truncated on the left if it is too long."""
         room = self._max_length if self._seq2seq else self._max_length - options.max_gen_toks
         if room <= 0:
             raise TaskError(
                 f"max_gen_toks={options.max_gen_toks} leaves no room for a prompt in the model's {self._max_length} "
                 "tokens; lower it in the task's generation_kwargs"
             )
-        begun = not self._seq2seq and has_bos_prefix(context, self._tokenizer.bos_token)
-        ids = self._tokenizer(context, **({"add_special_tokens": False} if begun else {})).input_ids[-room:]
+        has_bos = not self._seq2seq and has_bos_prefix(context, self._tokenizer.bos_token)
+        ids = self._tokenizer(context, **({"add_special_tokens": False} if has_bos else {})).input_ids[-room:]
         if not ids:
             bos = self._tokenizer.bos_token_id
             ids = [self._tokenizer.eos_token_id if bos is None else bos]
@@ -112,19 +126,21 @@ class Generator:
     def _generate(self, prompts: Sequence[Prompt], options: GenerationOptions) -> dict[Ids, list[Answer]]:
         found: dict[Ids, list[Answer]] = {}
         ordered = sorted(prompts, key=lambda prompt: -len(prompt.ids))
-        cache = new_cache(self._model)
+        cache = new_kv_cache(self._model)
         longest = len(ordered[0].ids) + options.max_gen_toks
         settings = options.settings(self._model)
-        alone = longest > self._reach or "max_length" in options.generate_kwargs or not settings <= OBEYED
-        if cache is None or alone or self.alone_because:
+        unsupported = "max_length" in options.generate_kwargs or not settings <= SUPPORTED
+        alone = unsupported or longest > self._fixed_position_length
+        if cache is None or alone or self.loop_refusal:
             return {
-                prompt.ids: [self._one(prompt.ids, i, options) for i in range(prompt.answers)] for prompt in prompts
+                prompt.ids: [self._generate_alone(prompt.ids, i, options) for i in range(prompt.answers)]
+                for prompt in prompts
             }
-        shared = shares_prefixes(cache) and "repetition_penalty" not in settings  # it would punish padding
-        for prefix, members in behind_prefixes(ordered) if shared else [((), ordered)]:
-            states = prefix_states(self._model, prefix) if prefix else []
+        shared = supports_shared_prefixes(cache) and "repetition_penalty" not in settings  # it would punish padding
+        for prefix, members in group_by_prefix(ordered) if shared else [((), ordered)]:
+            states = compute_prefix(self._model, prefix) if prefix else []
             work = partial(self._batch, options=options, prefix=prefix, states=states, found=found)
-            self._budget.run(members, partial(cost, options=options), work)
+            self._budget.run(members, partial(batch_tokens, options=options), work)
         return found
 
     def _batch(
@@ -132,35 +148,40 @@ class Generator:
         prompts: Sequence[Prompt],
         options: GenerationOptions,
         prefix: Ids,
-        states: States,
+        states: KVStates,
         found: dict[Ids, list[Answer]],
     ) -> None:
-        """Decode prompts, the longest first; padding goes before what follows the prefix, or behind for an encoder."""
-        lines = [line for row, prompt in enumerate(prompts) for line in self._lines(row, prompt, options)]
+        """Decode one batch of prompts, the longest first, into `found`.
+
+        Padding is between the shared prefix and the rest of a prompt; for an encoder it is at the end.
+        """
+        answers = [part for row, prompt in enumerate(prompts) for part in self._partial_answers(row, prompt, options)]
         rows = [self._padded(prompt.ids, len(prefix), len(prompts[0].ids)) for prompt in prompts]
-        cache = new_cache(self._model)
+        cache = new_kv_cache(self._model)
         if cache is not None and states:
-            begin(cache, states, len(rows))
-        longest = max(line.limit for line in lines)
+            start_with_prefix(cache, states, len(rows))
+        longest = max(answer.limit for answer in answers)
         generating: Any = self._model
-        held: dict[str, Any] = {cache_keyword(generating.prepare_inputs_for_generation): cache}
+        cache_option: dict[str, Any] = {cache_argument(generating.prepare_inputs_for_generation): cache}
         self._call(
             *torch.tensor(rows, device=self._model.device).unbind(1),
             max_length=longest if self._seq2seq else len(prompts[0].ids) + longest,
-            custom_generate=Loop(lines, Stops(self._tokenizer, options.until)),
-            **held | dict(options.generate_kwargs),
+            custom_generate=DecodingLoop(answers, StopSequences(self._tokenizer, options.until)),
+            **cache_option | dict(options.generate_kwargs),
         )
         for row, prompt in enumerate(prompts):
-            found[prompt.ids] = [self._text(line.tokens, line.stopped, options) for line in lines if line.prompt == row]
+            found[prompt.ids] = [
+                self._text(part.tokens, part.stopped, options) for part in answers if part.prompt == row
+            ]
 
-    def _lines(self, row: int, prompt: Prompt, options: GenerationOptions) -> Iterator[Line]:
+    def _partial_answers(self, row: int, prompt: Prompt, options: GenerationOptions) -> Iterator[PartialAnswer]:
         limit = options.max_gen_toks + (len(prompt.ids) if self._seq2seq else 0)
         for number in range(prompt.answers):
             draws = None
             if options.sampled:
-                stream = torch.Generator().manual_seed(seed_of(prompt.ids, number))
+                stream = torch.Generator().manual_seed(sample_seed(prompt.ids, number))
                 draws = torch.rand(limit, generator=stream, dtype=torch.float64)
-            yield Line(row, limit, draws)
+            yield PartialAnswer(row, limit, draws)
 
     def _padded(self, ids: Ids, prefix: int, width: int) -> tuple[list[int], list[int]]:
         """Tokens and attention mask."""
@@ -169,17 +190,17 @@ class Generator:
         mask = [1] * gap + [0] * len(padding) + [1] * (len(ids) - gap)
         return [*ids[:gap], *padding, *ids[gap:]], mask
 
-    def _one(self, ids: Ids, number: int, options: GenerationOptions) -> Answer:
-        """One answer by `generate` alone, as lm-eval calls it, for options that the loop does not obey."""
+    def _generate_alone(self, ids: Ids, number: int, options: GenerationOptions) -> Answer:
+        """One answer by `generate` with its own loop, as lm-eval calls it, for options that ours does not support."""
         settings = {"max_length": len(ids) + options.max_gen_toks, **options.generate_kwargs}
         tokens = torch.tensor([ids], device=self._model.device)
         with torch.random.fork_rng(devices=[self._model.device] if self._model.device.type == "cuda" else []):
-            torch.manual_seed(seed_of(ids, number))
+            torch.manual_seed(sample_seed(ids, number))
             generated = self._call(
                 tokens,
                 torch.ones_like(tokens),
                 stopping_criteria=stop_sequences_criteria(self._tokenizer, list(options.until), len(ids), 1),
-                logits_processor=[refuse_infinite],
+                logits_processor=[refuse_nonfinite_logits],
                 **settings,
             )[0].tolist()
         stopped = len(generated) < settings["max_length"] or generated[-1] in end_tokens(self._model.generation_config)

@@ -1,4 +1,4 @@
-"""What a `generate_until` request asks for, read as lm-eval's Hugging Face class reads it."""
+"""The options of a `generate_until` request, read as lm-eval's Hugging Face class reads them."""
 
 import copy
 from collections.abc import Mapping
@@ -10,10 +10,16 @@ from transformers import PreTrainedModel
 
 from evomerge.errors import TaskError
 
-MAX_GEN_TOKS = 256  # lm-eval's, for requests that do not say
-IDLE = {"transformers_version", "_from_model_config", "output_attentions", "output_hidden_states", "use_cache"}
-# Settings of `generate` that the decoding loop obeys. With any other one, `generate` runs its own loop.
-OBEYED = {
+MAX_GEN_TOKS = 256  # lm-eval's default
+WITHOUT_EFFECT = {
+    "transformers_version",
+    "_from_model_config",
+    "output_attentions",
+    "output_hidden_states",
+    "use_cache",
+}
+# Settings of `generate` that the decoding loop supports. With any other one, `generate` runs its own loop.
+SUPPORTED = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length", "repetition_penalty"),
     *("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
 }
@@ -21,7 +27,7 @@ OBEYED = {
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """Stop sequences (the end-of-sequence text included), a length, and what `generate` is given."""
+    """Stop sequences, including the end-of-sequence text, the largest length, and the arguments of `generate`."""
 
     until: tuple[str, ...]
     max_gen_toks: int
@@ -29,23 +35,23 @@ class GenerationOptions:
 
     @property
     def sampled(self) -> bool:
-        """Whether two answers to one context may differ."""
+        """Whether answers are sampled, so that repeated answers to one context differ."""
         return bool(self.generate_kwargs["do_sample"])
 
     def settings(self, model: PreTrainedModel) -> set[str]:
-        """What `generate` is told beyond its defaults, by the request or by the model's own configuration."""
+        """The names of settings that differ from the defaults, in the request or in the model's configuration."""
         config = copy.deepcopy(model.generation_config)
         unknown = config.update(**self.generate_kwargs)
-        return {*config.to_diff_dict(), *unknown} - IDLE
+        return {*config.to_diff_dict(), *unknown} - WITHOUT_EFFECT
 
     def text(self, generated: str) -> tuple[str, bool]:
-        """What stands before the first stop sequence, and whether there was one."""
+        """The text before the first stop sequence, and whether there was one."""
         text = postprocess_generated_text(generated, list(self.until), think_end_token=None)
         return text, text != generated
 
 
 def read_generation_options(gen_kwargs: Mapping[str, Any], eos: str) -> GenerationOptions:
-    """lm-eval's defaults and aliases applied; TaskError for a request that no model can answer."""
+    """Read a request's options with lm-eval's defaults and aliases; TaskError for options that cannot be generated."""
     options = dict(normalize_gen_kwargs(dict(gen_kwargs), MAX_GEN_TOKS))
     until = tuple(handle_stop_sequences(options.pop("until"), eos=eos))
     max_gen_toks = options.pop("max_gen_toks")

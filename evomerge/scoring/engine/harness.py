@@ -1,4 +1,4 @@
-"""The plain path: log-likelihoods by lm-eval's own Hugging Face model class around a live model."""
+"""The plain path: log-likelihoods from lm-eval's own Hugging Face model class."""
 
 import copy
 import logging
@@ -8,16 +8,17 @@ from typing import Any
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evomerge.scoring.engine.head import Answers, refuse_infinite
+from evomerge.scoring.engine.head import LogLikelihoods, refuse_nonfinite
 from evomerge.scoring.engine.tree import Pair
 
 
-class HarnessEngine:
-    """Answers with whatever weights the model has when it is asked; nothing is cached between calls.
+class PlainEngine:
+    """Computes log-likelihoods with the model's current weights; nothing is cached between calls.
 
-    Log-softmax is taken in fp32 whatever the model's dtype. Place the model on its device first; it is put in
-    evaluation mode. The tokenizer is copied, because lm-eval gives it a padding token. An encoder-decoder model gets
-    answers of one length at a time: some make the decoder's first token from the last one, which padding would be.
+    Log-softmax is computed in fp32 for every model dtype. The model must be on its device; it is put in evaluation
+    mode. The tokenizer is copied, because lm-eval sets its padding token. An encoder-decoder model gets continuations
+    of one length at a time, because some models derive the decoder's first token from the last one, which must not be
+    padding.
     """
 
     def __init__(
@@ -38,19 +39,19 @@ class HarnessEngine:
             softmax_dtype="float32",
         )
 
-    def pairs(self, pairs: Sequence[Pair]) -> Answers:
-        """(log-likelihood, is greedy) of token pairs; CandidateError when a number is not finite."""
+    def score(self, pairs: Sequence[Pair]) -> LogLikelihoods:
+        """(log-likelihood, is greedy) of token pairs; CandidateError if a log-likelihood is not finite."""
         if not pairs:
             return []
         lengths = [len(pair.continuation) if self._lm.backend == "seq2seq" else 0 for pair in pairs]
         found: dict[int, tuple[float, bool]] = {}
         for length in sorted(set(lengths)):
-            places = [place for place, own in enumerate(lengths) if own == length]
-            found |= zip(places, self._asked([pairs[place] for place in places]), strict=True)
-        refuse_infinite(value for value, _ in found.values())
+            places = [place for place, pair_length in enumerate(lengths) if pair_length == length]
+            found |= zip(places, self._run([pairs[place] for place in places]), strict=True)
+        refuse_nonfinite(value for value, _ in found.values())
         return [found[place] for place in range(len(pairs))]
 
-    def _asked(self, pairs: Sequence[Pair]) -> Answers:
-        asked: list[Any] = [(None, list(pair.context), list(pair.continuation)) for pair in pairs]
-        answers: Answers = self._lm._loglikelihood_tokens(asked, disable_tqdm=True)
-        return answers
+    def _run(self, pairs: Sequence[Pair]) -> LogLikelihoods:
+        requests: list[Any] = [(None, list(pair.context), list(pair.continuation)) for pair in pairs]
+        found: LogLikelihoods = self._lm._loglikelihood_tokens(requests, disable_tqdm=True)
+        return found

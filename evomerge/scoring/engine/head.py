@@ -1,4 +1,4 @@
-"""What the log-likelihood engines share: the states that reach a model's output head, and what an answer is."""
+"""Shared by the log-likelihood engines: their result type, and the restriction of the output head to some states."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -9,13 +9,17 @@ from transformers import PreTrainedModel
 
 from evomerge.errors import CandidateError
 
-Answers = list[tuple[float, bool]]
-"""(log-likelihood in nats, whether each token is the likeliest) per pair."""
+LogLikelihoods = list[tuple[float, bool]]
+"""(log-likelihood in nats, whether every token is the most likely one) for each pair."""
 
 
 @contextmanager
 def restrict_head(model: PreTrainedModel, states: torch.Tensor) -> Iterator[None]:
-    """Let only these states, of all rows in one line, reach the output head; what scales logits behind it is kept."""
+    """Within the context, compute logits [1, states, vocabulary] for these states only.
+
+    `states` are flat indices into the rows of hidden states. Operations of the model after its output head, such as
+    soft-capping, still apply.
+    """
 
     def gather(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden, *rest = arguments
@@ -28,8 +32,8 @@ def restrict_head(model: PreTrainedModel, states: torch.Tensor) -> Iterator[None
         hook.remove()
 
 
-def refuse_infinite(values: Iterable[float]) -> None:
-    """CandidateError names the first log-likelihood that is not a finite number."""
+def refuse_nonfinite(values: Iterable[float]) -> None:
+    """CandidateError for the first log-likelihood that is not finite."""
     for value in values:
         if not math.isfinite(value):
             raise CandidateError(f"the log-likelihood is {value}: the merged weights overflow or hold a NaN")

@@ -1,93 +1,96 @@
-"""The tree engine: log-likelihoods from packed token trees, each distinct token computed once."""
+"""The tree engine: log-likelihoods from packed token trees, in which shared beginnings are computed once."""
 
 import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from evomerge.scoring.engine.batches import Batch, BatchPlan
-from evomerge.scoring.engine.caches import cache_keyword
-from evomerge.scoring.engine.head import Answers, refuse_infinite, restrict_head
+from evomerge.scoring.engine.caches import KVStates, cache_argument
+from evomerge.scoring.engine.head import LogLikelihoods, refuse_nonfinite, restrict_head
 from evomerge.scoring.engine.tree import Tokens
 
-KeysValues = list[tuple[torch.Tensor, torch.Tensor]]  # of every layer, each [1, heads, tokens, width]
-
-BLOCK = 256  # states whose logits are turned into fp32 at a time
+BLOCK = 256  # states whose logits are converted to fp32 at a time
 
 
 class TreeEngine:
-    """Answers batch plans with whatever weights the model has; cached beginnings live until `forget`.
+    """Computes batch plans with the model's current weights; cached prefixes stay valid until `forget`.
 
-    The model is called as it is, with a tree mask, explicit positions and a key/value cache; only the states that
-    are scored reach its output head, so that caps and scales after the head keep their effect.
+    The model itself is unchanged: it is called with a tree attention mask, explicit positions and a KV cache. Only the
+    scored states reach its output head; soft-capping or scaling after the head still applies.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
-        self._cached: dict[Tokens, KeysValues] = {}
+        self._cached: dict[Tokens, KVStates] = {}
 
     def forget(self) -> None:
-        """The weights have changed: cached beginnings are void."""
+        """Discard the cached prefixes; to be called when the weights have changed."""
         self._cached.clear()
 
-    def score(self, plan: BatchPlan) -> Answers:
-        """(log-likelihood in nats, is greedy) per pair; CandidateError where a number is not finite.
+    def score(self, plan: BatchPlan) -> LogLikelihoods:
+        """(log-likelihood in nats, is greedy) per pair; CandidateError if a log-likelihood is not finite.
 
-        Log-softmax in fp32, sums in float64 on the host, one device synchronisation a plan.
+        Log-softmax is computed in fp32, sums in float64 on the host, with one device synchronisation per plan.
         """
         used: set[Tokens] = set()
         found = [self._run(batch, used) for batch in plan.batches]
-        self._cached = {prefix: held for prefix, held in self._cached.items() if prefix in used}
+        self._cached = {prefix: states for prefix, states in self._cached.items() if prefix in used}
         values, hits = torch.cat([part for part in found if part is not None], dim=1).cpu().double().numpy()
         pairs = np.concatenate([batch.pairs for batch in plan.batches])
         sums = np.bincount(pairs, weights=values, minlength=plan.pairs)
         misses = np.bincount(pairs, weights=1.0 - hits, minlength=plan.pairs)
-        refuse_infinite(sums)
+        refuse_nonfinite(sums)
         return [(float(value), bool(missed == 0)) for value, missed in zip(sums, misses, strict=True)]
 
     def _run(self, batch: Batch, used: set[Tokens]) -> torch.Tensor | None:
-        """[2, scored]: log-probability and whether the target is the likeliest token; None without scored tokens."""
-        inner = batch.prefix + tuple(batch.tokens[0].tolist()) if batch.keep else batch.prefix
-        used.add(inner)
-        if batch.keep and inner in self._cached and not len(batch.states):
-            return None  # the last chunk had the same beginning
+        """[2, targets]: log-probability, and whether the target is the most likely token; None without targets.
+
+        The prefix that the batch uses or computes is added to `used`.
+        """
+        prefix = batch.prefix + tuple(batch.tokens[0].tolist()) if batch.keep else batch.prefix
+        used.add(prefix)
+        if batch.keep and prefix in self._cached and not len(batch.states):
+            return None  # an earlier chunk has the same prefix
         device = self._model.device
         states = torch.from_numpy(batch.states).to(device)
         past = self._past(batch)
-        held = {cache_keyword(self._model.forward): past}
+        cache = {cache_argument(self._model.forward): past}
         with restrict_head(self._model, states):
             logits = self._model(
                 input_ids=torch.from_numpy(batch.tokens).to(device),
                 attention_mask=tree_mask(batch, self._model.dtype, device),
                 position_ids=torch.from_numpy(batch.positions).to(device),
                 use_cache=past is not None,
-                **held,
+                **cache,
             ).logits[0]
         if batch.keep and past is not None:
-            self._cached[inner] = [(keys, values) for keys, values, _ in past]
+            self._cached[prefix] = [(keys, values) for keys, values, _ in past]
         if not len(batch.states):
             return None
-        return _chosen(logits, torch.from_numpy(batch.scored).to(device), torch.from_numpy(batch.targets).to(device))
+        return _target_log_probabilities(
+            logits, torch.from_numpy(batch.scored).to(device), torch.from_numpy(batch.targets).to(device)
+        )
 
     def _past(self, batch: Batch) -> DynamicCache | None:
-        """A cache that holds the batch's prefix for each of its rows; None where none is read or kept."""
+        """A KV cache with the batch's prefix in each row; None if the batch neither reads nor keeps one."""
         if not batch.prefix:
             return DynamicCache() if batch.keep else None
         rows = len(batch.tokens)
-        held = self._cached[batch.prefix]
-        return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in held])
+        states = self._cached[batch.prefix]
+        return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in states])
 
 
 def tree_mask(batch: Batch, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """[rows, 1, length, prefix + length], to be added to attention scores: 0 where a token may look."""
+    """The attention mask [rows, 1, length, prefix + length]: 0 where a token attends, else the lowest value."""
     ends = torch.from_numpy(batch.ends).to(device)
     place = torch.arange(ends.shape[1], device=device)
-    sees = (place[None, None, :] <= place[None, :, None]) & (place[None, :, None] < ends[:, None, :])
-    sees = torch.nn.functional.pad(sees, (len(batch.prefix), 0), value=True)
-    return torch.where(sees, 0.0, torch.finfo(dtype).min).to(dtype).unsqueeze(1)
+    attends = (place[None, None, :] <= place[None, :, None]) & (place[None, :, None] < ends[:, None, :])
+    attends = torch.nn.functional.pad(attends, (len(batch.prefix), 0), value=True)
+    return torch.where(attends, 0.0, torch.finfo(dtype).min).to(dtype).unsqueeze(1)
 
 
-def _chosen(logits: torch.Tensor, scored: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of the targets at the scored states, and whether each is the largest there."""
+def _target_log_probabilities(logits: torch.Tensor, scored: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """[2, targets]: log-probabilities of the targets at the scored states, and whether each is the highest there."""
     norms = torch.empty(len(logits), device=logits.device)
     best = torch.empty(len(logits), dtype=targets.dtype, device=logits.device)
     for start in range(0, len(logits), BLOCK):

@@ -1,4 +1,4 @@
-"""Batches under a token budget, halved for good when the device runs out of memory."""
+"""Batches under a token budget, which is permanently reduced when the device runs out of memory."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,15 +12,15 @@ log = logging.getLogger(__name__)
 
 
 class MemoryBudget:
-    """How many tokens, padding included, a batch may hold."""
+    """The largest number of tokens of a batch, padding included."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
 
     def run(self, items: Sequence[T], cost: Callable[[Sequence[T]], int], work: Callable[[Sequence[T]], None]) -> None:
-        """`work` on items in their order, as many at once as `cost` allows and at least one.
+        """Call `work` on the items in order, in batches whose `cost` in tokens is within the budget, or of one item.
 
-        A batch that does not fit the memory is done again in smaller ones, so `work` must be repeatable.
+        A batch that runs out of memory is repeated in smaller ones, so `work` must be repeatable.
         """
         done = 0
         while done < len(items):
@@ -29,7 +29,7 @@ class MemoryBudget:
                 done += len(batch)
                 continue
             self.tokens = cost(batch[: len(batch) // 2])
-            log.warning("out of memory with %d items in a batch: going on with %d tokens", len(batch), self.tokens)
+            log.warning("out of memory with %d items in a batch: continuing with %d tokens", len(batch), self.tokens)
 
     def _batch(self, items: Sequence[T], cost: Callable[[Sequence[T]], int]) -> Sequence[T]:
         count = 1
@@ -46,10 +46,10 @@ def _fits(work: Callable[[Sequence[T]], None], batch: Sequence[T]) -> bool:
         if len(batch) == 1 or not out_of_memory(error):
             raise
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # after the handler, which held what the batch had allocated
+        torch.cuda.empty_cache()  # outside of the handler, as the exception references the batch's tensors
     return False
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether the device or the host had no memory left."""
+    """Whether an error means that the device or the host ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,4 +1,4 @@
-"""Log-likelihoods of encoder-decoder models: a context goes through the encoder once for all its choices."""
+"""Log-likelihoods of encoder-decoder models, in which each context is encoded once for all its continuations."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,25 +11,26 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from evomerge.scoring.engine.head import Answers, refuse_infinite, restrict_head
+from evomerge.scoring.engine.head import LogLikelihoods, refuse_nonfinite, restrict_head
 from evomerge.scoring.engine.memory import MemoryBudget
 from evomerge.scoring.engine.tree import Pair, Tokens
 
 
 @dataclass
 class _Row:
-    """One distinct input of encoder and decoder, and who reads its logits."""
+    """A distinct input of encoder and decoder, and the pairs that are scored from its logits."""
 
     context: Tokens
-    shifted: Tokens
-    pairs: list[tuple[int, Tokens]] = field(default_factory=list)  # (number of the pair, its continuation)
+    shifted: Tokens  # the decoder's input
+    pairs: list[tuple[int, Tokens]] = field(default_factory=list)  # (index of the pair, its continuation)
 
 
 class Seq2SeqScorer:
-    """Answers (context ids, continuation ids) pairs with whatever weights the model has when it is asked.
+    """Computes the log-likelihoods of (context, continuation) pairs with the model's current weights.
 
-    Both sides keep their last `max_length` tokens, as in lm-eval. A batch holds rows × (context + continuation) of
-    at most `max_tokens`; continuations of one context for which the decoder reads the same tokens share a row.
+    Contexts and continuations are truncated on the left to `max_length` tokens, as in lm-eval. A batch has at most
+    `max_tokens` = rows × (context + continuation) tokens. Continuations of one context with equal decoder inputs share
+    a row.
     """
 
     def __init__(self, model: PreTrainedModel, *, max_length: int, max_tokens: int = 16384) -> None:
@@ -38,24 +39,23 @@ class Seq2SeqScorer:
         self._budget = MemoryBudget(max_tokens)
 
     @torch.inference_mode()
-    def score(self, pairs: Sequence[Pair]) -> Answers:
-        """An answer per pair.
+    def score(self, pairs: Sequence[Pair]) -> LogLikelihoods:
+        """(log-likelihood in nats, is greedy) per pair; CandidateError if a log-likelihood is not finite.
 
-        Log-softmax in fp32, logits at scored positions only, one device synchronisation a batch. CandidateError where a
-        log-likelihood is not finite.
+        Logits are computed at scored positions only, log-softmax in fp32, with one device synchronisation per batch.
         """
-        scores: Answers = [(0.0, False)] * len(pairs)
+        scores: LogLikelihoods = [(0.0, False)] * len(pairs)
 
         def run(rows: Sequence[_Row]) -> None:
             for number, value, greedy in self._run(rows):
                 scores[number] = value, greedy
 
         self._budget.run(self._rows(pairs), _cost, run)
-        refuse_infinite(value for value, _ in scores)
+        refuse_nonfinite(value for value, _ in scores)
         return scores
 
     def _rows(self, pairs: Sequence[Pair]) -> list[_Row]:
-        """Longest context first, the rows of a context side by side."""
+        """The distinct rows, longest context first, with the rows of one context next to each other."""
         sides = [(pair.context[-self._max_length :], pair.continuation[-self._max_length :]) for pair in pairs]
         shifted = self._shifted({target for _, target in sides})
         rows: dict[tuple[Tokens, Tokens], _Row] = {}
@@ -65,9 +65,9 @@ class Seq2SeqScorer:
         return sorted(rows.values(), key=lambda row: (-len(row.context), row.context, -len(row.shifted)))
 
     def _shifted(self, targets: set[Tokens]) -> dict[Tokens, Tokens]:
-        """What the decoder reads for each continuation, by the model's own rule: mBART begins with its last token.
+        """The decoder's input for each continuation, by the model's own rule (mBART moves the last token to the front).
 
-        Continuations of one length at a time: such a rule may take padding for the end of one.
+        Continuations are shifted by groups of equal length, because padding would change the result of such a rule.
         """
         shift: Any = self._model.prepare_decoder_input_ids_from_labels
         found: dict[Tokens, Tokens] = {}
@@ -83,30 +83,30 @@ class Seq2SeqScorer:
         where, targets = marks[:, 0], marks[:, 1]
         values = logits[where, targets].float() - logits.float().logsumexp(-1)[where]
         misses = (logits.argmax(-1)[where] != targets).float()
-        asked = [pair for row in rows for pair in row.pairs]
-        parts = torch.stack([values, misses]).cpu().double().split([len(target) for _, target in asked], dim=1)
-        for (number, _), part in zip(asked, parts, strict=True):
+        pairs = [pair for row in rows for pair in row.pairs]
+        parts = torch.stack([values, misses]).cpu().double().split([len(target) for _, target in pairs], dim=1)
+        for (number, _), part in zip(pairs, parts, strict=True):
             value, missed = part.sum(1).tolist()
             yield number, value, missed == 0
 
     def _logits(self, rows: Sequence[_Row]) -> Tensor:
-        """[scored positions of all rows in a line, vocabulary]."""
+        """Logits [scored positions of all rows, vocabulary]."""
         contexts = {context: number for number, context in enumerate(dict.fromkeys(row.context for row in rows))}
         source, mask = self._padded(contexts)
         hidden = self._model.get_encoder()(input_ids=source, attention_mask=mask).last_hidden_state
-        of = torch.tensor([contexts[row.context] for row in rows], device=self._model.device)
-        read, scored = self._padded([row.shifted for row in rows])
+        context_of_row = torch.tensor([contexts[row.context] for row in rows], device=self._model.device)
+        shifted, scored = self._padded([row.shifted for row in rows])
         with restrict_head(self._model, scored.flatten().nonzero().squeeze(1)):
             logits: Tensor = self._model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=hidden[of]),
-                attention_mask=mask[of],
-                decoder_input_ids=read,
+                encoder_outputs=BaseModelOutput(last_hidden_state=hidden[context_of_row]),
+                attention_mask=mask[context_of_row],
+                decoder_input_ids=shifted,
                 use_cache=False,
             ).logits[0]
         return logits
 
     def _padded(self, sequences: Iterable[Tokens]) -> tuple[Tensor, Tensor]:
-        """Tokens with zeros behind, as lm-eval pads them, and which are real."""
+        """Token ids padded with zeros on the right, as in lm-eval, and the attention mask."""
         ids = [torch.tensor(sequence) for sequence in sequences]
         real = [torch.ones_like(sequence) for sequence in ids]
         device = self._model.device
@@ -114,7 +114,7 @@ class Seq2SeqScorer:
 
 
 def _marks(rows: Sequence[_Row]) -> Iterator[tuple[int, int]]:
-    """(line of the logits, token) for every token of every pair."""
+    """(row of the logits, target token) for every token of every pair."""
     start = 0
     for row in rows:
         for _, target in row.pairs:

@@ -1,4 +1,4 @@
-"""How far a model sees in the way that token trees assume: plain causal attention, positions of fixed meaning."""
+"""The input lengths up to which a model has full causal attention and positions that are the same in every batch."""
 
 import math
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 from transformers import PretrainedConfig
 
 
-def reach(config: PretrainedConfig) -> float:
-    """Tokens up to which every layer sees everything before it and positions mean the same in every batch.
+def full_attention_length(config: PretrainedConfig) -> float:
+    """The number of tokens up to which every layer attends to all earlier tokens and positions are fixed.
 
-    Sliding and chunked attention cut off what is further away. Longer inputs take the plain path.
+    Token trees need both. Sliding-window and chunked attention limit it; longer inputs take the plain path.
     """
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ())
-    limits = [position_reach(config)]
+    limits = [fixed_position_length(config)]
     if "sliding_attention" in kinds or (not kinds and getattr(text, "use_sliding_window", True)):
         limits.append(_number(getattr(text, "sliding_window", None)))
     if "chunked_attention" in kinds or not kinds:
@@ -21,10 +21,10 @@ def reach(config: PretrainedConfig) -> float:
     return min(limits)
 
 
-def position_reach(config: PretrainedConfig) -> float:
-    """Tokens up to which positions mean the same in every batch.
+def fixed_position_length(config: PretrainedConfig) -> float:
+    """The number of tokens up to which position embeddings do not depend on the other rows of a batch.
 
-    Dynamic rotary scalings look at the longest sequence of a batch.
+    Dynamic rotary scaling depends on the longest sequence of a batch.
     """
     text = config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.scoring.tasks.engine_lm import EngineLM, Evaluation, evaluate
+    from evomerge.scoring.tasks.engine_lm import EngineLM, Evaluation, evaluate_tasks
     from evomerge.scoring.tasks.lm_eval_scorer import LMEvalScorer
     from evomerge.scoring.tasks.loading import TaskLoader
-    from evomerge.scoring.tasks.slices import into_chunks
+    from evomerge.scoring.tasks.slices import make_chunks
     from evomerge.scoring.tasks.task_entries import ScorerConfig, read_tasks
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -23,7 +23,7 @@ __all__ = [
     "LMEvalScorer",
     "ScorerConfig",
     "TaskLoader",
-    "evaluate",
-    "into_chunks",
+    "evaluate_tasks",
+    "make_chunks",
     "read_tasks",
 ]

@@ -1,4 +1,4 @@
-"""Grading, tried on a few documents before a model is loaded: whether a task's targets are what its metric compares."""
+"""A dry run of grading on a few documents before a model is loaded, which finds targets that the metric cannot use."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -9,38 +9,39 @@ from lm_eval.api.instance import Instance
 
 from evomerge.errors import CandidateError, TaskError
 from evomerge.scoring import Answer
-from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Leaf
-from evomerge.scoring.tasks.task_errors import blaming
+from evomerge.scoring.tasks.frozen_docs import FrozenDoc, TaskGrader
+from evomerge.scoring.tasks.task_errors import raising_task_error
 
 SAMPLES = {"loglikelihood": (-1.0, False), "loglikelihood_rolling": -1.0, "generate_until": Answer("0")}
 DOCUMENTS = 8
 
 
-def rehearse(leaf: Leaf, docs: Mapping[str, FrozenDoc], inline: bool) -> None:
-    """TaskError where answers as a model gives them cannot be graded, or none can ever be right.
+def check_grading(grader: TaskGrader, docs: Mapping[str, FrozenDoc], inline: bool) -> None:
+    """TaskError if sample responses cannot be graded, or if no response can be right.
 
-    A list of several right choices is lm-eval's; a list of one in every document is a slip of a spec written `inline`.
+    lm-eval accepts a list of several right choices as the target. A list of one in every document is an error in a task
+    specification that is written `inline` in the experiment.
     """
     few = dict(islice(docs.items(), DOCUMENTS))
-    if leaf.task.OUTPUT_TYPE == "multiple_choice" and not callable(leaf.task.config.process_results):
-        _refuse_targets(leaf, few, inline)
-    with suppress(CandidateError):  # a metric may be infinite for such answers
-        leaf.grade(few, {item: [_sample(i) for i in doc.instances] for item, doc in few.items()})
+    if grader.task.OUTPUT_TYPE == "multiple_choice" and not callable(grader.task.config.process_results):
+        _refuse_targets(grader, few, inline)
+    with suppress(CandidateError):  # a metric may be infinite for the sample responses
+        grader.grade(few, {item: [_sample(i) for i in doc.instances] for item, doc in few.items()})
 
 
-def _refuse_targets(leaf: Leaf, docs: Mapping[str, FrozenDoc], inline: bool) -> None:
-    where = f"task '{leaf.name}': doc_to_target"
-    with blaming(where, "check doc_to_target and doc_to_choice"):
-        asked = [doc.instances[0].doc for doc in docs.values()]
-        golds = [(leaf.task.doc_to_target(doc), leaf.task.doc_to_choice(doc)) for doc in asked]
+def _refuse_targets(grader: TaskGrader, docs: Mapping[str, FrozenDoc], inline: bool) -> None:
+    where = f"task '{grader.name}': doc_to_target"
+    with raising_task_error(where, "check doc_to_target and doc_to_choice"):
+        documents = [doc.instances[0].doc for doc in docs.values()]
+        golds = [(grader.task.doc_to_target(doc), grader.task.doc_to_choice(doc)) for doc in documents]
     if inline and golds and all(isinstance(gold, list) and len(gold) == 1 for gold, _ in golds):
         raise TaskError(f"{where} is a list of one, {golds[0][0]}, in each document; give its entry")
-    if golds and not leaf.task.multiple_input and not any(_names_one(gold, choices) for gold, choices in golds):
+    if golds and not grader.task.multiple_input and not any(_names_one(gold, choices) for gold, choices in golds):
         raise TaskError(f"{where} names none of the choices, but {golds[0][0]!r}; give the right one's number or text")
 
 
 def _names_one(gold: Any, choices: Any) -> bool:
-    """Whether a target is the number or the text of a choice, or a list of these."""
+    """Whether a target is the index or the text of a choice, or a list that contains one."""
     if isinstance(gold, list):
         return any(_names_one(one, choices) for one in gold)
     return 0 <= gold < len(choices) if isinstance(gold, int) else gold in choices

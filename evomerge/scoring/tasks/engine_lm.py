@@ -1,4 +1,4 @@
-"""The scoring engine as an lm-eval model class, for evaluations of a finished model."""
+"""The scoring engine as an lm-eval model class, for the evaluation of a finished model."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import EvomergeError, TaskError
 from evomerge.scoring import Request, silence_lm_eval
-from evomerge.scoring.engine import MANY, Encoder, Pair, ScoringEngine
+from evomerge.scoring.engine import UNLIMITED, Encoder, Pair, ScoringEngine
 from evomerge.scoring.tasks.loading import TaskLoader
 from evomerge.scoring.tasks.task_errors import one_line
 
@@ -24,10 +24,10 @@ BLOCK = 1024  # pairs planned together
 
 
 class EngineLM(HFLM):  # type: ignore[misc]
-    """lm-eval's Hugging Face class with this package's forward passes; `lm_eval.simple_evaluate(model=…)` takes it.
+    """lm-eval's Hugging Face class with this package's forward passes, for `lm_eval.simple_evaluate(model=…)`.
 
-    Tokenisation, chat templates and generation arguments are the parent's. The model is put in evaluation mode;
-    `track` may wrap the blocks of work, to show progress.
+    Tokenisation, chat templates and generation arguments are those of the parent class. The model is put in evaluation
+    mode. `track` wraps the iteration over blocks of requests, for a progress display.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class EngineLM(HFLM):  # type: ignore[misc]
             pretrained=model,
             tokenizer=copy.deepcopy(tokenizer),
             backend="seq2seq" if model.config.is_encoder_decoder else "causal",
-            batch_size=MANY,  # a rolling request then comes with all its windows; the engine makes batches of its own
+            batch_size=UNLIMITED,  # all requests at once; the engine makes its own batches
             max_length=max_length,
             softmax_dtype="float32",
         )
@@ -64,35 +64,35 @@ class EngineLM(HFLM):  # type: ignore[misc]
         found: list[tuple[float, bool]] = []
         with torch.inference_mode():
             for block in self._track(blocks):
-                found += self._engine.answers(self._encoder.asked(block))
+                found += self._engine.log_likelihoods(self._encoder.encode_pairs(block))
         return found
 
     def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """The parent's, without its bars."""
+        """The parent's method without its progress bars."""
         answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return answers
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[float]:
-        """The parent's, without its bars."""
+        """The parent's method without its progress bars."""
         answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
         return answers
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Texts in request order."""
-        asked = [Request("generate_until", request.args) for request in requests]
-        blocks = [asked[start : start + BLOCK] for start in range(0, len(asked), BLOCK)]
-        work = (self._encoder.work(block) for block in self._track(blocks))
-        return [answer.text for one in work for answer in self._engine.respond(one)]
+        """The generated texts in request order."""
+        listed = [Request("generate_until", request.args) for request in requests]
+        blocks = [listed[start : start + BLOCK] for start in range(0, len(listed), BLOCK)]
+        chunks = (self._encoder.encode(block) for block in self._track(blocks))
+        return [answer.text for chunk in chunks for answer in self._engine.respond(chunk)]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """lm-eval's results, to print and to keep."""
+    """lm-eval's results, as tables and as JSON."""
 
     results: dict[str, Any]
 
     def tables(self) -> Iterator[str]:
-        """What the `lm_eval` command prints."""
+        """The tables that the `lm_eval` command prints."""
         yield make_table(self.results)
         if self.results.get("groups"):
             yield make_table(self.results, "groups")
@@ -102,7 +102,7 @@ class Evaluation:
         return json.dumps(self.results, indent=2, default=handle_non_serializable) + "\n"
 
 
-def evaluate(
+def evaluate_tasks(
     lm: EngineLM,
     tasks: Sequence[str | Mapping[str, Any]],
     loader: TaskLoader,
@@ -114,7 +114,10 @@ def evaluate(
     system_instruction: str | None,
     gen_kwargs: dict[str, Any] | None,
 ) -> Evaluation:
-    """`lm_eval.simple_evaluate` of whole tasks, with its own keywords, without its noise; TaskError where it fails."""
+    """Evaluate whole tasks by `lm_eval.simple_evaluate`, with its keywords and without its output.
+
+    TaskError names the tasks and the reason if it fails.
+    """
     with silence_lm_eval():
         try:
             results = lm_eval.simple_evaluate(
@@ -131,7 +134,7 @@ def evaluate(
             )
         except EvomergeError:
             raise
-        except Exception as error:  # templates, samplers and task code raise whatever comes to hand
+        except Exception as error:  # templates, samplers and task code may raise anything
             names = ", ".join(task if isinstance(task, str) else str(task["task"]) for task in tasks)
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise TaskError(

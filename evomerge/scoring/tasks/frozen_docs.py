@@ -1,7 +1,7 @@
-"""One leaf task frozen: every request of a split built once, with the prompts that a full lm-eval run builds.
+"""Frozen documents of one task: the requests of a split, built once with the prompts of a full lm-eval run.
 
-lm-eval draws few-shot examples from one random stream per task, so a prompt depends on which documents come
-before it. All documents are therefore built together, from lm-eval's own seed, and picked by id afterwards.
+lm-eval draws few-shot examples from one random stream per task, so the prompt of a document depends on the documents
+before it. All documents are therefore built together, from lm-eval's own seed, and selected by id afterwards.
 """
 
 import contextlib
@@ -16,20 +16,20 @@ from lm_eval.api.task import ConfigurableTask, Task
 
 from evomerge.errors import CandidateError, TaskError
 from evomerge.schema import as_yaml
-from evomerge.scoring import SEED, Answer, Counts, Request, count_answers, text_of
-from evomerge.scoring.tasks.task_errors import blaming
+from evomerge.scoring import SEED, Answer, Counts, Request, count_answers, response_text
+from evomerge.scoring.tasks.task_errors import raising_task_error
 
 
 @dataclass(frozen=True)
 class Prompting:
-    """How every task's prompts are dressed; the names are those of `lm_eval.simple_evaluate`."""
+    """The prompt options of all tasks, named as in `lm_eval.simple_evaluate`."""
 
     system_instruction: str | None = None
     chat_template: Callable[..., str] | None = None
     fewshot_as_multiturn: bool = False
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `Task.build_all_requests`."""
+        """The keyword arguments of `Task.build_all_requests`."""
         return {
             "system_instruction": self.system_instruction,
             "apply_chat_template": self.chat_template is not None,
@@ -40,23 +40,23 @@ class Prompting:
 
 @dataclass(frozen=True)
 class FrozenDoc:
-    """A document's instances in request order; they are templates that nobody writes to."""
+    """A document's lm-eval instances in request order, which are never modified, and a hash of its content."""
 
     instances: tuple[Instance, ...]
     content: str
 
     def requests(self) -> tuple[Request, ...]:
-        """The requests, without the document."""
+        """The requests of the document, without the document itself."""
         return tuple(Request(i.request_type, tuple(i.args), i.repeats or 1) for i in self.instances)
 
     def digest(self) -> str:
-        """A hash of what is asked and of what is expected."""
-        asked = repr([request.arguments for request in self.requests()])
-        return _hash(asked + json.dumps(self.instances[0].doc, default=str, sort_keys=True))
+        """A hash of the requests and of the document, which has the expected answer."""
+        arguments = repr([request.arguments for request in self.requests()])
+        return _hash(arguments + json.dumps(self.instances[0].doc, default=str, sort_keys=True))
 
 
 def fewshot_split(task: Task) -> str | None:
-    """The split that few-shot examples come from; None without them, or where the task brings examples of its own."""
+    """The split of the few-shot examples; None if there are none, or if the task lists examples of its own."""
     config, shots = task.config, task.fewshot_cfg
     if not config.num_fewshot or shots.samples:
         return None
@@ -65,17 +65,17 @@ def fewshot_split(task: Task) -> str | None:
 
 
 def own_split(task: Task) -> str:
-    """The split that lm-eval itself scores; `docs` for a task class that does not say."""
+    """The split that lm-eval scores; `docs` for a task class that names none."""
     config = task.config
     return str((config.test_split if task.has_test_docs() else config.validation_split) or "docs")
 
 
 def freeze(name: str, task: Task, split: str, prompting: Prompting) -> dict[int, FrozenDoc]:
-    """All documents of a split by their row in it; TaskError when the task cannot build them."""
+    """Row → frozen document, for all documents of a split; TaskError if the task cannot build them."""
     with _scoring(name, task, split):
         task.set_fewshot_seed(seed=SEED)
         try:
-            with blaming(f"task '{name}' cannot build its prompts", "check its templates"):
+            with raising_task_error(f"task '{name}' cannot build its prompts", "check its templates"):
                 task.build_all_requests(**prompting.arguments())
                 return {doc_id: _frozen(task, instances) for doc_id, instances in _by_doc(task.instances).items()}
         finally:
@@ -84,7 +84,7 @@ def freeze(name: str, task: Task, split: str, prompting: Prompting) -> dict[int,
 
 @contextlib.contextmanager
 def _scoring(name: str, task: Task, split: str) -> Iterator[None]:
-    """Let a task score another split than its own; a document is never its own few-shot example there."""
+    """Within the context, the task scores another split than its own; few-shot examples keep their split."""
     if split == own_split(task):
         yield
         return
@@ -114,7 +114,7 @@ def _frozen(task: Task, instances: Sequence[Instance]) -> FrozenDoc:
 
 
 def _content(task: Task, instances: Sequence[Instance]) -> str:
-    """A hash of the requests without few-shot examples, which differ between two equal documents."""
+    """A hash of the requests without few-shot examples, so that equal documents have equal hashes."""
     if task.config.num_fewshot:
         doc = instances[0].doc
         context = task.fewshot_context(doc, num_fewshot=0)
@@ -128,8 +128,8 @@ def _hash(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """How the documents of one task are graded: one metric after one filter pipeline."""
+class TaskGrader:
+    """Grades the documents of one task: by one metric, after one filter pipeline; `sign` is -1 if lower is better."""
 
     name: str
     task: Task
@@ -138,14 +138,14 @@ class Leaf:
     pipeline: Any
 
     def grade(self, docs: Mapping[str, FrozenDoc], responses: Mapping[str, Sequence[Any]]) -> dict[str, float]:
-        """Score per item from raw responses; works on copies, so it may be called any number of times."""
+        """Item → score from raw responses; the documents are not modified."""
         filled = {item: _filled(doc, responses[item]) for item, doc in docs.items()}
-        with blaming(f"task '{self.name}': its filter fails", "check filter_list"):
+        with raising_task_error(f"task '{self.name}': its filter fails", "check filter_list"):
             self.pipeline.apply([instance for instances in filled.values() for instance in instances])
         return {item: self._score(item, instances) for item, instances in filled.items()}
 
     def answers(self, docs: Mapping[str, FrozenDoc], responses: Mapping[str, Sequence[Any]]) -> Counts:
-        """Counts of what was generated for these documents."""
+        """Counts of the answers generated for these documents."""
         pairs = [
             (instance.doc, response if isinstance(response, list) else [response])
             for item, doc in docs.items()
@@ -157,7 +157,7 @@ class Leaf:
     def _score(self, item: str, instances: Sequence[Instance]) -> float:
         answers = [instance.filtered_resps[self.pipeline.name] for instance in instances]
         where = f"item {item}: metric '{self.metric}' cannot be had from doc_to_target and the answer"
-        with blaming(where, "check doc_to_target, doc_to_choice and metric_list"):
+        with raising_task_error(where, "check doc_to_target, doc_to_choice and metric_list"):
             metrics = self.task.process_results(instances[0].doc, answers)
         if self.metric not in metrics:
             raise TaskError(f"item {item} has no value of metric '{self.metric}', only of {', '.join(metrics)}")
@@ -180,7 +180,7 @@ def _filled(doc: FrozenDoc, responses: Sequence[Any]) -> list[Instance]:
             arguments=i.arguments,
             idx=i.idx,
             metadata=i.metadata,
-            resps=text_of(list(response) if (i.repeats or 1) > 1 else [response]),
+            resps=response_text(list(response) if (i.repeats or 1) > 1 else [response]),
         )
         for i, response in zip(doc.instances, responses, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The lm-eval scorer: tasks loaded and frozen once in the driver, sliced by item id, graded per item."""
+"""The lm-eval scorer: tasks are loaded and frozen once in the driver, divided into slices, and graded per item."""
 
 import hashlib
 import logging
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from evomerge.errors import TaskError
-from evomerge.scoring import SLICES, Chunk, Counts, Plan, Request, add_counts, seeded, silence_lm_eval
-from evomerge.scoring.tasks.dry_run import rehearse
-from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Leaf, Prompting, fewshot_split, freeze, own_split
+from evomerge.scoring import SLICES, Chunk, Counts, Plan, Request, add_counts, lm_eval_seeds, silence_lm_eval
+from evomerge.scoring.tasks.dry_run import check_grading
+from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Prompting, TaskGrader, fewshot_split, freeze, own_split
 from evomerge.scoring.tasks.loading import TaskLoader, choose_filter, choose_metric, label, override
-from evomerge.scoring.tasks.slices import Doc, draw, into_chunks
+from evomerge.scoring.tasks.slices import Doc, draw, make_chunks
 from evomerge.scoring.tasks.task_entries import ScorerConfig, TaskEntry
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class LMEvalScorer:
-    """Scores items as `lm_eval.simple_evaluate` does on a whole task, one item at a time.
+    """Gives each item the score that it has in `lm_eval.simple_evaluate` of the whole task.
 
-    An item is `TASK/SPLIT/ROW`; within a group `TASK/LEAF/ROW`, or `TASK/LEAF/SPLIT/ROW` where `splits` asks
-    for another split than lm-eval's. Metrics for which lower is better are negated.
+    An item id is `TASK/SPLIT/ROW`. In a group it is `TASK/LEAF/ROW`, or `TASK/LEAF/SPLIT/ROW` if `splits` names another
+    split than lm-eval's. Metrics for which lower is better are negated.
     """
 
     def __init__(self, config: ScorerConfig, tokenizer: "PreTrainedTokenizerBase | None", seed: int) -> None:
@@ -35,19 +35,19 @@ class LMEvalScorer:
         multiturn = config.apply_chat_template if config.fewshot_as_multiturn is None else config.fewshot_as_multiturn
         template = _chat_template(tokenizer) if config.apply_chat_template else None
         prompting = Prompting(config.system_instruction, template, multiturn)
-        self._docs: dict[str, tuple[Leaf, FrozenDoc]] = {}
+        self._docs: dict[str, tuple[TaskGrader, FrozenDoc]] = {}
         drawn: dict[str, dict[str, tuple[str, ...]]] = {}
         with silence_lm_eval():
             loader = TaskLoader(config.include_path)
             for entry in config.entries:
-                with seeded():
-                    frozen = _Frozen(entry, loader.load(entry), prompting, config.num_fewshot, config.gen_kwargs)
-                drawn[entry.name] = draw(entry.name, frozen.pools, entry.wanted, seed)
+                with lm_eval_seeds():
+                    frozen = _FrozenEntry(entry, loader.load(entry), prompting, config.num_fewshot, config.gen_kwargs)
+                drawn[entry.name] = draw(entry.name, frozen.pools, entry.slice_sizes, seed)
                 kept = [item for items in drawn[entry.name].values() for item in items]
                 self._docs |= {item: frozen.docs[item] for item in kept}
         self._refuse_leaks(drawn)
         chunks = {
-            slice_: into_chunks(
+            slice_: make_chunks(
                 slice_, {task: by_slice[slice_] for task, by_slice in drawn.items()}, config.chunk_items
             )
             for slice_ in SLICES
@@ -56,7 +56,7 @@ class LMEvalScorer:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every item's requests and document: it changes when the data or a prompt does."""
+        """A hash of every item's requests and document, which changes with the data or a prompt."""
         digest = hashlib.sha256()
         for slice_ in SLICES:
             for item in self.plan.items(slice_):
@@ -64,34 +64,34 @@ class LMEvalScorer:
         return digest.hexdigest()
 
     def requests(self, chunk: Chunk) -> tuple[Request, ...]:
-        """All requests of a chunk, item by item, in an order that never changes."""
+        """The requests of a chunk, item by item, in a fixed order."""
         return tuple(request for item in chunk.items for request in self._docs[item][1].requests())
 
     def grade(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, float]:
-        """Item scores from the raw responses to `requests(chunk)`; no state is kept between calls.
+        """Item → score from the raw responses to `requests(chunk)`; no state is kept between calls.
 
-        Raises CandidateError for a score that is not finite, TaskError for one that is not a number.
+        CandidateError for a score that is not finite, TaskError for one that is not a number.
         """
-        by_item = dict(self._shared_out(chunk, responses))
+        by_item = dict(self._by_item(chunk, responses))
         scores: dict[str, float] = {}
-        for leaf, docs in self._by_leaf(chunk):
-            scores |= leaf.grade(docs, by_item)
+        for grader, docs in self._by_grader(chunk):
+            scores |= grader.grade(docs, by_item)
         return {item: scores[item] for item in chunk.items}
 
     def answers(self, chunk: Chunk, responses: Sequence[Any]) -> Counts:
-        """How many answers the responses hold, and how many of them are truncated, empty or unparsable."""
-        by_item = dict(self._shared_out(chunk, responses))
-        counts = add_counts([leaf.answers(docs, by_item) for leaf, docs in self._by_leaf(chunk)])
+        """Counts of the generated answers among the responses; empty if nothing was generated."""
+        by_item = dict(self._by_item(chunk, responses))
+        counts = add_counts([grader.answers(docs, by_item) for grader, docs in self._by_grader(chunk)])
         return counts if counts["answers"] else {}
 
-    def _by_leaf(self, chunk: Chunk) -> Iterable[tuple[Leaf, dict[str, FrozenDoc]]]:
-        by_leaf: dict[str, tuple[Leaf, dict[str, FrozenDoc]]] = {}
+    def _by_grader(self, chunk: Chunk) -> Iterable[tuple[TaskGrader, dict[str, FrozenDoc]]]:
+        by_grader: dict[str, tuple[TaskGrader, dict[str, FrozenDoc]]] = {}
         for item in chunk.items:
-            leaf, doc = self._docs[item]
-            by_leaf.setdefault(leaf.name, (leaf, {}))[1][item] = doc
-        return by_leaf.values()
+            grader, doc = self._docs[item]
+            by_grader.setdefault(grader.name, (grader, {}))[1][item] = doc
+        return by_grader.values()
 
-    def _shared_out(self, chunk: Chunk, responses: Sequence[Any]) -> Iterator[tuple[str, Sequence[Any]]]:
+    def _by_item(self, chunk: Chunk, responses: Sequence[Any]) -> Iterator[tuple[str, Sequence[Any]]]:
         counts = [len(self._docs[item][1].instances) for item in chunk.items]
         if sum(counts) != len(responses):
             raise ValueError(f"chunk {chunk.id} has {sum(counts)} requests, got {len(responses)} responses")
@@ -101,7 +101,7 @@ class LMEvalScorer:
             start += count
 
     def _refuse_leaks(self, drawn: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Two entries may share documents, but not across slices: holdout would not be unseen."""
+        """TaskError if entries have equal documents in different slices, as holdout would not be unseen."""
         seen: dict[str, tuple[str, str]] = {}
         for by_slice in drawn.values():
             for slice_, items in by_slice.items():
@@ -114,8 +114,8 @@ class LMEvalScorer:
                         )
 
 
-class _Frozen:
-    """One entry's leaves, frozen, and the pool of documents that each slice draws from."""
+class _FrozenEntry:
+    """The frozen tasks of one entry, and the pool of documents from which each slice is drawn."""
 
     def __init__(
         self,
@@ -125,44 +125,44 @@ class _Frozen:
         num_fewshot: int | None,
         gen_kwargs: Mapping[str, Any] | None,
     ) -> None:
-        self.docs: dict[str, tuple[Leaf, FrozenDoc]] = {}
+        self.docs: dict[str, tuple[TaskGrader, FrozenDoc]] = {}
         self.pools: dict[str, list[Doc]] = {slice_: [] for slice_ in SLICES}
         metric = entry.metric
         for name, task in tasks.items():
             shown = label(entry, name)
             override(shown, task, entry, num_fewshot, gen_kwargs)
             metric, sign = choose_metric(shown, task, metric)
-            leaf = Leaf(shown, task, metric, sign, choose_filter(shown, task, entry.filter))
-            self._add(entry, leaf, name, prompting)
+            grader = TaskGrader(shown, task, metric, sign, choose_filter(shown, task, entry.filter))
+            self._add(entry, grader, name, prompting)
 
-    def _add(self, entry: TaskEntry, leaf: Leaf, name: str, prompting: Prompting) -> None:
-        own = own_split(leaf.task)
-        splits = {slice_: entry.splits.get(slice_, own) for slice_ in SLICES}
-        if fewshot_split(leaf.task) in splits.values():
+    def _add(self, entry: TaskEntry, grader: TaskGrader, name: str, prompting: Prompting) -> None:
+        default = own_split(grader.task)
+        splits = {slice_: entry.splits.get(slice_, default) for slice_ in SLICES}
+        if fewshot_split(grader.task) in splits.values():
             log.warning(
                 "task %s: its few-shot examples come from the split that it is scored on, so prompts of one slice show "
                 "answers of another; give the task a fewshot_split of its own",
-                leaf.name,
+                grader.name,
             )
         for split in dict.fromkeys(splits.values()):
-            prefix = _prefix(entry.name, name, split, own)
-            rows = freeze(leaf.name, leaf.task, split, prompting)
+            prefix = _prefix(entry.name, name, split, default)
+            rows = freeze(grader.name, grader.task, split, prompting)
             docs = {f"{prefix}/{row}": doc for row, doc in rows.items()}
-            rehearse(leaf, docs, inline=entry.spec is not None)
-            self.docs |= {item: (leaf, doc) for item, doc in docs.items()}
-            for slice_, wanted in splits.items():
-                if wanted == split:
+            check_grading(grader, docs, inline=entry.spec is not None)
+            self.docs |= {item: (grader, doc) for item, doc in docs.items()}
+            for slice_, slice_split in splits.items():
+                if slice_split == split:
                     self.pools[slice_] += [Doc(item, doc.content) for item, doc in docs.items()]
 
 
-def _prefix(entry: str, leaf: str, split: str, own: str) -> str:
+def _prefix(entry: str, leaf: str, split: str, default: str) -> str:
     if leaf == entry:
         return f"{entry}/{split}"
-    return f"{entry}/{leaf}" if split == own else f"{entry}/{leaf}/{split}"
+    return f"{entry}/{leaf}" if split == default else f"{entry}/{leaf}/{split}"
 
 
 def _chat_template(tokenizer: "PreTrainedTokenizerBase | None") -> Callable[..., str]:
-    """What lm-eval's HF model does with a conversation: a template that refuses a system turn gets none."""
+    """A function that renders a conversation as lm-eval's HF class does: without the system turn if that is refused."""
     if tokenizer is None or not tokenizer.chat_template:
         raise TaskError("apply_chat_template is set, but the base's tokenizer has no chat template; unset it")
 

@@ -1,4 +1,4 @@
-"""lm-eval tasks by name, by folder or inline, with the overrides of `lm_eval.simple_evaluate` applied."""
+"""Loading of lm-eval tasks by name, from a folder or inline, with the overrides of `lm_eval.simple_evaluate`."""
 
 import copy
 import dataclasses
@@ -19,7 +19,7 @@ from evomerge.errors import TaskError
 from evomerge.hub import offline_reason
 from evomerge.schema import as_yaml
 from evomerge.scoring.tasks.task_entries import TaskEntry, suggestion
-from evomerge.scoring.tasks.task_errors import blaming, foreign_metrics, load_problem
+from evomerge.scoring.tasks.task_errors import foreign_metrics, load_problem, raising_task_error
 
 NAMED = re.compile(r"""^[ -]*(?:["']?(?:task|group|tag)["']?:|-)[ \[]*["']?([^\s"'#\[\],]+)""", re.MULTILINE)
 NO_TASKS = (".py", ".pyc", ".md", ".txt", ".json", ".jsonl", ".csv", ".tsv")
@@ -27,7 +27,7 @@ SPEC_KEYS = tuple(field.name for field in dataclasses.fields(TaskConfig))
 
 
 class TaskLoader:
-    """Finds tasks inline, then in `include_path`, then among lm-eval's own, whose index takes seconds."""
+    """Finds tasks inline, then in `include_path`, then among those of lm-eval, whose index takes seconds to load."""
 
     def __init__(self, include_path: str | None = None) -> None:
         if include_path is not None and not Path(include_path).is_dir():
@@ -37,13 +37,13 @@ class TaskLoader:
         self._all: TaskManager | None = None
 
     def load(self, entry: TaskEntry) -> dict[str, Task]:
-        """Leaf tasks by name: one for a task, all of them for a group or a tag."""
+        """Name → task: one for a task, all members for a group or a tag; TaskError if they cannot be loaded."""
         target = _inline(entry) if entry.spec is not None else entry.name
         manager = self._mine if entry.spec is not None else self._manager(entry.name)
         offline = None if _is_local(entry) else offline_reason()
         try:
             tasks: dict[str, Task] = manager.load([target])["tasks"]
-        except Exception as error:  # lm-eval and its data loaders raise whatever comes to hand
+        except Exception as error:  # lm-eval and its data loaders may raise anything
             raise TaskError(f"task '{entry.name}' {load_problem(error, entry, offline)}") from error
         if not tasks:
             raise TaskError(f"task '{entry.name}' is a group without tasks; list its tasks in its YAML file")
@@ -53,15 +53,15 @@ class TaskLoader:
 
     @property
     def manager(self) -> TaskManager:
-        """The index that knows everything that was loaded by name."""
+        """The task index that contains all tasks loaded by name."""
         return self._all or self._mine
 
     def _manager(self, name: str) -> TaskManager:
         if _complete(self._mine.task_index, name):
             return self._mine
         if self._all is None:
-            if name not in self._mine.task_index and name not in mentioned():
-                raise self._unknown(name, mentioned())
+            if name not in self._mine.task_index and name not in names_in_task_files():
+                raise self._unknown(name, names_in_task_files())
             self._all = TaskManager(include_path=self._include_path)
         if name not in self._all.task_index:
             raise self._unknown(name, self._all.all_tasks)
@@ -76,10 +76,10 @@ class TaskLoader:
 
 
 @cache
-def mentioned() -> frozenset[str]:
-    """What lm-eval's files call a task, group or tag, and more: read as text in a second, where its index takes twenty.
+def names_in_task_files() -> frozenset[str]:
+    """A superset of the names of lm-eval's tasks, groups and tags, from a text search of its files.
 
-    Files that others include have any name.
+    The search takes a second, loading the index twenty. Files with any suffix are read, as task files may include them.
     """
     files = (path for path in Path(lm_eval.tasks.__file__).parent.rglob("*") if path.suffix not in NO_TASKS)
     texts = (path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file())
@@ -87,12 +87,12 @@ def mentioned() -> frozenset[str]:
 
 
 def label(entry: TaskEntry, leaf: str) -> str:
-    """How an error names a task: the entry, and the leaf within it when it is a group."""
+    """The name of a task in messages: the entry, followed by the member if the entry is a group."""
     return entry.name if leaf == entry.name else f"{entry.name}: {leaf}"
 
 
 def _complete(index: Mapping[str, Any], name: str) -> bool:
-    """Whether a name and everything a group of that name refers to is in this index."""
+    """Whether a name is in this index, with all members if it is a group."""
     if name not in index:
         return False
     members = (index[name].cfg or {}).get("task")
@@ -117,7 +117,7 @@ def _inline(entry: TaskEntry) -> dict[str, Any]:
 
 
 def _is_local(entry: TaskEntry) -> bool:
-    """Whether a spec names files and metrics of lm-eval's own alone, so that no hub need be asked."""
+    """Whether a spec needs no hub: its data are files and its metrics are lm-eval's."""
     return str((entry.spec or {}).get("dataset_path")) in _PACKAGED_DATASETS_MODULES and not foreign_metrics(entry)
 
 
@@ -131,10 +131,10 @@ def _refuse_unsuited(name: str, task: Task) -> None:
 def override(
     name: str, task: Task, entry: TaskEntry, num_fewshot: int | None, gen_kwargs: Mapping[str, Any] | None
 ) -> None:
-    """Apply few-shot count and generation arguments as `simple_evaluate` does; the entry's own come last.
+    """Apply the number of shots and generation arguments as `simple_evaluate` does; those of the entry take precedence.
 
-    A task that fixes num_fewshot to 0 keeps it: a global count passes it by, as in lm-eval, and a count in
-    its own entry is refused.
+    A task that fixes num_fewshot to 0 keeps it. As in lm-eval, a global number is ignored; a number in the task's own
+    entry raises TaskError.
     """
     arguments = {**(gen_kwargs or {}), **(entry.gen_kwargs or {})}
     if task.get_config("output_type") == "generate_until" and arguments:
@@ -150,11 +150,11 @@ def override(
 
 
 def choose_metric(name: str, task: Task, metric: str | None) -> tuple[str, float]:
-    """The metric and its sign: -1 where lower is better, so that a higher score is always better.
+    """The metric (the task's first by default) and its sign, -1 if lower values are better.
 
-    Only a metric that lm-eval aggregates by the mean over items has a value per item.
+    TaskError for a metric that lm-eval does not aggregate by the mean over items, as it has no value per item.
     """
-    with blaming(f"task '{name}' has a metric_list that cannot be read", "give a list of {metric: NAME, …}"):
+    with raising_task_error(f"task '{name}' has a metric_list that cannot be read", "give a list of {metric: NAME, …}"):
         aggregations = dict(task.aggregation())
     if not aggregations:
         raise TaskError(f"task '{name}': its metric_list is empty; name a metric, or drop the key for lm-eval's own")
@@ -171,13 +171,13 @@ def choose_metric(name: str, task: Task, metric: str | None) -> tuple[str, float
     return metric, -1.0 if better is False else 1.0
 
 
-def choose_filter(name: str, task: Task, wanted: str | None) -> Any:
-    """The filter pipeline of that name, or the task's first."""
+def choose_filter(name: str, task: Task, filter_name: str | None) -> Any:
+    """The filter pipeline with this name, or the task's first by default."""
     pipelines: Sequence[Any] = task._filters
-    if wanted is None:
+    if filter_name is None:
         return pipelines[0]
     for pipeline in pipelines:
-        if pipeline.name == wanted:
+        if pipeline.name == filter_name:
             return pipeline
     known = ", ".join(pipeline.name for pipeline in pipelines)
-    raise TaskError(f"task '{name}': no filter '{as_yaml(wanted)}'; it has {known}")
+    raise TaskError(f"task '{name}': no filter '{as_yaml(filter_name)}'; it has {known}")

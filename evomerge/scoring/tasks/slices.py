@@ -1,4 +1,4 @@
-"""Which items a slice takes and how they are dealt into chunks: pure, seeded, one task at a time."""
+"""The drawing of items for slices, and their division into chunks: pure functions of the seed, one task at a time."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,41 +12,41 @@ from evomerge.errors import TaskError
 from evomerge.scoring import SLICES, Chunk
 
 SliceSize = int | Literal["all"] | tuple[int | str, ...]
-"""What an experiment asks of a slice: a count, `all` that the others leave, or explicit document ids."""
+"""The size of a slice: a count, `all` documents that other slices leave, or explicit document ids."""
 
 
 @dataclass(frozen=True)
 class Doc:
-    """A document that a slice may take; `content` is equal for documents that ask a model the same thing."""
+    """A document that can be drawn; `content` is equal for documents with the same requests."""
 
     item: str
     content: str
 
 
 def draw(
-    task: str, pools: Mapping[str, Sequence[Doc]], wanted: Mapping[str, SliceSize], seed: int
+    task: str, pools: Mapping[str, Sequence[Doc]], sizes: Mapping[str, SliceSize], seed: int
 ) -> dict[str, tuple[str, ...]]:
-    """Item ids per slice, disjoint in ids and in content.
+    """Slice → item ids, disjoint in ids and in content; `pools` holds the documents that each slice may take.
 
-    A draw depends on the seed, the task's name and its documents, on no other task. Explicit ids are placed
-    first, then counts, then `all`; a drawn slice passes over whatever repeats the content of another slice.
+    A draw depends on the seed, the task's name and its documents, not on other tasks. Slices with explicit ids come
+    first, then those with counts, then those with `all`. A drawn slice skips documents whose content is in another one.
     """
     taken: dict[str, tuple[Doc, ...]] = {}
-    for slice_ in sorted(SLICES, key=lambda name: _turn(wanted[name])):
-        want = wanted[slice_]
-        if isinstance(want, tuple):
-            docs = _explicit(task, slice_, want, pools[slice_])
+    for slice_ in sorted(SLICES, key=lambda name: _priority(sizes[name])):
+        size = sizes[slice_]
+        if isinstance(size, tuple):
+            docs = _explicit(task, slice_, size, pools[slice_])
             _refuse_overlap(task, slice_, docs, taken)
         else:
-            docs = _drawn(task, slice_, want, _free(task, slice_, pools[slice_], taken, seed))
+            docs = _drawn(task, slice_, size, _free(task, slice_, pools[slice_], taken, seed))
         taken[slice_] = docs
     return {slice_: tuple(doc.item for doc in taken[slice_]) for slice_ in SLICES}
 
 
-def _turn(want: SliceSize) -> int:
-    if isinstance(want, tuple):
+def _priority(size: SliceSize) -> int:
+    if isinstance(size, tuple):
         return 0
-    return 2 if want == "all" else 1
+    return 2 if size == "all" else 1
 
 
 def _explicit(task: str, slice_: str, ids: tuple[int | str, ...], pool: Sequence[Doc]) -> tuple[Doc, ...]:
@@ -62,7 +62,7 @@ def _explicit(task: str, slice_: str, ids: tuple[int | str, ...], pool: Sequence
 
 
 def _names(item: str) -> set[str]:
-    """`task/leaf/3` may be written in full, as `leaf/3`, or as 3 where that is clear."""
+    """The names by which an experiment may list the item `task/leaf/3`: in full, as `leaf/3`, or as `3`."""
     return {item, item.partition("/")[2], item.rpartition("/")[2]}
 
 
@@ -94,24 +94,24 @@ def _refuse_overlap(task: str, slice_: str, docs: Iterable[Doc], taken: Mapping[
 
 
 def _free(task: str, slice_: str, pool: Sequence[Doc], taken: Mapping[str, tuple[Doc, ...]], seed: int) -> list[Doc]:
-    """The documents whose content no other slice holds, in this slice's own random order."""
+    """The documents whose content is in no other slice, in a random order that depends on seed, task and slice."""
     blocked = {doc.content for docs in taken.values() for doc in docs}
     digest = hashlib.sha256(f"{seed}/{task}/{slice_}".encode()).digest()
     order = np.random.default_rng(int.from_bytes(digest)).permutation(len(pool))
     return [pool[i] for i in order if pool[i].content not in blocked]
 
 
-def _drawn(task: str, slice_: str, want: int | Literal["all"], free: Sequence[Doc]) -> tuple[Doc, ...]:
+def _drawn(task: str, slice_: str, size: int | Literal["all"], free: Sequence[Doc]) -> tuple[Doc, ...]:
     if not free:
         raise TaskError(f"task '{task}': slice {slice_} is empty: the others hold everything; make them smaller")
-    if want == "all":
+    if size == "all":
         return tuple(free)
-    if want > len(free):
+    if size > len(free):
         raise TaskError(
-            f"task '{task}': {slice_} asks for {want} items, but only {len(free)} documents are not in "
+            f"task '{task}': {slice_} asks for {size} items, but only {len(free)} documents are not in "
             f"another slice, or the same as one there; ask for fewer, or for all"
         )
-    return tuple(free[:want])
+    return tuple(free[:size])
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:
@@ -119,13 +119,13 @@ def _some(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def into_chunks(
+def make_chunks(
     slice_: str, items: Mapping[str, Sequence[str]], chunk_items: int, rates: Sequence[float] | None = None
 ) -> tuple[Chunk, ...]:
-    """Equal chunks of at most `chunk_items`, in each of which every task, or other stratum, has about its share.
+    """Chunks of nearly equal size, at most `chunk_items`, in which every task or other stratum has about its share.
 
-    The items of each are spread evenly over one line, which is then cut into equal pieces; those of a higher rate are
-    closer together, and used up earlier.
+    `items` maps each stratum to its items, which are spread evenly over a line; the line is then cut into equal pieces.
+    Items of a stratum with a higher rate are closer together, so they are used up earlier.
     """
     line = sorted(
         ((rank + 0.5) / (len(ids) * rate), order, item)

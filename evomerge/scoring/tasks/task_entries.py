@@ -1,4 +1,4 @@
-"""The `tasks` list of an experiment, read strictly into plain values; nothing of lm-eval is needed here."""
+"""The `scorer` section of an experiment and its task list, validated and read into plain values without lm-eval."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ Size = Count | Annotated[str, OneOf(("all",))] | Sequence[int | str]  # a count,
 
 @dataclass(frozen=True, kw_only=True)
 class Slices:
-    """How many items each slice takes of a task; None is what is said elsewhere."""
+    """The number of items of each slice; None takes the size from `scorer.slices`."""
 
     search: Size | None = None
     select: Size | None = None
@@ -26,7 +26,7 @@ class Slices:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig(Slices):
-    """What an experiment may say of a task or group."""
+    """The keys of a task or group in an experiment."""
 
     name: Name
     spec: Mapping[str, Any] | None = None
@@ -42,7 +42,7 @@ class TaskConfig(Slices):
 class ScorerConfig:
     """The `scorer` section: tasks, the sizes of their slices, and keywords of `lm_eval.simple_evaluate`.
 
-    Without a value, `fewshot_as_multiturn` is set where a chat template is applied, as by the `lm_eval` command.
+    As in the `lm_eval` command, `fewshot_as_multiturn` is by default set if a chat template is applied.
     """
 
     tasks: Sequence[Any]
@@ -57,21 +57,21 @@ class ScorerConfig:
     gen_kwargs: Mapping[str, Any] | None = None
 
     def check(self) -> None:
-        """ConfigError names the first key of a task or slice that is wrong."""
+        """ConfigError for the first wrong key of a task or slice."""
         read_tasks(self.tasks, self.slices, "scorer.tasks")
 
     @cached_property
     def entries(self) -> tuple["TaskEntry", ...]:
-        """The tasks; ConfigError names the key that is wrong."""
+        """The tasks of the section; ConfigError names the key that is wrong."""
         return read_tasks(self.tasks, self.slices, "scorer.tasks")
 
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """One task or group of an experiment; None means what lm-eval itself would do."""
+    """One task or group of an experiment; None means lm-eval's own setting."""
 
     name: str
-    wanted: Mapping[str, SliceSize]
+    slice_sizes: Mapping[str, SliceSize]
     weight: float = 1.0
     spec: Mapping[str, Any] | None = None
     metric: str | None = None
@@ -84,7 +84,7 @@ class TaskEntry:
 def read_tasks(
     tasks: Sequence[str | Mapping[str, Any]], slices: Mapping[str, Any] = EMPTY, where: str = "tasks"
 ) -> tuple[TaskEntry, ...]:
-    """Entries with the sizes in `slices` as defaults; ConfigError names the key, below `where`, that is wrong."""
+    """The entries of a task list, with default sizes from `slices`; ConfigError names the wrong key, below `where`."""
     check_value(tasks, Sequence[Name | TaskConfig], where)
     check_value(slices, Slices, where.removesuffix("tasks") + "slices")
     if not tasks:
@@ -106,7 +106,7 @@ def read_tasks(
 def _entry(given: TaskConfig, slices: Mapping[str, Any], where: str) -> TaskEntry:
     return TaskEntry(
         name=given.name,
-        wanted={slice_: _wanted(given, slices, slice_, where) for slice_ in SLICES},
+        slice_sizes={slice_: _slice_size(given, slices, slice_, where) for slice_ in SLICES},
         weight=float(given.weight),
         spec=given.spec,
         metric=given.metric,
@@ -117,9 +117,9 @@ def _entry(given: TaskConfig, slices: Mapping[str, Any], where: str) -> TaskEntr
     )
 
 
-def _wanted(given: TaskConfig, slices: Mapping[str, Any], slice_: str, where: str) -> SliceSize:
-    own = getattr(given, slice_)
-    size = slices.get(slice_) if own is None else own
+def _slice_size(given: TaskConfig, slices: Mapping[str, Any], slice_: str, where: str) -> SliceSize:
+    task_size = getattr(given, slice_)
+    size = slices.get(slice_) if task_size is None else task_size
     if size is None:
         raise ConfigError(f"{where}: no size for slice {slice_}; set {slice_} in the task or in slices")
     if isinstance(size, int | str):
@@ -130,7 +130,7 @@ def _wanted(given: TaskConfig, slices: Mapping[str, Any], slice_: str, where: st
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """The end of an error line: the nearest known word, or all of them when they are few."""
+    """The end of an error message: the nearest known word, or else all known words if they are few."""
     if hint := did_you_mean(word, known):
         return hint
     return f"; known: {', '.join(known)}" if 0 < len(known) <= 20 else ""

@@ -1,4 +1,4 @@
-"""What lm-eval, its data loaders and its templates raise, as one line that names the task and the remedy."""
+"""Conversion of errors of lm-eval, its data loaders and templates to one line that names the task and the remedy."""
 
 import errno
 from collections.abc import Iterator, Mapping
@@ -16,8 +16,8 @@ MOVED = "set HF_HOME, or HF_DATASETS_CACHE for data sets alone, to a folder that
 
 
 @contextmanager
-def blaming(what: str, remedy_for: str) -> Iterator[None]:
-    """TaskError for whatever a task's templates, metrics and data raise, which is whatever comes to hand."""
+def raising_task_error(what: str, remedy: str) -> Iterator[None]:
+    """Convert any exception of a task's templates, metrics or data to a TaskError with the given text and remedy."""
     try:
         yield
     except EvomergeError:
@@ -27,14 +27,14 @@ def blaming(what: str, remedy_for: str) -> Iterator[None]:
 
 
 def foreign_metrics(entry: TaskEntry) -> list[str]:
-    """The metrics of a spec that lm-eval does not have, and looks for on a hub."""
+    """The metrics of a spec that lm-eval does not have and would load from a hub."""
     listed = (entry.spec or {}).get("metric_list")
     named = (one.get("metric") for one in listed if isinstance(one, Mapping)) if isinstance(listed, list) else ()
     return [as_yaml(name) for name in named if str(name) not in METRIC_REGISTRY]
 
 
 def load_problem(error: BaseException, entry: TaskEntry, offline: str | None) -> str:
-    """Why a task could not be loaded, and the remedy; `offline` says why no hub was asked."""
+    """Why a task could not be loaded, and the remedy; `offline` is the reason if hubs are not reachable."""
     cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
     if isinstance(cause, OSError) and (found := _cache_of(cause, entry)):
         folder, other = found
@@ -54,9 +54,9 @@ def load_problem(error: BaseException, entry: TaskEntry, offline: str | None) ->
 
 
 def _cache_of(error: OSError, entry: TaskEntry) -> tuple[str, str] | None:
-    """Which folder of a data set could not be written, and how to have another; None where it is about something else.
+    """The cache folder that could not be written, and how to change it; None if the error has another cause.
 
-    What stands in the way may be the folder itself, a file in it, or one of the folders above.
+    The path in the error may be the folder itself, a file in it, or one of its parents.
     """
     given = (entry.spec or {}).get("dataset_kwargs")
     own = given.get("cache_dir") if isinstance(given, Mapping) else None
@@ -73,6 +73,6 @@ def _cache_of(error: OSError, entry: TaskEntry) -> tuple[str, str] | None:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's message on one line, cut where it grows long."""
+    """An exception's message on one line, truncated to 300 characters."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:297]}..."

@@ -1,4 +1,4 @@
-"""What a search asks of the place where its workers run."""
+"""The interface of worker pools."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -10,19 +10,20 @@ from evomerge.workers.pools._dispatch import JobQueue
 
 
 class Pool(Protocol):
-    """What `create` in each file of this folder returns."""
+    """The type that `create` in each file of this folder returns."""
 
     def run(self, jobs: JobQueue) -> Iterator[Outcome]:
-        """Outcomes as they come, in any order, until nothing waits and no worker is at work.
+        """Outcomes in order of completion, until the queue is empty and no worker is running a job.
 
-        A worker that is free takes `jobs.next(what it holds)`. The caller may change what waits between two outcomes.
+        A free worker takes `jobs.next(key of the candidate that its model has)`. The caller may change the queue
+        between two outcomes.
         """
 
     def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
-        """Let every worker, present and later ones, know these chunks, too; not while `run` has jobs out."""
+        """Add chunks (id → requests) to all current and future workers; not to be called while `run` is running."""
 
     def fingerprint(self, recipe: Recipe) -> str:
-        """The fingerprint of a candidate as a worker would score it."""
+        """The fingerprint of a candidate's weights as a worker scores them."""
 
     def close(self) -> None:
-        """Free what the workers hold."""
+        """Release the workers and their memory."""

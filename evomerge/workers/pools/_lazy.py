@@ -1,4 +1,4 @@
-"""A pool that starts its workers when they are first needed."""
+"""A pool that starts its workers with the first job, so that a finished run starts none."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -10,19 +10,19 @@ from evomerge.workers.pools._dispatch import JobQueue
 
 
 class LazyPool:
-    """Starts its workers with the first job: a finished run starts none."""
+    """Starts another pool when it is first needed, and passes all calls on to it."""
 
     def __init__(self, start: Callable[[], Pool]) -> None:
         self._start = start
         self._pool: Pool | None = None
-        self._more: dict[str, Sequence[Request]] = {}
+        self._added: dict[str, Sequence[Request]] = {}
 
     def run(self, jobs: JobQueue) -> Iterator[Outcome]:
         if len(jobs):
             yield from self._started().run(jobs)
 
     def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
-        self._more |= requests
+        self._added |= requests
         if self._pool:
             self._pool.extend(requests)
 
@@ -36,6 +36,6 @@ class LazyPool:
     def _started(self) -> Pool:
         if self._pool is None:
             self._pool = self._start()
-            if self._more:
-                self._pool.extend(self._more)
+            if self._added:
+                self._pool.extend(self._added)
         return self._pool

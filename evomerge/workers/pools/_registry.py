@@ -1,4 +1,4 @@
-"""Pools by their names, made from the settings of an experiment."""
+"""The registry of pools: their names, and their construction from the settings of an experiment."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -10,18 +10,18 @@ from evomerge.workers.pools._contract import Pool
 
 
 def names() -> tuple[str, ...]:
-    """Every pool of this folder, sorted."""
+    """The names of all pools, sorted: one for each public file of this folder."""
     return plugin_names("workers.pools")
 
 
 def check(name: str, settings: Mapping[str, Any]) -> None:
-    """ConfigError for an unknown pool or setting, or a resource that is known to be missing; starts nothing."""
+    """ConfigError for an unknown pool or setting, or for missing CPUs or GPUs; starts no worker."""
     module = load_plugin("workers.pools", name, "pool")
     check_section(module.create, settings, "pool")
     module.check(**settings)
 
 
 def create(name: str, spec: WorkerSpec, settings: Mapping[str, Any]) -> Pool:
-    """The pool of this name with its workers started."""
+    """The pool with this name, with its workers started."""
     check(name, settings)
     return cast(Pool, load_plugin("workers.pools", name, "pool").create(spec, **settings))

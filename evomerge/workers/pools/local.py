@@ -1,4 +1,4 @@
-"""One worker in this process: laptops, tests, a single GPU."""
+"""The pool for laptops, tests and a single GPU: one worker in this process."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
@@ -11,38 +11,38 @@ from evomerge.workers.pools._dispatch import JobQueue
 
 
 class LocalPool:
-    """Runs jobs one after the other, staying with a candidate as long as it may."""
+    """Runs jobs one after the other with one worker."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        from evomerge.workers import Worker  # the settings of a pool are checked before torch is loaded
+        from evomerge.workers import Worker  # here, so that a pool's settings are checked without importing torch
 
         self._worker = Worker(spec)
-        self._holding: str | None = None
+        self._loaded_key: str | None = None  # of the candidate in the worker's model
 
     def run(self, jobs: JobQueue) -> Iterator[Outcome]:
-        """Outcomes one by one; see `Pool.run`."""
-        while job := jobs.next(self._holding):
-            self._holding = job.key
+        """Outcomes in the order of the queue; see `Pool.run`."""
+        while job := jobs.next(self._loaded_key):
+            self._loaded_key = job.key
             yield self._worker.attempt(job)
 
     def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
-        """More chunks for the worker."""
+        """Add chunks to the worker."""
         self._worker.extend(requests)
 
     def fingerprint(self, recipe: Recipe) -> str:
-        """The fingerprint of a candidate as it is scored here."""
+        """The fingerprint of a candidate's weights as they are scored."""
         return self._worker.fingerprint(recipe)
 
     def close(self) -> None:
-        """Nothing to free: the worker goes with the pool."""
+        """Do nothing: the worker is freed with the pool."""
 
 
 def check(*, threads: int | None = None) -> None:
-    """Any machine has room for one worker."""
+    """Accept any machine, as one worker needs no resources beyond it."""
 
 
 def create(spec: WorkerSpec, *, threads: Annotated[int, Range(1, 1024)] | None = None) -> LocalPool:
-    """`threads` torch threads; None leaves torch's own choice."""
+    """`threads` is the number of torch threads; None keeps torch's default."""
     if threads is not None:
         import torch
 

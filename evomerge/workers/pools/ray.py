@@ -16,14 +16,14 @@ from evomerge.workers.pools._dispatch import JobQueue
 
 log = logging.getLogger(__name__)
 
-RETRIES = 2  # a job whose worker dies this often more is the candidate's failure
-PATIENCE = 30.0  # seconds before a word about workers that have no place yet
-MANY = 10**6
+RETRIES = 2  # a job is repeated so often if its worker dies; then the candidate has failed
+START_NOTICE = 30.0  # seconds after which a warning says that workers are still waiting for resources
+UNLIMITED = 10**6  # workers that fit on a node if they claim neither CPUs nor GPUs
 Share = Annotated[float, Range(0, 4096)]  # of a machine's cores or GPUs
 
 
 class _Actor:
-    """A worker in the driver's folder, so that relative paths mean the same; a cluster may have started elsewhere."""
+    """A worker in the driver's folder, so that relative paths are valid: Ray may have been started in another one."""
 
     def __init__(self, spec: WorkerSpec, folder: str) -> None:
         from evomerge.workers import Worker  # the settings of a pool are checked before torch is loaded
@@ -46,12 +46,12 @@ class _Actor:
 
 
 class RayPool:
-    """Keeps `workers` actors busy; a lost actor is replaced and its job given to another."""
+    """Runs jobs on `workers` actors; a lost actor is replaced and its job is repeated."""
 
     def __init__(self, spec: WorkerSpec, workers: int, num_cpus: float, num_gpus: float, address: str | None) -> None:
         self._ray, self._started_here = _connect(address)
         self._idle: list[tuple[Any, str | None]] = []
-        self._each = (num_cpus, num_gpus)
+        self._resources = (num_cpus, num_gpus)  # of each worker
         try:
             _refuse_missing(self._nodes(), workers, num_cpus, num_gpus)
         except ConfigError:
@@ -62,12 +62,12 @@ class RayPool:
         self._actor = self._ray.remote(**options, runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}})(_Actor)
         self._spec = self._ray.put(spec)
         self._folder = os.getcwd()
-        self._more: list[Any] = []  # chunks beyond those of the spec
+        self._added: list[Any] = []  # references to chunks that `extend` has added to those of the spec
         self._idle = [(self._spawn(), None) for _ in range(workers)]
         self._wait_until_ready()
 
     def run(self, jobs: JobQueue) -> Iterator[Outcome]:
-        """Outcomes as they come; see `Pool.run`."""
+        """Outcomes in order of completion; see `Pool.run`."""
         busy: dict[Any, tuple[Any, Job]] = {}
         lost: dict[tuple[str, str], int] = {}
         while True:
@@ -81,13 +81,13 @@ class RayPool:
                 yield outcome
 
     def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
-        """More chunks for every actor; a later one gets them as it begins."""
-        self._more.append(self._ray.put(dict(requests)))
+        """Add chunks to every actor; an actor that is started later gets them at its start."""
+        self._added.append(self._ray.put(dict(requests)))
         for worker, _ in self._idle:
-            worker.extend.remote(self._more[-1])
+            worker.extend.remote(self._added[-1])
 
     def fingerprint(self, recipe: Recipe) -> str:
-        """The fingerprint of a candidate as a worker would score it; RunError where it cannot be built there."""
+        """The fingerprint of a candidate's weights as a worker scores them; RunError if it cannot be built."""
         for _ in range(RETRIES + 1):
             worker, _ = self._idle.pop()
             try:
@@ -103,26 +103,27 @@ class RayPool:
         raise RunError(f"pool=ray: {RETRIES + 1} workers died while building the winner; look at the node's memory")
 
     def close(self) -> None:
-        """Stop the actors, and Ray itself where this pool has started it."""
+        """Stop the actors, and Ray itself if this pool has started it."""
         for worker, _ in self._idle:
             self._ray.kill(worker)
         if self._started_here:
             self._ray.shutdown()
 
-    def _assign(self, dispatch: JobQueue, busy: dict[Any, Any]) -> None:
-        still: list[tuple[Any, str | None]] = []
-        for worker, holding in self._idle:
-            job = dispatch.next(holding)
+    def _assign(self, jobs: JobQueue, busy: dict[Any, Any]) -> None:
+        """Give each idle worker a job, as long as jobs wait; `busy` maps an outcome's reference to (worker, job)."""
+        still_idle: list[tuple[Any, str | None]] = []
+        for worker, loaded_key in self._idle:
+            job = jobs.next(loaded_key)
             if job is None:
-                still.append((worker, holding))
+                still_idle.append((worker, loaded_key))
             else:
                 busy[worker.attempt.remote(job)] = (worker, job)
-        self._idle = still
+        self._idle = still_idle
 
     def _outcome(
-        self, ref: Any, worker: Any, job: Job, lost: dict[tuple[str, str], int], dispatch: JobQueue, busy: int
+        self, ref: Any, worker: Any, job: Job, lost: dict[tuple[str, str], int], jobs: JobQueue, busy: int
     ) -> Outcome | None:
-        """The job's outcome, or None where its worker died and the job waits again."""
+        """The job's outcome, or None if its worker died and the job was put back; `lost` counts deaths per job."""
         try:
             outcome: Outcome = self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
@@ -132,18 +133,18 @@ class RayPool:
             self._replace(len(self._idle) + busy)
             count = lost[job.key, job.chunk] = lost.get((job.key, job.chunk), 0) + 1
             if count <= RETRIES:
-                dispatch.requeue(job)
+                jobs.requeue(job)
                 return None
             return Outcome(job, error=f"its worker died {count} times ({type(error).__name__})")
         self._idle.append((worker, job.key))
         return outcome
 
     def _replace(self, left: int) -> None:
-        """A new worker for a lost one where a node has room, fewer workers otherwise; RunError where none is left."""
-        if sum(_room(node, *self._each) for node in self._nodes()) > left:
+        """Start a worker for a lost one if a node has the resources; RunError if there is none and none is `left`."""
+        if sum(_capacity(node, *self._resources) for node in self._nodes()) > left:
             self._idle.append((self._spawn(), None))
         elif left:
-            log.warning("a worker is lost and no node has room for another: %d go on", left)
+            log.warning("a worker is lost and no node has room for another: continuing with %d", left)
         else:
             raise RunError("pool=ray: no node has room for a worker any more; repeat the command when one is back")
 
@@ -152,16 +153,16 @@ class RayPool:
 
     def _spawn(self) -> Any:
         worker = self._actor.remote(self._spec, self._folder)
-        for requests in self._more:
-            worker.extend.remote(requests)  # an actor runs its calls in their order
+        for requests in self._added:
+            worker.extend.remote(requests)  # an actor runs its calls in order, so before the first job
         return worker
 
     def _wait_until_ready(self) -> None:
-        """A constructor that raises shows here, once, instead of as dead workers for ever."""
+        """Wait for all constructors; RunError if one raises, because its jobs would be repeated without end."""
         waiting = [worker.__ray_ready__.remote() for worker, _ in self._idle]
         try:
             while waiting:
-                ready, waiting = self._ray.wait(waiting, num_returns=len(waiting), timeout=PATIENCE)
+                ready, waiting = self._ray.wait(waiting, num_returns=len(waiting), timeout=START_NOTICE)
                 self._ray.get(ready)
                 if waiting:
                     log.warning("waiting for %d of %d workers: the cluster is busy", len(waiting), len(self._idle))
@@ -172,7 +173,7 @@ class RayPool:
 
 
 def check(*, workers: int = 2, num_cpus: float = 1, num_gpus: float = 0, address: str | None = None) -> None:
-    """ConfigError for a share that no GPU has or, without a cluster, more than this machine has."""
+    """ConfigError for an impossible share of GPUs or, without a cluster, for more resources than this machine has."""
     if num_gpus > 1 and num_gpus != int(num_gpus):
         raise ConfigError(f"pool.num_gpus={num_gpus}: give whole GPUs above 1")
     if address is None:
@@ -196,34 +197,34 @@ def create(
     num_gpus: Share = 0,
     address: Annotated[str, Text(r"[\w.:/\[\]-]{1,255}", "auto, or host:port")] | None = None,
 ) -> RayPool:
-    """`workers` actors with `num_cpus` and `num_gpus` each (fractions share a GPU); `address: auto` joins a cluster."""
+    """`workers` actors with `num_cpus` and `num_gpus` each; fractions share a GPU, `address: auto` joins a cluster."""
     return RayPool(spec, workers, num_cpus, num_gpus, address)
 
 
 def _connect(address: str | None) -> tuple[Any, bool]:
-    """Ray, connected, and whether this call has started it."""
+    """The connected ray module, and whether this call has connected it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leaves CUDA_VISIBLE_DEVICES of CPU actors alone
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep CUDA_VISIBLE_DEVICES of CPU actors
     try:
         import ray
     except ImportError:
         raise ConfigError("pool=ray: ray is not installed; pip install ray, or use pool=local") from None
     if ray.is_initialized():
         return ray, False
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        quiet["include_dashboard"] = False
-    _refuse_silent(address)
+        options["include_dashboard"] = False
+    _refuse_unreachable(address)
     try:
-        ray.init(address=address, **quiet)
+        ray.init(address=address, **options)
     except ConnectionError as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"pool.address={address}: no Ray cluster there ({reason}); run `ray start --head`") from None
     return ray, True
 
 
-def _refuse_silent(address: str | None) -> None:
-    """RunError where nothing answers at host:port, which Ray would try for ever."""
+def _refuse_unreachable(address: str | None) -> None:
+    """RunError if nothing answers at host:port, because Ray would try to connect without end."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return
@@ -234,8 +235,8 @@ def _refuse_silent(address: str | None) -> None:
 
 
 def _refuse_missing(nodes: Sequence[Mapping[str, float]], workers: int, num_cpus: float, num_gpus: float) -> None:
-    """Ray would wait for ever for a worker that no node has room for."""
-    room = sum(_room(node, num_cpus, num_gpus) for node in nodes)
+    """ConfigError if the nodes have not enough resources, because Ray would wait for them without end."""
+    room = sum(_capacity(node, num_cpus, num_gpus) for node in nodes)
     if room < workers:
         have = ", ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
         raise ConfigError(
@@ -244,11 +245,11 @@ def _refuse_missing(nodes: Sequence[Mapping[str, float]], workers: int, num_cpus
         )
 
 
-def _room(node: Mapping[str, float], num_cpus: float, num_gpus: float) -> float:
-    """How many workers fit on a node; a worker's fraction of a GPU lies on one GPU."""
+def _capacity(node: Mapping[str, float], num_cpus: float, num_gpus: float) -> float:
+    """The number of workers that fit on a node; the fraction of a GPU of a worker is on a single GPU."""
     by_cpu = math.floor(node.get("CPU", 0.0) / num_cpus + 1e-9) if num_cpus else math.inf
     if not num_gpus:
-        return by_cpu if math.isfinite(by_cpu) else float(MANY)
+        return by_cpu if math.isfinite(by_cpu) else float(UNLIMITED)
     gpus = int(node.get("GPU", 0.0))
     by_gpu = gpus * math.floor(1 / num_gpus + 1e-9) if num_gpus < 1 else gpus // int(num_gpus)
     return min(by_cpu, by_gpu)

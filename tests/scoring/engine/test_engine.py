@@ -9,7 +9,7 @@ from transformers import GPTNeoXConfig, LlamaConfig, MistralConfig, Phi3Config, 
 
 from evomerge.errors import TaskError
 from evomerge.scoring.engine.encoder import Encoder
-from evomerge.scoring.engine.windows import reach
+from evomerge.scoring.engine.windows import full_attention_length
 from evomerge.scoring.protocol import Answer, Request
 from tests.scoring.conftest import Answers, forwards, random_model
 from tests.scoring.engine.test_loglikelihood import harness
@@ -39,7 +39,7 @@ def test_a_model_that_does_not_fit_is_scored_plainly_and_says_so(tokenizer: Any,
 def test_the_path_can_be_chosen(tokenizer: Any, caplog: Any) -> None:
     model = random_model("llama")
     assert Answers(model, tokenizer, path="plain").respond(PAIRS) == harness(model, tokenizer, PAIRS, None)
-    assert Answers(random_model("mpt"), tokenizer, path="tree").engine.plain_because is None
+    assert Answers(random_model("mpt"), tokenizer, path="tree").engine.plain_reason is None
     assert not caplog.records
 
 
@@ -51,11 +51,11 @@ def test_beyond_a_sliding_window_the_plain_path_is_taken(tokenizer: Any, caplog:
     with caplog.at_level(logging.WARNING, "evomerge"):
         assert ours.respond(LONG) == ours.respond(LONG) == plain
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.endswith("tokens are more than the 64 that this model sees at once")
+    assert line.endswith("tokens exceed the 64 that this model attends to at once")
     forced = Answers(model, tokenizer, path="tree").engine
-    forced._reach = 10**6
+    forced._max_shared_length = 10**6
     with torch.inference_mode():
-        wrong = forced.respond(ours.encoder.work(tuple(LONG)))
+        wrong = forced.respond(ours.encoder.encode(tuple(LONG)))
     assert wrong[0][0] != pytest.approx(plain[0][0], rel=1e-3)
 
 
@@ -77,7 +77,7 @@ LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] *
     ],
 )
 def test_how_far_a_model_sees(config: Any, expected: float) -> None:
-    assert reach(config) == expected
+    assert full_attention_length(config) == expected
 
 
 class Small:
@@ -102,7 +102,7 @@ def test_without_memory_for_a_batch_scoring_goes_on_in_smaller_ones(tokenizer: A
     with caplog.at_level(logging.WARNING, "evomerge"):
         answers = ours.respond(requests)
     assert [value for value, _ in answers] == pytest.approx([value for value, _ in expected], rel=1e-5)
-    assert [record.getMessage() for record in caplog.records][-1].startswith("out of memory: scoring goes on")
+    assert [record.getMessage() for record in caplog.records][-1].startswith("out of memory: scoring continues")
     caplog.clear()
     shapes.clear()
     assert ours.respond(requests) == answers
@@ -123,11 +123,11 @@ def test_a_request_that_does_not_fit_is_refused_before_weights_are_read(
     arguments: Any, model: Any, tokenizer: Any
 ) -> None:
     with pytest.raises(TaskError, match=r"loglikelihood of \('.* does not fit the model: a prompt of") as error:
-        Encoder(tokenizer, model.config, max_length=8).work([Request("loglikelihood", arguments)])
+        Encoder(tokenizer, model.config, max_length=8).encode([Request("loglikelihood", arguments)])
     assert "\n" not in str(error.value)
 
 
 def test_the_tokenizer_is_left_alone(model: Any, tokenizer: Any) -> None:
     bare = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>")
-    Encoder(bare, model.config).work(PAIRS)
+    Encoder(bare, model.config).encode(PAIRS)
     assert bare.pad_token is None

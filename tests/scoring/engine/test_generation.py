@@ -122,7 +122,7 @@ def test_an_end_token_ends_an_answer_without_truncation(model, tokenizer) -> Non
 def tried(model: PreTrainedModel, tokenizer: Any) -> Generator:
     """A generator that has already compared its loop with `generate`."""
     generator = Generator(model, tokenizer)
-    assert generator.alone_because is None
+    assert generator.loop_refusal is None
     return generator
 
 

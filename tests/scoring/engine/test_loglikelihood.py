@@ -51,7 +51,7 @@ def harness(model: Any, tokenizer: Any, requests: list[Request], max_length: int
 def test_every_shape_of_request_gets_the_harness_numbers(family: str, shape: str, tokenizer: Any) -> None:
     model, requests = random_model(family), SHAPES[shape]
     ours = Answers(model, tokenizer)
-    assert (ours.engine.plain_because is None) == (family != "mpt")
+    assert (ours.engine.plain_reason is None) == (family != "mpt")
     compare(ours.respond(requests), harness(model, tokenizer, requests, None))
 
 

@@ -66,8 +66,8 @@ def prophetnet() -> PreTrainedModel:
     sizes = {"hidden_size": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 128}
     layers = {f"num_{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
-    reach = {"num_buckets": 8, "relative_max_distance": 64}
-    config = ProphetNetConfig(vocab_size=VOCABULARY, init_std=0.3, **sizes, **layers, **ids, **reach)
+    full_attention_length = {"num_buckets": 8, "relative_max_distance": 64}
+    config = ProphetNetConfig(vocab_size=VOCABULARY, init_std=0.3, **sizes, **layers, **ids, **full_attention_length)
     return ProphetNetForConditionalGeneration(config).eval()
 
 
@@ -108,8 +108,8 @@ def test_an_answer_is_worth_what_it_is_alone(shape, path, caplog) -> None:
     """Answers of several lengths, some of which differ in their last token alone, in one batch."""
     model = shape()
     ours = Answers(model, TOKENIZER, path=path)
-    assert bool(ours.engine.plain_because) == (path == "plain" or shape is prophetnet)
-    found = ours.engine.answers(ours.encoder.asked(pairs()))
+    assert bool(ours.engine.plain_reason) == (path == "plain" or shape is prophetnet)
+    found = ours.engine.log_likelihoods(ours.encoder.encode_pairs(pairs()))
     expected = [one_by_one(model, pair) for pair in pairs()]
     assert values(found) == pytest.approx(values(expected), rel=1e-5, abs=1e-4)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
@@ -120,14 +120,14 @@ def test_a_row_that_answers_wrongly_share_is_found_before_anything_is_scored(mon
         return {target: (2, *target[:-1]) for target in targets}
 
     monkeypatch.setattr(Seq2SeqScorer, "_shifted", one_start)
-    assert Answers(bart(), TOKENIZER).engine.plain_because is None
-    assert "the two differ" in str(Answers(mbart(), TOKENIZER).engine.plain_because)
+    assert Answers(bart(), TOKENIZER).engine.plain_reason is None
+    assert "the two differ" in str(Answers(mbart(), TOKENIZER).engine.plain_reason)
 
 
 def test_a_model_that_takes_no_labels_is_left_to_the_plain_path(monkeypatch) -> None:
     model = bart()
     monkeypatch.setattr(model, "forward", lambda input_ids, attention_mask, labels: 1 / 0)
-    assert Answers(model, TOKENIZER).engine.plain_because == "ZeroDivisionError: division by zero"
+    assert Answers(model, TOKENIZER).engine.plain_reason == "ZeroDivisionError: division by zero"
 
 
 def test_the_likeliest_continuation_is_greedy() -> None:

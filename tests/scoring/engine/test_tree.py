@@ -5,26 +5,26 @@ from collections.abc import Iterator
 
 import pytest
 
-from evomerge.scoring.engine.tree import Costs, Node, Pair, Tokens, Trunk, build_trees, schedule_trees
+from evomerge.scoring.engine.tree import CachedPrefix, Costs, Pair, Tokens, TokenTree, build_trees, schedule_trees
 
 SEQUENCES: list[Tokens] = [(1, 2, 3), (1, 2, 4, 5), (1, 2, 3), (7, 8), (1, 2), (1, 2, 4, 5, 6)]
-PLAIN = Costs(width=100, most=10_000, states=10_000)
+PLAIN = Costs(width=100, max_tokens=10_000, max_states=10_000)
 
 
-def paths(node: Node, before: Tokens = ()) -> Iterator[tuple[int, Tokens]]:
+def paths(node: TokenTree, before: Tokens = ()) -> Iterator[tuple[int, Tokens]]:
     """(number, sequence) of everything that ends in a subtree."""
-    here = before + node.edge
-    yield from ((number, here) for number in node.ends)
+    here = before + node.tokens
+    yield from ((number, here) for number in node.pairs)
     for child in node.children:
         yield from paths(child, here)
 
 
-def covered(trunk: Trunk, before: Tokens = ()) -> Iterator[tuple[int, Tokens]]:
-    here = before + trunk.edge
-    yield from ((number, here) for number in trunk.ends)
-    for unit in trunk.units:
+def covered(prefix: CachedPrefix, before: Tokens = ()) -> Iterator[tuple[int, Tokens]]:
+    here = before + prefix.tokens
+    yield from ((number, here) for number in prefix.pairs)
+    for unit in prefix.units:
         yield from paths(unit, here)
-    for deeper in trunk.trunks:
+    for deeper in prefix.extensions:
         yield from covered(deeper, here)
 
 
@@ -49,7 +49,9 @@ def families(seed: int, deep: int) -> list[Tokens]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("costs", [PLAIN, Costs(width=50, most=40, states=9), Costs(9, 30, 5, overhead=-1000)])
+@pytest.mark.parametrize(
+    "costs", [PLAIN, Costs(width=50, max_tokens=40, max_states=9), Costs(9, 30, 5, overhead=-1000)]
+)
 def test_cutting_loses_and_changes_nothing(seed: int, costs: Costs) -> None:
     sequences = families(seed, 30)
     assert sorted(covered(schedule_trees(build_trees(sequences), costs))) == list(enumerate(sequences))
@@ -58,10 +60,10 @@ def test_cutting_loses_and_changes_nothing(seed: int, costs: Costs) -> None:
 def test_a_long_shared_beginning_is_cached_and_a_short_one_copied() -> None:
     items = [tuple(range(10 * i + 1000, 10 * i + 1050)) for i in range(0, 320, 5)]
     few_shot = schedule_trees(build_trees([tuple(range(600)) + item for item in items]), Costs(3456, 4096, 4096))
-    assert [trunk.edge for trunk in few_shot.trunks] == [tuple(range(600))] and not few_shot.units
+    assert [prefix.tokens for prefix in few_shot.extensions] == [tuple(range(600))] and not few_shot.units
     short = schedule_trees(build_trees([(1, 2, *item) for item in items]), Costs(600, 4096, 4096))
-    assert not short.trunks and len(short.units) > 20
-    assert all(unit.edge == (1, 2) and unit.size <= 128 for unit in short.units)
+    assert not short.extensions and len(short.units) > 20
+    assert all(unit.tokens == (1, 2) and unit.size <= 128 for unit in short.units)
 
 
 def test_the_choices_of_one_item_stay_together() -> None:
@@ -71,7 +73,7 @@ def test_the_choices_of_one_item_stay_together() -> None:
 
 
 def test_a_unit_is_never_larger_than_the_batch() -> None:
-    costs = Costs(width=10**9, most=50, states=50, overhead=10**6)
+    costs = Costs(width=10**9, max_tokens=50, max_states=50, overhead=10**6)
     sequences = [(*range(20), 100 + i, *range(10)) for i in range(30)]
     assert 40 < max(unit.size for unit in schedule_trees(build_trees(sequences), costs).units) <= 50
 

@@ -16,7 +16,7 @@ def test_a_bare_name_takes_every_default() -> None:
 
 def test_an_entry_overrides_the_common_sizes() -> None:
     (entry,) = read_tasks([{"name": "mc", "search": [3, 1], "select": None, "weight": 2}], SIZES)
-    assert entry.wanted == {"search": (3, 1), "select": 2, "holdout": "all"}
+    assert entry.slice_sizes == {"search": (3, 1), "select": 2, "holdout": "all"}
     assert entry.weight == 2.0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from evomerge.errors import TaskError
-from evomerge.scoring.tasks.slices import Doc, draw, into_chunks
+from evomerge.scoring.tasks.slices import Doc, draw, make_chunks
 
 
 def pool(count: int, split: str = "test", content: Any = str) -> list[Doc]:
@@ -87,11 +87,11 @@ def test_a_bare_row_is_ambiguous_in_a_group() -> None:
 
 def test_chunks_are_equal_and_stratified() -> None:
     items = {name: [f"{name}/x/{i}" for i in range(count)] for name, count in (("a", 100), ("b", 40), ("c", 7))}
-    chunks = into_chunks("search", items, 32)
+    chunks = make_chunks("search", items, 32)
     assert [chunk.id for chunk in chunks] == [f"search/{i}" for i in range(5)]
     assert sorted(item for chunk in chunks for item in chunk.items) == sorted(chain(*items.values()))
     for chunk in chunks:
         assert 29 <= len(chunk.items) <= 30
         share = Counter(item[0] for item in chunk.items)
         assert abs(share["a"] - 20) <= 1 and abs(share["b"] - 8) <= 1 and abs(share["c"] - 1.4) < 1
-    assert chunks == into_chunks("search", items, 32)
+    assert chunks == make_chunks("search", items, 32)

@@ -143,7 +143,7 @@ def test_a_cache_that_cannot_be_written_is_named_with_what_moves_it(
 def test_no_task_of_the_harness_is_taken_for_unheard_of() -> None:
     """Slow: lm-eval reads its whole list of tasks."""
     index = tasks.TaskManager().task_index
-    assert set(index) <= tasks.mentioned() and "no_such_task" not in tasks.mentioned()
+    assert set(index) <= tasks.names_in_task_files() and "no_such_task" not in tasks.names_in_task_files()
 
 
 @pytest.mark.parametrize(

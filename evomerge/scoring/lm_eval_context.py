@@ -1,4 +1,4 @@
-"""lm-eval prints bars and warnings and draws from global random streams; these contexts keep it to itself."""
+"""Context managers for calls of lm-eval, which suppress its output and restore the global random states."""
 
 import contextlib
 import io
@@ -17,14 +17,14 @@ from lm_eval.loggers.utils import get_commit_from_path
 
 RANDOM_SEED = 0
 SEED = 1234
-"""The seeds of `lm_eval.simple_evaluate`: `random`, and everything else, few-shot samplers included."""
+"""The seeds of `lm_eval.simple_evaluate`: RANDOM_SEED for `random`, SEED for numpy, torch and few-shot samplers."""
 
 
 @contextlib.contextmanager
 def silence_lm_eval() -> Iterator[None]:
-    """Silence the harness and the data set loader: bars, standard output, log lines; what they raise says enough.
+    """Suppress progress bars, standard output and log lines of lm-eval and datasets; exceptions still propagate.
 
-    The commit that lm-eval notes is read from `.git`, its own second way: the command complains where there is none.
+    The commit that lm-eval records is read from `.git`, because the git command prints an error outside a repository.
     """
     bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
@@ -52,8 +52,8 @@ def _level(name: str, level: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def seeded() -> Iterator[None]:
-    """Run with the global seeds that lm-eval sets, and put the caller's streams back.
+def lm_eval_seeds() -> Iterator[None]:
+    """Set the global seeds that lm-eval sets, and restore the caller's random states afterwards.
 
     Some tasks shuffle their documents with `random` or `numpy.random` while they load.
     """
