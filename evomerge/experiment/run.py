@@ -47,7 +47,7 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
             labels = {ref: label for label, ref in experiment.experts.items()}
             result = Finaliser(evaluator, board, baselines, section.finalise, section.seed).run(space, labels)
             writer = RecipeWriter(folder, experiment.frozen, experiment.family.hashes(), pool.fingerprint)
-            fingerprint = writer.keep(result)
+            fingerprint = writer.write(result)
         document = result.as_dict() | {"layers": experiment.family.layout.layers}
         document |= _record(board, evaluator, ledger, fingerprint, time.monotonic() - start)
         write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")

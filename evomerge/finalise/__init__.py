@@ -10,8 +10,8 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.finalise.finaliser import FinaliseConfig, Finaliser
+    from evomerge.finalise.findings import count_holdout_uses
     from evomerge.finalise.recipe_writer import RecipeWriter
-    from evomerge.finalise.result import count_holdout_uses
 else:
     __getattr__ = on_demand(__name__, __file__)
 

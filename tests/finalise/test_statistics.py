@@ -6,7 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from evomerge.finalise.statistics import Interval, PairedScores, bootstrap, compare, holm, paired_bootstrap, sign_flips
+from evomerge.finalise.statistics import (
+    ConfidenceInterval,
+    PairedScores,
+    bootstrap,
+    compare,
+    holm,
+    paired_bootstrap,
+    sign_flips,
+)
 
 WEIGHTS = {"a": 1.0, "b": 1.0}
 
@@ -104,12 +112,12 @@ def test_swapping_the_sides_flips_the_interval() -> None:
     [(0.01, 0.2, "better"), (-0.2, -0.01, "worse"), (-0.1, 0.1, "tie"), (0.0, 0.1, "tie"), (-0.1, 0.0, "tie")],
 )
 def test_verdicts(low: float, high: float, verdict: str) -> None:
-    assert Interval(0.0, low, high, 0.95).verdict == verdict
+    assert ConfidenceInterval(0.0, low, high, 0.95).verdict == verdict
 
 
 def test_equal_scores_are_an_exact_tie() -> None:
     first, _ = pair(3)
-    assert paired_bootstrap(first, dict(first), WEIGHTS, task_of) == Interval(0.0, 0.0, 0.0, 0.95)
+    assert paired_bootstrap(first, dict(first), WEIGHTS, task_of) == ConfidenceInterval(0.0, 0.0, 0.0, 0.95)
 
 
 def test_a_clear_win_and_a_clear_loss() -> None:
@@ -131,7 +139,7 @@ def differences(*tasks: list[float]) -> PairedScores:
 
 def every_sign(paired: PairedScores) -> float:
     """The p-value by its definition: all 2ⁿ ways to flip the items."""
-    weighted = [s / len(d) * d for s, d in zip(paired.shares, paired.differences, strict=True)]
+    weighted = [s / len(d) * d for s, d in zip(paired.weights, paired.differences, strict=True)]
     values = np.concatenate(weighted)
     sums = [abs(sum(sign * v for sign, v in zip(signs, values, strict=True))) for signs in flips(len(values))]
     return sum(s >= abs(values.sum()) - 1e-12 for s in sums) / len(sums)
@@ -231,6 +239,6 @@ def test_a_comparison_says_better_where_interval_and_corrected_test_agree() -> N
     one, zero = scores("a", np.ones(40)), scores("a", np.zeros(40))
     found = {c.label: c for c in compare(one, {"zero": zero, "same": one}, WEIGHTS, task_of)}
     assert [found[label].verdict for label in ("zero", "same")] == ["better", "tie"]
-    assert found["zero"].corrected == pytest.approx(2 * found["zero"].significance.p)
+    assert found["zero"].corrected_p == pytest.approx(2 * found["zero"].significance.p)
     few = compare(scores("a", np.ones(4)), {"zero": scores("a", np.zeros(4))}, WEIGHTS, task_of)[0]
     assert few.interval.verdict == "better" and few.verdict == "tie", "four items prove nothing"
