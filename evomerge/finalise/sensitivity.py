@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evomerge.finalise.statistics import ConfidenceInterval, PairedScores, paired_bootstrap
+from evomerge.finalise.statistics import ConfidenceInterval, PairedScores, bootstrap
 from evomerge.optimizers import Vector
 from evomerge.recipes import Recipe
 from evomerge.scoring import task_of
@@ -58,7 +58,7 @@ def measure_sensitivity(
         return None
     weights = evaluator.objective.weights
     mean = {item: sum(items[item] for items in scored) / len(scored) for item in winner_items}
-    interval = paired_bootstrap(mean, winner_items, weights, task_of, seed=seed)
+    interval = bootstrap(PairedScores.of(mean, winner_items, weights, task_of), seed=seed)
     differences = [PairedScores.of(items, winner_items, weights, task_of).difference for items in scored]
     return Sensitivity(radius, len(scored), interval, min(differences), max(differences))
 

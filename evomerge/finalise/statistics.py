@@ -116,20 +116,6 @@ def compare(
     )
 
 
-def paired_bootstrap(
-    first: Mapping[str, float],
-    second: Mapping[str, float],
-    weights: Mapping[str, float],
-    task_of: Callable[[str], str],
-    *,
-    draws: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> ConfidenceInterval:
-    """`bootstrap` of two models' item scores; ValueError if the two were scored on different items."""
-    return bootstrap(PairedScores.of(first, second, weights, task_of), draws=draws, level=level, seed=seed)
-
-
 def bootstrap(paired: PairedScores, *, draws: int = 10_000, level: float = 0.95, seed: int = 0) -> ConfidenceInterval:
     """Percentile bootstrap interval of the difference, stratified by task.
 
