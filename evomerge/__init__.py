@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import EvomergeError
 from evomerge.lazy import on_demand
+from evomerge.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,13 +26,12 @@ if TYPE_CHECKING:
 else:
     __getattr__ = on_demand(__name__, __file__)
 
-__version__ = "0.1.0"
-
 __all__ = [
     "EvomergeError",
     "Recipe",
     "Replayed",
     "Result",
+    "__version__",
     "check",
     "load_recipe",
     "merge",

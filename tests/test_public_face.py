@@ -22,13 +22,13 @@ SIGNATURES = {
     " dtype: str | None = None, device: str = 'auto', batch_size: int = 16,"
     " settings: collections.abc.Mapping[str, typing.Any] | None = None) -> dict[str, typing.Any]",
     "replay": "(run: str | pathlib.Path) -> 'list[Replayed]'",
-    "load_recipe": "(path: pathlib.Path) -> evomerge.recipes.recipe.Recipe",
+    "load_recipe": "(path: str | pathlib.Path) -> evomerge.recipes.recipe.Recipe",
 }
 VERBS = sorted(SIGNATURES)
 
 
 def test_the_public_names_are_these() -> None:
-    assert sorted(evomerge.__all__) == sorted([*VERBS, "EvomergeError", "Recipe", "Replayed", "Result"])
+    assert sorted(evomerge.__all__) == sorted([*VERBS, "EvomergeError", "Recipe", "Replayed", "Result", "__version__"])
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from evomerge.cli.entry import complain
+from evomerge.cli.messages import complain
 from evomerge.errors import ConfigError, EvomergeError
 from evomerge.experiment import read_config, refuse_changed
 from evomerge.paths import project_path, run_name

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from evomerge.cli.messages import complain
+from evomerge.cli.parser import run_command
 from evomerge.errors import ConfigError, EvomergeError, remedy
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of `python -m evomerge` and of the console script; exits 0, 1 for a failure, 2 for usage."""
-    from evomerge.cli.parser import run_command
-
     try:
         code = run_command(list(sys.argv[1:] if arguments is None else arguments), Console())
     except EvomergeError as error:
@@ -27,9 +27,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = complain("interrupted; repeat the command to continue", 130)
     sys.exit(code)
-
-
-def complain(message: str, code: int) -> int:
-    """Print one line on standard error, and return the exit code."""
-    Console(stderr=True).print(f"evomerge: {message}", highlight=False, markup=False, soft_wrap=True)
-    return code

@@ -7,10 +7,10 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from evomerge import __version__
 from evomerge.cli import commands
 from evomerge.errors import ConfigError
 from evomerge.suggest import nearest
+from evomerge.version import __version__
 
 COMPOSED = {"search": commands.search, "check": commands.check}  # their arguments are Hydra's, flags included
 HELP = {"-h", "--help"}

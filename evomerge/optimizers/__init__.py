@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.optimizers._contract import MAX_POPULATION, Coordinate, Optimizer, Population, Vector
+    from evomerge.optimizers._contract import MAX_POPULATION, Coordinate, Optimizer, Population
     from evomerge.optimizers._registry import check, create, names, supports_several_objectives
     from evomerge.optimizers._surrogate import Surrogate
+    from evomerge.optimizers._vector import Vector
 else:
     __getattr__ = on_demand(__name__, __file__)
 

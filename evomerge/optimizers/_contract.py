@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from evomerge.schema import Range
 
 if TYPE_CHECKING:
     from evomerge.optimizers._surrogate import Surrogate
+from evomerge.optimizers._vector import Vector
 
-Vector = NDArray[np.float64]
 MAX_POPULATION = 10_000
 Population = Annotated[int, Range(1, MAX_POPULATION)]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from evomerge.optimizers._contract import Vector
+from evomerge.optimizers._vector import Vector
 
 LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # length scales of the kernel, in units of the mean distance between the points
 NOISES = (1e-3, 1e-2, 1e-1, 0.5)  # noise variances, in units of the variance of the losses

@@ -35,10 +35,10 @@ TOP_KEYS = (
 BLOCK_KEYS = ("schema", "exactness", "seed", "options")
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: str | Path) -> Recipe:
     """The recipe in a file of evomerge or mergekit; ConfigError names the file and the key."""
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a number with thousands of digits
