@@ -2,17 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated
+from dataclasses import replace
 
 from evomerge.errors import RunError
+from evomerge.finalise.config import FinaliseConfig
 from evomerge.finalise.findings import Findings, ParetoFront
 from evomerge.finalise.rows import Row
 from evomerge.finalise.sensitivity import measure_sensitivity
 from evomerge.finalise.simplification import Simplification, eliminate_backward
 from evomerge.finalise.statistics import PairedTest, compare
 from evomerge.recipes import ModelRef, Recipe
-from evomerge.schema import Range
 from evomerge.scoring import SLICES, task_of
 from evomerge.searching import (
     Candidate,
@@ -24,23 +23,6 @@ from evomerge.searching import (
     pareto_front,
 )
 from evomerge.space import SearchSpace
-
-MAX_CANDIDATES = 100_000  # a bound against typing errors, far above any useful number
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinaliseConfig:
-    """How many candidates are scored on `select`.
-
-    `top` is the number of the best candidates of the search. `simplify` is the largest number of candidates for a
-    simpler recipe. `cloud` is the number of points around the winner that measure its sensitivity, at `radius` (root
-    mean square step of a coordinate, in units of the cube's edge). 0 turns `simplify` or `cloud` off.
-    """
-
-    top: Annotated[int, Range(1, MAX_CANDIDATES)] = 5
-    simplify: Annotated[int, Range(0, MAX_CANDIDATES)] = 0
-    cloud: Annotated[int, Range(0, MAX_CANDIDATES)] = 0
-    radius: Annotated[float, Range(0, 1, without=(0, 1))] = 0.05
 
 
 class Finaliser:

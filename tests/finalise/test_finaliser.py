@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.finalise.finaliser import FinaliseConfig, Finaliser
+from evomerge.finalise.config import FinaliseConfig
+from evomerge.finalise.finaliser import Finaliser
 from evomerge.finalise.findings import Findings, count_holdout_uses
 from evomerge.finalise.statistics import ConfidenceInterval
 from evomerge.scoring.protocol import SLICES, Chunk

@@ -8,7 +8,8 @@ import pytest
 
 from evomerge import optimizers
 from evomerge.errors import ConfigError
-from evomerge.finalise.finaliser import FinaliseConfig, Finaliser
+from evomerge.finalise.config import FinaliseConfig
+from evomerge.finalise.finaliser import Finaliser
 from evomerge.finalise.findings import Findings
 from evomerge.ledger.ledger import Ledger
 from evomerge.scoring.protocol import SLICES, Chunk, Plan, task_of
