@@ -43,11 +43,11 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
             display.show_time_left(remaining.seconds_left)
             callbacks: list[SearchCallback] = [display, BestRecipe(folder / RECIPE, evaluator), tracker]
             board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race)
-            display.phase("finalise")
+            display.show_phase("finalise")
             labels = {ref: label for label, ref in experiment.experts.items()}
             result = Finaliser(evaluator, board, baselines, section.finalise, section.seed).run(space, labels)
             writer = RecipeWriter(folder, experiment.frozen, experiment.family.hashes(), pool.fingerprint)
-            fingerprint = writer.keep(result)
+            fingerprint = writer.write(result)
         document = result.as_dict() | {"layers": experiment.family.layout.layers}
         document |= _record(board, evaluator, ledger, fingerprint, time.monotonic() - start)
         write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
@@ -85,8 +85,8 @@ def _start(experiment: Experiment, display: Display) -> pools.Pool:
     """Prepare the methods' tables, then start the workers."""
     spec = experiment.worker_spec()  # raises for a prompt that does not fit the model, before anything is prepared
     for done, total in experiment.prepare():
-        display.prepared(done, total)
-    display.phase("baselines")
+        display.show_preparation(done, total)
+    display.show_phase("baselines")
     return experiment.pool(spec)
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.finalise.finaliser import FinaliseConfig, Finaliser
+    from evomerge.finalise.config import FinaliseConfig
+    from evomerge.finalise.finaliser import Finaliser
+    from evomerge.finalise.findings import count_holdout_uses
     from evomerge.finalise.recipe_writer import RecipeWriter
-    from evomerge.finalise.result import count_holdout_uses
 else:
     __getattr__ = on_demand(__name__, __file__)
 

@@ -1,17 +1,17 @@
-"""From the search's best to an honest winner: choose on `select`, claim on `holdout`, against every baseline."""
+"""Selects the winner of a search on `select` and compares it with every baseline on `holdout`."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import replace
 
 from evomerge.errors import RunError
-from evomerge.finalise.result import Beside, ParetoFront, Result, Row
-from evomerge.finalise.sensitivity import Sensitivity, sensitivity
-from evomerge.finalise.simplification import Simpler, backward
+from evomerge.finalise.config import FinaliseConfig
+from evomerge.finalise.findings import Findings, ParetoFront
+from evomerge.finalise.rows import Row
+from evomerge.finalise.sensitivity import measure_sensitivity
+from evomerge.finalise.simplification import Simplification, eliminate_backward
 from evomerge.finalise.statistics import PairedTest, compare
 from evomerge.recipes import ModelRef, Recipe
-from evomerge.schema import Range
 from evomerge.scoring import SLICES, task_of
 from evomerge.searching import (
     Candidate,
@@ -24,139 +24,139 @@ from evomerge.searching import (
 )
 from evomerge.space import SearchSpace
 
-MOST = 100_000  # candidates: far more than anyone has looked at
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinaliseConfig:
-    """How many of the best go from `search` to `select`, and what else is asked there.
-
-    `simplify` candidates at most look for a simpler recipe, `cloud` points at `radius` around the winner for a flat
-    optimum; 0 leaves it out.
-    """
-
-    top: Annotated[int, Range(1, MOST)] = 5
-    simplify: Annotated[int, Range(0, MOST)] = 0
-    cloud: Annotated[int, Range(0, MOST)] = 0
-    radius: Annotated[float, Range(0, 1, without=(0, 1))] = 0.05
-
 
 class Finaliser:
-    """The end of a finished search; `run` is its story."""
+    """Selects the winner of a finished search and compares it with the baselines; `run` does all of it."""
 
     def __init__(
         self,
         evaluator: Evaluator,
         board: Leaderboard,
         baselines: Mapping[str, Recipe],
-        settings: FinaliseConfig,
+        config: FinaliseConfig,
         seed: int,
     ) -> None:
-        self._evaluator, self._board, self._settings, self._seed = evaluator, board, settings, seed
-        self._several = evaluator.objective.front
-        self._standing = {label: Candidate.of(label, recipe) for label, recipe in baselines.items()}
-        self._able = [c for c in self._standing.values() if evaluator.error(c.key, "search") is None]
+        self._evaluator, self._board, self._config, self._seed = evaluator, board, config, seed
+        self._baselines = [Candidate.of(label, recipe) for label, recipe in baselines.items()]
+        self._scored_baselines = [c for c in self._baselines if evaluator.error(c.key, "search") is None]
 
-    def run(self, space: SearchSpace, labels: Mapping[ModelRef, str]) -> Result:
-        """Choose, simplify, look around, then look at holdout; again with the next where the winner fails there."""
-        evaluator, settings = self._evaluator, self._settings
-        left = self._entrants(space)
-        evaluator.evaluate(left, "select")
+    def run(self, space: SearchSpace, labels: Mapping[ModelRef, str]) -> Findings:
+        """Select and simplify the winner, measure its sensitivity, then score it and the baselines on holdout.
+
+        If the winner fails on holdout, the same is repeated without it. RunError if no candidate can be scored on
+        `select`.
+        """
+        evaluator, config = self._evaluator, self._config
+        finalists = self._finalists(space)
+        evaluator.evaluate(finalists, "select")
         while True:
-            members = self._front(left)
-            winner = members[knee(self._points(members, "select"))] if members else self._best(left, "select")
-            simpler = backward(evaluator, winner, settings.simplify, labels) if settings.simplify else None
-            around = sensitivity(evaluator, winner, space.decode, settings.cloud, settings.radius, self._seed)
-            shown = [winner, *self._able, *members, *([simpler.candidate] if simpler else [])]
-            evaluator.record_slice_use("holdout", [candidate.key for candidate in shown])
-            evaluator.evaluate(shown, "holdout")
+            members = self._front_members(finalists)
+            winner = self._winner(finalists, members)
+            simplification = eliminate_backward(evaluator, winner, config.simplify, labels) if config.simplify else None
+            sensitivity = measure_sensitivity(evaluator, winner, space.decode, config.cloud, config.radius, self._seed)
+            on_holdout = [winner, *self._scored_baselines, *members]
+            on_holdout += [simplification.candidate] if simplification else []
+            evaluator.record_slice_use("holdout", [candidate.key for candidate in on_holdout])
+            evaluator.evaluate(on_holdout, "holdout")
             if evaluator.error(winner.key, "holdout") is None:
-                return self._result(winner, members, simpler, around)
-            left = [c for c in left if c.key != winner.key]
+                return replace(
+                    self._findings(winner),
+                    simplification=simplification and self._scored_simplification(winner, simplification),
+                    sensitivity=sensitivity,
+                    front=self._scored_front(members),
+                )
+            finalists = [c for c in finalists if c.key != winner.key]
 
-    def _entrants(self, space: SearchSpace) -> list[Candidate]:
-        """The baselines, the best of the search and its favourites, whatever rank on `search` luck gave them."""
+    def _finalists(self, space: SearchSpace) -> list[Candidate]:
+        """The candidates for `select`: baselines, the best of the search, and predicted optima whatever their rank."""
         ranked = [candidate for candidate, _ in self._board.ranked()]
-        best = self._spread(ranked) if self._several else ranked[: self._settings.top]
-        best += self._favourites(space)
-        return list({c.key: c for c in (*self._able, *best)}.values())
+        several = self._evaluator.objective.front
+        best = self._diverse_best(ranked) if several else ranked[: self._config.top]
+        best += self._predicted_optima(space)
+        return list({c.key: c for c in (*self._scored_baselines, *best)}.values())
 
-    def _spread(self, ranked: Sequence[Candidate]) -> list[Candidate]:
-        """The best of several objectives: some of the front, far from one another; the baselines are there anyway."""
-        standing = {c.key for c in self._able}
-        found = [c for c in ranked if c.key not in standing]
-        kept = _feasible(found, [self._board.fitness[c.key].violation for c in found])
-        points = [tuple(self._board.fitness[c.key].values.values()) for c in kept]
-        return [kept[place] for place in diverse_subset(points, self._settings.top)]
+    def _diverse_best(self, ranked: Sequence[Candidate]) -> list[Candidate]:
+        """For several objectives: a diverse subset of the non-dominated candidates, without the baselines."""
+        baseline_keys = {c.key for c in self._scored_baselines}
+        proposed = [c for c in ranked if c.key not in baseline_keys]
+        feasible = _least_violating(proposed, [self._board.fitness[c.key].violation for c in proposed])
+        points = [tuple(self._board.fitness[c.key].values.values()) for c in feasible]
+        return [feasible[place] for place in diverse_subset(points, self._config.top)]
 
-    def _favourites(self, space: SearchSpace) -> list[Candidate]:
-        """The points that the search believes in as more candidates, where they can be scored."""
+    def _predicted_optima(self, space: SearchSpace) -> list[Candidate]:
+        """The predicted optima of optimizer and surrogate model, scored on `search`; those that fail are left out."""
         points = self._board.predicted_optima.items()
-        made = [Candidate.of(label, space.decode(vector), vector) for label, vector in points]
-        self._evaluator.evaluate(made, "search")
-        self._board.add(made)
-        return [self._board.candidates[c.key] for c in made if self._evaluator.error(c.key, "search") is None]
+        optima = [Candidate.of(label, space.decode(vector), vector) for label, vector in points]
+        self._evaluator.evaluate(optima, "search")
+        self._board.add(optima)
+        return [self._board.candidates[c.key] for c in optima if self._evaluator.error(c.key, "search") is None]
 
-    def _front(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Of several objectives, the candidates that none dominates on `select`; of one, none."""
-        scored = [c for c in candidates if self._evaluator.item_scores(c.key, "select")] if self._several else []
-        kept = _feasible(scored, [self._evaluator.fitness(c.key, "select").violation for c in scored])
-        return [kept[place] for place in pareto_front(self._points(kept, "select"))]
+    def _winner(self, finalists: Sequence[Candidate], members: Sequence[Candidate]) -> Candidate:
+        """For several objectives the knee of the front, for one objective the best on `select`."""
+        return members[knee(self._objective_values(members, "select"))] if members else self._best(finalists, "select")
 
-    def _points(self, candidates: Sequence[Candidate], slice_name: str) -> list[tuple[float, ...]]:
+    def _front_members(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The candidates that are not dominated on `select`; empty for a single objective."""
+        if not self._evaluator.objective.front:
+            return []
+        scored = [c for c in candidates if self._evaluator.item_scores(c.key, "select")]
+        feasible = _least_violating(scored, [self._evaluator.fitness(c.key, "select").violation for c in scored])
+        return [feasible[place] for place in pareto_front(self._objective_values(feasible, "select"))]
+
+    def _objective_values(self, candidates: Sequence[Candidate], slice_name: str) -> list[tuple[float, ...]]:
         return [tuple(self._evaluator.fitness(c.key, slice_name).values.values()) for c in candidates]
 
     def _best(self, candidates: Sequence[Candidate], slice_name: str) -> Candidate:
-        """The best on a slice; equals go to the better on `search`, then to the earlier."""
+        """The best candidate on a slice; of equal ones the better on `search`, then the earlier."""
         scored = [c for c in candidates if self._evaluator.item_scores(c.key, slice_name)]
         if not scored:
             raise RunError(f"no candidate could be scored on {slice_name}; the reasons are in trials.jsonl")
         fitness = self._evaluator.fitness
-        return max(scored, key=lambda c: (fitness(c.key, slice_name).rank, _known(fitness(c.key, "search").score)))
+        return max(scored, key=lambda c: (fitness(c.key, slice_name).rank, _comparable(fitness(c.key, "search").score)))
 
-    def _result(
-        self, winner: Candidate, members: list[Candidate], simpler: Simpler | None, around: Sensitivity | None
-    ) -> Result:
+    def _findings(self, winner: Candidate) -> Findings:
+        """The rows and comparisons on holdout."""
         evaluator = self._evaluator
-        rival = self._best(self._able, "holdout")
-        rows = [self._row(candidate, "baseline") for candidate in self._standing.values()]
-        named = next((label for label, c in self._standing.items() if c.key == winner.key), "winner")
-        rows.append(self._row(winner, "winner", named))
-        others = {c.label: evaluator.objective_items(c.key, "holdout") for c in self._able if c.key != winner.key}
-        return Result(
+        best_baseline = self._best(self._scored_baselines, "holdout")
+        rows = [self._row(candidate, "baseline") for candidate in self._baselines]
+        winner_label = next((c.label for c in self._baselines if c.key == winner.key), "winner")
+        rows.append(self._row(winner, "winner", winner_label))
+        others = [c for c in self._scored_baselines if c.key != winner.key]
+        items = {c.label: evaluator.objective_items(c.key, "holdout") for c in others}
+        return Findings(
             winner,
-            rival.label,
+            best_baseline.label,
             tuple(rows),
-            self._compared(winner, {label: items for label, items in others.items() if items}),
-            _gap(rows),
+            self._comparisons(winner, {label: scores for label, scores in items.items() if scores}),
+            _generalisation_gap(rows),
             evaluator.objective.floors(evaluator.baseline_means("holdout")),
-            self._beside(winner, simpler) if simpler else None,
-            around,
-            self._covered(members),
         )
 
-    def _compared(self, winner: Candidate, others: Mapping[str, Mapping[str, float]]) -> tuple[PairedTest, ...]:
-        own = self._evaluator.objective_items(winner.key, "holdout")
-        return compare(own, others, self._evaluator.objective.weights, task_of, self._seed)
+    def _comparisons(self, winner: Candidate, others: Mapping[str, Mapping[str, float]]) -> tuple[PairedTest, ...]:
+        winner_items = self._evaluator.objective_items(winner.key, "holdout")
+        return compare(winner_items, others, self._evaluator.objective.weights, task_of, self._seed)
 
-    def _beside(self, winner: Candidate, simpler: Simpler) -> Beside:
-        """The simpler recipe, and its row and difference to the winner where there is one that can be scored."""
-        items = self._evaluator.objective_items(simpler.candidate.key, "holdout")
-        if not simpler.steps or not items:
-            return Beside(simpler)
-        (against,) = self._compared(winner, {"simpler": items})
-        return Beside(simpler, self._row(simpler.candidate, "simpler"), against.interval.reversed)
+    def _scored_simplification(self, winner: Candidate, simplification: Simplification) -> Simplification:
+        """With its row and its difference to the winner on holdout, unless it took no step or could not be scored."""
+        items = self._evaluator.objective_items(simplification.candidate.key, "holdout")
+        if not simplification.steps or not items:
+            return simplification
+        (comparison,) = self._comparisons(winner, {"simpler": items})
+        row = self._row(simplification.candidate, "simpler")
+        return replace(simplification, row=row, interval=comparison.interval.negated)
 
-    def _covered(self, members: Sequence[Candidate]) -> ParetoFront | None:
+    def _scored_front(self, members: Sequence[Candidate]) -> ParetoFront | None:
+        """The members that could be scored on holdout, with their rows; None for a single objective."""
         if not members:
             return None
-        shown, standing = (
-            [c for c in some if self._evaluator.item_scores(c.key, "holdout")] for some in (members, self._able)
+        as_yaml, baselines = (
+            [c for c in candidates if self._evaluator.item_scores(c.key, "holdout")]
+            for candidates in (members, self._scored_baselines)
         )
-        points = self._points(shown, "holdout")
-        share = normalised_hypervolume(points, [*points, *self._points(standing, "holdout")])
-        rows = tuple(self._row(c, "member") for c in shown)
-        return ParetoFront(tuple(shown), rows, self._evaluator.objective.tasks, share)
+        points = self._objective_values(as_yaml, "holdout")
+        hypervolume = normalised_hypervolume(points, [*points, *self._objective_values(baselines, "holdout")])
+        rows = tuple(self._row(c, "member") for c in as_yaml)
+        return ParetoFront(tuple(as_yaml), rows, self._evaluator.objective.tasks, hypervolume)
 
     def _row(self, candidate: Candidate, role: str, label: str | None = None) -> Row:
         scores = {name: self._evaluator.score(candidate.key, name) for name in SLICES}
@@ -165,21 +165,25 @@ class Finaliser:
         return Row(label or candidate.label, role, candidate.key, scores, tasks, answers)
 
 
-def _feasible(candidates: Sequence[Candidate], violations: Sequence[float]) -> list[Candidate]:
-    """Those that break their floors least: where some break none, all of these."""
+def _least_violating(candidates: Sequence[Candidate], violations: Sequence[float]) -> list[Candidate]:
+    """The feasible candidates, or, if there is none, those with the least violation of the floors."""
     least = min(violations, default=0.0)
     return [candidate for candidate, violation in zip(candidates, violations, strict=True) if violation <= least]
 
 
-def _known(score: float) -> float:
+def _comparable(score: float) -> float:
+    """The score, or −∞ for NaN, which would make an order undefined."""
     return -math.inf if math.isnan(score) else score
 
 
-def _gap(rows: Sequence[Row]) -> dict[str, float | None]:
-    """What the winner loses from search to holdout, beside what the baselines lose, whom nobody chose."""
-    lost = [row.scores["search"] - row.scores["holdout"] for row in rows]
-    others = [gap for gap in lost[:-1] if not math.isnan(gap)]
+def _generalisation_gap(rows: Sequence[Row]) -> dict[str, float | None]:
+    """How much score the winner loses from search to holdout, and the baselines in the mean.
+
+    The baselines were not selected by their scores, so their loss shows how far the slices differ in difficulty.
+    """
+    losses = [row.scores["search"] - row.scores["holdout"] for row in rows]
+    others = [loss for loss in losses[:-1] if not math.isnan(loss)]
     return {
-        "winner": None if math.isnan(lost[-1]) else lost[-1],
+        "winner": None if math.isnan(losses[-1]) else losses[-1],
         "baselines": sum(others) / len(others) if others else None,
     }

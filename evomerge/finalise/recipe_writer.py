@@ -1,4 +1,4 @@
-"""The recipes that a run ends with: the winner, the simpler one, and every member of the front, each with its proof."""
+"""Writes the recipes that a run ends with: the winner, the simplified winner and the members of the Pareto front."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,57 +8,58 @@ from pathlib import Path
 from evomerge.atomic import write_atomically
 from evomerge.environment import versions
 from evomerge.errors import ConfigError
-from evomerge.finalise.result import Result, Row
+from evomerge.finalise.findings import Findings
+from evomerge.finalise.rows import Row
 from evomerge.paths import RECIPE
 from evomerge.recipes import Recipe, dump_recipe, load_recipe, original_recipe
 
-SIMPLER, FRONT = "recipe.simple.yaml", "front"
+SIMPLE_RECIPE, FRONT_FOLDER = "recipe.simple.yaml", "front"
 
 
 @dataclass(frozen=True)
 class RecipeWriter:
-    """Writes recipes into a run's folder, as `frozen` has them, with hashes of the models and of the merged weights.
+    """Writes recipes into a run's folder, each with the hashes of its models and the fingerprint of its weights.
 
-    `build` merges a recipe and returns its fingerprint.
+    `freeze` rewrites a recipe in a form that mergekit reads, where there is one. `models` maps each model to its hash.
+    `fingerprint_of` merges a recipe and returns the fingerprint of the merged weights.
     """
 
     folder: Path
-    frozen: Callable[[Recipe], Recipe]
+    freeze: Callable[[Recipe], Recipe]
     models: Mapping[str, str]
-    build: Callable[[Recipe], str]
+    fingerprint_of: Callable[[Recipe], str]
 
-    def keep(self, result: Result) -> str:
-        """Write the winner and what may be built beside it, and return the winner's fingerprint; earlier offers go."""
-        winner, scores = result.winner, result.rows[-1].as_dict()["scores"]
-        digest = self._write(RECIPE, winner.recipe, winner.label, scores)
-        found = {_file_of(row): (candidate, row) for candidate, row in result.offered()}
-        for path in (self.folder / SIMPLER, *self.folder.glob(f"{FRONT}/*.yaml")):
-            if str(path.relative_to(self.folder)) not in found:
+    def write(self, findings: Findings) -> str:
+        """Write the winner and its alternatives, delete the alternatives of an earlier run; returns the fingerprint."""
+        fingerprint = self._write_recipe(RECIPE, findings.winner.recipe, findings.winner.label, findings.rows[-1])
+        alternatives = {_file_name(row): (candidate, row) for candidate, row in findings.alternatives()}
+        for path in (self.folder / SIMPLE_RECIPE, *self.folder.glob(f"{FRONT_FOLDER}/*.yaml")):
+            if str(path.relative_to(self.folder)) not in alternatives:
                 path.unlink(missing_ok=True)
-        for name, (candidate, row) in found.items():
-            self._write(name, candidate.recipe, row.label, row.as_dict()["scores"])
-        return digest
+        for name, (candidate, row) in alternatives.items():
+            self._write_recipe(name, candidate.recipe, row.label, row)
+        return fingerprint
 
-    def _write(self, name: str, recipe: Recipe, label: str, scores: Mapping[str, float | None]) -> str:
-        digest = self._remembered(self.folder / name, recipe) or self.build(recipe)
-        known = {at: score for at, score in scores.items() if score is not None}
-        notes = {"label": label, "scores": known, "fingerprint": digest, "models": dict(self.models)}
-        kept = self.frozen(recipe.with_notes({**notes, "versions": versions()}))
+    def _write_recipe(self, name: str, recipe: Recipe, label: str, row: Row) -> str:
+        fingerprint = self._recorded_fingerprint(self.folder / name, recipe) or self.fingerprint_of(recipe)
+        scores = {name: score for name, score in row.as_dict()["scores"].items() if score is not None}
+        notes = {"label": label, "scores": scores, "fingerprint": fingerprint, "models": dict(self.models)}
+        frozen = self.freeze(recipe.with_notes({**notes, "versions": versions()}))
         (self.folder / name).parent.mkdir(exist_ok=True)
-        write_atomically(self.folder / name, dump_recipe(kept))
-        return digest
+        write_atomically(self.folder / name, dump_recipe(frozen))
+        return fingerprint
 
-    def _remembered(self, path: Path, recipe: Recipe) -> str | None:
-        """The fingerprint that stands in a file, where that is of this recipe."""
+    def _recorded_fingerprint(self, path: Path, recipe: Recipe) -> str | None:
+        """The fingerprint noted in a recipe file, which saves a merge; None unless the file has the same recipe."""
         try:
-            held = load_recipe(path)
-        except ConfigError:  # not there, or somebody's own: it is written anew
+            written = load_recipe(path)
+        except ConfigError:  # the file does not exist, or another program wrote it
             return None
-        same = original_recipe(held).key() == recipe.key()
-        return str(held.notes["fingerprint"]) if same and "fingerprint" in held.notes else None
+        same = original_recipe(written).key() == recipe.key()
+        return str(written.notes["fingerprint"]) if same and "fingerprint" in written.notes else None
 
 
-def _file_of(row: Row) -> str:
-    """A label as a file's name; a candidate's `3/4` is `front/3-4.yaml`."""
-    plain = re.sub(r"[^\w.-]+", "-", row.label)
-    return SIMPLER if row.role == "simpler" else f"{FRONT}/{plain}.yaml"
+def _file_name(row: Row) -> str:
+    """The file for an alternative: the front member with label `3/4` goes to `front/3-4.yaml`."""
+    stem = re.sub(r"[^\w.-]+", "-", row.label)
+    return SIMPLE_RECIPE if row.role == "simpler" else f"{FRONT_FOLDER}/{stem}.yaml"

@@ -1,4 +1,4 @@
-"""Paired statistics on per-item scores: an interval, an exact test, and a correction for making several claims."""
+"""Paired statistics on item scores: a bootstrap confidence interval, an exact test, and a correction for many tests."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 Verdict = Literal["better", "tie", "worse"]
-STATES = 1 << 20  # sums that an exact test enumerates at most
+MAX_ENUMERATED_SUMS = 1 << 20  # a test with more possible sums draws random signs instead
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A difference of scores with its central confidence interval."""
+class ConfidenceInterval:
+    """A difference of scores and the central confidence interval around it; `level` is 0.95 for 95%."""
 
     difference: float
     low: float
@@ -30,17 +30,20 @@ class Interval:
         return "worse" if self.high < 0 else "tie"
 
     @property
-    def reversed(self) -> "Interval":
-        """Of the same two the other way round."""
-        return Interval(-self.difference, -self.high, -self.low, self.level)
+    def negated(self) -> "ConfidenceInterval":
+        """The interval of the same two models with their order swapped."""
+        return ConfidenceInterval(-self.difference, -self.high, -self.low, self.level)
 
 
 @dataclass(frozen=True)
 class PairedScores:
-    """Two models on the same items: their differences, an array for each task, and what each task's mean counts."""
+    """The score differences of two models on the same items.
+
+    `differences` has an array for each task, `weights` the weight of each task's mean; the weights sum to 1.
+    """
 
     differences: tuple[FloatArray, ...]
-    shares: tuple[float, ...]
+    weights: tuple[float, ...]
 
     @classmethod
     def of(
@@ -50,7 +53,7 @@ class PairedScores:
         weights: Mapping[str, float],
         task_of: Callable[[str], str],
     ) -> "PairedScores":
-        """first − second item by item, tasks in order of name; ValueError where the items are not the same."""
+        """first − second item by item, with tasks in alphabetical order; ValueError if the items differ."""
         if first.keys() != second.keys():
             raise ValueError("a paired comparison needs the same items on both sides")
         by_task: dict[str, list[float]] = {}
@@ -63,18 +66,18 @@ class PairedScores:
     @property
     def difference(self) -> float:
         """score(first) − score(second)."""
-        return sum(share * float(d.mean()) for share, d in zip(self.shares, self.differences, strict=True))
+        return sum(weight * float(d.mean()) for weight, d in zip(self.weights, self.differences, strict=True))
 
     @property
     def standard_error(self) -> float:
-        """Of the difference, items drawn anew within their tasks."""
+        """The standard error of the difference when the items of each task are a random sample."""
         variances = (float(d.var(ddof=1)) / len(d) if len(d) > 1 else 0.0 for d in self.differences)
-        return math.sqrt(sum(share**2 * v for share, v in zip(self.shares, variances, strict=True)))
+        return math.sqrt(sum(weight**2 * v for weight, v in zip(self.weights, variances, strict=True)))
 
 
 @dataclass(frozen=True)
 class Significance:
-    """A two-sided p-value and how it was found."""
+    """A two-sided p-value and the test that gave it; not `exact` if the test drew random signs."""
 
     p: float
     test: Literal["McNemar", "sign flips"]
@@ -83,17 +86,17 @@ class Significance:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """The winner against one baseline on the same items; `corrected` is p after Holm's correction."""
+    """The comparison of the winner with one other model on the same items; `corrected_p` is Holm's correction of p."""
 
     label: str
-    interval: Interval
+    interval: ConfidenceInterval
     significance: Significance
-    corrected: float
+    corrected_p: float
 
     @property
     def verdict(self) -> Verdict:
-        """A tie unless interval and corrected test both see a difference."""
-        return self.interval.verdict if self.corrected <= 1 - self.interval.level else "tie"
+        """A tie unless the interval excludes 0 and the corrected p-value is significant at the same level."""
+        return self.interval.verdict if self.corrected_p <= 1 - self.interval.level else "tie"
 
 
 def compare(
@@ -103,7 +106,7 @@ def compare(
     task_of: Callable[[str], str],
     seed: int = 0,
 ) -> tuple[PairedTest, ...]:
-    """The winner's item scores against each other model's, p-values corrected for their number."""
+    """Compare the winner's item scores with those of each other model; p-values are corrected for their number."""
     pairs = {label: PairedScores.of(winner, items, weights, task_of) for label, items in others.items()}
     tests = {label: sign_flips(paired, seed=seed) for label, paired in pairs.items()}
     corrected = holm({label: test.p for label, test in tests.items()})
@@ -113,41 +116,29 @@ def compare(
     )
 
 
-def paired_bootstrap(
-    first: Mapping[str, float],
-    second: Mapping[str, float],
-    weights: Mapping[str, float],
-    task_of: Callable[[str], str],
-    *,
-    draws: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """`bootstrap` of two models' item scores; ValueError where the two were scored on different items."""
-    return bootstrap(PairedScores.of(first, second, weights, task_of), draws=draws, level=level, seed=seed)
-
-
-def bootstrap(paired: PairedScores, *, draws: int = 10_000, level: float = 0.95, seed: int = 0) -> Interval:
-    """Percentile bootstrap of the difference, stratified by task.
+def bootstrap(paired: PairedScores, *, draws: int = 10_000, level: float = 0.95, seed: int = 0) -> ConfidenceInterval:
+    """Percentile bootstrap interval of the difference, stratified by task.
 
     Items are resampled within their task and tasks keep their weights (Efron & Tibshirani 1993, ch. 13).
     """
     generator = np.random.default_rng(seed)
     resampled = np.zeros(draws)
-    for share, differences in zip(paired.shares, paired.differences, strict=True):
-        resampled += share * _resampled_means(differences, draws, generator)
+    for weight, differences in zip(paired.weights, paired.differences, strict=True):
+        resampled += weight * _resampled_means(differences, draws, generator)
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(paired.difference, float(low), float(high), level)
+    return ConfidenceInterval(paired.difference, float(low), float(high), level)
 
 
 def sign_flips(paired: PairedScores, *, draws: int = 20_000, seed: int = 0) -> Significance:
-    """Were the models alike, each item's difference could as well have the other sign: how rare is one this large?
+    """Two-sided sign-flip permutation test of the hypothesis that both models are equally good.
 
-    Where all differences count alike, as those of a 0/1 metric on tasks of equal weight and size do, this is the exact
-    McNemar test: a binomial of the items that only one of the two has right. In general the few distinct magnitudes
-    are enumerated, and where those are too many the signs are drawn (Phipson & Smyth 2010: never p = 0).
+    Under this hypothesis every item's difference is as likely with the opposite sign; p is the probability of a sum at
+    least as large as the observed one. If all non-zero differences have the same size, as with a 0/1 metric on tasks of
+    equal weight and size, this is the exact McNemar test: a binomial test of the items that only one model has right.
+    Otherwise the sums of all sign patterns are enumerated by their distinct sizes, or, if there are too many, the signs
+    are drawn at random (Phipson & Smyth 2010: never p = 0).
     """
-    weighted = [share / len(d) * d for share, d in zip(paired.shares, paired.differences, strict=True)]
+    weighted = [weight / len(d) * d for weight, d in zip(paired.weights, paired.differences, strict=True)]
     values = np.concatenate([np.empty(0), *weighted])
     observed, values = abs(float(values.sum())), values[values != 0]
     if not len(values):
@@ -155,49 +146,53 @@ def sign_flips(paired: PairedScores, *, draws: int = 20_000, seed: int = 0) -> S
     scale = float(np.abs(values).max())
     sizes, counts = np.unique(np.round(np.abs(values) / scale, 12), return_counts=True)
     binary = len(sizes) == 1 and all(np.isin(np.abs(d), (0.0, 1.0)).all() for d in paired.differences)
-    bound = observed / scale - 1e-9
-    exact = math.prod(int(count) + 1 for count in counts) <= STATES
-    p = _enumerated(sizes, counts, bound) if exact else _drawn(sizes, counts, bound, draws, seed)
+    threshold = observed / scale - 1e-9
+    exact = math.prod(int(count) + 1 for count in counts) <= MAX_ENUMERATED_SUMS
+    p = _exact_p(sizes, counts, threshold) if exact else _sampled_p(sizes, counts, threshold, draws, seed)
     return Significance(min(1.0, p), "McNemar" if binary else "sign flips", exact)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p-values corrected so that all claims together err at the level of one (Holm 1979)."""
-    corrected, least = {}, 0.0
-    for done, label in enumerate(sorted(p_values, key=lambda label: p_values[label])):
-        least = max(least, min(1.0, (len(p_values) - done) * p_values[label]))
-        corrected[label] = least
+    """p-values corrected so that the family-wise error rate of all tests is that of one test (Holm 1979)."""
+    corrected, largest = {}, 0.0
+    for rank, label in enumerate(sorted(p_values, key=lambda label: p_values[label])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[label]))
+        corrected[label] = largest
     return {label: corrected[label] for label in p_values}
 
 
-def _enumerated(sizes: FloatArray, counts: NDArray[np.int64], bound: float) -> float:
-    """The probability of a sum at least `bound` away from 0, over all signs: of each size a binomial number is plus."""
-    sums, chances = np.zeros(1), np.ones(1)
+def _exact_p(sizes: FloatArray, counts: NDArray[np.int64], threshold: float) -> float:
+    """The probability that the absolute sum reaches the threshold, over all sign patterns.
+
+    `counts` says how many values have each size; the number of those with a plus sign is binomial.
+    """
+    sums, probabilities = np.zeros(1), np.ones(1)
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
         steps = size * (2 * np.arange(count + 1) - count)
         sums = np.add.outer(sums, steps).ravel()
-        chances = np.multiply.outer(chances, _binomial(count)).ravel()
-    return float(chances[np.abs(sums) >= bound].sum())
+        probabilities = np.multiply.outer(probabilities, _binomial_probabilities(count)).ravel()
+    return float(probabilities[np.abs(sums) >= threshold].sum())
 
 
-def _drawn(sizes: FloatArray, counts: NDArray[np.int64], bound: float, draws: int, seed: int) -> float:
+def _sampled_p(sizes: FloatArray, counts: NDArray[np.int64], threshold: float, draws: int, seed: int) -> float:
+    """`_exact_p`, estimated from random sign patterns."""
     generator, sums = np.random.default_rng(seed), np.zeros(draws)
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
         sums += size * (2 * generator.binomial(count, 0.5, draws) - count)
-    return (1 + int((np.abs(sums) >= bound).sum())) / (1 + draws)
+    return (1 + int((np.abs(sums) >= threshold).sum())) / (1 + draws)
 
 
-def _binomial(count: int) -> FloatArray:
-    """The chances of 0 … count heads of a fair coin."""
-    ways, found = 1, []
+def _binomial_probabilities(count: int) -> FloatArray:
+    """The probabilities of 0 … count heads in `count` tosses of a fair coin."""
+    ways, probabilities = 1, []
     for heads in range(count + 1):
-        found.append(ways / (1 << count))  # of integers of any length, rounded once
+        probabilities.append(ways / (1 << count))  # exact integers of any length, so only this division rounds
         ways = ways * (count - heads) // (heads + 1)
-    return np.array(found)
+    return np.array(probabilities)
 
 
 def _resampled_means(values: FloatArray, draws: int, generator: np.random.Generator) -> FloatArray:
-    """Means of `draws` resamples; only the count of each distinct value matters, so they are multinomial."""
+    """Means of `draws` resamples: how often each distinct value is drawn is multinomial, which is faster to sample."""
     distinct, counts = np.unique(values, return_counts=True)
     drawn = generator.multinomial(len(values), counts / len(values), size=draws)
     means: FloatArray = drawn @ distinct / len(values)

@@ -1,4 +1,4 @@
-"""The terminal: live progress where there is one, plain lines elsewhere."""
+"""The progress of a run in the terminal: a live bar on a terminal, plain lines elsewhere."""
 
 import math
 import time
@@ -9,17 +9,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from evomerge.searching import Leaderboard
 
-PATIENCE = 30.0  # seconds between two lines of a long preparation
+PREPARATION_INTERVAL = 30.0  # seconds between two lines of a long preparation
 
 
 class Display:
-    """One line per generation, and on a terminal a bar for the chunks of the present one."""
+    """A callback of the search that prints a line per generation and, on a terminal, a bar for the current one."""
 
     def __init__(self, console: Console, evaluations: int | None) -> None:
         self._console = console
-        self._evaluations = evaluations
-        self._asked = self._told = self._stopped = 0
-        self._left: Callable[[], float | None] = lambda: None
+        self._max_evaluations = evaluations
+        self._evaluations = self._preparation_lines = self._stopped = 0
+        self._seconds_left: Callable[[], float | None] = lambda: None
         self._start = time.monotonic()
         columns = (
             TextColumn("{task.description}"),
@@ -38,50 +38,56 @@ class Display:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def show_time_left(self, left: Callable[[], float | None]) -> None:
-        """Ask this for the seconds that are left, as far as they are known, after each generation."""
-        self._left = left
+    def show_time_left(self, seconds_left: Callable[[], float | None]) -> None:
+        """Show the time left after each generation; `seconds_left` returns None while it is unknown."""
+        self._seconds_left = seconds_left
 
     def work(self, done: int, total: int) -> None:
-        """Move the bar."""
+        """Update the bar to `done` of `total` chunks."""
         self._progress.update(self._bar, completed=done, total=total)
 
     def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
-        """Print the generation's line."""
-        self._asked += len(scores) if number else 0
-        good = [score for score in scores if not math.isnan(score)]
-        best, top = board.ranked()[0] if good or board.ranked() else (None, math.nan)
-        stopped, self._stopped = len(board.stopped()) - self._stopped, len(board.stopped())
-        notes = [f"{stopped} stopped early"] * (stopped > 0) + [f"{len(scores) - len(good)} failed"] * (good != scores)
-        left = self._left()
-        notes += [] if left is None else [f"about {_duration(left)} left"]
-        what = f"generation {number:3d}" if number else "baselines     "
-        mean = sum(good) / len(good) if good else math.nan
-        of = "" if self._evaluations is None else f"/{self._evaluations}"
+        """Print the line of a generation; generation 0 is the baselines."""
+        self._evaluations += len(scores) if number else 0
+        scored = [score for score in scores if not math.isnan(score)]
+        ranked = board.ranked()
+        best, best_score = ranked[0] if ranked else (None, math.nan)
+        name = f"generation {number:3d}" if number else "baselines     "
+        mean = sum(scored) / len(scored) if scored else math.nan
+        limit = "" if self._max_evaluations is None else f"/{self._max_evaluations}"
         self._console.print(
-            f"{what}  best {top:.4f} ({best.label if best else '-'})  this generation {max(good, default=math.nan):.4f}"
-            f" mean {mean:.4f}  {self._asked}{of} evaluations"
-            f"  {'  '.join([_duration(time.monotonic() - self._start), *notes])}",
+            f"{name}  best {best_score:.4f} ({best.label if best else '-'})"
+            f"  this generation {max(scored, default=math.nan):.4f}"
+            f" mean {mean:.4f}  {self._evaluations}{limit} evaluations"
+            f"  {'  '.join(self._notes(board, failed=len(scores) - len(scored)))}",
             highlight=False,
             soft_wrap=True,
         )
         self._progress.update(self._bar, description=f"generation {number + 1}", completed=0, total=None)
 
-    def prepared(self, done: int, total: int) -> None:
-        """Move the bar over the tensors of what is prepared once; a line where there is no bar and it takes long."""
+    def show_preparation(self, done: int, total: int) -> None:
+        """Update the bar to `done` of `total` prepared tensors; without a bar, print a line every 30 seconds."""
         self._progress.update(self._bar, description="prepare, tensors", completed=done, total=total)
-        slow = time.monotonic() - self._start > PATIENCE * (1 + self._told)
-        if slow and not self._console.is_terminal:
-            self._told += 1
+        due = time.monotonic() - self._start > PREPARATION_INTERVAL * (1 + self._preparation_lines)
+        if due and not self._console.is_terminal:
+            self._preparation_lines += 1
             self._console.print(f"prepare        {done}/{total} tensors", highlight=False)
 
-    def phase(self, name: str) -> None:
-        """Say what comes after the search."""
+    def show_phase(self, name: str) -> None:
+        """Show the name of the next phase of the run at the bar."""
         self._progress.update(self._bar, description=name, completed=0, total=None)
+
+    def _notes(self, board: Leaderboard, failed: int) -> list[str]:
+        """The elapsed time, then what happened in the generation, then the time left."""
+        stopped, self._stopped = len(board.stopped()) - self._stopped, len(board.stopped())
+        notes = [_duration(time.monotonic() - self._start)]
+        notes += [f"{stopped} stopped early"] * (stopped > 0) + [f"{failed} failed"] * (failed > 0)
+        seconds_left = self._seconds_left()
+        return notes if seconds_left is None else [*notes, f"about {_duration(seconds_left)} left"]
 
 
 def _duration(seconds: float) -> str:
-    """In the unit that one would say."""
+    """The duration in the largest unit that keeps two digits."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

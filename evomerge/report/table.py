@@ -1,4 +1,4 @@
-"""The result in words and as the terminal's table: what the run claims, and what it does not."""
+"""The result as the terminal's tables and as sentences: the claim and the notes that belong to it."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from rich.table import Table
 from evomerge.scoring import ANSWER_PROBLEMS, SLICES
 from evomerge.searching import FLOOR_TOLERANCE
 
-Result = Mapping[str, Any]  # what result.json holds
+Document = Mapping[str, Any]  # the contents of result.json
 VERDICTS = {
     "better": "better than the best baseline",
     "tie": "a tie with the best baseline",
@@ -17,8 +17,8 @@ VERDICTS = {
 }
 
 
-def result_table(result: Result) -> Table:
-    """Baselines, winner, and what else may be built, on every slice and on each task of holdout."""
+def result_table(result: Document) -> Table:
+    """The scores of baselines, winner and alternative recipes on every slice and on each task of holdout."""
     tasks = list(result["rows"][-1]["tasks"])
     table = Table()
     table.add_column("model")
@@ -26,142 +26,152 @@ def result_table(result: Result) -> Table:
         table.add_column(name, justify="right")
     for task in tasks:
         table.add_column(task, justify="right", style="dim")
-    for row in (*result["rows"], *offered(result)):
+    for row in (*result["rows"], *alternative_rows(result)):
         cells = [*(row["scores"][name] for name in SLICES), *(row["tasks"].get(task) for task in tasks)]
-        table.add_row(name_of(row), *map(number, cells), style="bold" if row["role"] == "winner" else "")
+        table.add_row(row_name(row), *map(format_score, cells), style="bold" if row["role"] == "winner" else "")
     return table
 
 
-def comparison_table(result: Result) -> Table:
-    """The winner against each baseline on holdout, and what may be said of it."""
+def comparison_table(result: Document) -> Table:
+    """The comparison of the winner with each baseline on holdout; the claim and its notes are the caption."""
     caption = "\n".join((claim(result), *notes(result)))
     table = Table(caption=caption, caption_justify="left", caption_style="")
     table.add_column("against")
     for head in ("winner ahead by", "p", "corrected", ""):
         table.add_column(head, justify="right")
-    for found in result["comparisons"]:
-        cells = (ahead(found), p_value(found["p"]), p_value(found["corrected"]), found["verdict"])
-        table.add_row(found["label"], *cells)
+    for comparison in result["comparisons"]:
+        p_values = (format_p(comparison["p"]), format_p(comparison["corrected"]))
+        table.add_row(comparison["label"], format_difference(comparison), *p_values, comparison["verdict"])
     return table
 
 
-def offered(result: Result) -> list[Mapping[str, Any]]:
-    """The rows of what may be built beside the winner: the simpler recipe and the members of the front."""
+def alternative_rows(result: Document) -> list[Mapping[str, Any]]:
+    """The rows of the recipes besides the winner's: the simplified one and the members of the front."""
     simpler = [result["simpler"]["row"]] if result["simpler"] and result["simpler"]["row"] else []
     return simpler + (result["front"]["members"] if result["front"] else [])
 
 
-def claim(result: Result) -> str:
-    """The one sentence that the run supports."""
-    looks = result["counts"]["holdout_looks"]
-    again = f"; the holdout was looked at {looks} times, and whoever chose after the first may fit it" * (looks > 1)
+def claim(result: Document) -> str:
+    """What the run shows about the winner and the best baseline, in one sentence."""
+    uses = result["counts"]["holdout_looks"]
+    reuse = f"; the holdout was used {uses} times, and a choice made after the first may overfit it" * (uses > 1)
     if result["rows"][-1]["label"] == result["best_baseline"]:
-        return f"The search found nothing better than a baseline: the winner is {result['best_baseline']}{again}"
-    found = next(c for c in result["comparisons"] if c["label"] == result["best_baseline"])
-    rival = next(row for row in result["rows"] if row["label"] == found["label"])
-    floors = " that keeps the floors" * (bool(result["floors"]) and not _broken(result["floors"], rival["tasks"]))
+        return f"The search found nothing better than a baseline: the winner is {result['best_baseline']}{reuse}"
+    comparison = next(c for c in result["comparisons"] if c["label"] == result["best_baseline"])
+    baseline = next(row for row in result["rows"] if row["label"] == comparison["label"])
+    keeps_floors = bool(result["floors"]) and not _broken_floors(result["floors"], baseline["tasks"])
+    floors = " that keeps the floors" * keeps_floors
     return (
-        f"On holdout the winner is {VERDICTS[result['verdict']]}{floors} ({found['label']}): {ahead(found)}, "
-        f"{found['interval']['level']:.0%} interval, p {p_value(found['corrected'])} "
-        f"({found['test']}, corrected for {len(result['comparisons'])} baselines){again}"
+        f"On holdout the winner is {VERDICTS[result['verdict']]}{floors} ({comparison['label']}): "
+        f"{format_difference(comparison)}, {comparison['interval']['level']:.0%} interval, "
+        f"p {format_p(comparison['corrected'])} "
+        f"({comparison['test']}, corrected for {len(result['comparisons'])} baselines){reuse}"
     )
 
 
-def notes(result: Result) -> Iterator[str]:
-    """What else belongs to the claim, a line each: ties, gap, floors, optimum, simpler recipe, front."""
-    ties = [
-        c["label"] for c in result["comparisons"] if c["verdict"] == "tie" and c["label"] != result["best_baseline"]
-    ]
-    if ties:
-        yield f"A tie with {', '.join(ties)} too: these differences may be chance"
-    gap, others = result["gap"]["winner"], result["gap"]["baselines"]
-    if gap is not None:
-        beside = "" if others is None else f", those of the baselines, which nobody chose, by {-others:+.4f}"
-        yield f"From search to holdout the winner's score changes by {-gap:+.4f}{beside}"
+def notes(result: Document) -> Iterator[str]:
+    """The sentences that belong to the claim: ties, gap, answers, floors, sensitivity, simpler recipe, front."""
+    yield from _ties(result)
+    yield from _gap(result["gap"])
     yield from _answers(result)
     yield from _floors(result["floors"], result["rows"][-1]["tasks"])
     if result["sensitivity"]:
-        yield _around(result["sensitivity"])
+        yield _sensitivity(result["sensitivity"])
     if result["simpler"]:
-        yield _without(result["simpler"])
+        yield _simplification(result["simpler"])
     if result["front"]:
-        front = result["front"]
-        count = len(front["members"])
-        share = f"on holdout dominating {front['share_of_box']:.0%} of the box of all scores"
-        yield f"The front has {count} member{'s' * (count != 1)}, {share}"
+        front, count = result["front"], len(result["front"]["members"])
+        members = f"{count} member{'s' * (count != 1)}"
+        yield f"The front has {members}; its normalised hypervolume on holdout is {front['share_of_box']:.0%}"
 
 
-def _answers(result: Result) -> Iterator[str]:
-    """What the generated answers of winner and best baseline were worth, and who was beaten by being cut off."""
-    winner = result["rows"][-1]
-    if not winner.get("answers"):
-        return
-    rows = [row for row in result["rows"][:-1] if row["label"] == result["best_baseline"] and row.get("answers")]
-    shares = "; ".join(f"{name_of(row)} {shares_of(row['answers'])}" for row in (winner, *rows))
-    yield f"Of {winner['answers']['answers']} answers generated on holdout: {shares}"
-    if cut := result.get("truncated_more"):
-        yield (
-            f"Beware: {', '.join(cut)} reached the token limit clearly more often than the winner, which may have won "
-            f"by being shorter; raise max_gen_toks to tell"
-        )
-
-
-def shares_of(answers: Mapping[str, int]) -> str:
-    """Shares of generated answers that are worth little."""
+def format_shares(answers: Mapping[str, int]) -> str:
+    """The shares of truncated, empty and unparsable answers."""
     return ", ".join(f"{answers[kind] / answers['answers']:.0%} {kind}" for kind in ANSWER_PROBLEMS)
 
 
-def ahead(found: Mapping[str, Any]) -> str:
-    """A difference with its interval."""
-    return f"{found['difference']:+.4f} [{found['interval']['low']:+.4f}, {found['interval']['high']:+.4f}]"
+def format_difference(comparison: Mapping[str, Any]) -> str:
+    """A difference of scores with its confidence interval."""
+    interval = comparison["interval"]
+    return f"{comparison['difference']:+.4f} [{interval['low']:+.4f}, {interval['high']:+.4f}]"
 
 
-def p_value(p: float) -> str:
-    """A p-value for a table cell."""
+def format_p(p: float) -> str:
+    """A p-value as a table cell."""
     return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
 
 
-def number(value: float | None) -> str:
-    """A score for a table cell."""
+def format_score(value: float | None) -> str:
+    """A score as a table cell; `failed` if there is none."""
     return "failed" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
-def name_of(row: Mapping[str, Any]) -> str:
-    """A row's name in a table: for the winner which baseline it is, where it is one."""
+def row_name(row: Mapping[str, Any]) -> str:
+    """The name of a row in a table; that of the winner includes the label of the baseline that has the same recipe."""
     label = str(row["label"])
     if row["role"] == "member":
         return f"front: {label}"
     return label if row["role"] != "winner" or label == "winner" else f"winner (= {label})"
 
 
+def _ties(result: Document) -> Iterator[str]:
+    best = result["best_baseline"]
+    ties = [c["label"] for c in result["comparisons"] if c["verdict"] == "tie" and c["label"] != best]
+    if ties:
+        yield f"A tie with {', '.join(ties)} too: these differences may be chance"
+
+
+def _gap(gap: Mapping[str, float | None]) -> Iterator[str]:
+    loss, baseline_loss = gap["winner"], gap["baselines"]
+    if loss is None:
+        return
+    text = f"From search to holdout the winner's score changes by {-loss:+.4f}"
+    if baseline_loss is not None:
+        text += f"; the mean score of the baselines, which were not selected, changes by {-baseline_loss:+.4f}"
+    yield text
+
+
+def _answers(result: Document) -> Iterator[str]:
+    """The answer counts of winner and best baseline; a warning if truncation may explain why the winner is better."""
+    winner = result["rows"][-1]
+    if not winner.get("answers"):
+        return
+    rows = [row for row in result["rows"][:-1] if row["label"] == result["best_baseline"] and row.get("answers")]
+    shares = "; ".join(f"{row_name(row)} {format_shares(row['answers'])}" for row in (winner, *rows))
+    yield f"Of {winner['answers']['answers']} answers generated on holdout: {shares}"
+    if truncated := result.get("truncated_more"):
+        yield (
+            f"Warning: {', '.join(truncated)} reached the token limit significantly more often than the winner, which "
+            f"may be better only because its answers are shorter; raise max_gen_toks to find out"
+        )
+
+
 def _floors(floors: Mapping[str, float], means: Mapping[str, float]) -> Iterator[str]:
-    """Which floors the winner keeps on holdout, and which it does not."""
-    broken = _broken(floors, means)
+    broken = _broken_floors(floors, means)
     kept = [task for task in floors if task not in broken]
-    for words, tasks in (("keeps", kept), ("breaks", broken)):
+    for verb, tasks in (("keeps", kept), ("breaks", broken)):
         if tasks:
-            levels = ", ".join(f"{task} {number(means[task])} of {number(floors[task])}" for task in tasks)
-            yield f"On holdout the winner {words} the floor{'s' * (len(tasks) > 1)}: {levels}"
+            levels = ", ".join(f"{task} {format_score(means[task])} of {format_score(floors[task])}" for task in tasks)
+            yield f"On holdout the winner {verb} the floor{'s' * (len(tasks) > 1)}: {levels}"
 
 
-def _broken(floors: Mapping[str, float], means: Mapping[str, float]) -> list[str]:
+def _broken_floors(floors: Mapping[str, float], means: Mapping[str, float]) -> list[str]:
     return [task for task, level in floors.items() if means[task] < level - FLOOR_TOLERANCE]
 
 
-def _around(found: Mapping[str, Any]) -> str:
-    """Whether the optimum is flat, in one line."""
-    most = max(abs(found["worst"]), abs(found["best"]))
-    shape = "flat" if found["flat"] else "not flat"
+def _sensitivity(sensitivity: Mapping[str, Any]) -> str:
+    largest = max(abs(sensitivity["worst"]), abs(sensitivity["best"]))
+    shape = "flat" if sensitivity["flat"] else "not flat"
     return (
-        f"The optimum is {shape}: {found['points']} points at radius {found['radius']:g} are within ±{most:.4f} of the "
-        f"winner on select, {ahead(found)} in the mean"
+        f"The optimum is {shape}: {sensitivity['points']} points at radius {sensitivity['radius']:g} are within "
+        f"±{largest:.4f} of the winner on select; their mean difference is {format_difference(sensitivity)}"
     )
 
 
-def _without(found: Mapping[str, Any]) -> str:
-    """What can go, or that nothing can."""
-    if not found["steps"]:
-        return f"Of {found['tried']} simplifications none came without a loss on select"
-    if not found["row"]:
-        return f"A simpler recipe could not be scored on holdout: {', '.join(found['steps'])}"
-    return f"As good within noise on select, {ahead(found)} on holdout: {', '.join(found['steps'])}"
+def _simplification(simpler: Mapping[str, Any]) -> str:
+    if not simpler["steps"]:
+        return f"None of {simpler['tried']} simplifications keeps the score on select"
+    steps = ", ".join(simpler["steps"])
+    if not simpler["row"]:
+        return f"A simpler recipe could not be scored on holdout: {steps}"
+    return f"A simpler recipe is as good within noise on select, {format_difference(simpler)} on holdout: {steps}"

@@ -1,4 +1,4 @@
-"""The listener of a search that every tracker is, around what its own library does."""
+"""`Tracker`, the callback of the search, and the protocol of the library backends behind it."""
 
 import logging
 import math
@@ -9,77 +9,80 @@ from evomerge.searching import Leaderboard
 
 logger = logging.getLogger(__name__)
 
+Table = Sequence[Sequence[str | float]]  # rows of cells; the first row is the heads
+
 
 class Backend(Protocol):
-    """What `create` in each file of this folder returns."""
+    """The object that `create` returns in each file of this folder."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of one generation; a step that was logged before is the same again."""
+        """Log the numbers of one generation; a step that is logged again has the same numbers."""
 
-    def result(self, document: Mapping[str, Any], table: Sequence[Sequence[str | float]]) -> None:
-        """What result.json holds, and its holdout scores as a table whose first row is the heads."""
+    def log_result(self, document: Mapping[str, Any], table: Table) -> None:
+        """Log the contents of result.json; `table` has its holdout scores, with the heads in the first row."""
 
     def close(self) -> None:
-        """Write what is left; called once, also after a search that failed."""
+        """Write everything that is pending; called once, also after a search that failed."""
 
 
 class Tracker:
-    """A listener of the search that passes on to a backend, until that fails."""
+    """A callback of the search that forwards to a backend; the first error disables the backend with a warning."""
 
-    def __init__(self, name: str, make: Callable[[], Backend] | None) -> None:
-        self._name, self._asked = name, 0
+    def __init__(self, name: str, create_backend: Callable[[], Backend] | None) -> None:
+        self._name, self._evaluations = name, 0
         self._backend: Backend | None = None
-        if make:
-            self._safely(lambda: self._begin(make))
+        if create_backend:
+            self._catch_errors(lambda: self._start(create_backend))
 
     def work(self, done: int, total: int) -> None:
-        """Nothing between generations."""
+        """Does nothing: trackers log whole generations."""
 
     def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
         """Log the generation at step `number`."""
-        self._asked += len(scores) if number else 0
+        self._evaluations += len(scores) if number else 0
         if backend := self._backend:
-            self._safely(lambda: backend.log(number, measures(board, scores, self._asked)))
+            metrics = generation_metrics(board, scores, self._evaluations)
+            self._catch_errors(lambda: backend.log(number, metrics))
 
     def finish(self, document: Mapping[str, Any]) -> None:
-        """Log the holdout table of a finished search."""
+        """Log the result of a finished search; `document` is the contents of result.json."""
         if backend := self._backend:
-            self._safely(lambda: backend.result(document, holdout_table(document)))
+            self._catch_errors(lambda: backend.log_result(document, holdout_table(document)))
 
     def close(self) -> None:
-        """End the backend's run; harmless when repeated."""
+        """Close the backend; a second call does nothing."""
         if backend := self._backend:
-            self._safely(backend.close)
+            self._catch_errors(backend.close)
         self._backend = None
 
-    def _begin(self, make: Callable[[], Backend]) -> None:
-        self._backend = make()
+    def _start(self, create_backend: Callable[[], Backend]) -> None:
+        self._backend = create_backend()
 
-    def _safely(self, action: Callable[[], None]) -> None:
+    def _catch_errors(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # a third party's bug, network or disk must not cost the search
+        except Exception as error:  # errors of a library, the network or the disk must not stop the search
             reason = " ".join(str(error).split()) or type(error).__name__
-            logger.warning("tracker %s failed and is left out from here on: %s", self._name, reason)
+            logger.warning("tracker %s failed and is not used from here on: %s", self._name, reason)
             self._backend = None
 
 
-def measures(board: Leaderboard, scores: Sequence[float], asked: int) -> dict[str, float]:
-    """The numbers of a generation; those that have no value, because every candidate failed, are left out."""
-    good = [score for score in scores if not math.isnan(score)]
+def generation_metrics(board: Leaderboard, scores: Sequence[float], evaluations: int) -> dict[str, float]:
+    """The numbers of a generation; best and mean are absent if every candidate failed."""
+    scored = [score for score in scores if not math.isnan(score)]
     ranked = board.ranked()
-    found = {
+    metrics = {
         "search/best": ranked[0][1] if ranked else math.nan,
-        "search/generation_best": max(good, default=math.nan),
-        "search/generation_mean": sum(good) / len(good) if good else math.nan,
-        "search/evaluations": float(asked),
+        "search/generation_best": max(scored, default=math.nan),
+        "search/generation_mean": sum(scored) / len(scored) if scored else math.nan,
+        "search/evaluations": float(evaluations),
         "search/failed": float(len(board.failures())),
     }
-    return {name: value for name, value in found.items() if not math.isnan(value)}
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
 
 def holdout_table(document: Mapping[str, Any]) -> list[list[str | float]]:
-    """Heads, then a row for each model: label, holdout score, its tasks; NaN where it failed."""
+    """A row of heads, then a row for each model: label, holdout score and task scores; NaN where it failed."""
     tasks = list(document["rows"][-1]["tasks"])
     table: list[list[str | float]] = [["model", "holdout", *tasks]]
     for row in document["rows"]:

@@ -1,4 +1,4 @@
-"""Trackers by their names, made from the settings of an experiment."""
+"""Finds trackers by name, and creates one from the settings of an experiment."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -12,16 +12,16 @@ from evomerge.schema import check_section
 if TYPE_CHECKING:
     from evomerge.trackers import Tracker
 
-NONE = "none"  # a choice without a file
+NONE = "none"  # a name without a file
 
 
 def names() -> tuple[str, ...]:
-    """Every tracker of this folder, sorted, after none."""
+    """`none`, then the trackers of this folder in alphabetical order."""
     return (NONE, *plugin_names("trackers"))
 
 
 def check(name: str, settings: Mapping[str, Any]) -> None:
-    """ConfigError for an unknown tracker or setting, or a package that is not installed; starts nothing."""
+    """Raise ConfigError for an unknown tracker or setting, or if its package is not installed; starts no tracker."""
     if name == NONE:
         check_section(lambda: None, settings, "tracker")
         return
@@ -32,7 +32,7 @@ def check(name: str, settings: Mapping[str, Any]) -> None:
 
 
 def create(name: str, folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> "Tracker":
-    """The tracker of this name for the run in `folder`; one that cannot start is a warning."""
+    """The tracker for the run in `folder`; if it cannot start, a warning is logged and it does nothing."""
     from evomerge.trackers import Tracker
 
     check(name, settings)

@@ -8,7 +8,7 @@ PACKAGE = "tensorboard"
 
 
 class TensorBoard:
-    """One writer; a resumed search hides the steps of the writers before it and writes them again."""
+    """Writes one event file; the steps of earlier files are hidden, because a resumed search logs them again."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -16,13 +16,13 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=0)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """A scalar for each value, on the disk at once."""
+        """Write a scalar for each value and flush."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
-    def result(self, document: Mapping[str, Any], table: Sequence[Sequence[str | float]]) -> None:
-        """The holdout table as text, and each model's holdout score as a scalar."""
+    def log_result(self, document: Mapping[str, Any], table: Sequence[Sequence[str | float]]) -> None:
+        """Write the holdout table as text, and each model's holdout score as a scalar."""
         heads, *rows = table
         lines = [heads, ["---"] * len(heads), *rows]
         self._writer.add_text("holdout", "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in lines), 0)
@@ -30,12 +30,12 @@ class TensorBoard:
             self._writer.add_scalar(f"holdout/{label}", score, 0)
 
     def close(self) -> None:
-        """End the event file."""
+        """Close the event file."""
         self._writer.close()
 
 
 def create(folder: Path, config: Mapping[str, Any]) -> TensorBoard:
-    """A writer into `folder`/tensorboard."""
+    """A backend that writes into `folder`/tensorboard."""
     return TensorBoard(folder)
 
 

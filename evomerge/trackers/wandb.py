@@ -1,4 +1,4 @@
-"""Weights & Biases: one run for one run folder, continued when the search is resumed; needs no network when offline."""
+"""Weights & Biases: one wandb run for each run folder, which a resumed search continues; can work offline."""
 
 import math
 import uuid
@@ -31,24 +31,24 @@ class WandB:
             config=dict(config),
             settings=wandb.Settings(console="off"),
         )
-        self._first = int(self._run.step)  # a continued run has the steps below this one
+        self._first_step = int(self._run.step)  # a continued run has logged all steps below this one
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """The values of a step that the run does not have yet."""
-        if step >= self._first:
+        """Log the values, unless the run has them from an earlier session."""
+        if step >= self._first_step:
             self._run.log(dict(values), step=step, commit=True)
 
-    def result(self, document: Mapping[str, Any], table: Sequence[Sequence[str | float]]) -> None:
-        """Verdict and holdout scores in the run's summary."""
+    def log_result(self, document: Mapping[str, Any], table: Sequence[Sequence[str | float]]) -> None:
+        """Write verdict and holdout scores into the run's summary."""
         heads, *rows = table
-        found = {name: document[name] for name in ("verdict", "difference", "best_baseline", "fingerprint")}
-        found |= {f"holdout/{row[0]}": row[1] for row in rows if not math.isnan(float(row[1]))}
-        self._run.summary.update(found)
+        summary = {name: document[name] for name in ("verdict", "difference", "best_baseline", "fingerprint")}
+        summary |= {f"holdout/{row[0]}": row[1] for row in rows if not math.isnan(float(row[1]))}
+        self._run.summary.update(summary)
         self._run.summary["holdout"] = self._wandb.Table(columns=list(heads), data=[list(row) for row in rows])
         self._finished = True
 
     def close(self) -> None:
-        """End the run, as failed where the search did not finish."""
+        """End the run; it is marked as failed if the search did not finish."""
         self._run.finish(exit_code=0 if self._finished else 1)
 
 
@@ -60,12 +60,12 @@ def create(
     entity: Label | None = None,
     mode: Annotated[str, OneOf(MODES)] | None = None,
 ) -> WandB:
-    """A new wandb run, or this folder's own where it has one; `mode` null leaves the choice to WANDB_MODE."""
+    """A backend on the folder's wandb run, which may be new; with `mode` None, WANDB_MODE decides."""
     return WandB(folder, config, project, entity, mode)
 
 
 def _identity(folder: Path) -> str:
-    """The folder's wandb id: kept in it, so that a search begun afresh is a run of its own."""
+    """The id of the folder's wandb run, stored in the folder, so that a search in a new folder is a new run."""
     path = folder / "wandb" / "evomerge-id"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from evomerge.errors import RunError
 from evomerge.experiment.replay import open_run
 from evomerge.experiment.run import write_atomically
 from evomerge.recipes import load_recipe
-from evomerge.report.html import MOMENT
+from evomerge.report.html import VARIABLE_SECTION
 from tests.conftest import ITEMS, QUICKSTART, ROOT, SMALL, Command, evomerge
 from tests.ledger.test_ledger import disk_of
 
@@ -62,7 +62,7 @@ def same_search(folder: Path, other: Path) -> None:
 
 def without_the_moment(folder: Path) -> str:
     """The report but for its one section that depends on when, how often and where the command was given."""
-    before, rest = (folder / "report.html").read_text().split(f'<section id="{MOMENT}">')
+    before, rest = (folder / "report.html").read_text().split(f'<section id="{VARIABLE_SECTION}">')
     return before + rest.partition("</section>")[2]
 
 
@@ -606,7 +606,7 @@ def test_more_may_be_asked_of_a_finished_search(copied: Path, tmp_path: Path) ->
     new = trials(copied)[len(before) :]
     searched = {line["key"] for line in new if line.get("chunk", "").startswith("search")}
     assert len(searched) == 1, "the control is a new row, nothing else is searched"
-    assert "the holdout was looked at 2 times" in said.out.replace("\n", " ")
+    assert "the holdout was used 2 times" in said.out.replace("\n", " ")
     assert paid_twice(copied) == []
 
 

@@ -1,4 +1,4 @@
-"""From the board to an honest winner, on the toy problem."""
+"""Selection of the winner and its comparison on holdout, on the toy problem."""
 
 import dataclasses
 import json
@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.finalise.finaliser import FinaliseConfig, Finaliser
-from evomerge.finalise.result import Result, count_holdout_uses
-from evomerge.finalise.statistics import Interval
+from evomerge.finalise.config import FinaliseConfig
+from evomerge.finalise.finaliser import Finaliser
+from evomerge.finalise.findings import Findings, count_holdout_uses
+from evomerge.finalise.statistics import ConfidenceInterval
 from evomerge.scoring.protocol import SLICES, Chunk
 from evomerge.searching.loop import Leaderboard
 from evomerge.workers.jobs import Job
 from tests.toys import EXPERTS, Run, ToyPool, ToyScorer, toy_baselines, toy_optimizer, toy_space, weights
 
 
-def finished(path: Path, pool: ToyPool | None = None, top: int = 3, **settings: Any) -> tuple[Run, Leaderboard, Result]:
+def finished(
+    path: Path, pool: ToyPool | None = None, top: int = 3, **settings: Any
+) -> tuple[Run, Leaderboard, Findings]:
     """A search of 24 evaluations and its final, on one ledger."""
     run = Run(path, pool)
     board = run.search(24, close=False)
@@ -40,13 +43,13 @@ def failing(slice_name: str, chosen: Callable[[Job], bool]) -> ToyPool:
 
 def test_top_and_baselines_go_to_select_winner_and_baselines_to_holdout(tmp_path: Path) -> None:
     run, board, result = finished(tmp_path / "trials.jsonl")
-    standing = {recipe.key() for recipe in toy_baselines().values()}
+    baseline_keys = {recipe.key() for recipe in toy_baselines().values()}
     asked = [candidate for candidate, _ in board.ranked() if candidate.label not in board.predicted_optima]
     top = {candidate.key for candidate in asked[:3]}
     for candidate in asked:
         expected = {"search"}
-        expected |= {"select"} if candidate.key in standing | top else set()
-        expected |= {"holdout"} if candidate.key in standing | {result.winner.key} else set()
+        expected |= {"select"} if candidate.key in baseline_keys | top else set()
+        expected |= {"holdout"} if candidate.key in baseline_keys | {result.winner.key} else set()
         assert slices_of(run, candidate.key) == expected
 
 
@@ -105,9 +108,9 @@ def test_a_finalist_that_fails_on_select_leaves_the_next_one(tmp_path: Path) -> 
 
 
 def test_a_winner_that_fails_on_holdout_makes_way_for_the_next(tmp_path: Path) -> None:
-    standing = {recipe.key() for recipe in toy_baselines().values()}
-    _, _, result = finished(tmp_path / "trials.jsonl", failing("holdout", lambda job: job.key not in standing))
-    assert result.winner.key in standing
+    baseline_keys = {recipe.key() for recipe in toy_baselines().values()}
+    _, _, result = finished(tmp_path / "trials.jsonl", failing("holdout", lambda job: job.key not in baseline_keys))
+    assert result.winner.key in baseline_keys
     assert not math.isnan(result.rows[-1].scores["holdout"])
 
 
@@ -125,7 +128,7 @@ def test_nothing_scored_on_select_is_one_clear_line(tmp_path: Path) -> None:
         finished(tmp_path / "trials.jsonl", failing("select", lambda job: True))
 
 
-def test_looks_at_holdout_are_counted_once_for_the_same_look(tmp_path: Path) -> None:
+def test_a_repeated_use_of_holdout_is_counted_once(tmp_path: Path) -> None:
     run, _, result = finished(tmp_path / "trials.jsonl")
     again, _, repeated = finished(tmp_path / "trials.jsonl")
     assert again.pool.jobs == []
@@ -136,23 +139,23 @@ def test_looks_at_holdout_are_counted_once_for_the_same_look(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("label", ["centre", "model"])
-def test_favourites_are_scored_on_search_and_go_to_select_whatever_their_rank(label: str, tmp_path: Path) -> None:
+def test_predicted_optima_are_scored_on_search_and_on_select_whatever_their_rank(label: str, tmp_path: Path) -> None:
     run, board, _ = finished(tmp_path / "trials.jsonl")
-    (favourite,) = [c for c in board.candidates.values() if c.label == label]
-    assert favourite.key == toy_space().decode(board.predicted_optima[label]).key()
-    assert {"search", "select"} <= slices_of(run, favourite.key)
+    (optimum,) = [c for c in board.candidates.values() if c.label == label]
+    assert optimum.key == toy_space().decode(board.predicted_optima[label]).key()
+    assert {"search", "select"} <= slices_of(run, optimum.key)
 
 
 @pytest.mark.parametrize("label", ["centre", "model"])
-def test_a_favourite_may_win(label: str, tmp_path: Path) -> None:
+def test_a_predicted_optimum_may_win(label: str, tmp_path: Path) -> None:
     _, board, _ = finished(tmp_path / "plain.jsonl")
     key = toy_space().decode(board.predicted_optima[label]).key()
-    loved = ToyPool(answers=lambda job: [9.0] * 3 if job.key == key and "select" in job.chunk else None)
-    _, _, result = finished(tmp_path / "loved.jsonl", loved)
+    best_on_select = ToyPool(answers=lambda job: [9.0] * 3 if job.key == key and "select" in job.chunk else None)
+    _, _, result = finished(tmp_path / "best_on_select.jsonl", best_on_select)
     assert (result.winner.label, result.rows[-1].label) == (label, "winner")
 
 
-def test_a_favourite_that_fails_is_no_finalist(tmp_path: Path) -> None:
+def test_a_predicted_optimum_that_fails_is_no_finalist(tmp_path: Path) -> None:
     _, board, _ = finished(tmp_path / "plain.jsonl")
     key = toy_space().decode(board.predicted_optima["centre"]).key()
     run, again, result = finished(tmp_path / "failing.jsonl", failing("search", lambda job: job.key == key))
@@ -175,7 +178,7 @@ def test_every_baseline_is_compared_and_corrected(tmp_path: Path) -> None:
     for found in result.comparisons:
         assert found.interval.difference == pytest.approx(rows["winner"] - rows[found.label])
         assert found.significance.p == pytest.approx(2 / 2**6), "better on all of six items"
-        assert found.corrected == pytest.approx(5 * 2 / 2**6) and found.verdict == "tie"
+        assert found.corrected_p == pytest.approx(5 * 2 / 2**6) and found.verdict == "tie"
     assert result.verdict == "tie", "six items cannot prove it against five baselines"
 
 
@@ -191,25 +194,26 @@ def test_the_gap_is_what_search_promised_and_holdout_did_not_keep(tmp_path: Path
     assert result.gap["baselines"] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_simpler_and_cloud_are_asked_for_on_select_and_shown_in_one_look(tmp_path: Path) -> None:
+def test_simplification_and_sensitivity_are_scored_on_select_and_use_holdout_once(tmp_path: Path) -> None:
     def answers(job: Job) -> list[float]:
         return [1.0 - (float(weights(job.recipe)[0]) - 0.8) ** 2] * 3
 
     run, _, result = finished(tmp_path / "trials.jsonl", ToyPool(answers=answers), simplify=10, cloud=4)
     assert result.sensitivity is not None and result.sensitivity.points == 4
-    assert result.simpler is not None and result.simpler.row is not None and result.simpler.interval is not None
-    assert result.simpler.simpler.steps == ("without right",)
-    assert result.simpler.interval.difference == pytest.approx(
-        result.simpler.row.scores["holdout"] - result.rows[-1].scores["holdout"], abs=1e-12
+    simpler = result.simplification
+    assert simpler is not None and simpler.row is not None and simpler.interval is not None
+    assert simpler.steps == ("without right",)
+    assert simpler.interval.difference == pytest.approx(
+        simpler.row.scores["holdout"] - result.rows[-1].scores["holdout"], abs=1e-12
     )
-    assert len(run.ledger.slice_uses) == 1 and result.simpler.row.key in run.ledger.slice_uses[0]["keys"]
+    assert len(run.ledger.slice_uses) == 1 and simpler.row.key in run.ledger.slice_uses[0]["keys"]
     held = {job.key for job in run.pool.jobs if "holdout" in job.chunk}
     assert held == set(run.ledger.slice_uses[0]["keys"])
     document = json.loads(json.dumps(result.as_dict()))
     assert document["simpler"]["row"]["role"] == "simpler" and document["sensitivity"]["points"] == 4
 
 
-def test_only_looks_that_show_somebody_new_count() -> None:
+def test_only_uses_of_holdout_with_a_new_candidate_count() -> None:
     def record_use(*keys: str, at: str = "holdout") -> dict[str, Any]:
         return {"look": at, "keys": list(keys)}
 
@@ -221,7 +225,7 @@ def test_only_looks_that_show_somebody_new_count() -> None:
     assert count_holdout_uses([record_use("a", "b"), record_use("a", "c"), record_use("c", "b")]) == 2
 
 
-def test_a_second_end_of_a_longer_search_is_a_second_look(tmp_path: Path) -> None:
+def test_finalising_a_longer_search_is_a_second_use_of_holdout(tmp_path: Path) -> None:
     _, _, first = finished(tmp_path / "trials.jsonl")
     run = Run(tmp_path / "trials.jsonl")
     board = run.search(60, close=False)
@@ -242,8 +246,8 @@ def test_generated_answers_are_counted_for_every_row(tmp_path: Path, monkeypatch
     found = {row["label"]: row["answers"] for row in document["rows"]}
     assert found["winner"] == {"answers": 100, "truncated": 2, "empty": 0, "unparsable": 6}
     assert found["base"]["truncated"] == found["right"]["truncated"] == 40
-    ahead = Interval(0.2, 0.1, 0.3, 0.95)
-    sure = tuple(dataclasses.replace(c, corrected=0.0, interval=ahead) for c in result.comparisons)
+    ahead = ConfidenceInterval(0.2, 0.1, 0.3, 0.95)
+    sure = tuple(dataclasses.replace(c, corrected_p=0.0, interval=ahead) for c in result.comparisons)
     assert document["truncated_more"] == [], "nobody is beaten: it is a tie with all"
     assert dataclasses.replace(result, comparisons=sure).truncated_more == ("base", "right")
     _, _, resumed = finished(tmp_path / "trials.jsonl")

@@ -1,4 +1,4 @@
-"""Taking away what does not matter, on recipes and on the toy problem."""
+"""Simplification steps on recipes, and backward elimination on the toy problem."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evomerge import methods
-from evomerge.finalise.simplification import Simpler, backward, steps
+from evomerge.finalise.simplification import Simplification, applicable_steps, eliminate_backward
 from evomerge.models.groups import Layout
 from evomerge.recipes.recipe import FilteredValue, ModelRef, Recipe, Source, recipe_of_models
 from evomerge.searching.evaluator import Candidate
@@ -33,7 +33,7 @@ def layered(method: str = "task_arithmetic", **rest: Any) -> Recipe:
 
 
 def found(recipe: Recipe) -> dict[str, Recipe]:
-    return {step.words: step.of(recipe) for step in steps(recipe, LABELS)}
+    return {step.description: step.apply(recipe) for step in applicable_steps(recipe, LABELS)}
 
 
 def settings_of(recipe: Recipe, gene: str) -> list[Any]:
@@ -55,8 +55,8 @@ def test_an_expert_that_votes_without_a_weight_is_not_listed() -> None:
 def test_one_expert_after_another_goes_by_its_name() -> None:
     refs = [ModelRef(name) for name in ("one", "two", "three")]
     recipe = recipe_of_models("magmax", BASE, tuple(Source(ref) for ref in refs), {"lambda": 0.5})
-    every = {step.words: step for step in steps(recipe, {})}
-    left = every["without two"].of(every["without one"].of(recipe))
+    every = {step.description: step for step in applicable_steps(recipe, {})}
+    left = every["without two"].apply(every["without one"].apply(recipe))
     assert [source.model.path for source in left.slices[0].sources] == ["three"]
 
 
@@ -100,12 +100,14 @@ def test_every_step_of_every_method_gives_another_recipe_that_says_no_more(metho
         assert simpler.method == recipe.method and simpler.seed == recipe.seed
 
 
-def simplified(path: Path, pool: ToyPool, most: int = 20, objective: Objective | None = None) -> tuple[Run, Simpler]:
+def simplified(
+    path: Path, pool: ToyPool, most: int = 20, objective: Objective | None = None
+) -> tuple[Run, Simplification]:
     run = Run(path, pool)
     run.evaluator.objective = objective or run.evaluator.objective
     winner = Candidate.of("winner", two(0.8, 0.3))
     run.evaluator.evaluate([winner], "select")
-    result = backward(run.evaluator, winner, most, LABELS)
+    result = eliminate_backward(run.evaluator, winner, most, LABELS)
     run.ledger.close()
     return run, result
 
@@ -162,5 +164,10 @@ def test_it_keeps_to_its_budget_and_its_failures_end_nothing(tmp_path: Path, mos
 
 
 def test_every_kind_is_among_the_first_steps() -> None:
-    assert [step.kind for step in steps(layered(), LABELS)][:3] == ["expert", "group", "layers"]
-    assert [step.kind for step in steps(layered("breadcrumbs"), LABELS)][:4] == ["expert", "group", "layers", "default"]
+    assert [step.kind for step in applicable_steps(layered(), LABELS)][:3] == ["expert", "group", "layers"]
+    assert [step.kind for step in applicable_steps(layered("breadcrumbs"), LABELS)][:4] == [
+        "expert",
+        "group",
+        "layers",
+        "default",
+    ]

@@ -6,7 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from evomerge.finalise.statistics import Interval, PairedScores, bootstrap, compare, holm, paired_bootstrap, sign_flips
+from evomerge.finalise.statistics import (
+    ConfidenceInterval,
+    PairedScores,
+    bootstrap,
+    compare,
+    holm,
+    sign_flips,
+)
 
 WEIGHTS = {"a": 1.0, "b": 1.0}
 
@@ -28,10 +35,21 @@ def pair(seed: int, sizes: tuple[int, int] = (40, 25), shift: float = 0.1) -> tu
     return first, second
 
 
+def paired_bootstrap(
+    first: dict[str, float],
+    second: dict[str, float],
+    weights: dict[str, float] = WEIGHTS,
+    level: float = 0.95,
+    seed: int = 0,
+    draws: int = 10_000,
+) -> ConfidenceInterval:
+    return bootstrap(PairedScores.of(first, second, weights, task_of), draws=draws, level=level, seed=seed)
+
+
 def test_the_observed_difference_weighs_tasks_not_items() -> None:
     first = scores("a", [1, 1, 1, 1]) | scores("b", [0, 1])
     second = scores("a", [0, 0, 1, 1]) | scores("b", [1, 1])
-    found = paired_bootstrap(first, second, {"a": 1.0, "b": 3.0, "unused": 9.0}, task_of)
+    found = paired_bootstrap(first, second, {"a": 1.0, "b": 3.0, "unused": 9.0})
     assert found.difference == pytest.approx((1 * 0.5 + 3 * -0.5) / 4)
     assert found.level == 0.95
 
@@ -49,14 +67,14 @@ def test_equals_an_explicit_resampling(weights: dict[str, float]) -> None:
             share = weights[task] / sum(weights.values())
             total += share * np.mean([first[names[i]] - second[names[i]] for i in chosen])
         draws.append(total)
-    found = paired_bootstrap(first, second, weights, task_of, level=0.9)
+    found = paired_bootstrap(first, second, weights, level=0.9)
     assert [found.low, found.high] == pytest.approx(np.quantile(draws, [0.05, 0.95]).tolist(), abs=0.015)
 
 
 def test_continuous_scores_resample_too() -> None:
     generator = np.random.default_rng(5)
     values = generator.normal(0.3, 1.0, 200)
-    found = paired_bootstrap(scores("a", values), scores("a", np.zeros(200)), WEIGHTS, task_of)
+    found = paired_bootstrap(scores("a", values), scores("a", np.zeros(200)))
     half = 1.96 * values.std() / np.sqrt(200)
     assert found.difference == pytest.approx(values.mean())
     assert [found.low, found.high] == pytest.approx([values.mean() - half, values.mean() + half], abs=0.02)
@@ -67,7 +85,7 @@ def test_intervals_cover_the_truth_at_their_level(level: float) -> None:
     runs, truth, covered = 400, 0.15, 0
     for seed in range(runs):
         first, second = pair(seed, (120, 80), truth)
-        found = paired_bootstrap(first, second, WEIGHTS, task_of, draws=500, level=level, seed=seed)
+        found = paired_bootstrap(first, second, draws=500, level=level, seed=seed)
         covered += found.low <= truth <= found.high
     assert covered / runs == pytest.approx(level, abs=5 * np.sqrt(level * (1 - level) / runs))
 
@@ -76,26 +94,26 @@ def test_ties_are_called_ties_at_the_level() -> None:
     wrong = 0
     for seed in range(300):
         first, second = pair(seed, (100, 60), 0.0)
-        wrong += paired_bootstrap(first, second, WEIGHTS, task_of, draws=400, seed=seed).verdict != "tie"
+        wrong += paired_bootstrap(first, second, draws=400, seed=seed).verdict != "tie"
     assert 1 <= wrong <= 35
 
 
 def test_depends_on_its_arguments_alone() -> None:
     first, second = pair(1)
-    found = paired_bootstrap(first, second, WEIGHTS, task_of, seed=7)
+    found = paired_bootstrap(first, second, seed=7)
     shuffled = dict(reversed(first.items()))
     np.random.random(3)
-    assert paired_bootstrap(first, second, WEIGHTS, task_of, seed=7) == found
-    again = paired_bootstrap(shuffled, second, WEIGHTS, task_of, seed=7)
+    assert paired_bootstrap(first, second, seed=7) == found
+    again = paired_bootstrap(shuffled, second, seed=7)
     assert (again.low, again.high) == (found.low, found.high)
     assert again.difference == pytest.approx(found.difference)
-    assert paired_bootstrap(first, second, WEIGHTS, task_of, seed=8) != found
+    assert paired_bootstrap(first, second, seed=8) != found
 
 
 def test_swapping_the_sides_flips_the_interval() -> None:
     first, second = pair(2, (200, 200))
-    one = paired_bootstrap(first, second, WEIGHTS, task_of)
-    two = paired_bootstrap(second, first, WEIGHTS, task_of)
+    one = paired_bootstrap(first, second)
+    two = paired_bootstrap(second, first)
     assert [two.difference, two.low, two.high] == pytest.approx([-one.difference, -one.high, -one.low], abs=0.01)
 
 
@@ -104,25 +122,25 @@ def test_swapping_the_sides_flips_the_interval() -> None:
     [(0.01, 0.2, "better"), (-0.2, -0.01, "worse"), (-0.1, 0.1, "tie"), (0.0, 0.1, "tie"), (-0.1, 0.0, "tie")],
 )
 def test_verdicts(low: float, high: float, verdict: str) -> None:
-    assert Interval(0.0, low, high, 0.95).verdict == verdict
+    assert ConfidenceInterval(0.0, low, high, 0.95).verdict == verdict
 
 
 def test_equal_scores_are_an_exact_tie() -> None:
     first, _ = pair(3)
-    assert paired_bootstrap(first, dict(first), WEIGHTS, task_of) == Interval(0.0, 0.0, 0.0, 0.95)
+    assert paired_bootstrap(first, dict(first)) == ConfidenceInterval(0.0, 0.0, 0.0, 0.95)
 
 
 def test_a_clear_win_and_a_clear_loss() -> None:
     one, zero = scores("a", np.ones(30)), scores("a", np.zeros(30))
-    assert paired_bootstrap(one, zero, WEIGHTS, task_of).verdict == "better"
-    assert paired_bootstrap(zero, one, WEIGHTS, task_of).verdict == "worse"
+    assert paired_bootstrap(one, zero).verdict == "better"
+    assert paired_bootstrap(zero, one).verdict == "worse"
 
 
 def test_other_items_are_refused() -> None:
     first, second = pair(4)
     second.pop(next(iter(second)))
     with pytest.raises(ValueError, match="same items"):
-        paired_bootstrap(first, second, WEIGHTS, task_of)
+        paired_bootstrap(first, second)
 
 
 def differences(*tasks: list[float]) -> PairedScores:
@@ -131,7 +149,7 @@ def differences(*tasks: list[float]) -> PairedScores:
 
 def every_sign(paired: PairedScores) -> float:
     """The p-value by its definition: all 2ⁿ ways to flip the items."""
-    weighted = [s / len(d) * d for s, d in zip(paired.shares, paired.differences, strict=True)]
+    weighted = [s / len(d) * d for s, d in zip(paired.weights, paired.differences, strict=True)]
     values = np.concatenate(weighted)
     sums = [abs(sum(sign * v for sign, v in zip(signs, values, strict=True))) for signs in flips(len(values))]
     return sum(s >= abs(values.sum()) - 1e-12 for s in sums) / len(sums)
@@ -231,6 +249,6 @@ def test_a_comparison_says_better_where_interval_and_corrected_test_agree() -> N
     one, zero = scores("a", np.ones(40)), scores("a", np.zeros(40))
     found = {c.label: c for c in compare(one, {"zero": zero, "same": one}, WEIGHTS, task_of)}
     assert [found[label].verdict for label in ("zero", "same")] == ["better", "tie"]
-    assert found["zero"].corrected == pytest.approx(2 * found["zero"].significance.p)
+    assert found["zero"].corrected_p == pytest.approx(2 * found["zero"].significance.p)
     few = compare(scores("a", np.ones(4)), {"zero": scores("a", np.zeros(4))}, WEIGHTS, task_of)[0]
     assert few.interval.verdict == "better" and few.verdict == "tie", "four items prove nothing"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.report.html import MOMENT, write_report
-from evomerge.report.record import read
+from evomerge.report.html import VARIABLE_SECTION, write_report
+from evomerge.report.record import read_record
 from evomerge.report.table import claim
 
 from .conftest import HOSTILE, row
@@ -45,7 +45,11 @@ class Page(HTMLParser):
         self.text.append(data)
 
     def all(self, tag: str, kind: str = "") -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.elements if name == tag and kind in (attrs.get("class") or "")]
+        return [
+            attrs
+            for name, attrs in self.elements
+            if name == tag and (not kind or kind in (attrs.get("class") or "").split())
+        ]
 
 
 @pytest.fixture
@@ -74,7 +78,7 @@ def test_names_and_reasons_are_escaped(source: str, page: Page) -> None:
 
 def test_it_says_the_claim_and_every_score(run_folder: Path, page: Page) -> None:
     text = "".join(page.text)
-    record = read(run_folder)
+    record = read_record(run_folder)
     assert claim(record.result) in text
     assert record.recipe_text in text
     assert "a NaN in <b>model.layers.0</b>" in text and "candidate 2" in text
@@ -132,13 +136,13 @@ def test_a_front_is_drawn_for_each_pair_of_tasks(run_folder: Path, page: Page) -
     found = several(run_folder)
     figures = [attrs for attrs in found.all("svg") if "front" in str(attrs["aria-labelledby"])]
     assert len(figures) == 1
-    assert len(found.all("circle", "rival")) == 4, "the baselines"
+    assert len(found.all("circle", "baseline")) == 4, "the baselines"
     assert len(found.all("circle", "winner")) == 2, "in the search curve and in the front"
     width, height = (float(side) for side in str(figures[0]["viewbox"]).split()[2:])
-    places = [(float(str(c["cx"])), float(str(c["cy"]))) for c in found.all("circle", "rival")]
+    places = [(float(str(c["cx"])), float(str(c["cy"]))) for c in found.all("circle", "baseline")]
     assert all(0 < x < width and 0 < y < height for x, y in places) and len(set(places)) == 1, "they score alike"
     text = "".join(found.text)
-    assert "front: math" in text and "dominating 50% of the box" in text
+    assert "front: math" in text and "normalised hypervolume on holdout is 50%" in text
     names = {name for _, attrs in found.elements for name in attrs}
     assert not names & {"src", "href", "srcset", "xlink:href"}
 
@@ -154,8 +158,8 @@ def test_points_that_break_a_floor_never_lead(
     header = json.loads(lines[0])
     header["config"]["objective"] = {"keep": {"hard": floor}}
     (run_folder / "trials.jsonl").write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
-    record = read(run_folder)
-    assert [point.fitness.violation > 0 for point in record.points if point.fitness.values] == broken
+    record = read_record(run_folder)
+    assert [c.fitness.violation > 0 for c in record.candidates if c.fitness.values] == broken
     found = record.best_so_far()
     assert math.isnan(found[0]), "the baselines break it too"
     assert math.isnan(found[-1]) if best is None else found[-1] == pytest.approx(best)
@@ -178,7 +182,7 @@ def test_what_depends_on_the_moment_stands_in_one_place(run_folder: Path, source
     result |= {"versions": {"python": "3.99"}, "machine": {"platform": "elsewhere", "devices": ["one"]}}
     (run_folder / "result.json").write_text(json.dumps(result))
     again = write_report(run_folder).read_text(encoding="utf-8")
-    (before, moment), (other, later) = (text.split(f'<section id="{MOMENT}">') for text in (source, again))
+    (before, moment), (other, later) = (text.split(f'<section id="{VARIABLE_SECTION}">') for text in (source, again))
     assert before == other and moment != later
     assert moment.partition("</section>")[2] == later.partition("</section>")[2]
 
@@ -186,7 +190,7 @@ def test_what_depends_on_the_moment_stands_in_one_place(run_folder: Path, source
 def test_points_are_numbered_as_asked_whoever_was_scored_first(run_folder: Path) -> None:
     result = json.loads((run_folder / "result.json").read_text())
     (run_folder / "result.json").write_text(json.dumps({**result, "asked": ["b0", "c4", "c3", "c2", "c1"]}))
-    assert [(point.number, point.key) for point in read(run_folder).points] == [
+    assert [(point.number, point.key) for point in read_record(run_folder).candidates] == [
         (1, "c4"),
         (2, "c3"),
         (3, "c2"),

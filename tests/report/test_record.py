@@ -8,66 +8,66 @@ import pytest
 
 from evomerge.errors import RunError
 from evomerge.ledger.ledger import Ledger
-from evomerge.report.record import read
+from evomerge.report.record import read_record
 
 from .conftest import HOSTILE, REASON, write_run
 
 
 def test_candidates_are_numbered_as_first_asked_without_the_baselines(run_folder: Path) -> None:
-    points = read(run_folder).points
-    assert [(point.number, point.key) for point in points] == [(1, "c1"), (2, "c2"), (3, "c3"), (4, "c4")]
+    candidates = read_record(run_folder).candidates
+    assert [(c.number, c.key) for c in candidates] == [(1, "c1"), (2, "c2"), (3, "c3"), (4, "c4")]
 
 
 def test_scores_are_the_weighted_means_of_the_tasks_on_the_search_slice(run_folder: Path) -> None:
-    scores = [point.score for point in read(run_folder).points]
+    scores = [c.score for c in read_record(run_folder).candidates]
     assert scores[0] == pytest.approx(0.25)  # easy 1, hard 0 with weight 3
     assert scores[2] == pytest.approx((1 + 3 * 0.5) / 4)  # holdout’s chunk does not count
     assert math.isnan(scores[1])
 
 
 def test_a_dropped_candidate_has_the_score_of_what_it_saw_and_never_leads(run_folder: Path) -> None:
-    record = read(run_folder)
-    assert record.points[3].score == pytest.approx(0.75) and not record.points[3].whole
+    record = read_record(run_folder)
+    assert record.candidates[3].score == pytest.approx(0.75) and not record.candidates[3].complete
     assert record.best_so_far() == pytest.approx([0.4, 0.4, 0.4, 0.625, 0.625])
 
 
 def test_failures_have_their_reasons(run_folder: Path) -> None:
-    assert read(run_folder).failures() == {2: REASON}
+    assert read_record(run_folder).failures() == {2: REASON}
 
 
-def test_contenders_are_the_winner_the_best_baseline_and_the_other_experts(run_folder: Path) -> None:
-    contenders = read(run_folder).contenders()
-    assert [(c.label, c.role) for c in contenders] == [("winner", "winner"), ("math", "rival"), (HOSTILE, "expert")]
-    assert contenders[0].scores == {"all tasks": 0.6, "easy": 0.6, "hard": 0.3}
+def test_models_are_the_winner_the_best_baseline_and_the_other_experts(run_folder: Path) -> None:
+    models = read_record(run_folder).compared_models()
+    assert [(c.label, c.role) for c in models] == [("winner", "winner"), ("math", "best-baseline"), (HOSTILE, "expert")]
+    assert models[0].scores == {"all tasks": 0.6, "easy": 0.6, "hard": 0.3}
 
 
 def test_a_winner_that_is_a_baseline_is_no_candidate(tmp_path: Path) -> None:
-    record = read(write_run(tmp_path, winner="b1", label="math"))
-    assert [point.key for point in record.points] == ["c1", "c2", "c3", "c4"]
+    record = read_record(write_run(tmp_path, winner="b1", label="math"))
+    assert [c.key for c in record.candidates] == ["c1", "c2", "c3", "c4"]
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "trials.jsonl", "recipe.yaml", "result.json"])
 def test_an_unfinished_run_is_named_by_what_it_lacks(run_folder: Path, name: str) -> None:
     (run_folder / name).unlink()
     with pytest.raises(RunError, match=f"no {name}; give the folder of a finished run"):
-        read(run_folder)
+        read_record(run_folder)
 
 
 def test_files_that_do_not_belong_together_are_one_line(run_folder: Path) -> None:
     (run_folder / "result.json").write_text("{}")
     with pytest.raises(RunError, match=r"do not fit together.*rows"):
-        read(run_folder)
+        read_record(run_folder)
 
 
 def test_a_result_of_an_earlier_version_says_what_to_do(run_folder: Path) -> None:
     result = json.loads((run_folder / "result.json").read_text())
     (run_folder / "result.json").write_text(json.dumps({k: v for k, v in result.items() if k != "comparisons"}))
     with pytest.raises(RunError, match=r"comparisons.*repeat the run's command"):
-        read(run_folder)
+        read_record(run_folder)
 
 
 def test_what_only_select_or_holdout_saw_is_no_candidate_of_the_search(run_folder: Path) -> None:
     ledger = Ledger(run_folder / "trials.jsonl", {})
     ledger.append_scores("simpler", "holdout/0", [1.0, 1.0], 0.1, {})
     ledger.close()
-    assert [point.key for point in read(run_folder).points] == ["c1", "c2", "c3", "c4"]
+    assert [c.key for c in read_record(run_folder).candidates] == ["c1", "c2", "c3", "c4"]

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from evomerge.report.svg import shorten, spread, ticks
+from evomerge.report.svg import shorten, spread_out, ticks
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_ticks_are_round_and_inside(low: float, high: float, expected: list[floa
 
 def test_spread_keeps_order_distance_and_bounds() -> None:
     wanted = [50.0, 10.0, 51.0, 99.0, 98.0]
-    places = spread(wanted, 10, 0, 100)
+    places = spread_out(wanted, 10, 0, 100)
     ordered = sorted(places)
     assert all(right - left >= 10 for left, right in pairwise(ordered))
     assert min(places) >= 0 and max(places) <= 100
@@ -30,7 +30,7 @@ def test_spread_keeps_order_distance_and_bounds() -> None:
 
 
 def test_spread_leaves_alone_what_has_room() -> None:
-    assert spread([80.0, 20.0], 10, 0, 100) == [80.0, 20.0]
+    assert spread_out([80.0, 20.0], 10, 0, 100) == [80.0, 20.0]
 
 
 def test_shorten_keeps_both_ends() -> None:

@@ -10,7 +10,15 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from evomerge.report.table import ahead, claim, comparison_table, notes, offered, p_value, result_table
+from evomerge.report.table import (
+    alternative_rows,
+    claim,
+    comparison_table,
+    format_difference,
+    format_p,
+    notes,
+    result_table,
+)
 
 from .conftest import row
 
@@ -30,7 +38,7 @@ def changed(result: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**copy.deepcopy(result), **changes}
 
 
-def test_the_claim_names_rival_difference_interval_and_corrected_p(result: dict[str, Any]) -> None:
+def test_the_claim_names_baseline_difference_interval_and_corrected_p(result: dict[str, Any]) -> None:
     text = claim(result)
     assert text == (
         "On holdout the winner is better than the best baseline (math): +0.2000 [+0.1000, +0.3000], 95% interval, "
@@ -53,14 +61,15 @@ def test_a_baseline_that_wins_is_said_first(result: dict[str, Any]) -> None:
 
 def test_another_look_at_holdout_is_told(result: dict[str, Any]) -> None:
     twice = changed(result, counts={**result["counts"], "holdout_looks": 2})
-    assert claim(twice).endswith("; the holdout was looked at 2 times, and whoever chose after the first may fit it")
+    assert claim(twice).endswith("; the holdout was used 2 times, and a choice made after the first may overfit it")
 
 
 def test_the_gap_is_told_beside_that_of_the_baselines(result: dict[str, Any]) -> None:
     line = (
-        "From search to holdout the winner's score changes by -0.0500, those of the baselines, which nobody chose, by "
+        "From search to holdout the winner's score changes by -0.0500; "
+        "the mean score of the baselines, which were not selected, changes by -0.0100"
     )
-    assert f"{line}-0.0100" in list(notes(result))
+    assert line in list(notes(result))
     alone = changed(result, gap={"winner": 0.05, "baselines": None})
     assert "From search to holdout the winner's score changes by -0.0500" in list(notes(alone))
     assert not [n for n in notes(changed(result, gap={"winner": None, "baselines": 0.1})) if "search to holdout" in n]
@@ -81,8 +90,8 @@ def test_the_optimum_is_told_in_one_line(result: dict[str, Any]) -> None:
     found = {"radius": 0.05, "points": 6, "difference": -0.005, "interval": span, "worst": -0.03, "best": 0.01}
     (line,) = (n for n in notes(changed(result, sensitivity={**found, "flat": True})) if "optimum" in n)
     assert line == (
-        "The optimum is flat: 6 points at radius 0.05 are within ±0.0300 of the winner on select, "
-        "-0.0050 [-0.0200, +0.0100] in the mean"
+        "The optimum is flat: 6 points at radius 0.05 are within ±0.0300 of the winner on select; "
+        "their mean difference is -0.0050 [-0.0200, +0.0100]"
     )
     assert any("is not flat" in n for n in notes(changed(result, sensitivity={**found, "flat": False})))
 
@@ -92,20 +101,22 @@ def test_what_else_may_be_built_has_rows_after_the_winner(result: dict[str, Any]
     simpler = {"steps": ["without law"], "tried": 3, "row": row("simpler", 0.55, "s", "simpler"), **span}
     front = {"members": [row("3/4", 0.5, "m", "member")], "tasks": ["easy", "hard"], "share_of_box": 0.25}
     more = changed(result, simpler=simpler, front=front)
-    assert [found["label"] for found in offered(more)] == ["simpler", "3/4"]
+    assert [found["label"] for found in alternative_rows(more)] == ["simpler", "3/4"]
     labels = [line.split("│")[1].strip() for line in shown(result_table(more)).splitlines() if "│" in line]
     assert labels[-3:] == ["winner", "simpler", "front: 3/4"]
     text = list(notes(more))
-    assert "As good within noise on select, -0.0100 [-0.0200, +0.0000] on holdout: without law" in text
-    assert "The front has 1 member, on holdout dominating 25% of the box of all scores" in text
+    assert (
+        "A simpler recipe is as good within noise on select, -0.0100 [-0.0200, +0.0000] on holdout: without law" in text
+    )
+    assert "The front has 1 member; its normalised hypervolume on holdout is 25%" in text
 
 
 def test_a_search_for_simplifications_that_found_none_says_so(result: dict[str, Any]) -> None:
     nothing = {"steps": [], "tried": 4, "row": None}
-    assert "Of 4 simplifications none came without a loss on select" in list(notes(changed(result, simpler=nothing)))
+    assert "None of 4 simplifications keeps the score on select" in list(notes(changed(result, simpler=nothing)))
     failed = {"steps": ["without law"], "tried": 4, "row": None}
     assert any("could not be scored on holdout: without law" in n for n in notes(changed(result, simpler=failed)))
-    assert offered(changed(result, simpler=failed)) == []
+    assert alternative_rows(changed(result, simpler=failed)) == []
 
 
 def test_tables_fit_eighty_columns(result: dict[str, Any]) -> None:
@@ -115,13 +126,15 @@ def test_tables_fit_eighty_columns(result: dict[str, Any]) -> None:
 
 
 def test_numbers() -> None:
-    assert (p_value(0.04321), p_value(1.0), p_value(0.0001), p_value(0.00009)) == (
+    assert (format_p(0.04321), format_p(1.0), format_p(0.0001), format_p(0.00009)) == (
         "0.0432",
         "1.0000",
         "0.0001",
         "< 0.0001",
     )
-    assert ahead({"difference": 0.1, "interval": {"low": -0.2, "high": 0.3}}) == "+0.1000 [-0.2000, +0.3000]"
+    assert (
+        format_difference({"difference": 0.1, "interval": {"low": -0.2, "high": 0.3}}) == "+0.1000 [-0.2000, +0.3000]"
+    )
 
 
 def test_answers_cut_off_are_told_with_a_warning(result: dict[str, Any]) -> None:
@@ -134,5 +147,5 @@ def test_answers_cut_off_are_told_with_a_warning(result: dict[str, Any]) -> None
         "Of 60 answers generated on holdout: winner 5% truncated, 10% empty, 0% unparsable; "
         "math 50% truncated, 10% empty, 0% unparsable"
     )
-    (warning,) = [line for line in notes({**found, "truncated_more": ["math"]}) if line.startswith("Beware")]
-    assert warning.startswith("Beware: math reached the token limit clearly more often than the winner")
+    (warning,) = [line for line in notes({**found, "truncated_more": ["math"]}) if line.startswith("Warning")]
+    assert warning.startswith("Warning: math reached the token limit significantly more often than the winner")

@@ -8,8 +8,9 @@ import pytest
 
 from evomerge import optimizers
 from evomerge.errors import ConfigError
-from evomerge.finalise.finaliser import FinaliseConfig, Finaliser
-from evomerge.finalise.result import Result
+from evomerge.finalise.config import FinaliseConfig
+from evomerge.finalise.finaliser import Finaliser
+from evomerge.finalise.findings import Findings
 from evomerge.ledger.ledger import Ledger
 from evomerge.scoring.protocol import SLICES, Chunk, Plan, task_of
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
@@ -46,7 +47,7 @@ def answers(job: Job) -> list[Any]:
 
 def ended(
     path: Path, optimizer: str = "random", count: int = 48, **settings: Any
-) -> tuple[Evaluator, Leaderboard, Result]:
+) -> tuple[Evaluator, Leaderboard, Findings]:
     scorer, rows, space = TwoTasks(), toy_baselines(), toy_space()
     objective = Objective(scorer.plan.weights, tuple(EXPERTS), tuple(rows), **settings)
     ledger = Ledger(path, ledger_header(scorer, {}))
@@ -77,8 +78,8 @@ def test_a_front_is_chosen_on_select_and_every_member_has_a_row(tmp_path: Path) 
         assert set(row.tasks) == {"a", "b"}
     covered = [tuple(row.tasks.values()) for row in result.front.rows]
     standing = [tuple(row.tasks.values()) for row in result.rows[:-1]]
-    assert result.front.share == pytest.approx(normalised_hypervolume(covered, [*covered, *standing]))
-    assert result.front.share > normalised_hypervolume(standing, [*covered, *standing])
+    assert result.front.hypervolume == pytest.approx(normalised_hypervolume(covered, [*covered, *standing]))
+    assert result.front.hypervolume > normalised_hypervolume(standing, [*covered, *standing])
     assert json.loads(json.dumps(result.as_dict()))["front"]["members"][0]["role"] == "member"
 
 

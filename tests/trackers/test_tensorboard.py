@@ -53,7 +53,7 @@ def test_scalars_have_the_generation_as_their_step(writers: list[FakeWriter], tm
 
     backend = create(tmp_path, {})
     backend.log(3, {"search/best": 0.5})
-    backend.result({}, TABLE)
+    backend.log_result({}, TABLE)
     backend.close()
     (writer,) = writers
     assert writer.folder == str(tmp_path / "tensorboard") and writer.closed
@@ -79,7 +79,7 @@ def test_a_reader_finds_every_step_once(tmp_path: Path) -> None:
             backend = create(tmp_path, {})
             for step in range(generations):
                 backend.log(step, {"search/best": step / 8})
-            backend.result({}, TABLE)
+            backend.log_result({}, TABLE)
             backend.close()
         reader = EventAccumulator(str(tmp_path / "tensorboard"))
         reader.Reload()

@@ -45,7 +45,7 @@ class Recorder:
             raise OSError("the network\nis gone")
         self.logged.append((step, dict(values)))
 
-    def result(self, document: Mapping[str, Any], table: Sequence[Sequence[str | float]]) -> None:
+    def log_result(self, document: Mapping[str, Any], table: Sequence[Sequence[str | float]]) -> None:
         self.tables.append(table)
 
     def close(self) -> None:
@@ -137,7 +137,7 @@ def test_a_failing_tracker_is_one_warning_and_then_silent(caplog: pytest.LogCapt
         tracker.finish(DOCUMENT)
         tracker.close()
     (line,) = caplog.messages
-    assert line == "tracker fake failed and is left out from here on: the network is gone"
+    assert line == "tracker fake failed and is not used from here on: the network is gone"
     assert not recorder.tables
 
 

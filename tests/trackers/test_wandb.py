@@ -89,7 +89,7 @@ def test_the_result_is_the_summary(wandb: FakeWandB, tmp_path: Path) -> None:
 
     document = {"verdict": "tie", "difference": 0.1, "best_baseline": "base", "fingerprint": "ab", "rows": []}
     backend = create(tmp_path, {})
-    backend.result(document, [["model", "holdout"], ["base", 0.5], ["math", float("nan")], ["winner", 0.6]])
+    backend.log_result(document, [["model", "holdout"], ["base", 0.5], ["math", float("nan")], ["winner", 0.6]])
     backend.close()
     ((run,),) = wandb.runs.values()
     assert run.summary["verdict"] == "tie" and run.summary["holdout/winner"] == 0.6

@@ -1,0 +1,100 @@
+"""The scores on the search slice, computed from the lines of a ledger as the search computed them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evomerge.ledger import plan_of
+from evomerge.scoring import Chunk, Plan
+from evomerge.searching import FAILED, Fitness, ItemOrder, Objective
+
+
+@dataclass(frozen=True)
+class CandidateScore:
+    """The score of one candidate on the search slice, NaN if it failed; `number` counts from 1 in the order proposed.
+
+    If the candidate was stopped before the whole slice was scored, it is not `complete` and its score is an estimate.
+    """
+
+    number: int
+    key: str
+    score: float
+    complete: bool = True
+    error: str | None = None
+    fitness: Fitness = FAILED
+
+
+class SearchScores:
+    """Reads a ledger's scores on the search slice; `baselines` maps labels to keys."""
+
+    def __init__(
+        self, header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], baselines: Mapping[str, str]
+    ) -> None:
+        self._plan, self._baselines = plan_of(header, lines), baselines
+        levels: Mapping[str, str] = next((line["levels"] for line in lines if "levels" in line), {})
+        self._order = ItemOrder(_original_chunks(self._plan), 1, levels)
+        config = header["config"]
+        settings = config.get("objective") or {}
+        self._objective = Objective(self._plan.weights, tuple(config["experts"]), tuple(baselines), **settings)
+        self._trials: dict[str, dict[str, list[float]]] = {}
+        self._errors: dict[str, str] = {}
+        self._stopped = {key for line in lines for key in line.get("race", {}).get("stopped", {})}
+        for line in lines:
+            if str(line.get("chunk", "")).startswith("search/"):  # a recipe scored only elsewhere is no candidate
+                self._add(line)
+        means = {label: self._plan.by_task(self._items(key)) for label, key in baselines.items()}
+        self._baseline_means = {label: by_task for label, by_task in means.items() if by_task}
+
+    def baselines(self) -> dict[str, Fitness]:
+        """The fitness of every baseline that could be scored, by label."""
+        means = self._baseline_means
+        return {label: self._objective.fitness(by_task, means) for label, by_task in means.items()}
+
+    def candidates(self, asked: Sequence[str]) -> tuple[CandidateScore, ...]:
+        """Every candidate except the baselines, in the order of the keys in `asked`.
+
+        The order of the ledger's lines would not do, because it depends on the timing of the workers.
+        """
+        place = {key: number for number, key in enumerate(asked)}
+        keys = [key for key in self._trials if key not in self._baselines.values()]
+        keys.sort(key=lambda key: place.get(key, len(place)))
+        return tuple(self._candidate(number, key) for number, key in enumerate(keys, 1))
+
+    def _add(self, line: Mapping[str, Any]) -> None:
+        scores = self._trials.setdefault(line["key"], {})
+        if "error" in line:
+            self._errors[line["key"]] = line["error"]
+        else:
+            scores[line["chunk"]] = line["scores"]
+
+    def _candidate(self, number: int, key: str) -> CandidateScore:
+        error, items = self._errors.get(key), self._items(key)
+        if error is not None and items and key in self._stopped:
+            error = None  # it failed on a chunk scored in advance, which the search never used
+        if error is not None or not items:
+            return CandidateScore(number, key, math.nan, error=error)
+        fitness = self._objective.fitness(self._plan.by_task(items), self._baseline_means)
+        complete = len(items) == len(set(self._plan.items("search")))
+        score = fitness.score if complete else self._estimate(items)
+        return CandidateScore(number, key, score, complete, fitness=fitness)
+
+    def _estimate(self, items: Mapping[str, float]) -> float:
+        """The score estimated from some items, weighted by the sampling rates of their levels; NaN without items."""
+        scores = self._objective.items(items, self._baseline_means)
+        if not scores:
+            return math.nan  # none of the items belongs to a task of the objective
+        strata = self._order.strata(list(scores), self._objective.weights)
+        return float(strata.means(np.array([list(scores.values())]))[0])
+
+    def _items(self, key: str) -> dict[str, float]:
+        scores = self._trials.get(key, {})
+        chunks = [chunk for chunk in self._plan.chunks["search"] if chunk.id in scores]
+        return {item: s for chunk in chunks for item, s in zip(chunk.items, scores[chunk.id], strict=True)}
+
+
+def _original_chunks(plan: Plan) -> tuple[Chunk, ...]:
+    """The chunks of the search slice before regrouping: `search/NUMBER`; regrouped chunks have a longer id."""
+    return tuple(chunk for chunk in plan.chunks["search"] if chunk.id.count("/") == 1)
