@@ -43,7 +43,7 @@ class StoredModel:
             raise ExpertError(f"{self.checkpoint.folder}: {place.path} is not in the weight files")
         return self.checkpoint.tensor(name)
 
-    def holds(self, path: str) -> bool:
+    def has_whole(self, path: str) -> bool:
         """Whether the files contain the whole parameter at this path, not only at a tied path."""
         return path in self.parts and covers(self.parts[path], self.skeleton.shape(path))
 
@@ -52,7 +52,7 @@ class StoredModel:
         return [
             path
             for path in self.skeleton.parameters
-            if path not in self.skeleton.frozen and not any(map(self.holds, self.skeleton.members(path)))
+            if path not in self.skeleton.frozen and not any(map(self.has_whole, self.skeleton.members(path)))
         ]
 
     def untied(self, aliases: Mapping[str, str]) -> frozenset[str]:
