@@ -37,7 +37,8 @@ def sphere(vector: Vector) -> float:
 
 @every_sampler
 def test_beats_the_first_generation(sampler: str) -> None:
-    found = [sphere(np.array(x)) for x in told(made(sampler, cube(4)), 12, sphere)]
+    generations = 6 if sampler == "gp" else 12  # a Gaussian process needs few points, and much time for many
+    found = [sphere(np.array(x)) for x in told(made(sampler, cube(4)), generations, sphere)]
     assert min(found) < 0.5 * min(found[1:8])
 
 
