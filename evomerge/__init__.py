@@ -1,3 +1,125 @@
-"""Search for the best merge of a base model and its fine-tuned experts, without training."""
+"""Search for the best merge of a base model and its fine-tuned experts, without training.
 
-__version__ = "0.1.0"
+The functions here do what the commands of the same names do, for notebooks and programs. What a user can get wrong is
+raised as an `EvomergeError` of one line. `import evomerge` is fast: torch is imported by the first call that needs it.
+
+    >>> import evomerge
+    >>> config = {"base": "models/base", "experts": {"math": "models/math"}, "scorer": {"tasks": ["gsm8k"]}}
+    >>> result = evomerge.search(config, "runs/mine")
+    >>> result.to_pandas()
+    >>> evomerge.merge(result.recipe, "merged")
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import EvomergeError
+from evomerge.lazy import on_demand
+from evomerge.version import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evomerge.experiment import Replayed, Result
+    from evomerge.recipes import Recipe, load_recipe
+else:
+    __getattr__ = on_demand(__name__, __file__)
+
+__all__ = [
+    "EvomergeError",
+    "Recipe",
+    "Replayed",
+    "Result",
+    "__version__",
+    "check",
+    "load_recipe",
+    "merge",
+    "replay",
+    "score",
+    "search",
+]
+
+
+def search(
+    config: Mapping[str, Any] | str | Path, folder: str | Path | None = None, *, console: "Console | None" = None
+) -> "Result":
+    """Search, resume or finish an experiment in `folder`, by default runs/ and the configuration's `name`.
+
+    `config` is a mapping of the keys of conf/config.yaml, or the path of a file with them, such as config.yaml of a
+    run; keys that it leaves out have the defaults of the command line. Progress goes to `console`, by default nowhere.
+    Raises ConfigError for a key or value that cannot be meant, ExpertError, TaskError or RunError for what cannot be
+    read, scored or continued. A candidate that fails is recorded and does not raise.
+    """
+    from rich.console import Console
+
+    from evomerge.experiment import Result, prepare_run, run_experiment
+
+    plain, place = prepare_run(config, folder)
+    run_experiment(plain, place, console or Console(quiet=True))
+    return Result.load(place)
+
+
+def check(config: Mapping[str, Any] | str | Path, folder: str | Path | None = None) -> list[str]:
+    """The lines that describe a search, without reading a weight; the first problem is raised as `search` would."""
+    from evomerge.experiment import describe, prepare_run
+
+    return list(describe(*prepare_run(config, folder)))
+
+
+def merge(
+    recipe: "Recipe | str | Path",
+    out: str | Path,
+    *,
+    adapter: bool = False,
+    rank: int | None = None,
+    trust_remote_code: bool = False,
+) -> str:
+    """Build the model of a recipe, or of an evomerge or mergekit file, in the new folder `out`.
+
+    Returns the fingerprint of the weights. With `adapter`, where all experts are adapters, `out` holds one LoRA adapter
+    instead, exact or of at most `rank`, and the words that describe it are returned. Raises ConfigError, ExpertError or
+    RunError; `out` is then not left behind.
+    """
+    from evomerge.export import merge_adapter, merge_recipe
+
+    source = Path(recipe) if isinstance(recipe, str) else recipe
+    if adapter:
+        return str(merge_adapter(source, Path(out), rank=rank, trust_remote_code=trust_remote_code))
+    return merge_recipe(source, Path(out), trust_remote_code=trust_remote_code)
+
+
+def score(
+    model: str | Path,
+    tasks: str | Sequence[str | Mapping[str, Any]],
+    *,
+    num_fewshot: int | None = None,
+    limit: float | None = None,
+    apply_chat_template: bool = False,
+    dtype: str | None = None,
+    device: str = "auto",
+    batch_size: int = 16,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """lm-eval's results, as `lm_eval.simple_evaluate` returns them, for a folder, a hub id or a recipe file.
+
+    `tasks` are names, comma-separated or as a list, or task configurations. `settings` are further keys of the command
+    `evomerge score`, such as gen_kwargs or batch_tokens. Raises ConfigError, ExpertError or TaskError.
+    """
+    from rich.console import Console
+
+    from evomerge.experiment import score_model
+
+    named: dict[str, Any] = {"num_fewshot": num_fewshot, "limit": limit, "apply_chat_template": apply_chat_template}
+    named |= {"tasks": tasks, "dtype": dtype, "device": device, "batch_size": batch_size}
+    return score_model(str(model), {**named, **(settings or {})}, Console(quiet=True)).results
+
+
+def replay(run: str | Path) -> "list[Replayed]":
+    """Rebuild the winner of a finished run: its fingerprint and scores, each `same` as recorded or not.
+
+    Raises RunError where the folder holds no finished run.
+    """
+    from evomerge.experiment import replay_run
+
+    return list(replay_run(Path(run)))

@@ -21,13 +21,18 @@ def plugin_names(room: str) -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")))
 
 
-def load_plugin(room: str, name: str, kind: str, others: tuple[str, ...] = ()) -> ModuleType:
-    """The module of this name; ConfigError names the nearest choice where a room has none.
+def refuse_unknown_plugin(room: str, name: str, kind: str, others: tuple[str, ...] = ()) -> None:
+    """ConfigError with the nearest choice where a room has no file of this name; imports nothing.
 
-    `kind` is what a message calls it, and `others` are choices that are no files.
+    `kind` is what the message calls it, and `others` are choices without a file.
     """
     known = (*others, *plugin_names(room))
     if name not in plugin_names(room):
         quoted = f"'{shown(name)}'" if name else "''"
         raise ConfigError(f"{kind} {quoted} is not known{nearest(name, known)}; choose of {', '.join(known)}")
+
+
+def load_plugin(room: str, name: str, kind: str, others: tuple[str, ...] = ()) -> ModuleType:
+    """The module of this name; ConfigError as in `refuse_unknown_plugin`."""
+    refuse_unknown_plugin(room, name, kind, others)
     return importlib.import_module(f"evomerge.{room}.{name}")

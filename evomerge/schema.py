@@ -104,9 +104,18 @@ def check_section(target: Callable[..., Any], section: Any, where: str, given: C
 
 
 def build(cls: type[Section], section: Any, where: str) -> Section:
-    """An object made of a section that fits its keywords; ConfigError as in `check_section`."""
+    """An object made of a section that fits its keywords, and of the sections in it; ConfigError as in `check_section`.
+
+    A keyword that is annotated with another class of sections gets an object of that class.
+    """
     check_section(cls, section, where)
-    return cls(**section)
+    hints = {name: parameter.annotation for name, parameter in inspect.signature(cls).parameters.items()}
+    return cls(**{key: _built(value, hints[key], _below(where, key)) for key, value in section.items()})
+
+
+def _built(value: Any, hint: Any, where: str) -> Any:
+    is_section = isinstance(hint, type) and hint is not Any and hint not in WORDS
+    return build(hint, value, where) if is_section else value
 
 
 def check_value(value: Any, hint: Any, where: str) -> None:

@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def evomerge(*arguments: str, cwd: Path) -> Said:
     """`python -m evomerge` without a new process; an exception that is no exit fails the test, as a traceback would."""
-    from evomerge.__main__ import main
+    from evomerge.cli import main
 
     out, err, argv, code = io.StringIO(), io.StringIO(), sys.argv, 0
     try:

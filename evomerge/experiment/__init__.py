@@ -1,31 +1,38 @@
-"""experiment."""
+"""A configuration, checked and wired into parts, and what is done with it: describe, run, replay, score.
+
+`run.py` is the whole story of a run on one page. The room knows all rooms below it, and no command line. The rule:
+a configuration is checked key by key before anything is opened, and everything else that can be wrong shows before
+weights are read.
+"""
 
 from typing import TYPE_CHECKING
 
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
+    from evomerge.experiment.config import ExperimentConfig, read_config
+    from evomerge.experiment.defaults import prepare_run
     from evomerge.experiment.experiment import Experiment, from_config
     from evomerge.experiment.finished_model import score_model
-    from evomerge.experiment.fixed import fixed_part, refuse_changed, run_name
     from evomerge.experiment.preview import describe
-    from evomerge.experiment.run import replay, run_experiment
-    from evomerge.experiment.sections import Device, Dtype, Scoring, Tokens
+    from evomerge.experiment.replay import Replayed, replay_run
+    from evomerge.experiment.result import Result
+    from evomerge.experiment.resume import refuse_changed
+    from evomerge.experiment.run import run_experiment
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
-    "Device",
-    "Dtype",
     "Experiment",
-    "Scoring",
-    "Tokens",
+    "ExperimentConfig",
+    "Replayed",
+    "Result",
     "describe",
-    "fixed_part",
     "from_config",
+    "prepare_run",
+    "read_config",
     "refuse_changed",
-    "replay",
+    "replay_run",
     "run_experiment",
-    "run_name",
     "score_model",
 ]

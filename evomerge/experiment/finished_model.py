@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.atomic import refuse_unwritable, write_atomically
 from evomerge.errors import ConfigError
-from evomerge.experiment.sections import Device, Dtype, Scoring, Tokens
+from evomerge.experiment.model_config import Device, Dtype, Scoring, Tokens
 from evomerge.export import open_recipe
 from evomerge.merging import Materializer, choose_placement
 from evomerge.models import (
@@ -28,7 +28,7 @@ from evomerge.recipes import ModelRef
 from evomerge.schema import Count, Location, Natural, Range, build, naming
 from evomerge.scoring import silence_lm_eval
 from evomerge.scoring.engine import check_tokenizer
-from evomerge.scoring.tasks import EngineLM, TaskLoader, evaluate, read_tasks
+from evomerge.scoring.tasks import EngineLM, Evaluation, TaskLoader, evaluate, read_tasks
 
 SLICES = {"search": "all", "select": "all", "holdout": "all"}  # an entry wants sizes; every document is scored here
 
@@ -64,8 +64,11 @@ class ScoreConfig:
                 refuse_unwritable(Path(self.out))
 
 
-def score_model(source: str, given: Mapping[str, Any], console: Console) -> dict[str, Any]:
-    """Print lm-eval's table for a checkpoint folder, a hub id or a recipe, and return its results."""
+def score_model(source: str, given: Mapping[str, Any], progress: Console) -> Evaluation:
+    """lm-eval's results for a checkpoint folder, a hub id or a recipe; `given` are keywords of `ScoreConfig`.
+
+    A bar on the console `progress` shows how far the requests are; with `out`, the results are written there as JSON.
+    """
     config = build(ScoreConfig, given, "")
     loader = TaskLoader(config.include_path)
     tasks = _tasks(config, loader)
@@ -77,7 +80,7 @@ def score_model(source: str, given: Mapping[str, Any], console: Console) -> dict
         batch_tokens=config.batch_tokens,
         max_length=config.max_length,
         scoring=config.scoring,
-        track=lambda blocks: track(blocks, "scoring", console=Console(stderr=True), transient=True),
+        track=lambda blocks: track(blocks, "scoring", console=progress, transient=True),
     )
     multiturn = config.fewshot_as_multiturn
     evaluation = evaluate(
@@ -91,11 +94,9 @@ def score_model(source: str, given: Mapping[str, Any], console: Console) -> dict
         system_instruction=config.system_instruction,
         gen_kwargs=dict(config.gen_kwargs) if config.gen_kwargs else None,
     )
-    for table in evaluation.tables():
-        console.print(table, highlight=False, markup=False, soft_wrap=True)
     if config.out:
         write_atomically(Path(config.out), evaluation.text())
-    return evaluation.results
+    return evaluation
 
 
 def _tasks(config: ScoreConfig, loader: TaskLoader) -> list[str | dict[str, Any]]:

@@ -1,23 +1,25 @@
-"""`check`: everything that can be known before weights are read, in a few lines."""
+"""The description of a search that `check` prints: models, placement, space, budget, tasks and the run's folder."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
-from evomerge.experiment.fixed import fixed_part
-from evomerge.ledger import refuse_other
+from evomerge.experiment.resume import fixed_part
+from evomerge.ledger import refuse_other_search
 from evomerge.merging import AHEAD, choose_placement, sizes
 from evomerge.models import resolve_device
+from evomerge.paths import LEDGER
 from evomerge.scoring import SLICES
-from evomerge.searching import ledger_header, races
+from evomerge.searching import ledger_header, uses_races
 
 SHOWN = 6
 
 
 def describe(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """Lines that describe the search; the first problem is raised as the error that the search would raise."""
+    """The lines of the description; no weight is read. A problem raises the error that the search would raise."""
     experiment = from_config(config)
     yield from _models(experiment)
     yield from _placement(experiment)
@@ -29,12 +31,7 @@ def describe(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
 def _models(experiment: Experiment) -> Iterator[str]:
     family = experiment.family
     shapes = family.base.skeleton.parameters
-    total = 0
-    for shape in shapes.values():
-        size = 1
-        for length in shape:
-            size *= length
-        total += size
+    total = sum(map(math.prod, shapes.values()))
     stacks = ", ".join(f"{layers} layers in {stack}" for stack, layers in family.layout.stacks.items())
     yield f"base      {experiment.base}: {total / 1e6:.1f}M parameters, {len(shapes)} tensors, {stacks}"
     for label, ref in experiment.experts.items():
@@ -44,15 +41,15 @@ def _models(experiment: Experiment) -> Iterator[str]:
 
 
 def _placement(experiment: Experiment) -> Iterator[str]:
-    """Where the experts will live; a pool elsewhere plans with its own memory."""
-    own = sizes(experiment.family, experiment.model.dtype)
+    """Where the experts will be held; the workers of a cluster decide by the memory of their own machines."""
+    own = sizes(experiment.family, experiment.config.model.dtype)
     held = f"{_size(own.sources)} of base and experts"
     if experiment.pool_name != "local":
         yield f"placement {held}; each worker plans with its own memory"
         return
-    device = resolve_device(experiment.model.device)
+    device = resolve_device(experiment.config.model.device)
     found = choose_placement(
-        experiment.model.placement, experiment.family, device, experiment.model.dtype, loaded=False
+        experiment.config.model.placement, experiment.family, device, experiment.config.model.dtype, loaded=False
     )
     if device == "cpu":
         yield f"placement {found.mode}: {held} in the page cache, which all workers share"
@@ -73,12 +70,13 @@ def _search(experiment: Experiment) -> Iterator[str]:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     yield f"space     {space.method}, {space.dimensions} dimensions: {', '.join(names[:SHOWN])}{more}"
     yield f"baselines {', '.join(experiment.baselines)}"
-    yield f"budget    {experiment.budget}: {experiment.budget.most(len(experiment.scorer.plan.items('search')))}"
+    budget, race = experiment.config.budget, experiment.config.race
+    yield f"budget    {budget}: {budget.describe_cost(len(experiment.scorer.plan.items('search')))}"
     yield f"          then about {experiment.reserve()} items of select and holdout"
-    raced = races(experiment.objective, experiment.race)
-    why = "" if experiment.objective.scalar else ": a front or floors need every item"
-    wider = " or more, as the budget allows" if experiment.race.widens and experiment.budget.bounds_items else ""
-    yield f"race      {experiment.race}{wider}" if raced else f"race      off{why}"
+    raced = uses_races(experiment.objective, race)
+    why = "" if experiment.objective.single_score else ": a front or floors need every item"
+    wider = " or more, as the budget allows" if race.can_widen and budget.limits_items else ""
+    yield f"race      {race}{wider}" if raced else f"race      off{why}"
 
 
 def _scoring(experiment: Experiment) -> Iterator[str]:
@@ -95,8 +93,8 @@ def _folder(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> 
     nearest = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     if not nearest.is_dir():
         raise RunError(f"{nearest}: a file where the run's folder should be; move it")
-    if (folder / "trials.jsonl").is_file():
-        refuse_other(folder / "trials.jsonl", ledger_header(experiment.scorer, fixed_part(config)))
+    if (folder / LEDGER).is_file():
+        refuse_other_search(folder / LEDGER, ledger_header(experiment.scorer, fixed_part(config)))
         yield f"run       {folder}: will be resumed"
     else:
         yield f"run       {folder}: new"

@@ -1,4 +1,7 @@
-"""A recipe made into files: a checkpoint folder that transformers loads, or an adapter that peft loads."""
+"""A recipe made into files: a checkpoint folder that transformers loads, or an adapter that peft loads.
+
+The room writes with the same materializer that a search scores with. The rule: a folder is complete or is not there.
+"""
 
 from typing import TYPE_CHECKING
 

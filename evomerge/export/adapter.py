@@ -18,7 +18,7 @@ from evomerge.export.card import adapter_card
 from evomerge.export.folder import open_recipe
 from evomerge.export.peft_format import Modules, write_weights
 from evomerge.export.staging import staged
-from evomerge.kernels import Factors, LinComb, Rows
+from evomerge.kernels import Factors, LinComb, PerRow
 from evomerge.merging import Input, Materializer, Part, TensorPlan
 from evomerge.models import AdapterExpert, Family
 from evomerge.recipes import ModelRef, Recipe, dump_recipe
@@ -52,9 +52,11 @@ class Summary:
         return f"rank {self.rank}, {self.tensors} tensors, {lost if self.worst else 'exact'}"
 
 
-def merge_adapter(path: Path, out: Path, *, rank: int | None = None, trust_remote_code: bool = False) -> Summary:
-    """Build the adapter of a recipe file, evomerge's or mergekit's, in the folder `out`."""
-    recipe, family = open_recipe(path, trust_remote_code)
+def merge_adapter(
+    source: Path | Recipe, out: Path, *, rank: int | None = None, trust_remote_code: bool = False
+) -> Summary:
+    """Build the adapter of a recipe or its file, evomerge's or mergekit's, in the folder `out`."""
+    recipe, family = open_recipe(source, trust_remote_code)
     return export_adapter(recipe, family, out, rank=rank)
 
 
@@ -126,7 +128,7 @@ def _weights(method: str, part: Part) -> list[float]:
     """The weights of the base and of each expert in one tensor."""
     found = part.coefficients
     weights = (found.base, *found.experts) if isinstance(found, LinComb) and not found.directions else ()
-    numbers = [weight for weight in weights if not isinstance(weight, Rows)]
+    numbers = [weight for weight in weights if not isinstance(weight, PerRow)]
     if len(numbers) != 1 + len(part.plan.experts):
         raise ConfigError(f"method {method}: {part.name} is no weighted sum of the experts; {REMEDY}")
     return numbers

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from evomerge.recipes import ModelRef, Recipe, dump_recipe, grade, original_recipe
+from evomerge.recipes import ModelRef, Recipe, dump_recipe, original_recipe, recipe_exactness
 
 REPRODUCED = {
     "exact": "`evomerge merge recipe.yaml OUT` rebuilds it to the byte, `mergekit-yaml` to fp32 rounding.",
@@ -20,7 +20,7 @@ def model_card(recipe: Recipe, dtype: str) -> str:
     models = [str(model) for model in recipe.models()]
     front = {"library_name": "transformers", "tags": ["evomerge", "mergekit", "merge"], "base_model": models}
     made = f"Weights in {dtype}, computed in float32 by evomerge from:"
-    return _card(recipe, front, made, REPRODUCED[grade(recipe)])
+    return _card(recipe, front, made, REPRODUCED[recipe_exactness(recipe)])
 
 
 def adapter_card(recipe: Recipe, base: ModelRef, summary: str, rank: int | None) -> str:

@@ -31,18 +31,20 @@ LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
 PER_LAYER = ("layer_types", "no_rope_layers")
 
 
-def merge_recipe(path: Path, out: Path, *, shard_bytes: int = SHARD_BYTES, trust_remote_code: bool = False) -> str:
-    """Build the model of a recipe file, evomerge's or mergekit's, in the folder `out`; returns its fingerprint."""
-    recipe, family = open_recipe(path, trust_remote_code)
+def merge_recipe(
+    source: Path | Recipe, out: Path, *, shard_bytes: int = SHARD_BYTES, trust_remote_code: bool = False
+) -> str:
+    """Build the model of a recipe or its file, evomerge's or mergekit's, in `out`; returns its fingerprint."""
+    recipe, family = open_recipe(source, trust_remote_code)
     return export_recipe(recipe, family, out, shard_bytes=shard_bytes)
 
 
-def open_recipe(path: Path, trust_remote_code: bool = False) -> tuple[Recipe, Family]:
-    """A recipe file with its models; ExpertError where one is not what the recipe was scored with.
+def open_recipe(source: Path | Recipe, trust_remote_code: bool = False) -> tuple[Recipe, Family]:
+    """A recipe, or a file's, with its models; ExpertError where one is not what the recipe was scored with.
 
     ConfigError where it asks for a vocabulary that they do not have.
     """
-    recipe = load_recipe(path)
+    recipe = load_recipe(source) if isinstance(source, Path) else source
     models = recipe.models()
     family = Family(models[0], models[1:], trust_remote_code)
     refuse_other_vocabulary(recipe, family)

@@ -1,4 +1,8 @@
-"""finalise."""
+"""From the best candidates of a search to a winner that may be claimed, with the statistics of the claim.
+
+The winner is chosen on `select` and compared with every baseline on `holdout`, paired by item. The room knows
+candidates and scores, no weights. The rule: nothing that is claimed was chosen on the items of the claim.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -6,13 +10,12 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.finalise.finaliser import FinaliseConfig, Finaliser
-    from evomerge.finalise.recipe_writer import RECIPE, RecipeWriter
+    from evomerge.finalise.recipe_writer import RecipeWriter
     from evomerge.finalise.result import count_holdout_uses
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
-    "RECIPE",
     "FinaliseConfig",
     "Finaliser",
     "RecipeWriter",

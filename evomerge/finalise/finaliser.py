@@ -13,7 +13,15 @@ from evomerge.finalise.statistics import PairedTest, compare
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.schema import Range
 from evomerge.scoring import SLICES, task_of
-from evomerge.searching import Candidate, Evaluator, Leaderboard, front, knee, share_of_box, spread_out
+from evomerge.searching import (
+    Candidate,
+    Evaluator,
+    Leaderboard,
+    diverse_subset,
+    knee,
+    normalised_hypervolume,
+    pareto_front,
+)
 from evomerge.space import SearchSpace
 
 MOST = 100_000  # candidates: far more than anyone has looked at
@@ -60,7 +68,7 @@ class Finaliser:
             simpler = backward(evaluator, winner, settings.simplify, labels) if settings.simplify else None
             around = sensitivity(evaluator, winner, space.decode, settings.cloud, settings.radius, self._seed)
             shown = [winner, *self._able, *members, *([simpler.candidate] if simpler else [])]
-            evaluator.record_use("holdout", [candidate.key for candidate in shown])
+            evaluator.record_slice_use("holdout", [candidate.key for candidate in shown])
             evaluator.evaluate(shown, "holdout")
             if evaluator.error(winner.key, "holdout") is None:
                 return self._result(winner, members, simpler, around)
@@ -79,11 +87,11 @@ class Finaliser:
         found = [c for c in ranked if c.key not in standing]
         kept = _feasible(found, [self._board.fitness[c.key].violation for c in found])
         points = [tuple(self._board.fitness[c.key].values.values()) for c in kept]
-        return [kept[place] for place in spread_out(points, self._settings.top)]
+        return [kept[place] for place in diverse_subset(points, self._settings.top)]
 
     def _favourites(self, space: SearchSpace) -> list[Candidate]:
         """The points that the search believes in as more candidates, where they can be scored."""
-        points = self._board.favourites.items()
+        points = self._board.predicted_optima.items()
         made = [Candidate.of(label, space.decode(vector), vector) for label, vector in points]
         self._evaluator.evaluate(made, "search")
         self._board.add(made)
@@ -91,16 +99,16 @@ class Finaliser:
 
     def _front(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Of several objectives, the candidates that none dominates on `select`; of one, none."""
-        scored = [c for c in candidates if self._evaluator.items(c.key, "select")] if self._several else []
+        scored = [c for c in candidates if self._evaluator.item_scores(c.key, "select")] if self._several else []
         kept = _feasible(scored, [self._evaluator.fitness(c.key, "select").violation for c in scored])
-        return [kept[place] for place in front(self._points(kept, "select"))]
+        return [kept[place] for place in pareto_front(self._points(kept, "select"))]
 
     def _points(self, candidates: Sequence[Candidate], slice_name: str) -> list[tuple[float, ...]]:
         return [tuple(self._evaluator.fitness(c.key, slice_name).values.values()) for c in candidates]
 
     def _best(self, candidates: Sequence[Candidate], slice_name: str) -> Candidate:
         """The best on a slice; equals go to the better on `search`, then to the earlier."""
-        scored = [c for c in candidates if self._evaluator.items(c.key, slice_name)]
+        scored = [c for c in candidates if self._evaluator.item_scores(c.key, slice_name)]
         if not scored:
             raise RunError(f"no candidate could be scored on {slice_name}; the reasons are in trials.jsonl")
         fitness = self._evaluator.fitness
@@ -114,26 +122,26 @@ class Finaliser:
         rows = [self._row(candidate, "baseline") for candidate in self._standing.values()]
         named = next((label for label, c in self._standing.items() if c.key == winner.key), "winner")
         rows.append(self._row(winner, "winner", named))
-        others = {c.label: evaluator.scaled(c.key, "holdout") for c in self._able if c.key != winner.key}
+        others = {c.label: evaluator.objective_items(c.key, "holdout") for c in self._able if c.key != winner.key}
         return Result(
             winner,
             rival.label,
             tuple(rows),
             self._compared(winner, {label: items for label, items in others.items() if items}),
             _gap(rows),
-            evaluator.objective.floors(evaluator.references("holdout")),
+            evaluator.objective.floors(evaluator.baseline_means("holdout")),
             self._beside(winner, simpler) if simpler else None,
             around,
             self._covered(members),
         )
 
     def _compared(self, winner: Candidate, others: Mapping[str, Mapping[str, float]]) -> tuple[PairedTest, ...]:
-        own = self._evaluator.scaled(winner.key, "holdout")
+        own = self._evaluator.objective_items(winner.key, "holdout")
         return compare(own, others, self._evaluator.objective.weights, task_of, self._seed)
 
     def _beside(self, winner: Candidate, simpler: Simpler) -> Beside:
         """The simpler recipe, and its row and difference to the winner where there is one that can be scored."""
-        items = self._evaluator.scaled(simpler.candidate.key, "holdout")
+        items = self._evaluator.objective_items(simpler.candidate.key, "holdout")
         if not simpler.steps or not items:
             return Beside(simpler)
         (against,) = self._compared(winner, {"simpler": items})
@@ -143,17 +151,17 @@ class Finaliser:
         if not members:
             return None
         shown, standing = (
-            [c for c in some if self._evaluator.items(c.key, "holdout")] for some in (members, self._able)
+            [c for c in some if self._evaluator.item_scores(c.key, "holdout")] for some in (members, self._able)
         )
         points = self._points(shown, "holdout")
-        share = share_of_box(points, [*points, *self._points(standing, "holdout")])
+        share = normalised_hypervolume(points, [*points, *self._points(standing, "holdout")])
         rows = tuple(self._row(c, "member") for c in shown)
         return ParetoFront(tuple(shown), rows, self._evaluator.objective.tasks, share)
 
     def _row(self, candidate: Candidate, role: str, label: str | None = None) -> Row:
         scores = {name: self._evaluator.score(candidate.key, name) for name in SLICES}
-        tasks = self._evaluator.plan.by_task(self._evaluator.items(candidate.key, "holdout"))
-        answers = self._evaluator.answers(candidate.key, "holdout")
+        tasks = self._evaluator.plan.by_task(self._evaluator.item_scores(candidate.key, "holdout"))
+        answers = self._evaluator.answer_counts(candidate.key, "holdout")
         return Row(label or candidate.label, role, candidate.key, scores, tasks, answers)
 
 

@@ -9,9 +9,10 @@ from evomerge.atomic import write_atomically
 from evomerge.environment import versions
 from evomerge.errors import ConfigError
 from evomerge.finalise.result import Result, Row
+from evomerge.paths import RECIPE
 from evomerge.recipes import Recipe, dump_recipe, load_recipe, original_recipe
 
-RECIPE, SIMPLER, FRONT = "recipe.yaml", "recipe.simple.yaml", "front"
+SIMPLER, FRONT = "recipe.simple.yaml", "front"
 
 
 @dataclass(frozen=True)

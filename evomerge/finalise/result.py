@@ -8,7 +8,7 @@ from typing import Any
 from evomerge.finalise.sensitivity import Sensitivity
 from evomerge.finalise.simplification import Simpler
 from evomerge.finalise.statistics import Interval, PairedTest, Verdict
-from evomerge.scoring import clearly_more
+from evomerge.scoring import significantly_more
 from evomerge.searching import Candidate
 
 
@@ -85,7 +85,7 @@ class Result:
         return tuple(
             row.label
             for row in self.rows[:-1]
-            if row.label in beaten and row.answers and clearly_more(row.answers, winner.answers, "truncated")
+            if row.label in beaten and row.answers and significantly_more(row.answers, winner.answers, "truncated")
         )
 
     def offered(self) -> Iterator[tuple[Candidate, Row]]:

@@ -44,7 +44,7 @@ def sensitivity(
     The winner was chosen for its luck on these items too, so a flat optimum may look like a slight slope, not the
     other way round.
     """
-    best = evaluator.scaled(winner.key, "select")
+    best = evaluator.objective_items(winner.key, "select")
     if winner.vector is None or not count or not best:
         return None
     candidates = [
@@ -52,7 +52,7 @@ def sensitivity(
         for place, point in enumerate(cloud(winner.vector, count, radius, seed))
     ]
     evaluator.evaluate(candidates, "select")
-    scored = [items for c in candidates if (items := evaluator.scaled(c.key, "select"))]
+    scored = [items for c in candidates if (items := evaluator.objective_items(c.key, "select"))]
     if not scored:
         return None
     mean = {item: sum(items[item] for items in scored) / len(scored) for item in best}

@@ -7,7 +7,7 @@ from typing import Literal
 
 from evomerge import methods
 from evomerge.finalise.statistics import PairedScores
-from evomerge.recipes import ModelRef, Recipe, Rule, Scalar, Setting, Settings, Slice, Source, simplify
+from evomerge.recipes import FilteredValue, ModelRef, Recipe, Scalar, Setting, Settings, Slice, Source, simplify_setting
 from evomerge.scoring import task_of
 from evomerge.searching import Candidate, Evaluator
 
@@ -89,7 +89,7 @@ def _candidate(step: Step, candidate: Candidate) -> Candidate:
 
 def _alike(evaluator: Evaluator, candidate: Candidate, winner: Candidate) -> bool:
     """Whether a candidate is as good as the winner within noise, and breaks no floor that the winner keeps."""
-    own, best = (evaluator.scaled(c.key, "select") for c in (candidate, winner))
+    own, best = (evaluator.objective_items(c.key, "select") for c in (candidate, winner))
     if not own:
         return False
     breach = [evaluator.fitness(c.key, "select").violation for c in (candidate, winner)]
@@ -108,7 +108,7 @@ def _without(recipe: Recipe, model: ModelRef | None) -> Recipe:
     if "weight" in method.PER_EXPERT and recipe.options.get("sign") != "unweighted":
         source = part.sources[place]
         own: tuple[Source, ...] = (replace(source, settings={**source.settings, "weight": 0.0}),)
-    elif methods.banks_of_all(method):
+    elif methods.banks_depend_on_experts(method):
         return recipe
     else:
         own = ()
@@ -125,8 +125,8 @@ def _as_base(recipe: Recipe, text: str) -> Recipe:
     def change(name: str, setting: Setting) -> Setting:
         if name not in neutral or not isinstance(setting, tuple):
             return setting
-        rules = tuple(Rule(r.filter, neutral[name] if r.filter == text else r.value) for r in _rules(setting))
-        return simplify(rules) if rules else setting
+        rules = tuple(FilteredValue(r.filter, neutral[name] if r.filter == text else r.value) for r in _rules(setting))
+        return simplify_setting(rules) if rules else setting
 
     return _changed(recipe, change)
 
@@ -137,9 +137,9 @@ def _one_value(setting: Setting) -> Setting:
         return setting
     rules = _rules(setting)
     if not rules:
-        return _mean(tuple(value for value in setting if not isinstance(value, Rule)))
-    means = (Rule(r.filter, _mean(r.value) if isinstance(r.value, tuple) else r.value) for r in rules)
-    return simplify(tuple(means))
+        return _mean(tuple(value for value in setting if not isinstance(value, FilteredValue)))
+    means = (FilteredValue(r.filter, _mean(r.value) if isinstance(r.value, tuple) else r.value) for r in rules)
+    return simplify_setting(tuple(means))
 
 
 def _mean(values: tuple[Scalar, ...]) -> Scalar:
@@ -159,8 +159,8 @@ def _changed(recipe: Recipe, change: Change) -> Recipe:
     return replace(recipe, slices=tuple(map(part, recipe.slices)), settings=settings(recipe.settings))
 
 
-def _rules(setting: tuple[Scalar, ...] | tuple[Rule, ...]) -> tuple[Rule, ...]:
-    return tuple(entry for entry in setting if isinstance(entry, Rule))
+def _rules(setting: tuple[Scalar, ...] | tuple[FilteredValue, ...]) -> tuple[FilteredValue, ...]:
+    return tuple(entry for entry in setting if isinstance(entry, FilteredValue))
 
 
 def _filters(recipe: Recipe) -> list[str]:

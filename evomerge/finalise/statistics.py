@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Vector = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 Verdict = Literal["better", "tie", "worse"]
 STATES = 1 << 20  # sums that an exact test enumerates at most
 
@@ -39,7 +39,7 @@ class Interval:
 class PairedScores:
     """Two models on the same items: their differences, an array for each task, and what each task's mean counts."""
 
-    differences: tuple[Vector, ...]
+    differences: tuple[FloatArray, ...]
     shares: tuple[float, ...]
 
     @classmethod
@@ -170,7 +170,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {label: corrected[label] for label in p_values}
 
 
-def _enumerated(sizes: Vector, counts: NDArray[np.int64], bound: float) -> float:
+def _enumerated(sizes: FloatArray, counts: NDArray[np.int64], bound: float) -> float:
     """The probability of a sum at least `bound` away from 0, over all signs: of each size a binomial number is plus."""
     sums, chances = np.zeros(1), np.ones(1)
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
@@ -180,14 +180,14 @@ def _enumerated(sizes: Vector, counts: NDArray[np.int64], bound: float) -> float
     return float(chances[np.abs(sums) >= bound].sum())
 
 
-def _drawn(sizes: Vector, counts: NDArray[np.int64], bound: float, draws: int, seed: int) -> float:
+def _drawn(sizes: FloatArray, counts: NDArray[np.int64], bound: float, draws: int, seed: int) -> float:
     generator, sums = np.random.default_rng(seed), np.zeros(draws)
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
         sums += size * (2 * generator.binomial(count, 0.5, draws) - count)
     return (1 + int((np.abs(sums) >= bound).sum())) / (1 + draws)
 
 
-def _binomial(count: int) -> Vector:
+def _binomial(count: int) -> FloatArray:
     """The chances of 0 … count heads of a fair coin."""
     ways, found = 1, []
     for heads in range(count + 1):
@@ -196,9 +196,9 @@ def _binomial(count: int) -> Vector:
     return np.array(found)
 
 
-def _resampled_means(values: Vector, draws: int, generator: np.random.Generator) -> Vector:
+def _resampled_means(values: FloatArray, draws: int, generator: np.random.Generator) -> FloatArray:
     """Means of `draws` resamples; only the count of each distinct value matters, so they are multinomial."""
     distinct, counts = np.unique(values, return_counts=True)
     drawn = generator.multinomial(len(values), counts / len(values), size=draws)
-    means: Vector = drawn @ distinct / len(values)
+    means: FloatArray = drawn @ distinct / len(values)
     return means

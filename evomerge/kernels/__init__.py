@@ -1,24 +1,41 @@
-"""The fused passes that apply every method: fp32 inside, one rounding at the write, compiled where that pays."""
+"""The passes that write merged weights: sums of models, elementwise rules over task vectors, and low-rank updates.
+
+A kernel gets tensors and numbers and writes one tensor: fp32 inside, one rounding at the write, compiled where that
+pays, with the same bytes either way. It knows no method, no recipe and no file. The rule: what changes between
+candidates travels in tensors of numbers, so that one compiled kernel serves every candidate.
+"""
 
 from typing import TYPE_CHECKING
 
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.kernels.coefficients import Block, Coefficients, Consensus, LinComb, LowRank, Rows, Rule
+    from evomerge.kernels.coefficients import Block, Coefficients, Consensus, LinComb, LowRank, PerRow, Rule
     from evomerge.kernels.factors import Factors
-    from evomerge.kernels.lowrank import joined
-    from evomerge.kernels.masks import LEVELS, limit, mask_keys, shared_round, uniform24
+    from evomerge.kernels.lowrank import concatenate_factors
+    from evomerge.kernels.masks import MASK_LEVELS, mask_keys, mask_threshold, shared_round, uniform24
     from evomerge.kernels.passes import apply
     from evomerge.kernels.runner import Runner
-    from evomerge.kernels.sources import Held, Sources, Update
-    from evomerge.kernels.voting import COINS, Band, Divisor, Drop, Keep, Mask, RankDrop, Sign, Trim, Vote, vote
+    from evomerge.kernels.sources import LazyUpdate, Sources, Update
+    from evomerge.kernels.voting import (
+        EXPERTS_PER_BYTE,
+        Band,
+        Divisor,
+        Drop,
+        Keep,
+        Mask,
+        RankDrop,
+        Sign,
+        Trim,
+        Vote,
+        vote,
+    )
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
-    "COINS",
-    "LEVELS",
+    "EXPERTS_PER_BYTE",
+    "MASK_LEVELS",
     "Band",
     "Block",
     "Coefficients",
@@ -26,13 +43,13 @@ __all__ = [
     "Divisor",
     "Drop",
     "Factors",
-    "Held",
     "Keep",
+    "LazyUpdate",
     "LinComb",
     "LowRank",
     "Mask",
+    "PerRow",
     "RankDrop",
-    "Rows",
     "Rule",
     "Runner",
     "Sign",
@@ -41,9 +58,9 @@ __all__ = [
     "Update",
     "Vote",
     "apply",
-    "joined",
-    "limit",
+    "concatenate_factors",
     "mask_keys",
+    "mask_threshold",
     "shared_round",
     "uniform24",
     "vote",

@@ -1,4 +1,4 @@
-"""What a method says about one tensor: a few numbers for one of the passes."""
+"""The coefficients that a method returns for one tensor: a few numbers, and which of the three passes applies them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A coefficient of its own for each row, the first axis of the tensor."""
+class PerRow:
+    """One coefficient per row of the tensor; rows run along its first axis."""
 
     values: tuple[float, ...]
 
 
-Weight = float | Rows
+Weight = float | PerRow
 
 
 @dataclass(frozen=True)
 class LinComb:
-    """out = base·x₀ + Σ experts[i]·xᵢ + Σ directions[j]·dⱼ, over weights (not task vectors).
+    """out = base·x₀ + Σ experts[i]·xᵢ + Σ directions[j]·dⱼ, where x are weights, not task vectors.
 
-    dⱼ is the tensor that the method prepared as `direction.j`, of the base's shape.
+    dⱼ is the tensor that the method prepared as `bank.direction.j`; it has the base's shape.
     """
 
     base: Weight
@@ -32,15 +32,15 @@ class LinComb:
 
 
 class Block(NamedTuple):
-    """What an elementwise rule sees: the same elements of every tensor, flat; fp32 where not said otherwise."""
+    """The input of an elementwise rule: the same elements of every tensor, flattened; fp32 unless stated otherwise."""
 
     base: Tensor
-    deltas: tuple[Tensor, ...]  # task vectors, one per expert
-    bank: tuple[Tensor, ...]  # prepared tensors, in their stored dtype
+    deltas: tuple[Tensor, ...]  # one task vector per expert
+    bank: tuple[Tensor, ...]  # prepared tensors in their stored dtype
     numbers: Tensor  # [k]
     words: Tensor  # int32 [m]
-    start: Tensor  # int32 scalar: low word of the first element's index in the tensor
-    high: Tensor  # int32 scalar: its high word
+    index_low: Tensor  # int32 scalar: low 32 bits of the first element's index in the whole tensor
+    index_high: Tensor  # int32 scalar: high 32 bits of that index
 
 
 Rule = Callable[[Block], Tensor]
@@ -48,10 +48,11 @@ Rule = Callable[[Block], Tensor]
 
 @dataclass(frozen=True)
 class Consensus:
-    """out = base + rule(elements): any rule that looks at one element of every task vector at a time.
+    """out = base + rule(elements), for a rule that computes each element from that element of every task vector.
 
-    A rule is a function of a module, or a frozen dataclass with `__call__`: it is hashed and compiled once, so whatever
-    changes between candidates travels in `numbers` and `words` (32-bit), and `bank` names prepared tensors.
+    A rule is a module-level function or a frozen dataclass with `__call__`, because it is hashed and compiled once.
+    Values that differ between candidates are passed in `numbers` (fp32) and `words` (int32); `bank` names the prepared
+    tensors that the rule reads.
     """
 
     rule: Rule
@@ -62,9 +63,9 @@ class Consensus:
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """out = base + U·core·V, with U [rows, p] and V [q, columns] prepared as `up` and `down`; core [p, q]."""
+    """out = base + U·core·V, where U [rows, p] and V [q, columns] are prepared as `bank.up` and `bank.down`."""
 
-    core: NDArray[np.float64]
+    core: NDArray[np.float64]  # [p, q]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LowRank) and np.array_equal(self.core, other.core)

@@ -1,4 +1,4 @@
-"""A low-rank update kept as its two factors, as a LoRA adapter holds it."""
+"""Low-rank factors: the two matrices of a LoRA update."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Factors:
-    """A low-rank update in the base tensor's own orientation: the expert is base + scale * up @ down."""
+    """A low-rank update in the orientation of the base tensor: the expert is base + scale * up @ down."""
 
-    up: Tensor  # [rows, rank], dtype of the file; a view of the file's pages, so never written to
+    up: Tensor  # [rows, rank] in the file's dtype; a view of memory-mapped pages, so read-only
     down: Tensor  # [rank, columns]
     scale: float
 

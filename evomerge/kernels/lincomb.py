@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evomerge.kernels.coefficients import LinComb, Rows, Weight
+from evomerge.kernels.coefficients import LinComb, PerRow, Weight
 from evomerge.kernels.factors import Factors
-from evomerge.kernels.lowrank import Tiles, joined
+from evomerge.kernels.lowrank import Tiles, concatenate_factors
 from evomerge.kernels.runner import Runner
 from evomerge.kernels.sources import Key, Sources
 
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """Σ numbers[i]·tensors[i] in fp32, plus one more fp32 tensor where `update`.
+    """Σ numbers[i]·tensors[i] in fp32, plus one last fp32 tensor if `update`.
 
-    Products are rounded before they are added: a fused multiply-add, which some processors have, gives other bytes.
+    Each product is rounded before it is added: a fused multiply-add would give other bytes on some processors.
     """
 
     update: bool
@@ -35,10 +35,11 @@ SUM, SUM_WITH_UPDATE = WeightedSum(update=False), WeightedSum(update=True)
 
 
 def lincomb(sources: Sources, coefficients: LinComb, out: Tensor, runner: Runner) -> Tensor:
-    """Write the combination into `out`; zero coefficients are not read, so a one-hot combination is exact to the bit.
+    """Write the linear combination into `out`.
 
-    An adapter is base + ΔW: its coefficient joins the base's, and ΔW is added from its factors, never rounded through
-    a dense copy.
+    Tensors whose coefficient is zero are not read, so a one-hot combination is exact to the bit. An adapter is
+    base + ΔW: its coefficient is added to the base's, and ΔW is computed from its factors in fp32, without a dense copy
+    in a lower precision.
     """
     terms, factors = _terms(sources, coefficients)
     weights = [weight for weight, _ in terms]
@@ -48,7 +49,7 @@ def lincomb(sources: Sources, coefficients: LinComb, out: Tensor, runner: Runner
     if factors:
         tensors = [sources.dense(key) for _, key in terms]
         return _with_factors(out, tensors, _numbers(weights, out, rowwise=False), factors, runner)
-    if any(isinstance(weight, Rows) for weight in weights):
+    if any(isinstance(weight, PerRow) for weight in weights):
         shape = (out.shape[0], -1)
         rows = [sources.dense(key).reshape(shape) for _, key in terms]
         return runner.run(SUM, out.view(shape), rows, _numbers(weights, out, rowwise=True))
@@ -57,42 +58,43 @@ def lincomb(sources: Sources, coefficients: LinComb, out: Tensor, runner: Runner
 
 
 def _terms(sources: Sources, coefficients: LinComb) -> tuple[list[tuple[Weight, Key]], list[tuple[float, Factors]]]:
-    """Dense terms and low-rank updates, without those whose coefficient is zero."""
+    """The dense terms and the low-rank updates whose coefficient is not zero."""
     base = coefficients.base
     dense: list[tuple[Weight, Key]] = []
     factors = []
-    rowwise = any(isinstance(weight, Rows) for weight in (base, *coefficients.experts))
+    rowwise = any(isinstance(weight, PerRow) for weight in (base, *coefficients.experts))
     for index, weight in enumerate(coefficients.experts):
         if weight == 0.0:
             continue
         if rowwise or sources.kinds[index] == "weight":
             dense.append((weight, index))
             continue
-        assert not isinstance(base, Rows) and not isinstance(weight, Rows)
+        assert not isinstance(base, PerRow) and not isinstance(weight, PerRow)
         base += weight
         update = sources.update(index)
         if isinstance(update, Factors):
             factors.append((weight, update))
-    # 1 − Σw leaves crumbs like 1e-17 where the base cancels exactly; reading it for those would cost one-hot exactness.
-    if isinstance(base, Rows) or not abs(base) < 1e-12:  # a NaN is no crumb
+    # Where the base cancels, 1 − Σw can leave a rounding error such as 1e-17; reading the base for it would make a
+    # one-hot combination inexact.
+    if isinstance(base, PerRow) or not abs(base) < 1e-12:  # true for NaN
         dense.insert(0, (base, None))
     directions = enumerate(coefficients.directions)
     return [*dense, *((weight, f"direction.{j}") for j, weight in directions if weight)], factors
 
 
 def _numbers(weights: Iterable[Weight], out: Tensor, rowwise: bool) -> Tensor:
-    """fp32 coefficients [k], or [k, rows, 1] where one of them is per row."""
+    """fp32 coefficients: [k], or [k, rows, 1] if one of them is per row."""
     if not rowwise:
         return torch.tensor(list(weights), dtype=torch.float32).to(out.device, non_blocking=True)
     rows = out.shape[0]
-    table = [weight.values if isinstance(weight, Rows) else (weight,) * rows for weight in weights]
+    table = [weight.values if isinstance(weight, PerRow) else (weight,) * rows for weight in weights]
     return torch.tensor(table, dtype=torch.float32).unsqueeze(-1).to(out.device, non_blocking=True)
 
 
 def _with_factors(
     out: Tensor, tensors: list[Tensor], numbers: Tensor, factors: list[tuple[float, Factors]], runner: Runner
 ) -> Tensor:
-    up, down = joined(factors)
+    up, down = concatenate_factors(factors)
     flags = []
     for rows in Tiles(out):
         parts = [tensor[rows].reshape(-1) for tensor in tensors]

@@ -1,4 +1,4 @@
-"""Which pass applies which kind of coefficients."""
+"""The entry point of the kernels: it selects the pass by the type of the coefficients."""
 
 from torch import Tensor
 
@@ -10,9 +10,9 @@ from evomerge.kernels.sources import Sources
 
 
 def apply(coefficients: Coefficients, sources: Sources, out: Tensor, runner: Runner) -> Tensor:
-    """Write one merged tensor into `out`, contiguous and of any dtype; a scalar that is 0 where all of it is finite.
+    """Write one merged tensor into `out`, which is contiguous and of any dtype.
 
-    The scalar stays on the device, so that a whole model costs one synchronisation.
+    Returns a scalar on the device that is 0 if every element is finite: a whole model needs one synchronisation.
     """
     if isinstance(coefficients, LinComb):
         return lincomb(sources, coefficients, out, runner)

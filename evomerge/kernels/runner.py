@@ -1,7 +1,7 @@
-"""Runs an elementwise kernel over whole tensors: compiled where that pays, block by block where it does not.
+"""Runs an elementwise kernel over whole tensors, either compiled or block by block in eager mode.
 
-Both ways run the same Python function and give the same bytes: products are never fused with sums, neither by gcc
-(inductor passes -ffp-contract=off) nor by Triton (see CUDA).
+Both ways run the same Python function and give the same bytes: neither gcc (inductor passes -ffp-contract=off) nor
+Triton (see CUDA_OPTIONS) fuses a product with a sum.
 """
 
 import logging
@@ -19,26 +19,29 @@ log = logging.getLogger(__name__)
 Kernel = Callable[[Tensor, Tensor, Sequence[Tensor]], Tensor]
 Entry = Callable[..., Tensor]
 
-BLOCK = {"cpu": 1 << 16, "cuda": 1 << 24}  # elements of a plain pass: on a CPU the temporaries stay in a core's cache
-CHUNK = 1 << 30  # element indices of one call fit in 32 bits
-SMALL = 64  # up to here a plain pass is as fast
-HIGH = 1 << 32  # elements that share the high word of their index
-LONG, WIDE = (1 << 20) + 7, 1031  # an example's sizes, like no other size and large enough for every thread
-# Plain torch's bytes from Triton too: no fused multiply-add, and a division that rounds.
-CUDA: dict[str, Any] = {"emulate_precision_casts": True, "eager_numerics.division_rounding": True}
-# A value that is used twice is no buffer of its own: one fp32 buffer makes the whole loop half as wide as bf16 can be.
-ONE_EXPRESSION = {
+BLOCK = {"cpu": 1 << 16, "cuda": 1 << 24}  # elements per eager step; on a CPU the temporaries fit in a core's cache
+CALL_ELEMENTS = 1 << 30  # elements per compiled call; their indices fit in 32 bits
+EAGER_ELEMENTS = 64  # up to this size an eager pass is as fast as a compiled one
+INDEX_SPAN = 1 << 32  # number of elements whose indices share their high 32 bits
+EXAMPLE_LENGTH, EXAMPLE_WIDTH = (
+    (1 << 20) + 7,
+    1031,
+)  # sizes of traced examples: unlike any other size, large enough for every thread
+# Triton gives the bytes of eager torch: no fused multiply-add, and division rounded to nearest.
+CUDA_OPTIONS: dict[str, Any] = {"emulate_precision_casts": True, "eager_numerics.division_rounding": True}
+# No buffers for values that are used twice: one fp32 buffer would halve the vector width of a bf16 loop.
+FUSION_OPTIONS = {
     "realize_reads_threshold": 1 << 20,
     "realize_opcount_threshold": 1 << 20,
     "realize_acc_reads_threshold": 1 << 20,
     "size_asserts": False,
 }
-# The first fp32 magnitudes that round to infinity: halfway from the largest number to the next that there would be.
-OVERFLOW = {torch.float16: (2 - 2**-11) * 2.0**15, torch.bfloat16: (2 - 2**-8) * 2.0**127}
+# The smallest fp32 magnitudes that round to infinity: half a unit in the last place above the largest finite number.
+OVERFLOW_BOUND = {torch.float16: (2 - 2**-11) * 2.0**15, torch.bfloat16: (2 - 2**-8) * 2.0**127}
 
 
 class Runner:
-    """Holds the compiled form of every kernel that was run; a kernel must be hashable."""
+    """Runs kernels and caches their compiled forms; a kernel must be hashable."""
 
     def __init__(self, compiled: bool = False) -> None:
         self.compiled = compiled
@@ -53,23 +56,26 @@ class Runner:
         words: tuple[int, ...] = (),
         start: int = 0,
     ) -> Tensor:
-        """Write kernel(numbers, words, tensors), rounded, into `out`; returns a scalar that is 0 where all is finite.
+        """Write kernel(numbers, words, tensors), rounded to its dtype, into `out`; returns 0 if all of it is finite.
 
-        All tensors are flat, or all [rows, columns] with `numbers` [k, rows, 1]. The kernel's words are preceded by the
-        low and the high word of its first element's index, which counts from `start`.
+        All tensors are flat, or all are [rows, columns] and `numbers` is [k, rows, 1]. The kernel gets `words` after
+        the low and the high 32 bits of its first element's index; `start` is the index of the first element of `out`.
         """
         if not out.numel():
             return torch.zeros((), device=out.device)
-        small, width = out.numel() <= SMALL, 1 if out.ndim == 1 else out.shape[1]
-        step = (CHUNK if self.compiled and not small else BLOCK.get(out.device.type, BLOCK["cpu"])) // width or 1
-        parts = list(_parts(out.shape[0], step, start, width))
+        small, width = out.numel() <= EAGER_ELEMENTS, 1 if out.ndim == 1 else out.shape[1]
+        step = (
+            CALL_ELEMENTS if self.compiled and not small else BLOCK.get(out.device.type, BLOCK["cpu"])
+        ) // width or 1
+        parts = list(_row_slices(out.shape[0], step, start, width))
         if len(parts) == 1:
             return self._call(kernel, small, (out, numbers, _words(start, words, out.device), *tensors))
         flags = []
         for part in parts:
-            own = numbers[:, part] if numbers.ndim == 3 else numbers
-            prefixed = _words(start + part.start * width, words, out.device)
-            flags.append(self._call(kernel, small, (out[part], own, prefixed, *(tensor[part] for tensor in tensors))))
+            part_numbers = numbers[:, part] if numbers.ndim == 3 else numbers
+            part_words = _words(start + part.start * width, words, out.device)
+            inputs = (part_numbers, part_words, *(tensor[part] for tensor in tensors))
+            flags.append(self._call(kernel, small, (out[part], *inputs)))
         return torch.stack(flags).sum()
 
     def _call(self, kernel: Kernel, small: bool, arguments: tuple[Tensor, ...]) -> Tensor:
@@ -79,20 +85,20 @@ class Runner:
             return self._compiled(kernel, arguments)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # a compiler can be missing or fail in any way; the plain pass gives the same bytes
+        except Exception as error:  # a compiler can be missing or fail in any way; the eager pass gives the same bytes
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log.warning("merging without a compiler, which is slower: %s", reason)
             self.compiled = False
             return _entry(kernel)(*arguments)
 
     def _compiled(self, kernel: Kernel, arguments: tuple[Tensor, ...]) -> Tensor:
-        """One entry for whatever a compiled function depends on, save the number of elements."""
+        """Run the compiled form for these dtypes, ranks and coefficient counts; the number of elements is dynamic."""
         out, numbers, words, *_ = arguments
         sizes = (out.ndim, numbers.ndim, numbers.shape[0], words.shape[0], torch.get_num_threads())
         key = (kernel, out.device.type, sizes, *[tensor.dtype for tensor in arguments])
         entry = self._entries.get(key)
         if entry is None:
-            with warnings.catch_warnings():  # the compiler's own, about its own code
+            with warnings.catch_warnings():  # the compiler's warnings about its own code
                 warnings.filterwarnings("ignore", module=r"torch\.")
                 entry = _compile(_entry(kernel), arguments)
                 entry(*arguments)
@@ -103,15 +109,15 @@ class Runner:
 def _compile(entry: Entry, arguments: tuple[Tensor, ...]) -> Entry:
     """The compiled form of `entry` for tensors of these dtypes and any size.
 
-    On a CPU without Dynamo and AOTAutograd: the guards and wrappers that they put before each call take as long as a
-    small tensor's pass, and here the caller's key says all that they would. Nor do they see a write into an argument as
-    one, and without it the pass over the elements and their maximum would be two passes, each with all of the work.
+    On a CPU it bypasses Dynamo and AOTAutograd. Their guards and wrappers take as long per call as the pass over a
+    small tensor, and the cache key of `_compiled` already checks what the guards would check. They would also turn the
+    write into an argument into a separate copy, and so compile the write and the maximum as two passes.
     """
     if arguments[0].device.type != "cpu":
-        found = torch.compile(entry, dynamic=True, fullgraph=True, options=CUDA)
-        # What a tensor is a view of would be compiled in, and whether it takes part in a gradient.
-        return lambda *inputs: found(*(tensor.detach() for tensor in inputs))
-    from torch._inductor import config  # seconds to import, which a small model never needs
+        compiled_entry = torch.compile(entry, dynamic=True, fullgraph=True, options=CUDA_OPTIONS)
+        # Otherwise Dynamo would recompile for each base of a view and each value of requires_grad.
+        return lambda *inputs: compiled_entry(*(tensor.detach() for tensor in inputs))
+    from torch._inductor import config  # slow import, which small models do not need
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
     from torch._inductor.virtualized import V
@@ -120,17 +126,17 @@ def _compile(entry: Entry, arguments: tuple[Tensor, ...]) -> Entry:
     trace = make_fx(lambda *inputs: (entry(*inputs),), select_decomp_table(), tracing_mode="symbolic")
     graph = trace(*_examples(*arguments))
     traced = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
-    with V.set_fake_mode(traced[0].fake_mode), config.patch(ONE_EXPRESSION):
+    with V.set_fake_mode(traced[0].fake_mode), config.patch(FUSION_OPTIONS):
         compiled = compile_fx_inner(graph, traced)
-    call = getattr(compiled, "current_callable", None) or compiled  # past what only looks for a profiler
+    call = getattr(compiled, "current_callable", None) or compiled  # skips a wrapper that only serves the profiler
     return lambda *inputs: call(list(inputs))[0]
 
 
 def _examples(out: Tensor, numbers: Tensor, words: Tensor, *tensors: Tensor) -> Iterator[Tensor]:
-    """Arguments of the same dtypes whose sizes equal no other number in the trace."""
-    shape = (LONG,) if out.ndim == 1 else (WIDE, WIDE + 2)
+    """Example arguments of the same dtypes, whose sizes equal no other number in the trace."""
+    shape = (EXAMPLE_LENGTH,) if out.ndim == 1 else (EXAMPLE_WIDTH, EXAMPLE_WIDTH + 2)
     yield torch.empty(shape, dtype=out.dtype)
-    yield numbers if numbers.ndim == 1 else numbers[:, :1].expand(-1, WIDE, -1).contiguous()
+    yield numbers if numbers.ndim == 1 else numbers[:, :1].expand(-1, EXAMPLE_WIDTH, -1).contiguous()
     yield words
     yield from (torch.empty(shape, dtype=tensor.dtype) for tensor in tensors)
 
@@ -138,18 +144,18 @@ def _examples(out: Tensor, numbers: Tensor, words: Tensor, *tensors: Tensor) -> 
 def _entry(kernel: Kernel) -> Entry:
     def entry(out: Tensor, numbers: Tensor, words: Tensor, *tensors: Tensor) -> Tensor:
         out.copy_(kernel(numbers, words, tensors))
-        # A compiler may have skipped the rounding of what it reads back, so the bound is on the unrounded side.
-        return torch.where(out.abs().amax().float() < OVERFLOW.get(out.dtype, torch.inf), 0.0, 1.0)
+        # The compiler may read back values before they are rounded, so the bound applies to unrounded values.
+        return torch.where(out.abs().amax().float() < OVERFLOW_BOUND.get(out.dtype, torch.inf), 0.0, 1.0)
 
-    # A code object of its own: Dynamo keeps its variants by code object and refuses more than a few of one.
+    # A new code object each time: Dynamo limits the number of compiled variants per code object.
     return FunctionType(entry.__code__.replace(), entry.__globals__, "entry", None, entry.__closure__)
 
 
-def _parts(rows: int, step: int, start: int, width: int) -> Iterator[slice]:
-    """Up to `step` rows of `width` elements each, cut where the high word of the elements' index changes."""
+def _row_slices(rows: int, step: int, start: int, width: int) -> Iterator[slice]:
+    """Slices of at most `step` rows of `width` elements, cut where the high 32 bits of the element index change."""
     first = 0
     while first < rows:
-        left = (HIGH - (start + first * width) % HIGH) // width or 1
+        left = (INDEX_SPAN - (start + first * width) % INDEX_SPAN) // width or 1
         last = min(rows, first + step, first + left)
         yield slice(first, last)
         first = last

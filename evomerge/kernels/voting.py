@@ -1,4 +1,4 @@
-"""The rule of the TIES family: sparsify, elect a sign, average what agrees."""
+"""The elementwise rule of the TIES family: sparsify, elect a sign, average the task vectors that agree with it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels.coefficients import Block, Consensus
-from evomerge.kernels.masks import limit, shared_round, uniform24
+from evomerge.kernels.masks import mask_threshold, shared_round, uniform24
 
 Sign = Literal["weighted", "unweighted"]
 Divisor = Literal["weights", "count"]
@@ -17,19 +17,19 @@ Kind = Literal["keep", "trim", "band", "drop", "rank"]
 
 @dataclass(frozen=True)
 class Keep:
-    """Every element takes part."""
+    """Keeps every element."""
 
 
 @dataclass(frozen=True)
 class Trim:
-    """Elements with |δ| ≥ low take part."""
+    """Keeps elements with |δ| ≥ low."""
 
     low: float
 
 
 @dataclass(frozen=True)
 class Band:
-    """Elements with low ≤ |δ| ≤ high take part."""
+    """Keeps elements with low ≤ |δ| ≤ high."""
 
     low: float
     high: float
@@ -37,33 +37,34 @@ class Band:
 
 @dataclass(frozen=True)
 class Drop:
-    """A random share `density` of the elements takes part (masks.py)."""
+    """Keeps each element with probability `density` (masks.py)."""
 
     density: float
 
 
 @dataclass(frozen=True)
 class RankDrop(Drop):
-    """The share is `density` + `epsilon` for elements whose coin (`bank.coins.N`) shows heads, and − `epsilon` else.
+    """Keeps an element with probability density ± epsilon, by its coin in `bank.coins.N`: + for heads, − for tails.
 
-    Coins that show heads with probability rank/(n − 1) make it DELLA's law: density − epsilon + 2·epsilon·rank/(n − 1).
+    If a coin is heads with probability rank/(n − 1), the element is kept with DELLA's probability
+    density − epsilon + 2·epsilon·rank/(n − 1).
     """
 
     epsilon: float
 
 
 Mask = Keep | Trim | Band | Drop | RankDrop
-COINS = 8  # experts per byte of a bank of coins
+EXPERTS_PER_BYTE = 8  # in a bank of coins, which has one bit per expert
 
 
 @dataclass(frozen=True)
 class Vote:
-    """λ·(Σ wᵢ·mᵢ·sᵢ·δ̂ᵢ) / divisor, with masked task vectors δ̂ᵢ scaled by sᵢ; `kind` is how they were masked.
+    """λ·(Σ wᵢ·mᵢ·sᵢ·δ̂ᵢ) / divisor, where δ̂ᵢ are the masked task vectors, sᵢ their scales and `kind` the type of mask.
 
-    `elect` keeps, per element, the experts that agree with the elected sign; the sign is that of Σ wᵢδ̂ᵢ ("weighted")
-    or of Σ δ̂ᵢ ("unweighted"). The divisor, where `normalize`, is Σ wᵢ over the agreeing experts ("weights") or their
-    number ("count"). Zero elements never agree with a sign, a zero sum elects +1 (mergekit's rule, TIES eq. 2 leaves it
-    open), and an element on which nobody agrees keeps the base's value.
+    With `elect`, mᵢ selects per element the experts that agree with the elected sign: the sign of Σ wᵢδ̂ᵢ ("weighted")
+    or of Σ δ̂ᵢ ("unweighted"). With `normalize`, the divisor is Σ wᵢ over the agreeing experts ("weights") or their
+    number ("count"). A zero element agrees with no sign. A zero sum elects +1, as in mergekit; TIES eq. 2 does not
+    define this case. An element on which no expert agrees keeps the base's value.
     """
 
     kind: Kind
@@ -73,7 +74,7 @@ class Vote:
     divisor: Divisor
 
     def __call__(self, block: Block) -> Tensor:
-        """The update of a block; `numbers` are λ and then rows of weights, scales, lows and highs."""
+        """The update of a block; `numbers` are λ, then the weights, scales, lower and upper bounds of all experts."""
         count = len(block.deltas)
         lam, weights, scales = block.numbers[0], block.numbers[1:], block.numbers[1 + count :]
         deltas = [delta * scales[i] for i, delta in enumerate(self._masked(block))]
@@ -86,8 +87,8 @@ class Vote:
         total = _sum([torch.where(a, vote, vote * 0.0) for a, vote in zip(agree, votes, strict=True)])
         if self.normalize:
             one = torch.ones_like(lam)
-            shares = [weights[i] if self.divisor == "weights" else one for i in range(count)]
-            divisor = _sum([torch.where(a, share, 0.0) for a, share in zip(agree, shares, strict=True)])
+            counted = [weights[i] if self.divisor == "weights" else one for i in range(count)]
+            divisor = _sum([torch.where(a, number, 0.0) for a, number in zip(agree, counted, strict=True)])
             total = total / torch.where(divisor == 0, 1.0, divisor)
         return total * lam
 
@@ -100,21 +101,21 @@ class Vote:
             inside = [(delta.abs() >= low[i]) & (delta.abs() <= high[i]) for i, delta in enumerate(block.deltas)]
         elif self.kind in ("drop", "rank"):
             mixed = shared_round(block, block.words[0])
-            shares = [self._share(block, i) for i in range(count)]
-            inside = [uniform24(mixed, block.words[1 + i], block.high) < share for i, share in enumerate(shares)]
+            bounds = [self._threshold(block, i) for i in range(count)]
+            inside = [uniform24(mixed, block.words[1 + i], block.index_high) < bound for i, bound in enumerate(bounds)]
         else:
             return list(block.deltas)
-        # A product, not a zero: NaN and infinity of an expert must not vanish behind a mask.
+        # A product with 0, not 0 itself, so that a mask does not hide NaN or infinity of an expert.
         return [torch.where(k, delta, delta * 0.0) for k, delta in zip(inside, block.deltas, strict=True)]
 
-    def _share(self, block: Block, expert: int) -> Tensor:
-        """The limit below which an element's 24-bit number keeps it."""
+    def _threshold(self, block: Block, expert: int) -> Tensor:
+        """The threshold below which the 24-bit number of an element keeps it."""
         count = len(block.deltas)
-        first = block.words[1 + count + expert]
+        heads = block.words[1 + count + expert]
         if self.kind == "drop":
-            return first
-        coin = (block.bank[expert // COINS].to(torch.int32) >> (expert % COINS)) & 1
-        return torch.where(coin == 1, first, block.words[1 + 2 * count + expert])
+            return heads
+        coin = (block.bank[expert // EXPERTS_PER_BYTE].to(torch.int32) >> (expert % EXPERTS_PER_BYTE)) & 1
+        return torch.where(coin == 1, heads, block.words[1 + 2 * count + expert])
 
 
 def vote(
@@ -129,7 +130,7 @@ def vote(
     divisor: Divisor = "weights",
     keys: tuple[int, ...] = (),
 ) -> Consensus:
-    """The `Consensus` of a vote; masks are of one class, or some of them `Keep`. `keys` are `mask_keys`, for `Drop`."""
+    """The `Consensus` of a vote; masks other than `Keep` have one class, and `keys` are the `mask_keys` for `Drop`."""
     kinds = {type(mask) for mask in masks} - {Keep}
     kind: Kind = "keep"
     lows: list[float] = []
@@ -137,10 +138,10 @@ def vote(
     words: tuple[int, ...] = ()
     bank: tuple[str, ...] = ()
     if RankDrop in kinds:
-        kind, words = "rank", (*keys, *_limits(masks, +1), *_limits(masks, -1))
-        bank = tuple(f"coins.{i}" for i in range(-(-len(masks) // COINS)))
+        kind, words = "rank", (*keys, *_thresholds(masks, +1), *_thresholds(masks, -1))
+        bank = tuple(f"coins.{i}" for i in range(-(-len(masks) // EXPERTS_PER_BYTE)))
     elif kinds == {Drop}:
-        kind, words = "drop", (*keys, *_limits(masks, 0))
+        kind, words = "drop", (*keys, *_thresholds(masks, 0))
     elif kinds:
         kind = "band" if Band in kinds else "trim"
         lows = [mask.low if isinstance(mask, Trim | Band) else 0.0 for mask in masks]
@@ -152,11 +153,11 @@ def vote(
     return Consensus(rule, (lam, *weights, *scales, *lows, *highs), words, bank)
 
 
-def _limits(masks: Sequence[Mask], side: int) -> Iterator[int]:
-    """What keeps an element, per expert; `side` is +1 for heads and −1 for tails."""
+def _thresholds(masks: Sequence[Mask], side: int) -> Iterator[int]:
+    """One 24-bit threshold per expert; `side` is +1 for heads and −1 for tails."""
     for mask in masks:
-        spread = side * mask.epsilon if isinstance(mask, RankDrop) else 0.0
-        yield limit(mask.density + spread) if isinstance(mask, Drop) else limit(1.0)
+        offset = side * mask.epsilon if isinstance(mask, RankDrop) else 0.0
+        yield mask_threshold(mask.density + offset) if isinstance(mask, Drop) else mask_threshold(1.0)
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,9 @@
-"""ledger."""
+"""trials.jsonl: journal, memo and resume in one.
+
+One line per scored chunk or failure, on the disk before the search goes on; opening the file replays what is paid for.
+The room knows keys, chunks and numbers, no recipe and no model. The rule: lines are only added, the meaning of a key
+never changes, and a line that stands twice counts once.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -6,15 +11,15 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.ledger.ledger import Ledger, Rechunking
-    from evomerge.ledger.reading import plan_of, read_trials, refuse_other, whole_scores
+    from evomerge.ledger.reading import complete_scores, plan_of, read_trials, refuse_other_search
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
     "Ledger",
     "Rechunking",
+    "complete_scores",
     "plan_of",
     "read_trials",
-    "refuse_other",
-    "whole_scores",
+    "refuse_other_search",
 ]

@@ -1,7 +1,8 @@
-"""trials.jsonl: journal, memo and resume in one.
+"""The ledger trials.jsonl: an append-only journal of scores, which is also the cache that a search resumes from.
 
-One header line (what the scores are scores of), then one line per scored chunk or failed candidate, each on the disk
-before the search goes on. A torn last line is dropped and its work redone; nothing else is ever rewritten.
+The first line is a header that identifies the search. Each further line records one scored chunk, one failed candidate
+or one decision of the search, and is synced to disk before the search continues. If a crash leaves an incomplete last
+line, that line is dropped and its work is repeated. No other line is ever rewritten.
 """
 
 import fcntl
@@ -13,26 +14,39 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from evomerge.errors import RunError, unwritable
-from evomerge.ledger.lines import read_lines, whole_length
-from evomerge.ledger.reading import check_header
+from evomerge.ledger.lines import complete_length, read_lines
+from evomerge.ledger.reading import refuse_header_mismatch
 
 SCHEMA = 1
 
 
 @dataclass
 class Trial:
-    """What is known of one recipe: its scores chunk by chunk, or why it failed."""
+    """The recorded results of one recipe: its scores or its failure, chunk by chunk."""
 
     scores: dict[str, list[float]] = field(default_factory=dict)  # chunk id → one score per item, in chunk order
-    errors: dict[str, str] = field(default_factory=dict)  # chunk id → why the candidate could not be scored there
-    answers: dict[str, dict[str, int]] = field(default_factory=dict)  # chunk id → counts, where something was generated
+    errors: dict[str, str] = field(default_factory=dict)  # chunk id → why the candidate could not be scored on it
+    answers: dict[str, dict[str, int]] = field(default_factory=dict)  # chunk id → counts of generated answers
     seconds: float = 0.0
-    items: int = 0  # scored and paid for
+    items: int = 0  # items that were scored, each counted when its chunk was scored
 
-    def fill_in(self, old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]]) -> None:
-        """Put together what `new` chunks would say of the items of all `old` ones: their scores, or why it failed.
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Add a line of scores or of a failure; scores replace an earlier failure on the same chunk."""
+        if "error" in line:
+            self.errors[line["chunk"]] = line["error"]
+            return
+        self.scores[line["chunk"]] = line["scores"]
+        self.items += len(line["scores"])
+        if "answers" in line:
+            self.answers[line["chunk"]] = line["answers"]
+        self.errors.pop(line["chunk"], None)
+        self.seconds += line["seconds"]
 
-        What is known of a new chunk already stays.
+    def regroup(self, old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]]) -> None:
+        """Fill in the `new` chunks (id → items), which hold the same items as the `old` ones in another grouping.
+
+        A failure on an old chunk becomes a failure on every new one. Scores are copied only if all old chunks are
+        scored. Scores that a new chunk already has are kept.
         """
         failed = [self.errors[chunk] for chunk in old if chunk in self.errors]
         if failed:
@@ -45,17 +59,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Rechunking:
-    """The search slice dealt anew: chunk id → items, and the level of every item that it was dealt by."""
+    """The search slice in other chunks: chunk id → items, and item → the level that decided its place."""
 
     chunks: Mapping[str, Sequence[str]]
     levels: Mapping[str, str]
 
 
 class Ledger:
-    """An append-only file of trials; opening it replays what is already paid for.
+    """An append-only file of trials; opening an existing file loads everything that is recorded in it.
 
-    Raises RunError where the file belongs to another configuration, is damaged before its last line, is in use by
-    another process, or cannot be written.
+    Raises RunError if the file belongs to another configuration, is damaged before its last line, is in use by another
+    process, or cannot be written.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -65,11 +79,11 @@ class Ledger:
         self.stops: list[dict[str, Any]] = []
         self.races: list[dict[str, Any]] = []
         self.rechunking: Rechunking | None = None
-        self.race_limit: int | None = None  # items after which races end
+        self.race_limit: int | None = None  # items per candidate after which races end
         self.header: dict[str, Any] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = path.open("a+b", buffering=0)  # nothing may wait for a later flush
+            self._file: BinaryIO = path.open("a+b", buffering=0)  # unbuffered: a kill must not lose a line
         except OSError as error:
             raise unwritable(self.path, error) from error
         self._lock()
@@ -85,12 +99,12 @@ class Ledger:
             self.header = dict(header)
             self._write(header)
             return
-        check_header(self.path, self.header, header)
+        refuse_header_mismatch(self.path, self.header, header)
         for line in lines:
             self._apply(line)
 
     def __getitem__(self, key: str) -> Trial:
-        """The trial of a recipe key; an empty one for a recipe never seen."""
+        """The trial of a recipe key; an empty trial for a recipe that has no line."""
         return self.trials.get(key, Trial())
 
     def append_scores(
@@ -102,55 +116,61 @@ class Ledger:
         recipe: Mapping[str, Any],
         answers: Mapping[str, int] | None = None,
     ) -> None:
-        """Record one scored chunk, with counts of generated answers; the recipe is written with a candidate's first."""
+        """Record the scores of one chunk in item order, the seconds that they took, and counts of generated answers.
+
+        The recipe's document is written only with the first line of its key.
+        """
         line = {"key": key, "chunk": chunk, "scores": scores, "seconds": round(seconds, 4)}
         self._record({**line, "answers": dict(answers)} if answers else line, recipe)
 
     def append_failure(self, key: str, chunk: str, reason: str, recipe: Mapping[str, Any]) -> None:
-        """Record that a candidate could not be built or scored; it is not tried again on that chunk."""
+        """Record that a candidate could not be built or scored on a chunk; a resumed search does not try it again."""
         self._record({"key": key, "chunk": chunk, "error": reason}, recipe)
 
     def append_slice_use(self, slice_name: str, keys: list[str]) -> None:
-        """Record that candidates were looked at on a slice outside the search, once for the same look."""
-        look = {"look": slice_name, "keys": keys}
-        if look not in self.slice_uses:
-            self._write(look)
-            self.slice_uses.append(look)
+        """Record that these candidates are evaluated on a slice outside the search; an equal record is not repeated."""
+        use = {"look": slice_name, "keys": keys}
+        if use not in self.slice_uses:
+            self._write(use)
+            self.slice_uses.append(use)
 
     def append_stop(self, generation: int, budget: Mapping[str, Any]) -> None:
-        """Record after which generation the time of a budget had run out."""
+        """Record the generation after which the time of this budget had run out."""
         stop = {"after": generation, "budget": dict(budget)}
         self._write({"stop": stop})
         self.stops.append(stop)
 
     def append_race(self, generation: int, first: str, stopped: Mapping[str, int]) -> None:
-        """Record whom a generation's race has stopped, after how many chunks from `first` on; once for the same."""
+        """Record the candidates that a race stopped, as key → chunks seen; an equal record is not repeated.
+
+        `first` is the id of the chunk that the generation began with.
+        """
         race = {"generation": generation, "first": first, "stopped": dict(stopped)}
         if race not in self.races:
             self._write({"race": race})
             self.races.append(race)
 
     def append_race_limit(self, items: int) -> None:
-        """Record after how many items the races of this search end."""
+        """Record the number of items per candidate after which the races of this search end."""
         self._write({"most": items})
         self.race_limit = items
 
-    def recall(self, chunks: Mapping[str, Sequence[str]]) -> None:
-        """Have what trials hold of a slice that was dealt anew count for its `chunks` of before, too."""
+    def copy_rechunked_scores(self, chunks: Mapping[str, Sequence[str]]) -> None:
+        """Copy scores of a regrouped search slice back to its original `chunks` (id → items), in every trial."""
         if self.rechunking is not None:
             for trial in self.trials.values():
-                trial.fill_in(self.rechunking.chunks, chunks)
+                trial.regroup(self.rechunking.chunks, chunks)
 
     def append_rechunking(self, rechunking: Rechunking, old: Mapping[str, Sequence[str]]) -> None:
-        """Record that the search slice is in other chunks, once; what trials hold of all `old` ones counts for them."""
+        """Record the new chunks of the search slice, once, and copy the scores of the `old` chunks to them."""
         if self.rechunking is None:
             self._write({"deal": dict(rechunking.chunks), "levels": dict(rechunking.levels)})
             self.rechunking = rechunking
         for trial in self.trials.values():
-            trial.fill_in(old, rechunking.chunks)
+            trial.regroup(old, rechunking.chunks)
 
     def close(self) -> None:
-        """Let another process have the file."""
+        """Close the file and release its lock."""
         self._file.close()
 
     def _record(self, line: dict[str, Any], recipe: Mapping[str, Any]) -> None:
@@ -175,23 +195,14 @@ class Ledger:
         if "deal" in line:
             self.rechunking = Rechunking(line["deal"], line["levels"])
             return
-        trial = self.trials.setdefault(line["key"], Trial())
-        if "error" in line:
-            trial.errors[line["chunk"]] = line["error"]
-        else:
-            trial.scores[line["chunk"]] = line["scores"]
-            trial.items += len(line["scores"])
-            if "answers" in line:
-                trial.answers[line["chunk"]] = line["answers"]
-            trial.errors.pop(line["chunk"], None)  # a second try that went well
-            trial.seconds += line["seconds"]
+        self.trials.setdefault(line["key"], Trial()).add(line)
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        """One line, synced; where the disk refuses, the file is cut back to its last whole line."""
+        """Append one line and sync it; if the write fails, the file is truncated to its last complete line."""
         size = self._file.seek(0, os.SEEK_END)
         text = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")
         try:
-            while text:  # a nearly full disk may take a part
+            while text:  # an unbuffered write may write only a part, for instance on a nearly full disk
                 text = text[self._file.write(text) :]
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -210,6 +221,6 @@ class Ledger:
     def _replay(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         self._file.seek(0)
         data = self._file.read()
-        if (whole := whole_length(data)) < len(data):
-            os.truncate(self.path, whole)  # torn by a crash: its work is redone
+        if (complete := complete_length(data)) < len(data):
+            os.truncate(self.path, complete)  # drop the incomplete last line that a crash has left
         return read_lines(self.path, data)

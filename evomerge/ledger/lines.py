@@ -1,7 +1,7 @@
-"""The lines of a ledger as they count: whole, known and distinct, whatever copying and joining has made of the file.
+"""Validation of ledger lines: complete, known and distinct lines only, even in a file that was copied or joined.
 
-What stands twice counts once, and what nobody reads is passed over with a line that says so. What contradicts another
-line, or has another shape, is refused by its number: no count may depend on it.
+Duplicates and lines that nothing reads are skipped, with one warning that gives their line numbers. A line that
+contradicts another one or has an unexpected shape raises RunError with its number, because counts would depend on it.
 """
 
 import json
@@ -15,8 +15,8 @@ from evomerge.errors import RunError
 from evomerge.notices import warn_once
 
 Line = dict[str, Any]
-HEADER = ("schema", "config", "models", "chunks", "items")  # what scores are scores of
-KINDS = {
+HEADER_KEYS = ("schema", "config", "models", "chunks", "items")  # what identifies a search
+KEYS = {  # kind of line → its keys; the kind is the key that only lines of this kind have
     "scores": ("key", "chunk", "scores", "seconds", "recipe", "answers"),
     "error": ("key", "chunk", "error", "recipe"),
     "look": ("look", "keys"),
@@ -25,130 +25,136 @@ KINDS = {
     "most": ("most",),
     "deal": ("deal", "levels"),
 }
-SHOWN = 5  # numbers of lines in a message
+MAX_SHOWN = 5  # line numbers listed in a message
 
 
 def read_lines(path: Path, data: bytes) -> tuple[Line, list[Line]]:
-    """Header and lines of a ledger's text, whose torn last line is left out; an empty header where there is nothing."""
-    lines = {number: _parsed(path, number, text) for number, text in _whole(data)}
+    """Header and valid lines of a ledger's bytes, without an incomplete last line; an empty header for an empty file.
+
+    A failure is left out if the same candidate was scored on the same chunk elsewhere in the file.
+    """
+    lines = {number: _parse(path, number, text) for number, text in _complete_lines(data)}
     start = next((number for number, line in lines.items() if "schema" in line), min(lines, default=0))
     header = lines.pop(start, {})
-    reading = _Reading(path, header, _chunks(header, lines))
-    found = [kept for number, line in reading.of_candidates(lines) if (kept := reading.take(number, line))]
-    reading.tell()
+    line_filter = _LineFilter(path, header, _chunk_sizes(header, lines))
+    found = [kept for number, line in line_filter.with_recipe(lines) if (kept := line_filter.accept(number, line))]
+    line_filter.warn_of_skipped()
     scored = {(line["key"], line["chunk"]) for line in found if "scores" in line}
-    # A second try that went well makes up for a failure.
     return header, [line for line in found if "error" not in line or (line["key"], line["chunk"]) not in scored]
 
 
-def whole_length(data: bytes) -> int:
-    """Bytes of the lines that end."""
+def complete_length(data: bytes) -> int:
+    """The number of bytes up to the end of the last complete line."""
     return data.rfind(b"\n") + 1
 
 
-def _whole(data: bytes) -> list[tuple[int, bytes]]:
-    texts = data[: whole_length(data)].split(b"\n")
+def _complete_lines(data: bytes) -> list[tuple[int, bytes]]:
+    texts = data[: complete_length(data)].split(b"\n")
     return [(number, text) for number, text in enumerate(texts, 1) if text.strip()]
 
 
-def _parsed(path: Path, number: int, text: bytes) -> Line:
+def _parse(path: Path, number: int, text: bytes) -> Line:
     try:
         return dict(json.loads(text))
     except (ValueError, TypeError, RecursionError):
-        raise damaged(path, number, "is not JSON") from None
+        raise damaged_line(path, number, "is not JSON") from None
 
 
-def damaged(path: Path, number: int, what: str) -> RunError:
-    """The one line about a line that cannot count."""
-    return RunError(f"{path}: line {number} {what}; restore it from a copy, or cut the file before that line")
+def damaged_line(path: Path, number: int, problem: str) -> RunError:
+    """The error for a line that cannot be used."""
+    return RunError(f"{path}: line {number} {problem}; restore it from a copy, or cut the file before that line")
 
 
-def _chunks(header: Line, lines: Mapping[int, Line]) -> dict[str, int] | None:
-    """Chunk id → items, as drawn and as dealt anew; None where the header does not say."""
+def _chunk_sizes(header: Line, lines: Mapping[int, Line]) -> dict[str, int] | None:
+    """Chunk id → number of items, for original and regrouped chunks; None if the header lists no chunks."""
     if "chunks" not in header:
         return None
-    anew = [line["deal"] for line in lines.values() if isinstance(line.get("deal"), dict)]
-    return {chunk: len(items) for chunks in (header["chunks"], *anew) for chunk, items in chunks.items()}
+    regrouped = [line["deal"] for line in lines.values() if isinstance(line.get("deal"), dict)]
+    return {chunk: len(items) for chunks in (header["chunks"], *regrouped) for chunk, items in chunks.items()}
 
 
 @dataclass
-class _Reading:
-    """Takes line after line; `seen` holds what each was about, where it stood and what it said."""
+class _LineFilter:
+    """Accepts or skips lines one after the other.
+
+    `seen` maps the subject of each accepted line to its number and its content; `skipped` maps a reason to the numbers
+    of the lines that were skipped for it.
+    """
 
     path: Path
     header: Line
-    chunks: Mapping[str, int] | None
+    chunk_sizes: Mapping[str, int] | None
     seen: dict[str, tuple[int, Any]] = field(default_factory=dict)
-    passed: dict[str, list[int]] = field(default_factory=dict)
+    skipped: dict[str, list[int]] = field(default_factory=dict)
 
-    def take(self, number: int, line: Line) -> Line | None:
-        """The line with the keys that are known, or None where it adds nothing."""
+    def accept(self, number: int, line: Line) -> Line | None:
+        """The line with its known keys, or None if it is skipped; RunError for a line that cannot be used."""
         if "schema" in line:
-            self._pass_header(number, line)
+            self._skip_header(number, line)
             return None
         kind = self._kind(number, line)
-        for key in line.keys() - set(KINDS[kind]):
-            self._pass(f"unknown key {key!r} in", number)
-        known = {key: value for key, value in line.items() if key in KINDS[kind]}
-        if problem := _problem(kind, known):
-            raise damaged(self.path, number, problem)
-        return known if self._belongs(kind, number, known) and self._is_new(kind, number, known) else None
+        for key in line.keys() - set(KEYS[kind]):
+            self._skip(f"unknown key {key!r} in", number)
+        known = {key: value for key, value in line.items() if key in KEYS[kind]}
+        if problem := _shape_problem(kind, known):
+            raise damaged_line(self.path, number, problem)
+        return known if self._in_this_search(kind, number, known) and self._is_new(kind, number, known) else None
 
-    def of_candidates(self, lines: Mapping[int, Line]) -> Iterator[tuple[int, Line]]:
-        """The lines, but for those of a key that no line gives a recipe for: nobody can have asked for that."""
+    def with_recipe(self, lines: Mapping[int, Line]) -> Iterator[tuple[int, Line]]:
+        """The numbered lines without those of a candidate whose recipe is in no line: such a candidate is unknown."""
         known = {str(line.get("key")) for line in lines.values() if "recipe" in line}
         for number, line in lines.items():
             if "key" in line and str(line["key"]) not in known:
-                self._pass("a candidate without a recipe in", number)
+                self._skip("a candidate without a recipe in", number)
             else:
                 yield number, line
 
-    def tell(self) -> None:
-        """One line about what was passed over."""
-        if not self.passed:
+    def warn_of_skipped(self) -> None:
+        """Log one warning that lists the skipped lines by reason."""
+        if not self.skipped:
             return
-        parts = (f"{what} line{'s' * (len(at) > 1)} {_listed(at)}" for what, at in self.passed.items())
-        warn_once(f"{self.path}: passed over {'; '.join(parts)}")
+        parts = (f"{what} line{'s' * (len(at) > 1)} {_listed(at)}" for what, at in self.skipped.items())
+        warn_once(f"{self.path}: ignored {'; '.join(parts)}")
 
-    def _pass(self, what: str, number: int) -> None:
-        self.passed.setdefault(what, []).append(number)
+    def _skip(self, reason: str, number: int) -> None:
+        self.skipped.setdefault(reason, []).append(number)
 
-    def _pass_header(self, number: int, line: Line) -> None:
-        if any(line.get(key) != self.header.get(key) for key in HEADER):
-            raise damaged(self.path, number, "is the header of another search's ledger")
-        self._pass("a second header in", number)
+    def _skip_header(self, number: int, line: Line) -> None:
+        if any(line.get(key) != self.header.get(key) for key in HEADER_KEYS):
+            raise damaged_line(self.path, number, "is the header of another search's ledger")
+        self._skip("a second header in", number)
 
     def _kind(self, number: int, line: Line) -> str:
-        found = [kind for kind in KINDS if kind in line]
+        found = [kind for kind in KEYS if kind in line]
         if len(found) != 1:
-            raise damaged(self.path, number, "is not a trial")
+            raise damaged_line(self.path, number, "is not a trial")
         return found[0]
 
-    def _belongs(self, kind: str, number: int, line: Line) -> bool:
-        """Whether the line's chunk is one of this search, with a score for each of its items."""
-        if kind not in ("scores", "error") or self.chunks is None:
+    def _in_this_search(self, kind: str, number: int, line: Line) -> bool:
+        """Whether the line's chunk belongs to this search; RunError if it has not one score for each of its items."""
+        if kind not in ("scores", "error") or self.chunk_sizes is None:
             return True
-        if line["chunk"] not in self.chunks:
-            self._pass("chunks of another search in", number)
+        if line["chunk"] not in self.chunk_sizes:
+            self._skip("chunks of another search in", number)
             return False
-        items = self.chunks[line["chunk"]]
+        items = self.chunk_sizes[line["chunk"]]
         if kind == "scores" and len(line["scores"]) != items:
-            raise damaged(self.path, number, f"holds {len(line['scores'])} scores for {items} items")
+            raise damaged_line(self.path, number, f"holds {len(line['scores'])} scores for {items} items")
         return True
 
     def _is_new(self, kind: str, number: int, line: Line) -> bool:
-        """Whether no line before said it; scores, `most` and a deal can only be said in one way."""
-        about, said = _about(kind, line)
-        first, before = self.seen.setdefault(about, (number, said))
-        if before != said:
-            raise damaged(self.path, number, f"contradicts line {first}")
+        """Whether no earlier line has the same subject; RunError if one has, with other content."""
+        subject, content = _subject_and_content(kind, line)
+        first, known = self.seen.setdefault(subject, (number, content))
+        if known != content:
+            raise damaged_line(self.path, number, f"contradicts line {first}")
         if first != number:
-            self._pass("what stands twice in", number)
+            self._skip("duplicates in", number)
         return first == number
 
 
-def _about(kind: str, line: Line) -> tuple[str, Any]:
-    """What a line is about, and what it says of it."""
+def _subject_and_content(kind: str, line: Line) -> tuple[str, Any]:
+    """What identifies a line, and what may not differ between two lines of the same identity."""
     if kind == "scores":
         return json.dumps([kind, line["key"], line["chunk"]]), line["scores"]
     if kind == "error":
@@ -158,8 +164,8 @@ def _about(kind: str, line: Line) -> tuple[str, Any]:
     return json.dumps([kind, line], sort_keys=True), None
 
 
-def _problem(kind: str, line: Line) -> str | None:
-    """What is wrong with the shape of a line of this kind."""
+def _shape_problem(kind: str, line: Line) -> str | None:
+    """Why the values of a line do not have the types of its kind, or None."""
     if kind in ("scores", "error"):
         right = all(isinstance(line.get(key), str) for key in ("key", "chunk"))
         right &= isinstance(line["error"], str) if kind == "error" else _are_scores(line)
@@ -182,10 +188,10 @@ def _are_scores(line: Line) -> bool:
     return all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
 
 
-def _are_counts(given: Any) -> bool:
-    return isinstance(given, dict) and all(type(count) is int for count in given.values())
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(count) is int for count in value.values())
 
 
 def _listed(numbers: list[int]) -> str:
-    more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
-    return ", ".join(map(str, numbers[:SHOWN])) + more
+    more = f" and {len(numbers) - MAX_SHOWN} more" if len(numbers) > MAX_SHOWN else ""
+    return ", ".join(map(str, numbers[:MAX_SHOWN])) + more

@@ -1,4 +1,4 @@
-"""A ledger as it is read by whoever does not write it: its lines, what they are scores of, whether a header fits."""
+"""Reading a ledger without writing to it: its valid lines, its chunks and complete scores, and header comparison."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,30 +6,41 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
-from evomerge.ledger.lines import HEADER, read_lines, whole_length
+from evomerge.ledger.lines import HEADER_KEYS, complete_length, read_lines
 from evomerge.scoring import Chunk, Plan
+
+DIFFERENT = {
+    "config": "another configuration",
+    "models": "other weights",
+    "chunks": "other items",
+    "items": "other prompts or answers",
+}
+MAX_SHOWN = 4  # differences listed in a message
 
 
 def read_trials(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Header and lines of a ledger that may be in use, those that count; a torn last line is left out."""
+    """Header and valid lines of a ledger, which another process may be writing; an incomplete last line is ignored.
+
+    RunError if the file cannot be read or has no line.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise RunError(f"{path}: not a readable ledger ({error.strerror}); is this a run folder?") from None
     header, lines = read_lines(path, data)
     if not header:
-        raise RunError(f"{path}: empty; the search had not begun")
+        raise RunError(f"{path}: empty; the search has not begun")
     return header, lines
 
 
 def chunks_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Chunk id → items of every slice, as drawn and as dealt anew."""
-    anew = [line["deal"] for line in lines if "deal" in line]
-    return {**header["chunks"], **{id_: items for rechunking in anew for id_, items in rechunking.items()}}
+    """Chunk id → items of every slice, for the original chunks and for the regrouped ones of the search slice."""
+    regrouped = [line["deal"] for line in lines if "deal" in line]
+    return {**header["chunks"], **{id_: items for chunks in regrouped for id_, items in chunks.items()}}
 
 
 def plan_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Plan:
-    """All chunks that a ledger's scores belong to, and the weights of their tasks."""
+    """The plan of a ledger: all chunks that its scores refer to, and the weights of their tasks."""
     chunks: dict[str, tuple[Chunk, ...]] = {}
     for chunk, items in chunks_of(header, lines).items():
         name = chunk.partition("/")[0]
@@ -38,48 +49,47 @@ def plan_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Pl
     return Plan(chunks, {task["name"]: float(task.get("weight", 1.0)) for task in tasks})
 
 
-def whole_scores(plan: Plan, lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Key → item → score of every recipe that has seen all of the search slice, in whichever chunks."""
-    wanted = {chunk.id: chunk.items for chunk in plan.chunks["search"]}
+def complete_scores(plan: Plan, lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Key → item → score, for every recipe that is scored on all items of the search slice, in any grouping."""
+    chunks = {chunk.id: chunk.items for chunk in plan.chunks["search"]}
     scores: dict[str, dict[str, float]] = {}
     for line in lines:
-        if line.get("chunk") in wanted and "scores" in line:
-            scores.setdefault(line["key"], {}).update(zip(wanted[line["chunk"]], line["scores"], strict=True))
+        if line.get("chunk") in chunks and "scores" in line:
+            scores.setdefault(line["key"], {}).update(zip(chunks[line["chunk"]], line["scores"], strict=True))
     total = len(set(plan.items("search")))
     return {key: items for key, items in scores.items() if len(items) == total}
 
 
-def refuse_other(path: Path, header: Mapping[str, Any]) -> None:
-    """RunError with the difference where a ledger was begun with other entries than those of `header`.
+def refuse_other_search(path: Path, header: Mapping[str, Any]) -> None:
+    """RunError that shows the difference if the ledger at `path` was begun with other header entries than `header`.
 
-    One without a whole line was not begun: a kill may leave an empty file behind.
+    A file without a complete line is accepted: a killed process may leave an empty file.
     """
-    if whole_length(path.read_bytes()):
-        check_header(path, read_trials(path)[0], header)
+    if complete_length(path.read_bytes()):
+        refuse_header_mismatch(path, read_trials(path)[0], header)
 
 
-def check_header(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """RunError with the difference where a ledger's header holds other entries than the wanted one."""
-    wanted = json.loads(json.dumps(wanted))  # as the file has it: keys are text
-    for key in HEADER:
-        if key in wanted and held.get(key) != wanted[key]:
-            what = {"config": "another configuration", "models": "other weights", "chunks": "other items"}
-            what["items"] = "other prompts or answers"
-            other = f"{what.get(key, 'another version')} ({_difference(held.get(key), wanted[key])})"
+def refuse_header_mismatch(path: Path, recorded: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """RunError that shows the difference if a recorded header differs from the expected one in an entry of both."""
+    expected = json.loads(json.dumps(expected))  # JSON turns keys into strings, as in the file
+    for key in HEADER_KEYS:
+        if key in expected and recorded.get(key) != expected[key]:
+            other = f"{DIFFERENT.get(key, 'another version')} ({_difference(recorded.get(key), expected[key])})"
             raise RunError(f"{path}: holds scores of {other}; go back to it, or give the new search another name")
 
 
 def _difference(old: Any, new: Any) -> str:
-    """What changed between two header entries, shortly."""
+    """The first few keys that differ between two header entries, with both values."""
     if not isinstance(old, dict) or not isinstance(new, dict):
         return f"{old} → {new}"
     before, after = _flatten(old), _flatten(new)
     keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
-    shown = [f"{key}: {before.get(key, 'absent')} → {after.get(key, 'absent')}" for key in keys[:4]]
-    return "; ".join(shown) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+    shown = [f"{key}: {before.get(key, 'absent')} → {after.get(key, 'absent')}" for key in keys[:MAX_SHOWN]]
+    return "; ".join(shown) + (f" and {len(keys) - MAX_SHOWN} more" if len(keys) > MAX_SHOWN else "")
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):

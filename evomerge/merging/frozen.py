@@ -5,7 +5,16 @@ from dataclasses import replace
 from evomerge import methods
 from evomerge.kernels import LinComb
 from evomerge.merging.materializer import Materializer, Part
-from evomerge.recipes import FROZEN_FROM, ModelRef, Recipe, Rule, Setting, Source, simplify, to_document
+from evomerge.recipes import (
+    FROZEN_FROM,
+    FilteredValue,
+    ModelRef,
+    Recipe,
+    Setting,
+    Source,
+    simplify_setting,
+    to_document,
+)
 
 
 def freeze(recipe: Recipe, materializer: Materializer) -> Recipe:
@@ -60,8 +69,8 @@ def _float(weight: object) -> float:
 def _rules(column: dict[str, float]) -> Setting:
     """A value per tensor; longer names first, since a filter is a part of a name."""
     names = sorted(column, key=lambda name: (-len(name), name))
-    rules = [Rule(name, column[name]) for name in names[:-1]]
-    return simplify((*rules, Rule(None, column[names[-1]])))
+    rules = [FilteredValue(name, column[name]) for name in names[:-1]]
+    return simplify_setting((*rules, FilteredValue(None, column[names[-1]])))
 
 
 def _original(recipe: Recipe) -> dict[str, object]:

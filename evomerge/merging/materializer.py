@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from evomerge import kernels, methods
 from evomerge.errors import CandidateError
-from evomerge.kernels import Coefficients, Factors, Held, Runner, Sources, Update
+from evomerge.kernels import Coefficients, Factors, LazyUpdate, Runner, Sources, Update
 from evomerge.merging.placement import Placement
 from evomerge.merging.prepared import Prepared, digest
 from evomerge.merging.tensor_plan import Input, TensorPlan, plan
@@ -26,7 +26,6 @@ from evomerge.recipes import Recipe
 # fast as in blocks, an elementwise rule forty times.
 COMPILE_SUMS, COMPILE_RULES = 30_000_000, 8_000_000
 KEPT = 32  # sets of models whose prepared tables are kept; a search over subsets of many experts would keep all
-COMPILE = {"auto": None, "always": True, "never": False}
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Materializer:
         self._placement = placement or Placement("mmap", self.device)
         self._prepared = Prepared(prepared)
         self._setups: dict[Any, list[methods.Setup]] = {}
-        self._places: dict[Any, Held] = {}
+        self._places: dict[Any, LazyUpdate] = {}
         self._model: nn.Module | None = None
         self._outs: dict[str, Tensor] = {}
         self._held: dict[str, tuple[methods.Setup, Coefficients]] = {}
@@ -100,7 +99,7 @@ class Materializer:
             _refuse_non_finite([part.name], [flag], dtype)
             yield part.name, out.cpu()
             if self._prepared.in_memory:
-                part.setup.sources.let_go()
+                part.setup.sources.release_banks()
 
     @torch.no_grad()
     def write(self, recipe: Recipe, model: nn.Module) -> None:
@@ -150,7 +149,7 @@ class Materializer:
                 del self._setups[next(iter(self._setups))]
             options = methods.choose_options(recipe.method, recipe.options)
             held = [self._sources(entry) for entry in entries]
-            whole = methods.Whole(lambda: self._placement.stream(held))
+            whole = methods.WholeModel(lambda: self._placement.stream(held))
             self._setups[key] = [
                 methods.Setup(one, options, recipe.seed, recipe.base is not None, self._depth(entry.name), whole)
                 for one, entry in zip(held, entries, strict=True)
@@ -162,14 +161,14 @@ class Materializer:
 
     def _ready(self, method: methods.Method, recipe: Recipe, entry: TensorPlan, setup: methods.Setup) -> None:
         """Have what the method prepares for one tensor."""
-        if setup.sources.ready:
+        if setup.sources.is_prepared:
             return
         seed = setup.seed if method.EXACTNESS == "distribution-only" else None
         models = [(str(source.model), source.name) for source in (entry.base, *entry.experts)]
         whole = [(str(part.base), [(str(s.model), s.layers) for s in part.sources]) for part in recipe.slices]
         key = digest(recipe.method, dict(setup.options), seed, str(recipe.base), whole, models)
         state = self._prepared.get(key, entry.name, lambda: method.prepare(setup))
-        setup.sources.hold(
+        setup.sources.set_prepared(
             {
                 name: self._placement.place_tensor(tensor) if name.startswith("bank.") else tensor
                 for name, tensor in state.items()
@@ -182,7 +181,7 @@ class Materializer:
         assert isinstance(base, Tensor) or callable(base)
         return Sources(name, base, [self._placed(expert, at.base) for expert in at.experts], self.device)
 
-    def _placed(self, source: Input, base: Input | None) -> Held:
+    def _placed(self, source: Input, base: Input | None) -> LazyUpdate:
         """A model's tensor where it stays: relative to `base`, or as it is; one copy for every method and recipe.
 
         A dense weight that an adapter makes (DoRA, an adapter of another base or as base) is made again for each use:

@@ -17,7 +17,6 @@ from evomerge.kernels import Factors, Sources, Update
 from evomerge.models import Family, torch_dtype
 
 Mode = Literal["device", "pinned", "mmap"]
-MODES = ("device", "pinned", "mmap")
 AHEAD = 3  # tensors of every model on the device at once: one arrives, one is merged, one is not let go of yet
 RESERVE = 0.3  # of the device for activations, caches and logits of the forward passes
 HOST_RESERVE = 0.2  # of the host's free memory that is left alone
@@ -139,7 +138,7 @@ class _Lane:
     def send(self, sources: Sources) -> Sources:
         """Start the copies of one tensor."""
         with torch.cuda.stream(self._copies):
-            staged = sources.on(self._device)
+            staged = sources.to(self._device)
             self._sent = self._copies.record_event()
         for tensor in staged.tensors():
             tensor.record_stream(torch.cuda.current_stream(self._device))

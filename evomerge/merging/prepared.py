@@ -17,9 +17,9 @@ from uuid import uuid4
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from evomerge import __version__
 from evomerge.errors import remedy
 from evomerge.methods import State
+from evomerge.version import __version__
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.models import Layout, layer_of, outer_kind, relative_depth, shift_layer
-from evomerge.recipes import ModelRef, Reader, Recipe, Rule, Scalar, Settings, Slice, reader
+from evomerge.recipes import FilteredValue, ModelRef, Recipe, Scalar, SettingReader, Settings, Slice, setting_reader
 
 
 @dataclass(frozen=True)
@@ -143,15 +143,17 @@ class _Resolver:
     ) -> None:
         self._owner, self._layout = owner, layout
         self._fixed: dict[str, Scalar] = {}
-        self._varying: dict[str, tuple[list[Reader], Scalar | None]] = {}
+        self._varying: dict[str, tuple[list[SettingReader], Scalar | None]] = {}
         self._by_depth: dict[float, Mapping[str, Scalar]] | None = {}  # None where a value depends on the name
         for key, default in defaults.items():
             chain = [scope[key] for scope in scopes if key in scope]
-            if any(isinstance(setting, tuple) and setting and isinstance(setting[0], Rule) for setting in chain):
+            if any(
+                isinstance(setting, tuple) and setting and isinstance(setting[0], FilteredValue) for setting in chain
+            ):
                 self._by_depth = None
             first = chain[0] if chain else default
             if first is None or isinstance(first, tuple):
-                self._varying[key] = [reader(setting) for setting in chain], default
+                self._varying[key] = [setting_reader(setting) for setting in chain], default
             else:
                 self._fixed[key] = first
 
@@ -166,7 +168,7 @@ class _Resolver:
         return self._by_depth[depth]
 
     def _looked_up(self, name: str, depth: float) -> Mapping[str, Scalar]:
-        values, names = dict(self._fixed), self._layout.spellings(name)
+        values, names = dict(self._fixed), self._layout.names_of(name)
         for key, (chain, default) in self._varying.items():
             found = (read(names, depth) for read in chain)
             value = next((hit for hit in found if hit is not None), default)

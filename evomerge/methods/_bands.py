@@ -1,8 +1,8 @@
-"""The window of magnitudes that Model Breadcrumbs keeps: neither the outliers nor the many small ones."""
+"""The window of magnitudes that Model Breadcrumbs keeps: it drops the outliers and the many small elements."""
 
 from evomerge.kernels import Band, Keep, Mask
 from evomerge.methods import Gene, Genes, Setup
-from evomerge.methods._magnitudes import DENSITY_DECIMALS, above_l1, kept_l1, smallest_kept
+from evomerge.methods._magnitudes import DENSITY_DECIMALS, above_l1, kept_l1, magnitude_threshold
 from evomerge.methods._task_vectors import MaskOf, ScaleOf, ratio, unscaled
 
 GENES = (
@@ -15,10 +15,11 @@ WEIGHT_DENSITY_GAMMA = {"weight": None, "density": 1.0, "gamma": 0.01}
 
 
 def ends(size: int, density: float, gamma: float) -> tuple[int, int] | None:
-    """How many of the largest magnitudes reach the window's lower and its upper end; None where it keeps nothing.
+    """The ranks, counted from the largest magnitude, of the window's lower and upper end; None for an empty window.
 
-    Of the magnitudes in ascending order the positions [lo, lo + ⌊density·n⌋) are kept, lo = max(0, n − ⌊density·n⌋ −
-    ⌊gamma·n⌋), as in mergekit: where density + gamma > 1 those are the smallest, and gamma < 0 runs off the top.
+    As in mergekit, the window is the positions [lo, lo + ⌊density·n⌋) of the magnitudes in ascending order, where
+    lo = max(0, n − ⌊density·n⌋ − ⌊gamma·n⌋). With density + gamma > 1 it starts at the smallest magnitude; with
+    gamma < 0 it is cut off at the largest.
     """
     keep, top = int(density * size), int(gamma * size)
     low = max(0, size - keep - top)
@@ -27,27 +28,27 @@ def ends(size: int, density: float, gamma: float) -> tuple[int, int] | None:
 
 
 def window(genes: Genes) -> MaskOf:
-    """Each expert's window; magnitudes equal to its ends are all kept, and density ≥ 1 keeps everything."""
+    """Each expert's window as a mask; magnitudes equal to an end are kept, and density ≥ 1 keeps every element."""
 
     def mask(setup: Setup, expert: int, density: float) -> Mask:
         if density >= 1:
             return Keep()
-        if (found := ends(setup.sources.shape.numel(), density, _gamma(genes, expert))) is None:
+        if (ranks := ends(setup.sources.shape.numel(), density, _gamma(genes, expert))) is None:
             return Band(float("inf"), float("inf"))
-        low, high = (smallest_kept(setup, expert, kept) for kept in found)
+        low, high = (magnitude_threshold(setup, expert, rank) for rank in ranks)
         return Band(low, high)
 
     return mask
 
 
 def window_scale(genes: Genes) -> ScaleOf:
-    """‖δ‖₁ / ‖windowed δ‖₁ where `rescale`, so that cutting keeps the L1 norm."""
+    """‖δ‖₁ / ‖windowed δ‖₁ if `rescale` is on, so that the L1 norm stays the same; else 1."""
 
     def scale(setup: Setup, expert: int, density: float) -> float:
-        found = ends(setup.sources.shape.numel(), density, _gamma(genes, expert))
-        if density >= 1 or found is None:
+        ranks = ends(setup.sources.shape.numel(), density, _gamma(genes, expert))
+        if density >= 1 or ranks is None:
             return 1.0
-        inside = kept_l1(setup, expert, found[0]) - above_l1(setup, expert, found[1])
+        inside = kept_l1(setup, expert, ranks[0]) - above_l1(setup, expert, ranks[1])
         return ratio(float(setup.state["l1"][expert]), inside)
 
     return scale if genes.shared["rescale"] else unscaled

@@ -1,26 +1,33 @@
-"""What a file of this room says of its method, and what it is given when a tensor is merged."""
+"""The interface of a merge method: what its module defines, and the arguments that its functions receive."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from evomerge.kernels import Coefficients, Sources
+if TYPE_CHECKING:  # genes and their names are read without torch
+    from torch import Tensor
+
+    from evomerge.kernels import Coefficients, Sources
 
 Exactness = Literal["exact", "frozen-linear", "distribution-only", "native"]
 BaseModel = Literal["required", "optional"]
 Values = Mapping[str, float | bool]
-State = dict[str, Tensor]
-DECIMALS = 6  # of a decoded value: far below what a merge can tell apart, and readable in YAML
+State: TypeAlias = "dict[str, Tensor]"
+FloatArray = NDArray[np.float64]
+DECIMALS = 6  # of a decoded value: finer than any difference that matters to a merge, and readable in YAML
 
 
 @dataclass(frozen=True)
 class Gene:
-    """A named coefficient: its natural range, its textbook default, and whether each expert has its own.
+    """A named coefficient with its range and textbook default, either one per expert or one per tensor group.
 
-    `base` is the value at which the method returns its base, for a gene that decides that. A search moves in steps of
-    10^-decimals, so that what is prepared for a grid of values serves every candidate.
+    `base` is the value at which the method returns its base, if this gene alone can have that effect. A search rounds
+    values to `decimals`, so that tables prepared for a grid of values serve every candidate.
     """
 
     name: str
@@ -34,7 +41,7 @@ class Gene:
 
 @dataclass(frozen=True)
 class Genes:
-    """The values of one tensor: `experts[i]` for the i-th expert, `base` for the base, `shared` for all."""
+    """The values of one tensor: `experts[i]` of the i-th expert, `base` of the base, `shared` of all models."""
 
     shared: Values
     experts: tuple[Values, ...]
@@ -42,8 +49,8 @@ class Genes:
 
 
 @dataclass(frozen=True, eq=False)
-class Whole:
-    """All tensors of a merge, for methods that need more than one of them to know; `memo` is shared by the tensors."""
+class WholeModel:
+    """All tensors of a merge, for methods with statistics over the whole model; `memo` is shared by the tensors."""
 
     sources: Callable[[], Iterable[Sources]]
     memo: dict[Any, Any] = field(default_factory=dict)
@@ -51,34 +58,34 @@ class Whole:
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """One tensor's merge without its genes: what goes in, how, and what was prepared.
+    """One tensor's merge without its genes: the input tensors, the method's options and the prepared state.
 
-    `based` tells whether the recipe names a base model; where it does not, the first model stands as `sources.base`.
-    `depth` is the relative depth 0 … 1 in the layer stack, None for a tensor outside every stack. `memo` keeps what a
-    method finds on demand.
+    `has_base` says whether the recipe names a base model; if not, `sources.base` is the first model. `depth` is the
+    relative depth 0 … 1 in the layer stack, or None for a tensor outside every stack. `memo` caches values that a
+    method computes on demand.
     """
 
     sources: Sources
     options: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
-    based: bool = True
+    has_base: bool = True
     depth: float | None = None
-    given: Whole | None = None
+    whole_model: WholeModel | None = None
     memo: dict[Any, Any] = field(default_factory=dict)
 
     @property
-    def whole(self) -> Whole:
-        """The merge that this tensor belongs to; a tensor on its own is one."""
-        return self.given or Whole(lambda: [self.sources], self.memo)
+    def model(self) -> WholeModel:
+        """All tensors of the merge; this tensor alone if no `whole_model` is set."""
+        return self.whole_model or WholeModel(lambda: [self.sources], self.memo)
 
     @property
     def state(self) -> Mapping[str, Tensor]:
-        """What `prepare` returned."""
+        """The tensors that `prepare` returned."""
         return self.sources.prepared
 
 
 class Method(Protocol):
-    """What a module in this folder provides."""
+    """The names that a method's module defines."""
 
     GENES: tuple[Gene, ...]
     SHARED: Mapping[str, float | bool | None]
@@ -88,15 +95,16 @@ class Method(Protocol):
     EXPERTS: tuple[int, int]
     EXACTNESS: Exactness
     OPTIONS: Mapping[str, tuple[str, ...]]
-    ADAPTERS_ONLY: bool = False  # experts are LoRA adapters of the base; a module that does not say takes any
-    BANKS_OF_ALL: bool = False  # its banks depend on which experts take part, so that a search cannot vary them
+    ADAPTERS_ONLY: bool = False  # True: every expert must be a LoRA adapter of the base
+    BANKS_DEPEND_ON_EXPERTS: bool = False  # True: a search cannot vary the set of experts
     EXTENSIONS: tuple[str, ...] = ()  # parameters that mergekit's method of the same name does not read
 
     def prepare(self, setup: Setup) -> State:
-        """What does not depend on the genes, once per tensor and family; kept on disk, so tensors only.
+        """Everything that does not depend on the genes, computed once per tensor and family.
 
-        Small tables are on the host; a tensor as large as a weight (a bank) is in the base's dtype.
+        The tensors may be stored on disk. Small tables are on the host. A bank, a tensor as large as a weight, has the
+        base's dtype and a name `bank.…`.
         """
 
     def coefficients(self, setup: Setup, genes: Genes) -> Coefficients:
-        """The numbers of one pass, in float64 on the host; CandidateError where the genes allow no merge."""
+        """The coefficients of one pass, in float64 on the host; CandidateError if these genes cannot be merged."""

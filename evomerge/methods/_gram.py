@@ -1,17 +1,16 @@
-"""Inner products of a tensor's models: all that the geometric methods need to know of the weights."""
+"""Gram matrices of one tensor over the models, from which the geometric methods compute their coefficients."""
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.kernels import LinComb, Sources
 from evomerge.methods import Setup, State
+from evomerge.methods._contract import FloatArray
 
-Matrix = NDArray[np.float64]
-BLOCK = 1 << 14  # elements whose sum is exact to 48 bits below its largest term, and fits in int64
+BLOCK = 1 << 14  # elements per fixed-point sum: it is exact to 48 bits below its largest term and fits in int64
 FRACTION = 48
-TILE = 1 << 20  # elements in float64 at a time; more on an accelerator, where each tile costs a launch
+TILE = 1 << 20  # elements converted to float64 at a time; more on an accelerator, where each tile costs kernel launches
 DEVICE_TILE = 1 << 24
 
 
@@ -25,9 +24,9 @@ def of_deltas(sources: Sources) -> State:
     return {"gram": products(deltas(sources))}
 
 
-def of_members(setup: Setup) -> State:
-    """`gram` of the task vectors where the recipe names a base, of the models' weights where it names none."""
-    return {"gram": products(members(setup))}
+def of_vectors(setup: Setup) -> State:
+    """`gram` of `vectors`."""
+    return {"gram": products(vectors(setup))}
 
 
 def weights(sources: Sources) -> list[Tensor]:
@@ -40,44 +39,44 @@ def deltas(sources: Sources) -> list[Tensor]:
     return [sources.delta(i) for i in range(len(sources))]
 
 
-def members(setup: Setup) -> list[Tensor]:
-    """What is averaged: task vectors, or weights in a recipe without a base, where the first model stands as base."""
-    return deltas(setup.sources) if setup.based else weights(setup.sources)
+def vectors(setup: Setup) -> list[Tensor]:
+    """The vectors to average: the task vectors, or all models' weights if the recipe names no base."""
+    return deltas(setup.sources) if setup.has_base else weights(setup.sources)
 
 
-def gram(setup: Setup) -> Matrix:
+def gram(setup: Setup) -> FloatArray:
     """The prepared Gram matrix."""
     return np.asarray(setup.state["gram"].numpy())
 
 
-def norms(gram: Matrix) -> Matrix:
-    """Euclidean norms from a Gram matrix, or from a stack of them."""
+def norms(gram: FloatArray) -> FloatArray:
+    """Euclidean norms from a Gram matrix or a stack of Gram matrices."""
     return np.asarray(np.sqrt(np.clip(np.diagonal(gram, axis1=-2, axis2=-1), 0.0, None)))
 
 
-def cosines(gram: Matrix, tiny: float) -> Matrix:
-    """Cosines between the vectors of a Gram matrix, clamped to ±1; a vector of norm up to `tiny` is taken as it is."""
+def cosines(gram: FloatArray, tiny: float) -> FloatArray:
+    """Cosines between the vectors of a Gram matrix, clamped to ±1; a vector of norm ≤ `tiny` is not normalised."""
     lengths = norms(gram)
     lengths = np.where(lengths > tiny, lengths, 1.0)
-    with np.errstate(invalid="ignore"):  # ∞/∞ is NaN, which is what must come out
+    with np.errstate(invalid="ignore"):  # ∞/∞ is NaN, which is the intended result
         return np.asarray(np.clip(gram / np.outer(lengths, lengths), -1.0, 1.0))
 
 
-def length(gram: Matrix, coefficients: Matrix) -> float:
-    """‖Σ cᵢxᵢ‖; what cancels below float64's resolution of the terms is 0."""
+def length(gram: FloatArray, coefficients: FloatArray) -> float:
+    """‖Σ cᵢxᵢ‖, or 0 if it is below the rounding error of the terms in float64."""
     square = float(coefficients @ gram @ coefficients)
     terms = float(np.abs(coefficients) @ norms(gram))
     return square**0.5 if square > 1e-14 * terms * terms else 0.0
 
 
-def combination(setup: Setup, coefficients: Matrix) -> LinComb:
-    """Σ cᵢ·(what `members` gives), on top of the base where the recipe names one."""
-    given = tuple(float(c) for c in coefficients)
-    return LinComb(1.0 - sum(given), given) if setup.based else LinComb(given[0], given[1:])
+def combination(setup: Setup, coefficients: FloatArray) -> LinComb:
+    """Σ cᵢvᵢ over `vectors`, added to the base if the recipe names one."""
+    values = tuple(float(c) for c in coefficients)
+    return LinComb(1.0 - sum(values), values) if setup.has_base else LinComb(values[0], values[1:])
 
 
-def not_finite(experts: int) -> LinComb:
-    """What an input with NaN or infinity gives: a tensor that no check lets pass."""
+def nan_combination(experts: int) -> LinComb:
+    """A combination that is NaN everywhere, for inputs with NaN or infinity; the check of the result reports it."""
     return LinComb(float("nan"), (float("nan"),) * experts)
 
 
@@ -87,12 +86,12 @@ def products(tensors: list[Tensor]) -> Tensor:
     whole = len(flat[0]) // BLOCK * BLOCK
     head = line_products([x[:whole].view(-1, BLOCK) for x in flat])
     tail = line_products([x[whole:].view(1, -1) for x in flat])
-    with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, which is what must come out
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, which is the intended result
         return torch.from_numpy(head.sum(axis=0) + tail[0])
 
 
-def line_products(tensors: list[Tensor]) -> Matrix:
-    """For [lines, length] tensors, the inner products within each line: float64 [lines, n, n]."""
+def line_products(tensors: list[Tensor]) -> FloatArray:
+    """The inner products within each line of n tensors [lines, length]: float64 [lines, n, n]."""
     lines, width = tensors[0].shape
     out = np.zeros((lines, len(tensors), len(tensors)))
     tile = TILE if tensors[0].device.type == "cpu" else DEVICE_TILE
@@ -109,10 +108,10 @@ def line_products(tensors: list[Tensor]) -> Matrix:
     return np.asarray(out + lower.swapaxes(1, 2))
 
 
-def _line_sums(terms: Tensor, top: Matrix, other: Matrix) -> Matrix:
-    """Each line's sum in fixed point: integers add up to the same bits in any order, so on every device.
+def _line_sums(terms: Tensor, top: FloatArray, other: FloatArray) -> FloatArray:
+    """Each line's sum in fixed point: integer sums have the same bits in any order, hence on every device.
 
-    No term is above `top` · `other`; NaN where one of those is not finite.
+    No term exceeds `top` · `other`; the sum is NaN if one of these is not finite.
     """
     exponent = np.frexp(top)[1] + np.frexp(other)[1] - FRACTION
     scale = torch.from_numpy(np.ldexp(1.0, -exponent)).to(terms.device)

@@ -1,4 +1,4 @@
-"""Combinations with coefficients of their own for every line of a tensor: its rows, or its columns."""
+"""Linear combinations with one coefficient per line of a tensor, where a line is a row or a column."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,19 +6,18 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.kernels import Block, Consensus, LinComb, Rows, Sources
+from evomerge.kernels import Block, Consensus, LinComb, PerRow, Sources
 from evomerge.methods import Setup
-from evomerge.methods._gram import Matrix, line_products
+from evomerge.methods._contract import FloatArray
+from evomerge.methods._gram import line_products
 
 Along = Literal["last", "first"]
-Vector = NDArray[np.float64]
 
 
-def products_along(tensors: list[Tensor], along: Along) -> Matrix:
-    """Inner products within each line along the last or the first axis, [lines, n, n]; a vector is one line."""
+def products_along(tensors: list[Tensor], along: Along) -> FloatArray:
+    """Inner products within each line along the last or the first axis, [lines, n, n]; a 1-D tensor is one line."""
     if tensors[0].ndim < 2:
         return line_products([tensor.reshape(1, -1) for tensor in tensors])
     if along == "last":
@@ -26,38 +25,38 @@ def products_along(tensors: list[Tensor], along: Along) -> Matrix:
     return line_products([tensor.reshape(tensor.shape[0], -1).T for tensor in tensors])
 
 
-def remembered(setup: Setup, read: Callable[[], list[Tensor]], along: Along) -> Matrix:
-    """`products_along`, from one pass over the weights at the first candidate that asks."""
+def cached_products(setup: Setup, read: Callable[[], list[Tensor]], along: Along) -> FloatArray:
+    """`products_along`, computed by the first candidate that needs it and cached in `setup.memo`."""
     if ("lines", along) not in setup.memo:
         setup.memo["lines", along] = products_along(read(), along)
     return np.asarray(setup.memo["lines", along])
 
 
-def combine(sources: Sources, along: Along, base: Vector, experts: Sequence[Vector]) -> LinComb | Consensus:
-    """Σ cᵢ·xᵢ over weights with one coefficient per line: [lines] for the base and for each expert."""
+def combine(sources: Sources, along: Along, base: FloatArray, experts: Sequence[FloatArray]) -> LinComb | Consensus:
+    """Σ cᵢ·xᵢ over weights, with coefficients [lines] for the base and for each expert."""
     shape = sources.shape
     if len(base) == 1:
-        return LinComb(float(base[0]), tuple(float(own[0]) for own in experts))
+        return LinComb(float(base[0]), tuple(float(values[0]) for values in experts))
     if along == "last" and len(shape) == 2:
-        return LinComb(_rows(base), tuple(_rows(own) for own in experts))
-    more = base + sum(experts) - 1.0  # of the base, beside what base + update has of it already
-    more = np.where(np.abs(more) < 1e-12, 0.0, more)
-    numbers = np.concatenate([more, *experts])
+        return LinComb(_rows(base), tuple(_rows(values) for values in experts))
+    excess = base + sum(experts) - 1.0  # the base's coefficient beyond that in base + Σ cᵢδᵢ
+    excess = np.where(np.abs(excess) < 1e-12, 0.0, excess)
+    numbers = np.concatenate([excess, *experts])
     divisor = shape[-1] if along == "last" else len(base)
     return Consensus(PerLine(along), tuple(numbers.tolist()), (divisor, len(base)))
 
 
 @dataclass(frozen=True)
 class PerLine:
-    """`numbers` are [1 + experts, lines]; `words` are the last axis's length, or the number of columns, and `lines`."""
+    """A rule with `numbers` [1 + experts, lines] and `words` (length of the last axis or number of columns, lines)."""
 
     along: Along
 
     def __call__(self, block: Block) -> Tensor:
-        """cₗ·base + Σ cᵢₗ·δᵢ, with each element's line from its index in the tensor."""
-        low = block.start.to(torch.int64) & 0xFFFFFFFF
+        """cₗ·base + Σ cᵢₗ·δᵢ, where the line l of an element follows from its index in the tensor."""
+        low = block.index_low.to(torch.int64) & 0xFFFFFFFF
         index = torch.arange(block.base.numel(), dtype=torch.int64, device=block.base.device)
-        index = index + low + block.high.to(torch.int64) * (1 << 32)
+        index = index + low + block.index_high.to(torch.int64) * (1 << 32)
         divisor, lines = block.words[0].to(torch.int64), block.words[1].to(torch.int64)
         line = index // divisor if self.along == "last" else index % divisor
         total = block.base * block.numbers[line]
@@ -66,5 +65,5 @@ class PerLine:
         return total
 
 
-def _rows(values: Vector) -> Rows:
-    return Rows(tuple(values.tolist()))
+def _rows(values: FloatArray) -> PerRow:
+    return PerRow(tuple(values.tolist()))

@@ -1,4 +1,4 @@
-"""Exact order statistics of fp32 values that come as a stream, in two passes and two small histograms."""
+"""Exact order statistics of a stream of fp32 values, from two passes and two small histograms."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -7,31 +7,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Blocks = Callable[[], Iterable[Tensor]]  # fp32 [rows, some columns] each; the same again on every call
+Blocks = Callable[[], Iterable[Tensor]]  # each call yields the same blocks, fp32 [rows, columns of the block]
 Counts = NDArray[np.int64]
-HALF = 16  # bits of a value that one histogram tells apart
+HALF = 16  # bits of a value per histogram
 
 
-def order_statistics(blocks: Blocks, places: Callable[[int], Sequence[int]]) -> Tensor:
-    """The values at some places of every row in ascending order, float64 [rows, places], on the host.
+def order_statistics(blocks: Blocks, ranks: Callable[[int], Sequence[int]]) -> Tensor:
+    """The values of every row at the given ranks in ascending order: float64 [rows, ranks] on the host.
 
-    `places` is told the length of a row. Integer counts make them the same in any order, device or thread count.
+    `ranks` maps the length of a row to 0-based ranks. The result comes from integer counts, so it does not depend on
+    the order of the blocks, the device or the number of threads.
     """
     upper = _histogram(key >> HALF for key in _keys(blocks)).cumsum(axis=1)
-    wanted = np.array(places(int(upper[0, -1])))
-    bins = np.stack([np.searchsorted(row, wanted, side="right") for row in upper])
+    targets = np.array(ranks(int(upper[0, -1])))
+    bins = np.stack([np.searchsorted(row, targets, side="right") for row in upper])
     lower = _histogram(_inside(key, bins) for key in _keys(blocks)).cumsum(axis=1)
-    found = np.empty(bins.shape)
+    values = np.empty(bins.shape)
     for row, column in np.ndindex(bins.shape):
         high = int(bins[row, column])
-        rest = wanted[column] - (upper[row, high - 1] if high else 0)
-        low = int(np.searchsorted(lower[row * len(wanted) + column], rest, side="right"))
-        found[row, column] = _value((high << HALF) + low)
-    return torch.from_numpy(found)
+        rank_in_bin = targets[column] - (upper[row, high - 1] if high else 0)
+        low = int(np.searchsorted(lower[row * len(targets) + column], rank_in_bin, side="right"))
+        values[row, column] = _value((high << HALF) + low)
+    return torch.from_numpy(values)
 
 
 def _keys(blocks: Blocks) -> Iterator[Tensor]:
-    """Integers 0 … 2³²−1 in the order of the values: the bits of negative ones count backwards."""
+    """Integers 0 … 2³²−1 in the order of the values; the order of the bits of negative floats is reversed."""
     for block in blocks():
         words = block.contiguous().view(torch.int32)
         yield torch.where(words < 0, words ^ 0x7FFFFFFF, words).long() + (1 << 31)
@@ -43,12 +44,12 @@ def _value(key: int) -> float:
 
 
 def _inside(keys: Tensor, bins: Counts) -> list[Tensor]:
-    """The lower halves of the keys that lie in their row's bins, bin after bin."""
-    return [row[row >> HALF == int(one)] & ((1 << HALF) - 1) for i, row in enumerate(keys) for one in bins[i]]
+    """The lower 16 bits of the keys in each of their row's bins, bin after bin."""
+    return [row[row >> HALF == int(upper)] & ((1 << HALF) - 1) for i, row in enumerate(keys) for upper in bins[i]]
 
 
 def _histogram(halves: Iterable[Iterable[Tensor]]) -> Counts:
-    """Counts int64 [rows, 2^HALF] over a stream of blocks of rows."""
+    """Counts int64 [rows, 2¹⁶] over a stream of blocks of rows."""
     counts: list[Tensor] = []
     for block in halves:
         found = [torch.bincount(row, minlength=1 << HALF).cpu() for row in block]

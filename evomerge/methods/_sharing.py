@@ -1,4 +1,4 @@
-"""RAM's rule, and how many changed elements of an expert are its own, for any threshold."""
+"""RAM's elementwise rule, and the counts of elements that one expert or several experts changed."""
 
 from collections.abc import Sequence
 
@@ -7,24 +7,24 @@ from torch import Tensor
 
 from evomerge.kernels import Block, Consensus, LinComb, Sources
 from evomerge.methods import DECIMALS, Gene, Setup, State
-from evomerge.methods._magnitudes import make_room
+from evomerge.methods._magnitudes import evict_oldest
 
 STEPS = 1000
-SCALE = 10**DECIMALS  # thresholds are k·10⁻⁶, what a search's decimals can say
+SCALE = 10**DECIMALS  # thresholds are k·10⁻⁶, the resolution of a search
 EPSILON = Gene("epsilon", 1 / SCALE, STEPS / SCALE, 1e-5, per="group", base=1e9)
 
 
-def blended(epsilon: float, factors: Sequence[float]) -> Consensus | LinComb:
-    """RAM with a threshold and a factor for each expert; a single expert as it is comes back to the bit."""
-    if epsilon <= 0 and list(factors) == [1.0]:
+def ram_coefficients(epsilon: float, scales: Sequence[float]) -> Consensus | LinComb:
+    """RAM with threshold `epsilon` and one scale per expert; a single expert without threshold is returned exactly."""
+    if epsilon <= 0 and list(scales) == [1.0]:
         return LinComb(0.0, (1.0,))
-    return Consensus(blend, (epsilon, *factors))
+    return Consensus(ram_update, (epsilon, *scales))
 
 
-def blend(block: Block) -> Tensor:
-    """Where one expert changed (|δ| > ε), its δ times a factor of its own; where several did, the mean of theirs.
+def ram_update(block: Block) -> Tensor:
+    """The δ times the scale of the only expert that changed the element (|δ| > ε), or the mean δ of several experts.
 
-    `numbers` are ε and a factor for each expert.
+    `numbers` are ε and one scale per expert.
     """
     changed = [delta.abs() > block.numbers[0] for delta in block.deltas]
     count, total, scaled = (torch.zeros_like(block.base) for _ in range(3))
@@ -36,51 +36,51 @@ def blend(block: Block) -> Tensor:
 
 
 def prepare(sources: Sources) -> State:
-    """`changed` and `shared` int64 [experts, 1001]: elements with |δ| > k·10⁻⁶, and those of them that another expert
-    changed too."""
+    """`changed` int64 [experts, 1001]: the number of elements with |δ| > k·10⁻⁶; `shared`: those of them that another
+    expert changed as well."""
     levels = torch.tensor([k / SCALE for k in range(STEPS + 1)], dtype=torch.float32)
     changed, shared = _counts(sources, levels)
     return {"changed": changed, "shared": shared}
 
 
-def sharing(setup: Setup, epsilon: float) -> list[tuple[int, int]]:
-    """For each expert, how many elements it changed together with others and how many alone."""
+def shared_and_alone(setup: Setup, epsilon: float) -> list[tuple[int, int]]:
+    """For each expert, the number of elements that it changed together with others, and alone."""
     step = round(epsilon * SCALE)
     if 0 <= step <= STEPS and step / SCALE == epsilon:
         changed, shared = setup.state["changed"][:, step], setup.state["shared"][:, step]
     else:
         if epsilon not in setup.memo:
-            make_room(setup.memo)
+            evict_oldest(setup.memo)
             setup.memo[epsilon] = _counts(setup.sources, torch.tensor([epsilon], dtype=torch.float32))
         changed, shared = (table[:, 0] for table in setup.memo[epsilon])
     return [(both, some - both) for some, both in zip(changed.tolist(), shared.tolist(), strict=True)]
 
 
 def _counts(sources: Sources, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """An element is changed at a level below its |δ|, and shared at one below another expert's as well."""
+    """The counts `changed` and `shared` at each threshold of `levels`, both int64 [experts, levels]."""
     first, second = _largest_two(sources)
     changed, shared = [], []
     for i in range(len(sources)):
-        own = sources.delta(i).abs_().flatten()
-        others = torch.where(own == first, second, first)  # the largest of the others
-        changed.append(_above(own, levels))
-        shared.append(_above(torch.minimum(own, others), levels))
+        magnitudes = sources.delta(i).abs_().flatten()
+        others = torch.where(magnitudes == first, second, first)  # the largest magnitude among the other experts
+        changed.append(_above(magnitudes, levels))
+        shared.append(_above(torch.minimum(magnitudes, others), levels))
     return torch.stack(changed), torch.stack(shared)
 
 
 def _largest_two(sources: Sources) -> tuple[Tensor, Tensor]:
-    """The largest and the second largest |δ| of each element; −∞ where there is no second."""
+    """The largest and the second largest |δ| of each element over the experts; −∞ if there is only one expert."""
     first = sources.delta(0).abs_().flatten()
     second = torch.full_like(first, -torch.inf)
     for i in range(1, len(sources)):
-        own = sources.delta(i).abs_().flatten()
-        second = torch.maximum(second, torch.minimum(first, own))
-        first = torch.maximum(first, own)
+        magnitudes = sources.delta(i).abs_().flatten()
+        second = torch.maximum(second, torch.minimum(first, magnitudes))
+        first = torch.maximum(first, magnitudes)
     return first, second
 
 
 def _above(values: Tensor, levels: Tensor) -> Tensor:
-    """How many values are above each of the ascending levels."""
-    below = torch.bucketize(values, levels.to(values.device))  # levels below the value
-    found = torch.bincount(below, minlength=len(levels) + 1).cpu()
-    return found.flip(0).cumsum(0).flip(0)[1:]
+    """The number of values above each of the ascending levels."""
+    below = torch.bucketize(values, levels.to(values.device))  # number of levels below each value
+    histogram = torch.bincount(below, minlength=len(levels) + 1).cpu()
+    return histogram.flip(0).cumsum(0).flip(0)[1:]

@@ -1,8 +1,8 @@
-"""Singular vectors of task vectors, in float64, for the methods that merge spectra.
+"""Singular vectors of task vectors in float64, for the methods that merge spectra.
 
-They come from an eigendecomposition of the smaller Gram matrix: less than half of an SVD's work, and it resolves
-singular values down to 1e-8 of the largest. Those below CUT of it are taken for zero, with their vectors: what an
-arbitrary basis of a null space would add to a merge is noise.
+They are computed from an eigendecomposition of the smaller Gram matrix, which takes less than half of the time of an
+SVD and resolves singular values down to 1e-8 of the largest. Singular values below RANK_TOLERANCE of the largest count
+as zero and their vectors are dropped: an arbitrary basis of the null space would add only noise to a merge.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,21 +15,21 @@ from torch import Tensor
 from evomerge.kernels import Factors, LinComb, Sources
 from evomerge.methods import Setup
 
-CUT = 1e-6  # relative: the rounding of fp32 experts lies below it
+RANK_TOLERANCE = 1e-6  # relative to the largest singular value; the rounding errors of fp32 experts are smaller
 OUTER: Mapping[str, tuple[str, ...]] = {"outer": ("same", "linear")}
 
 
 class Triplets(NamedTuple):
-    """left·diag(values)·right, the largest value first."""
+    """A singular value decomposition left·diag(values)·right, the largest value first."""
 
     left: Tensor  # [rows, k], orthonormal columns
-    values: Tensor  # [k], above zero
+    values: Tensor  # [k], positive
     right: Tensor  # [k, columns], orthonormal rows
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """BLAS and LAPACK split sums by thread: one thread gives every machine's bits to the next one of its kind."""
+    """Run the block with one torch thread: BLAS and LAPACK split sums by thread, which would change the bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -38,10 +38,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def averaged(setup: Setup) -> bool:
-    """Tensors that have no spectrum to merge: not a matrix, outside the layers where the option says so, or broken.
+def is_averaged(setup: Setup) -> bool:
+    """Whether the tensor is averaged instead of merged by its spectrum.
 
-    NaN and infinity have no singular vectors; their mean shows them.
+    This holds for tensors that are not matrices, for tensors outside the layers if the option `outer` is `linear`, and
+    for task vectors with NaN or infinity, which have no singular vectors: their mean keeps the NaN visible.
     """
     if len(setup.sources.shape) != 2 or (setup.depth is None and setup.options["outer"] == "linear"):
         return True
@@ -49,25 +50,25 @@ def averaged(setup: Setup) -> bool:
 
 
 def mean(alphas: list[float]) -> LinComb:
-    """θ₀ + Σ αᵢδᵢ / N."""
+    """The coefficients of θ₀ + Σ αᵢδᵢ / N."""
     count = len(alphas)
     return LinComb(1.0 - sum(alphas) / count, tuple(alpha / count for alpha in alphas))
 
 
 def triplets(matrix: Tensor, limit: int) -> Triplets:
-    """The largest singular triplets of a float64 matrix, at most `limit`, without null ones."""
+    """The singular triplets of the at most `limit` largest, non-null singular values of a float64 matrix."""
     if matrix.shape[0] > matrix.shape[1]:
         left, values, right = triplets(matrix.T, limit)
         return Triplets(right.T, values, left.T)
     ascending, vectors = torch.linalg.eigh(matrix @ matrix.T)
     squares = ascending.flip(0)[:limit]
-    rank = int((squares > CUT**2 * squares[:1]).sum())
+    rank = int((squares > RANK_TOLERANCE**2 * squares[:1]).sum())
     values, left = squares[:rank].sqrt(), vectors.flip(1)[:, :rank]
     return Triplets(left, values, left.T @ matrix / values.unsqueeze(1))
 
 
 def of_factors(update: Factors, limit: int) -> Triplets:
-    """The same of scale·up@down, through QR of its factors: no matrix larger than those."""
+    """The same for scale·up@down, by QR of the factors: no matrix is larger than they are."""
     up, upper = torch.linalg.qr(update.up.double() * update.scale)
     down, lower = torch.linalg.qr(update.down.double().T)
     core = triplets(upper @ lower.T, limit)
@@ -75,12 +76,12 @@ def of_factors(update: Factors, limit: int) -> Triplets:
 
 
 def of_expert(sources: Sources, index: int, limit: int) -> Triplets:
-    """The singular triplets of one expert's task vector."""
+    """The same for one expert's task vector."""
     update = sources.update(index)
     return of_factors(update, limit) if isinstance(update, Factors) else triplets(sources.delta(index).double(), limit)
 
 
 def isometry(matrix: Tensor) -> Tensor:
-    """The polar factor Σ uᵢvᵢᵀ over the singular triplets that are not null, which makes it unique."""
+    """The polar factor Σ uᵢvᵢᵀ over the non-null singular triplets, which make it unique."""
     left, _, right = triplets(matrix, min(matrix.shape))
     return left @ right

@@ -1,4 +1,4 @@
-"""What the sparsifying methods share: their parameters, mask scales and the assembly of a vote."""
+"""The common part of the sparsifying methods: parameters, masks, rescaling and the vote."""
 
 from collections.abc import Callable, Mapping
 from typing import cast
@@ -6,57 +6,57 @@ from typing import cast
 from evomerge.kernels import Consensus, Divisor, Drop, Keep, LinComb, Mask, Sign, Trim, mask_keys, vote
 from evomerge.methods import Genes, Setup
 from evomerge.methods._drops import kept_l1 as dropped_l1
-from evomerge.methods._magnitudes import kept_l1, model_kept, smallest_kept
+from evomerge.methods._magnitudes import kept_l1, magnitude_threshold, model_magnitude_threshold
 
 WEIGHT_AND_DENSITY: Mapping[str, float | None] = {"weight": None, "density": 1.0}
 WEIGHTED_SIGN = ("weighted", "unweighted")
 DIVISOR = ("weights", "count")
-TINY = 1e-7  # below this L1 norm nothing is rescaled (mergekit's guard)
+TINY = 1e-7  # no rescaling below this L1 norm (as in mergekit)
 
 MaskOf = Callable[[Setup, int, float], Mask]
 ScaleOf = Callable[[Setup, int, float], float]
 
 
-def shared(*, normalize: bool, rescale: bool) -> Mapping[str, float | bool | None]:
-    """mergekit's parameters for all models at once, with a method's own defaults."""
+def shared_parameters(*, normalize: bool, rescale: bool) -> Mapping[str, float | bool | None]:
+    """The parameters that mergekit shares between all models, with this method's defaults."""
     return {"normalize": normalize, "lambda": 1.0, "rescale": rescale, "int8_mask": False}
 
 
 def trim(setup: Setup, expert: int, density: float) -> Mask:
-    """Keep the ⌊density·n⌋ largest magnitudes, at least one; ties at the threshold are all kept."""
+    """Keep the max(1, ⌊density·n⌋) largest magnitudes and all ties at the threshold."""
     if density >= 1:
         return Keep()
     if density <= 0:
         return Trim(float("inf"))
     if setup.options.get("trim") == "model":
-        return Trim(model_kept(setup, expert, density))
-    return Trim(smallest_kept(setup, expert, trimmed_count(setup, density)))
+        return Trim(model_magnitude_threshold(setup, expert, density))
+    return Trim(magnitude_threshold(setup, expert, trimmed_count(setup, density)))
 
 
 def trimmed_count(setup: Setup, density: float) -> int:
-    """Elements that TIES keeps of a tensor."""
+    """The number of elements of a tensor that TIES keeps."""
     return max(1, int(density * setup.sources.shape.numel()))
 
 
 def drop(setup: Setup, expert: int, density: float) -> Mask:
-    """Keep each element with probability `density`, by the recipe's seed."""
+    """Keep each element with probability `density`; the recipe's seed determines which."""
     return Keep() if density >= 1 else Drop(max(density, 0.0))
 
 
 def unscaled(setup: Setup, expert: int, density: float) -> float:
-    """Masked task vectors as they are."""
+    """1: masked task vectors are not rescaled."""
     return 1.0
 
 
 def trimmed_scale(setup: Setup, expert: int, density: float) -> float:
-    """‖δ‖₁ / ‖trimmed δ‖₁, so that trimming keeps the L1 norm."""
+    """‖δ‖₁ / ‖trimmed δ‖₁, so that trimming preserves the L1 norm."""
     if not 0 < density < 1:
         return 1.0
     return ratio(float(setup.state["l1"][expert]), kept_l1(setup, expert, trimmed_count(setup, density)))
 
 
 def dropped_scale(setup: Setup, expert: int, density: float) -> float:
-    """‖δ‖₁ / ‖masked δ‖₁, so that dropping keeps the L1 norm."""
+    """‖δ‖₁ / ‖masked δ‖₁, so that dropping preserves the L1 norm."""
     if density >= 1:
         return 1.0
     return ratio(dropped_l1(setup, expert, 1.0), dropped_l1(setup, expert, max(density, 0.0)))
@@ -68,23 +68,23 @@ def inverse_density(setup: Setup, expert: int, density: float) -> float:
 
 
 def rescaling(setup: Setup, genes: Genes) -> ScaleOf:
-    """DARE's rescaling rule, by the recipe's `rescale` and the option `rescale_by`."""
+    """DARE's rescaling as the recipe's `rescale` and the option `rescale_by` select it."""
     if not genes.shared["rescale"]:
         return unscaled
     return dropped_scale if setup.options["rescale_by"] == "l1" else inverse_density
 
 
 def ratio(before: float, after: float) -> float:
-    """The L1 rescaling factor, 1 where either norm vanishes."""
+    """The L1 rescaling factor before / after; 1 if either norm vanishes."""
     return before / after if min(before, after) >= TINY else 1.0
 
 
 def merge(setup: Setup, genes: Genes, mask_of: MaskOf, scale_of: ScaleOf, *, elect: bool) -> Consensus | LinComb:
-    """The vote of the masked task vectors under one rescaling rule."""
+    """The coefficients of a vote on masked and rescaled task vectors; `elect` turns the sign election on."""
     densities = [float(values["density"]) for values in genes.experts]
     masks = [mask_of(setup, i, density) for i, density in enumerate(densities)]
-    if (alone := _alone(setup, genes, masks)) is not None:
-        return alone
+    if (combination := _without_vote(setup, genes, masks)) is not None:
+        return combination
     keys = mask_keys(setup.seed, setup.sources.name, len(masks)) if any(isinstance(m, Drop) for m in masks) else ()
     return vote(
         masks,
@@ -99,8 +99,11 @@ def merge(setup: Setup, genes: Genes, mask_of: MaskOf, scale_of: ScaleOf, *, ele
     )
 
 
-def _alone(setup: Setup, genes: Genes, masks: list[Mask]) -> LinComb | None:
-    """No expert: the base. One, and nothing masked: two models combined, exact where base + (expert − base) rounds."""
+def _without_vote(setup: Setup, genes: Genes, masks: list[Mask]) -> LinComb | None:
+    """The linear combination that equals the vote of at most one expert without a mask; None if a vote is needed.
+
+    It is exact, while base + (expert − base) would be rounded twice.
+    """
     weights = [float(values["weight"]) for values in genes.experts]
     used = [i for i, weight in enumerate(weights) if weight]
     if not used:

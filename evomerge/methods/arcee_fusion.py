@@ -1,8 +1,9 @@
-"""Arcee Fusion: take over the expert's most important elements (as in mergekit).
+"""Arcee Fusion: copy the expert's most important elements into the base (as in mergekit).
 
-An element's importance is |δ| times the Kullback-Leibler divergence of its row. mergekit computes it in the merge's
-dtype, where fp32 rounds the divergence of a real fine-tune away, and estimates the threshold of a large tensor from a
-random million elements; here it is float64 and exact. `lambda`, which mergekit does not read, scales what is taken.
+The importance of an element is |δ| times the Kullback-Leibler divergence of its row. mergekit computes it in the
+merge's dtype, although fp32 rounds the divergence of a real fine-tune to zero, and estimates the threshold of a large
+tensor from a million random elements. Here both are exact, in float64. `lambda` scales the copied changes; mergekit
+does not have it.
 """
 
 from collections.abc import Mapping
@@ -26,13 +27,13 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 SMOOTHING = 1e-8  # added to every probability
 TILE = 1 << 20  # elements whose divergence is computed at a time
-BLOCK = 1 << 14  # columns summed by one thread in a fixed order, so that thread counts change no bit
+BLOCK = 1 << 14  # columns per sum, each by one thread, so that the number of threads does not change the bits
 
 
 def prepare(setup: Setup) -> State:
-    """`bank.keep` bool: the elements that are taken over; `kept` int64 [1]: how many they are."""
-    found = importance(setup.sources)
-    keep = (found >= threshold(found.flatten())).view(setup.sources.shape)
+    """`bank.keep` bool: the elements to copy from the expert; `kept` int64 [1]: their number."""
+    scores = importance(setup.sources)
+    keep = (scores >= threshold(scores.flatten())).view(setup.sources.shape)
     return {"bank.keep": keep, "kept": keep.sum().cpu().view(1)}
 
 
@@ -45,7 +46,7 @@ def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
 
 
 def fuse(block: Block) -> Tensor:
-    """λ·δ where the mask keeps it; a product with 0 elsewhere, so that NaN of an expert shows."""
+    """λ·δ where the mask is true, else δ·0, so that NaN of an expert stays visible."""
     delta = block.deltas[0] * block.numbers[0]
     return torch.where(block.bank[0], delta, delta * 0.0)
 
@@ -53,20 +54,20 @@ def fuse(block: Block) -> Tensor:
 def importance(sources: Sources) -> Tensor:
     """|δ| · Σ p·log(p/q) over the row, float64 [rows, columns]; p and q are softmax(row) + 1e-8 of expert and base."""
     columns = sources.shape[-1] if sources.shape else 1
-    found = sources.delta(0).abs_().double().view(-1, columns)
+    scores = sources.delta(0).abs_().double().view(-1, columns)
     expert, base = sources.expert(0).reshape(-1, columns), sources.base.reshape(-1, columns)
     step = max(1, TILE // columns)
-    for first in range(0, len(found), step):
+    for first in range(0, len(scores), step):
         rows = slice(first, first + step)
         p, q = (torch.softmax(x[rows].double(), dim=-1).add_(SMOOTHING) for x in (expert, base))
         terms = p * (p / q).log_()
         parts = [terms[:, begin : begin + BLOCK].sum(dim=1) for begin in range(0, columns, BLOCK)]
-        found[rows] *= torch.stack(parts).cumsum(dim=0)[-1:].T
-    return found
+        scores[rows] *= torch.stack(parts).cumsum(dim=0)[-1:].T
+    return scores
 
 
 def threshold(importance: Tensor) -> float:
-    """median + 1.5·(Q₃ − Q₁), each the element at ⌊q·(n − 1)⌋ of the sorted importance; NaN is the largest."""
+    """median + 1.5·(Q₃ − Q₁), with the quantiles at ⌊q·(n − 1)⌋ of the sorted importance; NaN sorts last."""
     places = [int(q * (len(importance) - 1)) for q in (0.25, 0.5, 0.75)]
     if importance.device.type == "cpu":
         ordered = np.partition(importance.numpy(), places)

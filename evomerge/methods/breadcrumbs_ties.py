@@ -1,13 +1,13 @@
-"""Model Breadcrumbs before TIES' sign election, as in mergekit (arXiv 2312.06795, 2306.01708)."""
+"""Model Breadcrumbs followed by TIES' sign election, as in mergekit (arXiv 2312.06795, 2306.01708)."""
 
 from collections.abc import Mapping
 
 from evomerge.kernels import Consensus, LinComb
 from evomerge.methods import BaseModel, Exactness, Genes, Setup, State, _bands, _magnitudes
-from evomerge.methods._task_vectors import DIVISOR, WEIGHTED_SIGN, merge, shared
+from evomerge.methods._task_vectors import DIVISOR, WEIGHTED_SIGN, merge, shared_parameters
 
 GENES = _bands.GENES
-SHARED = shared(normalize=False, rescale=False)
+SHARED = shared_parameters(normalize=False, rescale=False)
 PER_EXPERT: Mapping[str, float | None] = _bands.WEIGHT_DENSITY_GAMMA
 BASE: tuple[str, ...] = ()
 BASE_MODEL: BaseModel = "required"
@@ -17,10 +17,10 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {"sign": WEIGHTED_SIGN, "divisor": DIVI
 
 
 def prepare(setup: Setup) -> State:
-    """Magnitudes and norms at both ends of every window."""
-    return _magnitudes.prepare(setup.sources, _magnitudes.NEAR_BAND)
+    """Magnitude thresholds and norms at both ends of every window."""
+    return _magnitudes.prepare(setup.sources, _magnitudes.BAND_OFFSETS)
 
 
 def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
-    """θ₀ + λ Σ wᵢ mᵢ·window(δᵢ) with mᵢ the elected-sign mask (/ Σ wᵢmᵢ where `normalize`)."""
+    """θ₀ + λ Σ wᵢ mᵢ·window(δᵢ) with mᵢ the elected-sign mask (/ Σ wᵢmᵢ if `normalize`)."""
     return merge(setup, genes, _bands.window(genes), _bands.window_scale(genes), elect=True)

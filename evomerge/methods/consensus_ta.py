@@ -1,7 +1,7 @@
 """Consensus task arithmetic: drop elements that fewer than k experts need (Wang et al., ICML 2024, arXiv 2405.07813).
 
-An expert needs an element (its TALL mask) where its own change is large against what the others add there. Experts
-that agree entirely need nothing of each other from κ = 1/(N−1) on, and then all of it is dropped.
+An expert needs an element (its TALL mask) if its own change is larger than κ times the summed change of the others.
+If all experts have equal task vectors and κ ≥ 1/(N−1), no expert needs any element and the merge is the base.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from evomerge.kernels import Block, Consensus, LinComb
 from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State
 
 GENES = (
-    Gene("kappa", 0.2, 0.6, 0.4, decimals=2),  # the paper chooses one of .2, .3 … .6 for each task
+    Gene("kappa", 0.2, 0.6, 0.4, decimals=2),  # the paper selects one of 0.2, 0.3 … 0.6 for each task
     Gene("alpha", 0.0, 1.0, 0.3, per="group", base=0.0),
 )
 SHARED: Mapping[str, float | bool | None] = {"alpha": None, "k": 2.0}
@@ -27,7 +27,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 
 def prepare(setup: Setup) -> State:
-    """Nothing: masks are made while merging."""
+    """Nothing: the pass computes the masks."""
     return {}
 
 
@@ -42,12 +42,12 @@ def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
 
 
 def agreed(block: Block) -> Tensor:
-    """The update of a block; `numbers` are α, k and one κ for each expert."""
+    """The update of a block; `numbers` are α, k and one κ per expert."""
     total = block.deltas[0]
     for delta in block.deltas[1:]:
         total = total + delta
     needed = torch.zeros_like(total)
     for i, delta in enumerate(block.deltas):
         needed = needed + (delta.abs() > block.numbers[2 + i] * (total - delta).abs()).float()
-    # A product, not a zero: NaN and infinity of an expert must not vanish behind the mask.
+    # A product with 0, not 0 itself, so that the mask does not hide NaN or infinity of an expert.
     return torch.where(needed >= block.numbers[1], total, total * 0.0) * block.numbers[0]

@@ -1,7 +1,7 @@
-"""DARE-TIES in Core Space: drop random elements of the adapters' core matrices, rescale, keep what agrees.
+"""DARE-TIES in Core Space: drop random elements of the adapters' core matrices, rescale and elect signs.
 
-Panariello et al., arXiv 2509.17786; DARE's rescaling is the paper's 1/density (arXiv 2311.03099), and the vote is that
-of `dare_ties`. Without an election of signs the same drops would be no more than noise on a plain sum.
+Panariello et al., arXiv 2509.17786. The rescaling is 1/density as in the DARE paper (arXiv 2311.03099), and the vote is
+that of `dare_ties`. There is no variant without sign election: dropping would only add noise to a plain sum.
 """
 
 from collections.abc import Mapping
@@ -22,16 +22,16 @@ BASE: tuple[str, ...] = ()
 BASE_MODEL: BaseModel = "required"
 EXPERTS = (1, 1000)
 EXACTNESS: Exactness = "native"
-BANKS_OF_ALL = True
+BANKS_DEPEND_ON_EXPERTS = True
 OPTIONS: Mapping[str, tuple[str, ...]] = {"sign": WEIGHTED_SIGN, "divisor": DIVISOR}
 ADAPTERS_ONLY = True
 
 
 def prepare(setup: Setup) -> State:
-    """The bases and the cores; masks depend on the seed, which serves them when they are drawn."""
+    """The bases and the cores; the random masks are drawn per candidate, from the seed."""
     return _core.prepare(setup)
 
 
 def coefficients(setup: Setup, genes: Genes) -> LinComb | LowRank:
-    """θ₀ + λ·U·(Σ wᵢ mᵢ·mask(Mᵢ)/densityᵢ)·V with mᵢ the elected-sign mask (/ Σ wᵢmᵢ where `normalize`)."""
+    """θ₀ + λ·U·(Σ wᵢ mᵢ·mask(Mᵢ)/densityᵢ)·V with mᵢ the elected-sign mask (/ Σ wᵢmᵢ if `normalize`)."""
     return _core.vote(setup, genes, drop, inverse_density if genes.shared["rescale"] else unscaled)

@@ -1,7 +1,7 @@
 """TIES in Core Space: trim, elect and average the adapters' small core matrices (Panariello et al., arXiv 2509.17786).
 
-The vote is that of `ties`, so adapters are weighted; the authors' own, unweighted, is `sign: unweighted` with
-`divisor: count`. They keep one element more than ⌊density·n⌋.
+The vote is that of `ties`, in which the weights count. The authors' unweighted vote is `sign: unweighted` with
+`divisor: count`; their code keeps one element more than ⌊density·n⌋.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ BASE: tuple[str, ...] = ()
 BASE_MODEL: BaseModel = "required"
 EXPERTS = (1, 1000)
 EXACTNESS: Exactness = "native"
-BANKS_OF_ALL = True
+BANKS_DEPEND_ON_EXPERTS = True
 OPTIONS: Mapping[str, tuple[str, ...]] = {"sign": WEIGHTED_SIGN, "divisor": DIVISOR}
 ADAPTERS_ONLY = True
 

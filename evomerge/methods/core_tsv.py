@@ -1,7 +1,7 @@
 """TSV-Merge in Core Space: singular vectors of the adapters' core matrices (arXiv 2509.17786 and 2412.00081).
 
-Singular vectors do not depend on the space, so this is `tsv_m` with another number of them: the mean rank of the
-adapters that change the tensor, ⌊Σ rᵢ/N⌋, which cuts an adapter down only where another one is smaller.
+The singular vectors are the same in every space, so this is `tsv_m` with another number of them: the mean rank
+⌊Σ rᵢ/N⌋ of the adapters that change the tensor. An adapter is truncated only if another adapter has a lower rank.
 """
 
 from collections.abc import Mapping
@@ -19,18 +19,18 @@ BASE: tuple[str, ...] = ()
 BASE_MODEL: BaseModel = "required"
 EXPERTS = (1, 1000)
 EXACTNESS: Exactness = "native"
-BANKS_OF_ALL = True
+BANKS_DEPEND_ON_EXPERTS = True
 OPTIONS: Mapping[str, tuple[str, ...]] = {}
 ADAPTERS_ONLY = True
 
 
 @_spectral.one_thread()
 def prepare(setup: Setup) -> State:
-    """`bank.up` U·U⊥, `bank.down` V⊥·V, `values` the singular values in float64, `owners` the expert of each.
+    """`bank.up` U·U⊥, `bank.down` V⊥·V, `values` the singular values in float64, `owners` the expert of each value.
 
-    U⊥ and V⊥ are the polar factors of all cores' top singular vectors side by side.
+    U⊥ and V⊥ are the polar factors of the concatenated top singular vectors of all cores.
     """
-    space = _core.of_adapters(setup)
+    space = _core.core_space(setup)
     if space is None:
         return {}
     if not space.cores.isfinite().all():

@@ -1,6 +1,6 @@
 """DARE with task arithmetic: drop random elements of each task vector and rescale (Yu et al., arXiv 2311.03099).
 
-mergekit rescales to the L1 norm before dropping; the paper's 1/density is the option `rescale_by: inv_density`.
+As in mergekit, rescaling restores the L1 norm; the paper's factor 1/density is the option `rescale_by: inv_density`.
 """
 
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from evomerge.kernels import Consensus, LinComb
 from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State, _drops
 from evomerge.methods._magnitudes import DENSITY_DECIMALS
-from evomerge.methods._task_vectors import WEIGHT_AND_DENSITY, drop, merge, rescaling, shared
+from evomerge.methods._task_vectors import WEIGHT_AND_DENSITY, drop, merge, rescaling, shared_parameters
 
 GENES = (
     Gene("weight", 0.0, 1.5, 0.3, base=0.0),
     Gene("density", 0.1, 1.0, 0.5, decimals=DENSITY_DECIMALS),
     Gene("lambda", 0.0, 2.0, 1.0, per="group"),
 )
-SHARED = shared(normalize=False, rescale=True)
+SHARED = shared_parameters(normalize=False, rescale=True)
 PER_EXPERT = WEIGHT_AND_DENSITY
 BASE: tuple[str, ...] = ()
 BASE_MODEL: BaseModel = "required"
@@ -25,10 +25,10 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {"rescale_by": ("l1", "inv_density")}
 
 
 def prepare(setup: Setup) -> State:
-    """What masks of every density leave of the L1 norms."""
+    """The L1 norms under masks of every density."""
     return _drops.prepare(setup.sources, setup.seed)
 
 
 def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
-    """θ₀ + λ Σ wᵢ·rescale(mask(δᵢ)) (/ Σ wᵢ where `normalize`)."""
+    """θ₀ + λ Σ wᵢ·rescale(mask(δᵢ)) (/ Σ wᵢ if `normalize`)."""
     return merge(setup, genes, drop, rescaling(setup, genes), elect=False)

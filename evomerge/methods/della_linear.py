@@ -1,18 +1,18 @@
 """DELLA with task arithmetic: drop elements at random, small magnitudes more often (Deep et al., arXiv 2406.11617).
 
-As in mergekit an element is kept with probability density − epsilon + 2·epsilon·rank/(n − 1), ranked by magnitude in
-its row, and what is left is rescaled to the L1 norm before (the paper divides by the probability). A row of one
-element, where mergekit fails, is kept with probability `density`.
+As in mergekit, an element is kept with probability density − epsilon + 2·epsilon·rank/(n − 1), where the rank is that
+of its magnitude in its row, and rescaling restores the L1 norm (the paper divides by the probability). The only element
+of a row is kept with probability `density`; mergekit fails on such rows.
 """
 
 from collections.abc import Mapping
 
 from evomerge.kernels import Consensus, LinComb
 from evomerge.methods import BaseModel, Exactness, Genes, Setup, State, _ranks
-from evomerge.methods._task_vectors import merge, shared
+from evomerge.methods._task_vectors import merge, shared_parameters
 
 GENES = _ranks.GENES
-SHARED = shared(normalize=False, rescale=True)
+SHARED = shared_parameters(normalize=False, rescale=True)
 PER_EXPERT: Mapping[str, float | None] = _ranks.WEIGHT_DENSITY_EPSILON
 BASE: tuple[str, ...] = ()
 BASE_MODEL: BaseModel = "required"
@@ -22,10 +22,10 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 
 def prepare(setup: Setup) -> State:
-    """A coin per element, and what masks of every probability leave of the L1 norms."""
+    """One coin per element, and the L1 norms under masks of every keep probability."""
     return _ranks.prepare(setup.sources, setup.seed)
 
 
 def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
-    """θ₀ + λ Σ wᵢ·rescale(mask(δᵢ)) (/ Σ wᵢ where `normalize`)."""
+    """θ₀ + λ Σ wᵢ·rescale(mask(δᵢ)) (/ Σ wᵢ if `normalize`)."""
     return merge(setup, genes, _ranks.drop(genes), _ranks.drop_scale(genes), elect=False)

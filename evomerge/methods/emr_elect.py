@@ -1,6 +1,6 @@
 """EMR's elected task vector: the majority's sign, the largest change of that sign (Huang et al., arXiv 2405.17461).
 
-Only the "elect" step of EMR-Merging: its masks and rescalers make one model per task, which is not a merge.
+This is only the "elect" step of EMR-Merging. Its masks and rescalers build one model per task, which is not a merge.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from evomerge.kernels import Block, Consensus, LinComb
 from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State
 from evomerge.methods._elementwise import scaled
 
-# The paper has no λ, which is 1; the range is MagMax's, whose vectors are of the same size.
+# In the paper λ is 1. The range is that of MagMax, whose merged task vectors have a similar norm.
 GENES = (Gene("lambda", 0.0, 1.2, 1.0, per="group", base=0.0),)
 SHARED: Mapping[str, float | bool | None] = {"lambda": 1.0}
 PER_EXPERT: Mapping[str, float | None] = {}
@@ -24,7 +24,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 
 def prepare(setup: Setup) -> State:
-    """Nothing: the election is held while merging."""
+    """Nothing: the pass computes the election."""
     return {}
 
 
@@ -34,12 +34,12 @@ def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
 
 
 def elected(block: Block) -> Tensor:
-    """The update of a block; a zero sum elects −1, as in the authors' code (sgn would give 0)."""
+    """The update of a block; a zero sum elects −1, as in the authors' code, although sgn(0) = 0."""
     total = block.deltas[0]
     for delta in block.deltas[1:]:
         total = total + delta
     sign = torch.where(total > 0, torch.ones_like(total), -torch.ones_like(total))
     size = (block.deltas[0] * sign).clamp(min=0.0)
     for delta in block.deltas[1:]:
-        size = torch.maximum(size, delta * sign)  # keeps NaN
+        size = torch.maximum(size, delta * sign)  # propagates NaN
     return size * sign * block.numbers[0]

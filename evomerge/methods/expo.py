@@ -1,6 +1,6 @@
-"""ExPO: go on from a weaker to a stronger model and beyond it (Zheng et al., ACL 2025, arXiv 2404.16792).
+"""ExPO: extrapolate from a weaker model through a stronger one (Zheng et al., ACL 2025, arXiv 2404.16792).
 
-The base is the supervised model θ₀, the expert the aligned one θ₁. The authors find 0.3 or 0.5 good.
+The base is the supervised model θ₀ and the expert the aligned model θ₁. The authors recommend an alpha of 0.3 or 0.5.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 
 def prepare(setup: Setup) -> State:
-    """Nothing: the line is given by the two models."""
+    """Nothing: the coefficients depend on alpha alone."""
     return {}
 
 
 def coefficients(setup: Setup, genes: Genes) -> LinComb:
-    """θ₁ + α(θ₁ − θ₀): 0 is the expert, below it lies the way back to the base at −1."""
+    """θ₁ + α(θ₁ − θ₀); α = 0 is the expert and α = −1 the base."""
     alpha = float(genes.shared["alpha"])
     return LinComb(-alpha, (1.0 + alpha,))

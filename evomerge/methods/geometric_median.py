@@ -1,8 +1,8 @@
-"""Geometric median of the task vectors, tensor by tensor: the point whose weighted distance to them all is least.
+"""Geometric median of the task vectors, tensor by tensor: the point with the least sum of weighted distances to them.
 
-Gupta and Gupta used it in the LLM Merging competition of NeurIPS 2024; the iteration is Weiszfeld's (1937) with the
-steps of Vardi and Zhang (PNAS 97:1423, 2000) at an expert. A weight is a prior: its common scale means nothing, and an
-expert with half of all the weight is the median, whatever the others are, so between two experts there is no middle.
+Gupta and Gupta used it in the LLM Merging competition of NeurIPS 2024. The iteration is Weiszfeld's (1937), with the
+step of Vardi and Zhang (PNAS 97:1423, 2000) at a point that coincides with an expert. Only the ratios of the weights
+count. An expert with at least half of the total weight is itself the median, so two experts never give a point between.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evomerge.errors import CandidateError
 from evomerge.kernels import LinComb
 from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State, _gram
-from evomerge.methods._gram import Matrix
+from evomerge.methods._contract import FloatArray
 
 GENES = (
     Gene("weight", 0.0, 1.0, 1.0, base=0.0),
@@ -28,8 +28,8 @@ EXACTNESS: Exactness = "frozen-linear"
 OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 STEPS = 1000
-SETTLED = 1e-11  # change of a coefficient at which the iteration ends
-SAME = 1e-7  # distance, relative to the longest task vector, that float64 inner products cannot tell from 0
+TOLERANCE = 1e-11  # change of the coefficients at which the iteration stops
+COINCIDENT = 1e-7  # distance relative to the longest task vector below which float64 inner products give no distance
 
 
 def prepare(setup: Setup) -> State:
@@ -42,39 +42,39 @@ def coefficients(setup: Setup, genes: Genes) -> LinComb:
     weights = np.array([float(values["weight"]) for values in genes.experts])
     if (weights < 0).any():
         raise CandidateError(
-            "geometric_median: a weight is negative, so no point is nearest; give weights of 0 and more"
+            "geometric_median: a weight is negative, so there is no minimum; give weights of 0 or more"
         )
     used = np.flatnonzero(weights)
-    found = np.zeros_like(weights)
+    coefficients = np.zeros_like(weights)
     if len(used):
         gram = _gram.gram(setup)[np.ix_(used, used)]
         if not np.isfinite(gram).all():
-            return _gram.not_finite(len(weights))
-        found[used] = float(genes.shared["lambda"]) * median(gram, weights[used] / weights[used].sum())
-    return _gram.combination(setup, found)
+            return _gram.nan_combination(len(weights))
+        coefficients[used] = float(genes.shared["lambda"]) * median(gram, weights[used] / weights[used].sum())
+    return _gram.combination(setup, coefficients)
 
 
-def median(gram: Matrix, priors: Matrix) -> Matrix:
-    """c ≥ 0, Σ c = 1, with Σ cᵢδᵢ the median of vectors with this Gram matrix; nothing of vectors that are all zero."""
+def median(gram: FloatArray, priors: FloatArray) -> FloatArray:
+    """c ≥ 0 with Σ c = 1, for which Σ cᵢδᵢ is the median of vectors with this Gram matrix; 0 for zero vectors."""
     scale = float(_gram.norms(gram).max())
     if scale == 0.0:
         return np.zeros_like(priors)
     anchors = np.eye(len(priors))
     for anchor in anchors:
         away, pull = _pull(gram, priors, anchor, scale)
-        # The optimality condition at an expert; those that coincide with it count for it.
+        # The optimality condition at an expert; the priors of experts that coincide with it are added.
         if _size(gram, pull) <= priors[~away].sum():
             return np.asarray(anchor)
     current = priors
     for _ in range(STEPS):
         last, current = current, _step(gram, priors, current, scale)
-        if np.abs(current - last).max() <= SETTLED:
+        if np.abs(current - last).max() <= TOLERANCE:
             break
     return np.asarray(current)
 
 
-def _step(gram: Matrix, priors: Matrix, current: Matrix, scale: float) -> Matrix:
-    """Weiszfeld's mean with weights wᵢ/distanceᵢ, held back by the experts that the point lies on."""
+def _step(gram: FloatArray, priors: FloatArray, current: FloatArray, scale: float) -> FloatArray:
+    """Weiszfeld's mean with weights wᵢ/distanceᵢ; the step is shorter if the point coincides with experts."""
     away, pull = _pull(gram, priors, current, scale)
     distances = _distances(gram, current)
     total = float((priors[away] / distances[away]).sum())
@@ -84,19 +84,21 @@ def _step(gram: Matrix, priors: Matrix, current: Matrix, scale: float) -> Matrix
     return np.asarray(current + (1.0 - min(1.0, here / size)) * pull / total)
 
 
-def _pull(gram: Matrix, priors: Matrix, point: Matrix, scale: float) -> tuple[NDArray[np.bool_], Matrix]:
-    """Which experts the point does not lie on, and Σ wᵢ·(δᵢ − y)/‖δᵢ − y‖ over those, in coefficients."""
+def _pull(
+    gram: FloatArray, priors: FloatArray, point: FloatArray, scale: float
+) -> tuple[NDArray[np.bool_], FloatArray]:
+    """The experts that do not coincide with the point y, and the coefficients of Σ wᵢ·(δᵢ − y)/‖δᵢ − y‖ over them."""
     distances = _distances(gram, point)
-    away = distances > SAME * scale
-    ways = np.where(away, priors / np.where(away, distances, 1.0), 0.0)
-    return away, np.asarray(ways - ways.sum() * point)
+    away = distances > COINCIDENT * scale
+    pulls = np.where(away, priors / np.where(away, distances, 1.0), 0.0)
+    return away, np.asarray(pulls - pulls.sum() * point)
 
 
-def _distances(gram: Matrix, point: Matrix) -> Matrix:
+def _distances(gram: FloatArray, point: FloatArray) -> FloatArray:
     """‖δᵢ − y‖ with y = Σ cᵢδᵢ."""
     square = np.diagonal(gram) - 2.0 * gram @ point + float(point @ gram @ point)
     return np.asarray(np.sqrt(np.clip(square, 0.0, None)))
 
 
-def _size(gram: Matrix, vector: Matrix) -> float:
+def _size(gram: FloatArray, vector: FloatArray) -> float:
     return float(np.sqrt(max(float(vector @ gram @ vector), 0.0)))

@@ -1,8 +1,9 @@
 """Iso-C: the sum of the task vectors with one singular value in all directions (Marczak et al., arXiv 2502.04959).
 
-β blends between the sum's own spectrum (0) and the flat one (1, the paper). `mean` is over all min(rows, columns)
-singular values, as in the authors' code, or over those that are not zero, as Core Space does for adapters
-(arXiv 2509.17786): theirs is the scale that low ranks need. `outer: linear` averages the matrices outside the layers.
+β interpolates between the spectrum of the sum (0) and the flat spectrum (1, the paper). The option `mean` sets the
+divisor of the mean singular value: all min(rows, columns) values, as in the authors' code, or only the non-zero ones,
+as Core Space does for adapters (arXiv 2509.17786), whose low ranks need the larger scale. `outer: linear` averages the
+matrices outside the layers.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from evomerge.kernels import Factors, LinComb, LowRank, Sources, joined
+from evomerge.kernels import Factors, LinComb, LowRank, Sources, concatenate_factors
 from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State, _spectral
 
 GENES = (
@@ -23,16 +24,16 @@ BASE: tuple[str, ...] = ()
 BASE_MODEL: BaseModel = "required"
 EXPERTS = (1, 1000)
 EXACTNESS: Exactness = "native"
-BANKS_OF_ALL = True
+BANKS_DEPEND_ON_EXPERTS = True
 OPTIONS: Mapping[str, tuple[str, ...]] = {"mean": ("all", "rank"), **_spectral.OUTER}
 
 
 @_spectral.one_thread()
 def prepare(setup: Setup) -> State:
-    """`bank.direction.0`: σ̄·UVᵀ of Σ δᵢ = U·diag(σ)·Vᵀ, null directions left out; of adapters `bank.up` U,
+    """`bank.direction.0`: σ̄·UVᵀ for Σ δᵢ = U·diag(σ)·Vᵀ without null directions. For adapters: `bank.up` U,
     `bank.down` Vᵀ, `values` σ and `level` σ̄."""
     sources = setup.sources
-    if _spectral.averaged(setup):
+    if _spectral.is_averaged(setup):
         return {}
     left, values, right = _sum(sources)
     level = values.sum() / (max(1, len(values)) if setup.options["mean"] == "rank" else min(sources.shape))
@@ -44,21 +45,21 @@ def prepare(setup: Setup) -> State:
 
 
 def coefficients(setup: Setup, genes: Genes) -> LinComb | LowRank:
-    """θ₀ + α·((1−β) Σ δᵢ + β·σ̄UVᵀ); θ₀ + α Σ δᵢ / N for tensors that are no matrices."""
+    """θ₀ + α·((1−β) Σ δᵢ + β·σ̄UVᵀ); θ₀ + α Σ δᵢ / N for tensors that are not matrices."""
     alpha, beta, count = float(genes.shared["alpha"]), float(genes.shared["beta"]), len(genes.experts)
     if not setup.state:
         return _spectral.mean([alpha] * count)
     if "values" in setup.state and alpha:
         values, level = setup.state["values"].numpy(), float(setup.state["level"])
         return LowRank(np.diag(alpha * ((1.0 - beta) * values + beta * level)))
-    own = alpha * (1.0 - beta)
-    return LinComb(1.0 - count * own, (own,) * count, (alpha * beta,))
+    weight = alpha * (1.0 - beta)
+    return LinComb(1.0 - count * weight, (weight,) * count, (alpha * beta,))
 
 
 def _sum(sources: Sources) -> _spectral.Triplets:
     limit, factors = min(sources.shape), sources.factors()
     if factors is not None:
-        up, down = joined([(1.0, update) for update in factors])
+        up, down = concatenate_factors([(1.0, update) for update in factors])
         return _spectral.of_factors(Factors(up, down, 1.0), limit)
     total = torch.zeros(sources.shape, dtype=torch.float64, device=sources.device)
     for i in range(len(sources)):

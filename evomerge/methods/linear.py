@@ -22,7 +22,7 @@ def prepare(setup: Setup) -> State:
 
 
 def coefficients(setup: Setup, genes: Genes) -> LinComb:
-    """Σ wᵢθᵢ, divided by Σ wᵢ where `normalize`; the base takes part with its own weight."""
+    """Σ wᵢθᵢ, divided by Σ wᵢ if `normalize` is on; the base has a weight like any other model."""
     weights = [float(values["weight"]) for values in genes.experts]
     base = float(genes.base["weight"])
     if genes.shared["normalize"]:

@@ -1,7 +1,7 @@
-"""LiNeS: task vectors scaled by depth, little in early layers and more in late ones (Wang et al., arXiv 2410.17146).
+"""LiNeS: task vectors scaled by depth, less in early layers and more in late ones (Wang et al., arXiv 2410.17146).
 
-Applied to the sum of the task vectors. The paper takes α = 1/N for that and searches β from 0.1 to 1; for one expert it
-takes α + β = 1.
+The scaling applies to the sum of the task vectors. The paper sets α = 1/N and searches β from 0.1 to 1; for one expert
+it sets α + β = 1.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def prepare(setup: Setup) -> State:
 
 
 def coefficients(setup: Setup, genes: Genes) -> LinComb:
-    """θ₀ + (α + β·l/(L−1)) Σ δᵢ in layer l = 0 … L−1; α outside the layers, behind the last one too."""
+    """θ₀ + (α + β·l/(L−1)) Σ δᵢ in layer l = 0 … L−1; outside the layers, also after the last one, the scale is α."""
     scale = float(genes.shared["alpha"]) + float(genes.shared["beta"]) * (setup.depth or 0.0)
     count = len(genes.experts)
     return LinComb(1.0 - count * scale, (scale,) * count)

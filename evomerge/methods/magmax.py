@@ -1,4 +1,4 @@
-"""MagMax: of every element the largest change (Marczak et al., ECCV 2024, arXiv 2407.06322)."""
+"""MagMax: for each element the change with the largest magnitude (Marczak et al., ECCV 2024, arXiv 2407.06322)."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 
 def prepare(setup: Setup) -> State:
-    """Nothing: the choice is made while merging."""
+    """Nothing: the pass selects the elements."""
     return {}
 
 
@@ -30,10 +30,10 @@ def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
 
 
 def largest(block: Block) -> Tensor:
-    """The update of a block; of equal magnitudes the last expert's counts, as in the authors' code."""
+    """The update of a block; among equal magnitudes the last expert wins, as in the authors' code."""
     update = block.deltas[0]
     for delta in block.deltas[1:]:
-        # NaN compares false, so it is carried along: it must not vanish behind the other's value.
-        unseen = (update + delta) * 0.0
-        update = torch.where(delta.abs() >= update.abs(), delta, update) + unseen
+        # NaN compares false, so it is added explicitly and stays visible if the other value is selected.
+        nan_or_zero = (update + delta) * 0.0
+        update = torch.where(delta.abs() >= update.abs(), delta, update) + nan_or_zero
     return update * block.numbers[0]

@@ -1,8 +1,8 @@
-"""MoD: each MLP weight from one of two models, by its place in the first one's range (Dang & Ngo, arXiv 2411.00406).
+"""MoD: take each MLP weight from one of two models, by its position in the range of the first model's weights.
 
-The paper mixes output distributions; this is what its code (knovel-eng/mod) does to weights. The base is the code's
-first model, and everything outside the MLPs is the base's, as there; `tensors: all` is for models whose MLPs are not
-called "mlp".
+Dang & Ngo, arXiv 2411.00406. The paper mixes output distributions; this implements its code (knovel-eng/mod), which
+mixes weights. The base is the code's first model, and tensors outside the MLPs are the base's, as in the code.
+`tensors: all` is for models whose MLP names do not contain "mlp".
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def prepare(setup: Setup) -> State:
 def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
     """θ₀ where (θ₀ − min) / (max − min) < threshold, else θ₁.
 
-    From 1 on that is θ₀; the code's strict comparison would still take θ₁ where θ₀ is largest.
+    A threshold of 1 or more gives θ₀; the code, with a strict comparison, would still take θ₁ at the maximum of θ₀.
     """
     threshold = float(genes.shared["threshold"])
     if threshold >= 1 or not _mixed(setup):
@@ -41,12 +41,12 @@ def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
     if threshold <= 0:
         return LinComb(0.0, (1.0,))
     low, high = setup.state["range"].tolist()
-    # A constant tensor has rank 0 everywhere, below any threshold.
+    # The relative position in a constant tensor counts as 0, which is below every threshold.
     return Consensus(below, (low + threshold * (high - low) if low != high else float("inf"),))
 
 
 def below(block: Block) -> Tensor:
-    """The update of a block: nothing where the base is below the bound, else all of the expert's."""
+    """The update of a block: 0 where the base is below the bound, else the whole task vector."""
     delta = block.deltas[0]
     return torch.where(block.base < block.numbers[0], delta * 0.0, delta)
 

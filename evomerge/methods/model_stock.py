@@ -1,7 +1,7 @@
-"""Model Stock: towards the experts' mean as far as their task vectors agree (Jang et al., arXiv 2403.19522, eq. 6).
+"""Model Stock: interpolate between the base and the experts' mean by the angle between the task vectors.
 
-The cosine is the mean over all pairs of experts, as in mergekit. `lambda`, which mergekit does not read, scales the
-way: 1 is Model Stock. With `filter_wise` each row has a cosine of its own.
+Jang et al., arXiv 2403.19522, eq. 6. The cosine is the mean over all pairs of experts, as in mergekit. `lambda` scales
+the interpolation, and 1 is Model Stock; mergekit does not have it. With `filter_wise` each row has its own cosine.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import numpy as np
 from evomerge.errors import CandidateError
 from evomerge.kernels import Consensus, LinComb
 from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State, _gram, _lines
-from evomerge.methods._gram import Matrix
+from evomerge.methods._contract import FloatArray
 
 GENES = (Gene("lambda", 0.0, 2.0, 1.0, per="group", base=0.0),)
 SHARED: Mapping[str, float | bool | None] = {"filter_wise": False, "lambda": 1.0}
@@ -23,13 +23,13 @@ EXTENSIONS = ("lambda",)
 EXACTNESS: Exactness = "frozen-linear"
 OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
-TINY = 1e-6  # floor of a product of two norms (mergekit's): shorter task vectors count as less alike
-POLE = 1e-6  # at the pole itself the base stays (mergekit's guard)
-NEAR = 1e-3  # around it the ratio leaves the experts far behind
+TINY = 1e-6  # lower bound of the product of two norms (as in mergekit): it reduces the cosine of shorter task vectors
+POLE = 1e-6  # |divisor| below which the result is the base (as in mergekit)
+NEAR = 1e-3  # |divisor| below which t would extrapolate far beyond the experts
 
 
 def prepare(setup: Setup) -> State:
-    """The inner products of the whole task vectors; those of rows are found by the first candidate that asks."""
+    """The inner products of the whole task vectors; those of rows are computed when a candidate needs them."""
     return _gram.of_deltas(setup.sources)
 
 
@@ -39,17 +39,17 @@ def coefficients(setup: Setup, genes: Genes) -> LinComb | Consensus:
     if lam == 0.0:
         return LinComb(1.0, (0.0,) * count)
     if not genes.shared["filter_wise"]:
-        way = lam * ratio(setup.sources.name, _gram.gram(setup)[None])
-        return _gram.combination(setup, np.repeat(way / count, count))
-    rows = _lines.remembered(setup, lambda: _gram.deltas(setup.sources), "last")
-    way = lam * ratio(setup.sources.name, rows)
-    return _lines.combine(setup.sources, "last", 1.0 - way, [way / count] * count)
+        t = lam * ratio(setup.sources.name, _gram.gram(setup)[None])
+        return _gram.combination(setup, np.repeat(t / count, count))
+    rows = _lines.cached_products(setup, lambda: _gram.deltas(setup.sources), "last")
+    t = lam * ratio(setup.sources.name, rows)
+    return _lines.combine(setup.sources, "last", 1.0 - t, [t / count] * count)
 
 
-def ratio(name: str, gram: Matrix) -> Matrix:
-    """t for each of the Gram matrices [lines, experts, experts]; CandidateError where experts pull apart."""
+def ratio(name: str, gram: FloatArray) -> FloatArray:
+    """t for each Gram matrix of [lines, experts, experts]; CandidateError if experts point in opposite directions."""
     count, lengths = gram.shape[-1], _gram.norms(gram)
-    with np.errstate(invalid="ignore"):  # ∞/∞ is NaN, which must come out
+    with np.errstate(invalid="ignore"):  # ∞/∞ is NaN, which is the intended result
         floor = np.maximum(lengths[:, :, None] * lengths[:, None, :], TINY)
         cosines = np.clip(gram / floor, -1.0, 1.0)
     first, second = np.triu_indices(count, 1)

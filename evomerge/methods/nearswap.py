@@ -1,6 +1,6 @@
-"""NearSwap: take the expert's value where it is near the base's, and at most `t` of the way elsewhere (as in mergekit).
+"""NearSwap: take the expert's value if it is within `t` of the base's, else move by `t` towards it (as in mergekit).
 
-mergekit's weight min(1, t/|δ|) on the expert is the task vector clipped to ±t.
+mergekit's interpolation weight min(1, t/|δ|) is equivalent to clipping the task vector to ±t.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ EXPERTS = (1, 1)
 EXACTNESS: Exactness = "exact"
 OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
-TINY = 1e-6  # a difference below it counts as this large (mergekit's guard)
+TINY = 1e-6  # smaller differences count as this large (as in mergekit)
 
 
 def prepare(setup: Setup) -> State:
-    """`largest` float64 [1]: max |δ|, from which on `t` swaps everything."""
+    """`largest` float64 [1]: max |δ|; with a `t` of at least this the merge is the expert."""
     delta = setup.sources.delta(0).abs_()
     return {"largest": delta.max().double().cpu().view(1)}
 
@@ -34,13 +34,13 @@ def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
     t = float(genes.shared["t"])
     if t <= 0.0:
         return LinComb(1.0, (0.0,))
-    if t >= max(TINY, float(setup.state["largest"])):  # not where it is NaN
+    if t >= max(TINY, float(setup.state["largest"])):  # false if it is NaN
         return LinComb(0.0, (1.0,))
     return Consensus(clip, (t, min(1.0, t / TINY)))
 
 
 def clip(block: Block) -> Tensor:
-    """clip(δ·scale, ±t); a product with 0 lets infinity, which a clip would hide, come out as NaN."""
+    """clip(δ·scale, ±t); adding δ·0 turns infinity, which a clip would hide, into NaN."""
     t, scale = block.numbers[0], block.numbers[1]
     delta = block.deltas[0]
     return torch.minimum(torch.maximum(delta * scale, -t), t) + delta * 0.0

@@ -1,6 +1,6 @@
 """RAM: average task vectors only where several experts changed an element (Behavior Knowledge Merge, arXiv 2601.13572).
 
-As in mergekit: what changed by up to `epsilon` is the base's, what one expert alone changed is kept whole.
+As in mergekit: changes up to `epsilon` are dropped, and a change by a single expert is kept in full.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 
 def prepare(setup: Setup) -> State:
-    """Nothing: the rule sees all that it needs in one element."""
+    """Nothing: the rule needs only the element itself."""
     return {}
 
 
 def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
     """θ₀ + Σ zᵢ/c with zᵢ = δᵢ·[|δᵢ| > ε] and c the number of experts with zᵢ ≠ 0."""
-    return _sharing.blended(float(genes.shared["epsilon"]), [1.0] * len(setup.sources))
+    return _sharing.ram_coefficients(float(genes.shared["epsilon"]), [1.0] * len(setup.sources))

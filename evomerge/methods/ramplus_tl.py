@@ -1,7 +1,7 @@
-"""RAM+: RAM that makes up for averaging by scaling what one expert alone changed (arXiv 2601.13572).
+"""RAM+: RAM that compensates for averaging by scaling up changes by a single expert (arXiv 2601.13572).
 
-As in mergekit, which takes the ratio of shared to own elements in each tensor (the paper: in the whole model). An
-epsilon of 0 with an expert that changed nothing, where mergekit divides 0 by 0, has ratio 0.
+As in mergekit, the ratio of shared to unshared elements is that of each tensor (in the paper: of the whole model). With
+an epsilon of 0 and an expert that changed nothing, the ratio is 0, where mergekit divides 0 by 0.
 """
 
 from collections.abc import Mapping
@@ -24,15 +24,15 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 
 def prepare(setup: Setup) -> State:
-    """How many elements each expert changed alone and with others, for every epsilon."""
+    """The number of elements that each expert changed, alone and with others, for every epsilon."""
     return _sharing.prepare(setup.sources)
 
 
 def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
     """θ₀ + Σ zᵢ/c as in RAM, times 1 + r·min(ρᵢ, alpha) where c = 1, with ρᵢ = sharedᵢ / max(aloneᵢ, ε)."""
     r, alpha, epsilon = (float(genes.shared[name]) for name in ("r", "alpha", "epsilon"))
-    ratios = [_ratio(both, alone, epsilon) for both, alone in _sharing.sharing(setup, epsilon)]
-    return _sharing.blended(epsilon, [1.0 + r * min(ratio, alpha) for ratio in ratios])
+    ratios = [_ratio(both, alone, epsilon) for both, alone in _sharing.shared_and_alone(setup, epsilon)]
+    return _sharing.ram_coefficients(epsilon, [1.0 + r * min(ratio, alpha) for ratio in ratios])
 
 
 def _ratio(both: int, alone: int, epsilon: float) -> float:

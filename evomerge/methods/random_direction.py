@@ -1,7 +1,7 @@
-"""A control, not a merge: task arithmetic whose sum has random signs, the same amount of change in a random direction.
+"""A control experiment, not a merge: task arithmetic with random signs, which changes as much in a random direction.
 
-Every element moves as far from the base as in `task_arithmetic`, so that norms of tensors, rows and elements stay; the
-signs come from the counter-based generator of the masks, by the recipe's seed.
+Every element moves as far from the base as in `task_arithmetic`, so the norms of elements, rows and tensors are the
+same. The signs come from the counter-based generator of the masks and depend on the recipe's seed.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch import Tensor
 from evomerge.kernels import Block, Consensus, LinComb, mask_keys, shared_round, uniform24
 from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State
 
-# Not a weight: no value of it gives one of the experts.
+# Not named `weight`, because no value of it gives one of the experts.
 GENES = (Gene("amount", 0.0, 1.5, 0.3, base=0.0),)
 SHARED: Mapping[str, float | bool | None] = {}
 PER_EXPERT: Mapping[str, float | None] = {"amount": None}
@@ -24,12 +24,12 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
 
 def prepare(setup: Setup) -> State:
-    """Nothing: the signs are made while merging."""
+    """Nothing: the pass computes the signs."""
     return {}
 
 
 def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
-    """θ₀ + r ∘ Σ aᵢδᵢ with r ∈ {−1, 1} at random, one sign for all experts of an element."""
+    """θ₀ + r ∘ Σ aᵢδᵢ where r ∈ {−1, 1} is random, with one sign per element for all experts."""
     amounts = tuple(float(values["amount"]) for values in genes.experts)
     if not any(amounts):
         return LinComb(1.0, amounts)
@@ -41,5 +41,5 @@ def flipped(block: Block) -> Tensor:
     update = block.deltas[0] * block.numbers[0]
     for place in range(1, len(block.deltas)):
         update = update + block.deltas[place] * block.numbers[place]
-    coin = uniform24(shared_round(block, block.words[0]), block.words[1], block.high) & 1
+    coin = uniform24(shared_round(block, block.words[0]), block.words[1], block.index_high) & 1
     return torch.where(coin == 0, update, -update)

@@ -1,8 +1,9 @@
-"""SCE: select what differs, calculate weights from it, erase minority signs (Wan et al., arXiv 2408.07990, §3.3).
+"""SCE: select differing elements, calculate weights from them, erase minority signs (Wan et al., arXiv 2408.07990).
 
-As in mergekit: `select_topk` is the share of the differing elements with the largest variance over the experts; weights
-are the shares of the squares of what is selected; the sign is elected on the unweighted sum. Elements whose variances
-are equal to fp32 rounding may be selected together where mergekit takes some of them.
+The method is that of §3.3. As in mergekit, `select_topk` is the fraction of the differing elements, those with the
+largest variance over the experts. An expert's weight is its share of the sum of squares of the selected elements. The
+sign is elected on the unweighted sum. Elements with equal variances in fp32 are selected together, where mergekit may
+take only some of them.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ EXPERTS = (1, 1000)
 EXACTNESS: Exactness = "exact"
 OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
-TINY = 1e-6  # mergekit's guard for the sum of the mean squares, and for the sum of the agreeing weights
+TINY = 1e-6  # lower bound of the sum of mean squares and of the sum of agreeing weights (as in mergekit)
 
 
 def prepare(setup: Setup) -> State:
@@ -46,7 +47,7 @@ def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
 def erase_minority(block: Block) -> Tensor:
     """The weighted mean, per element, of the selected task vectors that agree with the sign of their sum."""
     count = len(block.deltas)
-    chosen = _variance.spread(block.deltas.__getitem__, count) >= block.numbers[0]
+    chosen = _variance.scaled_variance(block.deltas.__getitem__, count) >= block.numbers[0]
     deltas = [torch.where(chosen, delta, delta * 0.0) for delta in block.deltas]
     summed = deltas[0]
     for delta in deltas[1:]:

@@ -15,7 +15,7 @@ EXPERTS = (1, 1)
 EXACTNESS: Exactness = "exact"
 OPTIONS: Mapping[str, tuple[str, ...]] = {}
 
-PARALLEL = 0.9995  # beyond this |cosine| the arc is a line to fp32
+PARALLEL = 0.9995  # |cosine| above which the interpolation is linear
 
 
 def prepare(setup: Setup) -> State:
@@ -27,7 +27,7 @@ def coefficients(setup: Setup, genes: Genes) -> LinComb:
     """sin((1−t)Θ)/sinΘ · θ₀ + sin(tΘ)/sinΘ · θ₁; t = 0 is the base. A zero tensor has cosine 0."""
     t = float(genes.shared["t"])
     cosine = float(_gram.cosines(_gram.gram(setup), 1e-8)[0, 1])
-    if abs(cosine) > PARALLEL or t in (0.0, 1.0):  # the end points exactly: sin(0·Θ)/sinΘ leaves crumbs
+    if abs(cosine) > PARALLEL or t in (0.0, 1.0):  # exact end points: sin(t·Θ)/sinΘ has rounding errors
         return LinComb(1.0 - t, (t,))
     angle = math.acos(cosine)
     return LinComb(math.sin((1 - t) * angle) / math.sin(angle), (math.sin(t * angle) / math.sin(angle),))

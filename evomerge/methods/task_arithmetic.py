@@ -29,7 +29,7 @@ def prepare(setup: Setup) -> State:
 
 
 def coefficients(setup: Setup, genes: Genes) -> LinComb:
-    """θ₀ + λ Σ wᵢδᵢ (/ Σ wᵢ where `normalize`), written over weights as (1 − Σc)·θ₀ + Σ cᵢθᵢ."""
+    """θ₀ + λ Σ wᵢδᵢ (/ Σ wᵢ if `normalize`), as a combination of weights (1 − Σc)·θ₀ + Σ cᵢθᵢ."""
     weights = [float(values["weight"]) for values in genes.experts]
     total = sum(weights) if genes.shared["normalize"] else 1.0
     scale = float(genes.shared["lambda"]) / (total if abs(total) >= 1e-8 else 1.0)

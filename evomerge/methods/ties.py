@@ -1,7 +1,7 @@
-"""TIES: trim, elect a sign, average what agrees (Yadav et al., arXiv 2306.01708), with mergekit's conventions.
+"""TIES: trim, elect a sign, average the agreeing elements (Yadav et al., arXiv 2306.01708), as in mergekit.
 
-The paper's own variants are options: `sign: unweighted` elects on unweighted task vectors, `divisor: count` averages
-over the number of agreeing experts, `trim: model` takes one threshold over the whole flattened model.
+The paper's own variants are options: `sign: unweighted` elects signs on unweighted task vectors, `divisor: count`
+averages over the number of agreeing experts, and `trim: model` uses one threshold for the whole flattened model.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from evomerge.methods._task_vectors import (
     WEIGHT_AND_DENSITY,
     WEIGHTED_SIGN,
     merge,
-    shared,
+    shared_parameters,
     trim,
     trimmed_scale,
     unscaled,
@@ -24,7 +24,7 @@ GENES = (
     Gene("density", 0.05, 1.0, 0.2, decimals=_magnitudes.DENSITY_DECIMALS),
     Gene("lambda", 0.0, 2.0, 1.0, per="group"),
 )
-SHARED = shared(normalize=True, rescale=False)
+SHARED = shared_parameters(normalize=True, rescale=False)
 PER_EXPERT = WEIGHT_AND_DENSITY
 BASE: tuple[str, ...] = ()
 BASE_MODEL: BaseModel = "required"
@@ -44,5 +44,5 @@ def prepare(setup: Setup) -> State:
 
 
 def coefficients(setup: Setup, genes: Genes) -> Consensus | LinComb:
-    """Trim to `density`, elect Σ wᵢδ̂ᵢ's sign, average by Σ wᵢ over those that agree, scale by λ."""
+    """Trim to `density`, elect Σ wᵢδ̂ᵢ's sign, average by Σ wᵢ over the agreeing experts, scale by λ."""
     return merge(setup, genes, trim, trimmed_scale if genes.shared["rescale"] else unscaled, elect=True)

@@ -1,8 +1,8 @@
-"""TSV-Merge: each task's largest singular vectors, made orthogonal to the others' (Gargiulo et al., arXiv 2412.00081).
+"""TSV-Merge: each task's largest singular vectors, orthogonalised between tasks (Gargiulo et al., arXiv 2412.00081).
 
-Whitening by all experts at once depends on none of their scales, so a merge is linear in them: an expert of scale 0
-still pushes the others' vectors aside. `outer: linear` averages the matrices outside the layers, such as embeddings,
-which the authors' code treats like any other.
+The orthogonalisation uses all experts and does not depend on their scales, so the merge is linear in the scales, and an
+expert of scale 0 still affects the singular vectors of the others. `outer: linear` averages the matrices outside the
+layers, such as embeddings; the authors' code treats them like other matrices.
 """
 
 from collections.abc import Mapping
@@ -20,19 +20,19 @@ BASE: tuple[str, ...] = ()
 BASE_MODEL: BaseModel = "required"
 EXPERTS = (1, 1000)
 EXACTNESS: Exactness = "native"
-BANKS_OF_ALL = True
+BANKS_DEPEND_ON_EXPERTS = True
 OPTIONS: Mapping[str, tuple[str, ...]] = _spectral.OUTER
 
 
 @_spectral.one_thread()
 def prepare(setup: Setup) -> State:
-    """`bank.direction.i`: U⊥ᵢ·diag(σᵢ)·V⊥ᵢ; of adapters U⊥ and V⊥ (`bank.up`, `bank.down`), `values` σ and `owners`.
+    """`bank.direction.i`: U⊥ᵢ·diag(σᵢ)·V⊥ᵢ. For adapters: `bank.up` U⊥, `bank.down` V⊥, `values` σ and their `owners`.
 
-    U⊥ and V⊥ are the polar factors of all experts' top k = ⌊min(rows, columns)/N⌋ singular vectors side by side; more
-    experts than rows or columns leave k = 0 and the base as it is. Null singular values are no part of k.
+    U⊥ and V⊥ are the polar factors of the concatenated top k = ⌊min(rows, columns)/N⌋ singular vectors of all experts.
+    Null singular values are dropped. With more experts than rows or columns, k is 0 and the merge is the base.
     """
     sources, count = setup.sources, len(setup.sources)
-    if _spectral.averaged(setup):
+    if _spectral.is_averaged(setup):
         return {}
     parts = [_spectral.of_expert(sources, i, min(sources.shape) // count) for i in range(count)]
     sizes = [len(part.values) for part in parts]
@@ -42,12 +42,12 @@ def prepare(setup: Setup) -> State:
     if sources.factors() is not None:
         owners = torch.repeat_interleave(torch.arange(count), torch.tensor(sizes))
         return {"bank.up": up.to(dtype), "bank.down": down.to(dtype), "values": values.cpu(), "owners": owners}
-    own = zip(up.split(sizes, dim=1), values.split(sizes), down.split(sizes), strict=True)
-    return {f"bank.direction.{i}": (u * s @ v).to(dtype) for i, (u, s, v) in enumerate(own)}
+    triplets = zip(up.split(sizes, dim=1), values.split(sizes), down.split(sizes), strict=True)
+    return {f"bank.direction.{i}": (u * s @ v).to(dtype) for i, (u, s, v) in enumerate(triplets)}
 
 
 def coefficients(setup: Setup, genes: Genes) -> LinComb | LowRank:
-    """θ₀ + Σ αᵢDᵢ, with Dᵢ = δᵢ/N for tensors that are no matrices."""
+    """θ₀ + Σ αᵢDᵢ, where Dᵢ = δᵢ/N for tensors that are not matrices."""
     alphas = [float(values["alpha"]) for values in genes.experts]
     if not setup.state:
         return _spectral.mean(alphas)

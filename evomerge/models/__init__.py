@@ -1,4 +1,10 @@
-"""models."""
+"""What lies on disk and what runs: checkpoints, adapters, the family of base and experts, and the live model.
+
+Tensors are lazy and read-only. The room knows where a stored tensor lives once transformers has loaded it
+(destinations), which tensors are tied, and which tensor belongs to which group; it knows no method and no recipe's
+values. The rule: what transformers and peft do with a file is read from them and from the file, never from a flag alone
+or a list of architectures.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +19,6 @@ if TYPE_CHECKING:
     from evomerge.models.family import Expert, Family, expert_ref, pinned
     from evomerge.models.groups import COMPONENTS, Group, Layout, layer_of, outer_kind, relative_depth, shift_layer
     from evomerge.models.live_model import (
-        DTYPES,
         check_attention,
         check_device,
         empty_model,
@@ -30,7 +35,6 @@ else:
 __all__ = [
     "COMPONENTS",
     "CONFIG_FILE",
-    "DTYPES",
     "EXPLICIT",
     "INDEX",
     "SINGLE",

@@ -74,7 +74,7 @@ class Layout:
             if place := layer_of(name):
                 self.stacks[place[0]] = max(self.stacks.get(place[0], 0), place[1] + 1)
 
-    def spellings(self, name: str) -> tuple[str, ...]:
+    def names_of(self, name: str) -> tuple[str, ...]:
         """The tensor's name in the base's files and, where it differs, in the model (`h.0.…`, `transformer.h.0.…`)."""
         parameter = self._parameters.get(name, name)
         return (name,) if parameter == name else (name, parameter)

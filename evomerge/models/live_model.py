@@ -20,8 +20,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from evomerge.errors import ConfigError, EvomergeError, ExpertError
+from evomerge.recipes import DTYPES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -29,7 +30,7 @@ def torch_dtype(name: str) -> torch.dtype:
     """The dtype of this name; ConfigError lists the three that weights may have."""
     if name not in DTYPES:
         raise ConfigError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
-    return DTYPES[name]
+    return TORCH_DTYPES[name]
 
 
 def check_device(name: str, here: bool) -> None:

@@ -10,7 +10,7 @@ from evomerge.errors import ConfigError, ExpertError
 from evomerge.models.checkpoint import fetch, read_json
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_tokenizer
-from evomerge.recipes import AUTO, ModelRef, Recipe, TokenizerRequest, read_request
+from evomerge.recipes import AUTO_TEMPLATE, ModelRef, Recipe, TokenizerRequest, parse_tokenizer_request
 
 TEMPLATE = "chat_template.jinja"
 FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", TEMPLATE)
@@ -19,7 +19,7 @@ Vocabulary = dict[str, int]
 
 def refuse_other_vocabulary(recipe: Recipe, family: Family) -> None:
     """ConfigError where a recipe asks for a vocabulary that would give other rows than the models have."""
-    asked = read_request(recipe.tokenizer)
+    asked = parse_tokenizer_request(recipe.tokenizer)
     if asked.key is None:
         return
     rows = _rows(family)
@@ -41,13 +41,13 @@ def refuse_other_vocabulary(recipe: Recipe, family: Family) -> None:
 
 def write_tokenizer(recipe: Recipe, family: Family, folder: Path) -> None:
     """Put the tokenizer files and the chat template that a recipe asks for in place of the base's in `folder`."""
-    asked = read_request(recipe.tokenizer)
+    asked = parse_tokenizer_request(recipe.tokenizer)
     if isinstance(asked.source, ModelRef):
         for file in _files(folder):
             file.unlink()
         for file in _files(_folder(asked.source)):
             shutil.copyfile(file, folder / file.name)
-    template = _most_common(recipe, family) if asked.template == AUTO else asked.template
+    template = _most_common(recipe, family) if asked.template == AUTO_TEMPLATE else asked.template
     if template:
         (folder / TEMPLATE).write_text(template)
         if (path := folder / "tokenizer_config.json").is_file():

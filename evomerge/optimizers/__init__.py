@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.optimizers._contract import LARGEST, Coordinate, Optimizer, Population, Vector
-    from evomerge.optimizers._registry import check, create, names, takes_several
+    from evomerge.optimizers._contract import MAX_POPULATION, Coordinate, Optimizer, Population
+    from evomerge.optimizers._registry import check, create, names, supports_several_objectives
     from evomerge.optimizers._surrogate import Surrogate
+    from evomerge.optimizers._vector import Vector
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
-    "LARGEST",
+    "MAX_POPULATION",
     "Coordinate",
     "Optimizer",
     "Population",
@@ -25,5 +26,5 @@ __all__ = [
     "check",
     "create",
     "names",
-    "takes_several",
+    "supports_several_objectives",
 ]

@@ -1,24 +1,25 @@
-"""What an optimizer sees and says: vectors of the unit cube, and their losses."""
+"""The interface of optimizers: they propose vectors of the unit cube and get the losses of these vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from evomerge.schema import Range
 
-Vector = NDArray[np.float64]
-LARGEST = 10_000  # candidates of one generation
-Population = Annotated[int, Range(1, LARGEST)]
+if TYPE_CHECKING:
+    from evomerge.optimizers._surrogate import Surrogate
+from evomerge.optimizers._vector import Vector
+
+MAX_POPULATION = 10_000
+Population = Annotated[int, Range(1, MAX_POPULATION)]
 
 
 @dataclass(frozen=True)
 class Coordinate:
-    """One axis of the cube: its name, and how many values it has, each a cell of equal width; 0 is a continuum.
+    """One axis of the cube.
 
-    Values without an order are categories: a neighbouring cell is no nearer than any other.
+    An axis with `levels` values is divided into so many cells of equal width; 0 levels is a continuous axis. Values of
+    an axis that is not `ordered` are categories: neighbouring cells are not more similar than others.
     """
 
     name: str
@@ -27,19 +28,24 @@ class Coordinate:
 
 
 class Optimizer(Protocol):
-    """What `create` in each file of this folder returns."""
+    """The type that `create` in each file of this folder returns."""
 
-    def ask(self) -> list[Vector]:
-        """One generation of points of the unit cube; an empty list when there is nothing left to try."""
+    def ask(self, surrogate: "Surrogate | None" = None) -> list[Vector]:
+        """The next generation, as points of the unit cube; an empty list if there is nothing left to try.
+
+        `surrogate` models all losses of the search so far; an optimizer may use it to choose among more points than it
+        returns.
+        """
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[Any]) -> None:
-        """The losses of a whole generation, in the order asked; a failed candidate's is +inf.
+        """Update with the losses of a complete generation, in the order of `ask`; a failed candidate has +inf.
 
-        A loss is a float; of several objectives, for a module that says SEVERAL_OBJECTIVES, a tuple of them.
+        A loss is a float. With several objectives it is a tuple of floats; a module that supports these sets
+        SEVERAL_OBJECTIVES.
         """
 
     def centre(self) -> Vector | None:
-        """Where the optimizer believes the optimum to be, which noise moves less than its best point; None if nowhere.
+        """The optimizer's estimate of the optimum, a point of the unit cube, or None if it has no estimate.
 
-        A point of the unit cube.
+        It varies less with noise in the losses than the best point that was asked.
         """

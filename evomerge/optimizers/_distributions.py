@@ -1,4 +1,4 @@
-"""Points of the cube ↔ Optuna's parameters: a float, a whole number or a category for each coordinate."""
+"""Conversion between points of the cube and Optuna parameters: a float, an integer or a category per coordinate."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,18 +15,18 @@ from evomerge.optimizers import Coordinate, Vector
 
 
 class Parameters:
-    """Every coordinate as what it is, under its own name."""
+    """One Optuna parameter per coordinate, with the coordinate's name and a distribution of its type."""
 
     def __init__(self, coordinates: Sequence[Coordinate]) -> None:
         self._coordinates = tuple(coordinates)
         self.distributions = {c.name: _distribution(c) for c in coordinates}
 
     def of(self, vector: Vector) -> dict[str, Any]:
-        """The parameters of a point; of a value with levels, the cell that the point is in."""
+        """The parameters of a point; an axis with levels gives the index of the cell that contains the point."""
         return {c.name: _parameter(c, float(x)) for c, x in zip(self._coordinates, vector, strict=True)}
 
     def vector(self, parameters: Mapping[str, Any]) -> Vector:
-        """The point of parameters; a cell's is its middle."""
+        """The point of some parameters; the index of a cell gives the middle of the cell."""
         return np.array([_coordinate(c, parameters[c.name]) for c in self._coordinates], dtype=np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Optimizers by their names, made from the settings of an experiment."""
+"""The registry of optimizers: their names, and their construction from the settings of an experiment."""
 
 import importlib
 import inspect
@@ -14,7 +14,7 @@ from evomerge.schema import Location, check_section, check_value, naming
 
 
 def names() -> tuple[str, ...]:
-    """Every optimizer of this folder, sorted."""
+    """The names of all optimizers, sorted: one for each public file of this folder."""
     return plugin_names("optimizers")
 
 
@@ -26,28 +26,28 @@ def create(
     settings: Mapping[str, Any],
     objectives: int = 1,
 ) -> Optimizer:
-    """The optimizer of this name; `seeds` are points to try first.
+    """The optimizer with this name; `seeds` are points that it asks first.
 
-    With `mirror`, a path, its trials also go into an Optuna journal there. ConfigError names an unknown setting, and an
-    optimizer that cannot take several objectives.
+    If the settings contain `mirror`, its trials are also written to an Optuna journal at that path. ConfigError names
+    an unknown setting, or an optimizer that does not support several objectives.
     """
     check(name, settings)
     module = _module(name)
     given = {key: value for key, value in settings.items() if key != "mirror"}
     if objectives > 1:
-        if not takes_several(name):
-            able = ", ".join(other for other in names() if takes_several(other))
-            raise ConfigError(f"objective.front: optimizer={name} takes one objective; choose of {able}")
-        if "objectives" in inspect.signature(module.create).parameters:  # random points need not know
+        if not supports_several_objectives(name):
+            able = ", ".join(other for other in names() if supports_several_objectives(other))
+            raise ConfigError(f"objective.front: optimizer={name} takes one objective; choose one of {able}")
+        if "objectives" in inspect.signature(module.create).parameters:  # random and sobol do not need the number
             given["objectives"] = objectives
     optimizer = cast(Optimizer, module.create(coordinates, seeds, seed, **given))
     if mirror := settings.get("mirror"):
-        return cast(Optimizer, _module("_mirror").Mirrored(optimizer, coordinates, Path(mirror)))
+        return cast(Optimizer, _module("_mirror").MirroredOptimizer(optimizer, coordinates, Path(mirror)))
     return optimizer
 
 
 def check(name: str, settings: Mapping[str, Any]) -> None:
-    """ConfigError for an unknown optimizer or setting, or a mirror that cannot be written; makes nothing."""
+    """ConfigError for an unknown optimizer or setting, or an unwritable mirror; creates no optimizer and no file."""
     given = {key: value for key, value in settings.items() if key != "mirror"}
     check_section(load_plugin("optimizers", name, "optimizer").create, given, "optimizer", given=("objectives",))
     mirror = settings.get("mirror")
@@ -57,8 +57,8 @@ def check(name: str, settings: Mapping[str, Any]) -> None:
             refuse_unwritable(Path(mirror))
 
 
-def takes_several(name: str) -> bool:
-    """Whether the optimizer can be told several losses of a candidate."""
+def supports_several_objectives(name: str) -> bool:
+    """Whether `tell` of this optimizer accepts a tuple of losses per candidate."""
     return bool(getattr(_module(name), "SEVERAL_OBJECTIVES", False))
 
 

@@ -1,4 +1,4 @@
-"""Which run of CMA-ES comes next: none, IPOP (Auger & Hansen 2005) or BIPOP (Hansen 2009), as plain arithmetic."""
+"""Restart schedules of CMA-ES: none, IPOP (Auger & Hansen 2005) or BIPOP (Hansen 2009)."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ KINDS = ("none", "ipop", "bipop")
 
 @dataclass
 class Restarts:
-    """The population and step size of every run after the first, which had `population` and `sigma`."""
+    """The population and step size of every run; `population` and `sigma` are those of the first."""
 
     kind: str
     population: int
@@ -18,12 +18,12 @@ class Restarts:
     multiple_of: int
     generator: np.random.Generator
     _doublings: int = 0
-    _spent: dict[str, int] = field(default_factory=lambda: {"large": 0, "small": 0})  # evaluations of either regime
+    _spent: dict[str, int] = field(default_factory=lambda: {"large": 0, "small": 0})  # evaluations per regime
     _last_large: int = 0
-    _regime: str = "first"  # which counts for neither
+    _regime: str = "first"  # the first run counts for neither regime
 
     def next(self, evaluations: int) -> tuple[int, float]:
-        """(population, step size) of the next run, after one that took so many evaluations."""
+        """(population, step size) of the next run; `evaluations` is the number that the last run used."""
         if self._regime == "large":
             self._last_large = evaluations
         if self._regime != "first":
@@ -33,7 +33,7 @@ class Restarts:
         return self._small() if small else self._large()
 
     def limit(self) -> float:
-        """How many evaluations the present run may take: a small one half of the last large one's."""
+        """The largest number of evaluations of the current run: half of the last large run's for a small one."""
         return self._last_large / 2 if self._regime == "small" else math.inf
 
     def _large(self) -> tuple[int, float]:
@@ -48,5 +48,5 @@ class Restarts:
 
 
 def rounded_up(population: int, multiple_of: int) -> int:
-    """The next multiple, so that no worker of so many idles in a generation."""
+    """The population rounded up to a multiple of the number of workers, so that none is idle in a generation."""
     return -(-population // multiple_of) * multiple_of

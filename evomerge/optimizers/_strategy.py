@@ -1,4 +1,4 @@
-"""One run of CMA-ES (Hansen, arXiv 1604.00772) by the `cma` package, inside the unit cube."""
+"""One run of CMA-ES (Hansen, arXiv 1604.00772) inside the unit cube, by the `cma` package."""
 
 import math
 import warnings
@@ -22,15 +22,15 @@ Randn = Callable[..., Vector]
 
 
 def _covariance(name: str, randn: Randn) -> dict[str, Any]:
-    """cma's options for a full matrix, its diagonal (Ros & Hansen 2008) or D(I + vvᵀ)D (Akimoto et al. 2014)."""
-    if name == "vd":  # its sampler draws by itself
+    """cma's options for a full covariance, a diagonal (Ros & Hansen 2008) or D(I + vvᵀ)D (Akimoto et al. 2014)."""
+    if name == "vd":  # this sampler does not use the option `randn` of the strategy
         return {**GaussVDSampler.extend_cma_options({}), "CMA_sampler_options": {"randn": randn}}
     return {"CMA_diagonal": name == "diagonal"}
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins, with which step size in units of the cube's edge, and how many points a generation has."""
+    """The mean, the step size in units of the cube's edge and the population with which a run starts."""
 
     point: Vector
     sigma: float
@@ -40,24 +40,25 @@ class Start:
 class Strategy:
     """Mean, step size and covariance of one run.
 
-    The axes of categories and whole numbers are plateaus: their deviation and mean are kept where a sample leaves the
-    mean's cell with a probability of 1 / (dimensions × population) at least, the margin of Hamano et al. (GECCO 2022).
+    The loss is constant within a cell of an axis with levels. The mean and standard deviation of such an axis are
+    bounded so that a sample leaves the mean's cell with a probability of at least 1 / (dimensions × population): the
+    margin of Hamano et al. (GECCO 2022).
     """
 
     def __init__(self, start: Start, coordinates: Sequence[Coordinate], covariance: str, randn: Randn) -> None:
         self._dimensions = len(coordinates)
-        padding = max(0, 2 - self._dimensions)  # cma needs two dimensions
+        padding = max(0, 2 - self._dimensions)  # cma requires at least two dimensions
         size = self._dimensions + padding
         self._half = np.array([0.5 / c.levels if c.levels else 0.0 for c in coordinates] + [0.0] * padding)
         margin = NormalDist().inv_cdf(1.0 - 1.0 / (size * start.population))
         options = {"randn": randn, "bounds": [0, 1], "popsize": start.population, "CMA_mirrors": 0, "verbose": -10}
-        # In many dimensions cma would go by a pair of mirrored points, which no choice among points may part.
+        # In many dimensions cma's default step-size rule needs pairs of mirrored points, which screening may separate.
         options |= {"AdaptSigma": CMAAdaptSigmaCSA}
         options |= {"minstd": self._half / margin} if self._half.any() else {}
         point = np.full(size, 0.5)
         point[: self._dimensions] = np.clip(start.point, 0.0, 1.0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a first step below a margin
+            warnings.simplefilter("ignore")  # cma warns if the first step size is below a margin
             self._cma = cma.CMAEvolutionStrategy(point, start.sigma, options | _covariance(covariance, randn))
         self._asked: list[Vector] = []
         self.population = start.population
@@ -65,10 +66,10 @@ class Strategy:
         self.best = math.inf
 
     def ask(self, screen: Surrogate | None = None, factor: int = 1) -> list[Vector]:
-        """A generation, clipped where cma's bound handling leaves rounding crumbs.
+        """A generation, clipped to the cube because cma's bound handling leaves rounding errors.
 
-        Of `factor` times as many points those are kept that `screen` finds most promising (pre-selection: Kern et al.
-        2006; Loshchilov, Schoenauer & Sebag 2012).
+        With a surrogate model `screen`, `factor` times as many points are sampled and those with the lowest predicted
+        losses are returned (pre-selection: Kern et al. 2006; Loshchilov, Schoenauer & Sebag 2012).
         """
         drawn = [np.array(x, dtype=np.float64) for x in self._cma.ask(self.population * factor)]
         points = [np.clip(x, 0.0, 1.0)[: self._dimensions] for x in drawn]
@@ -77,30 +78,33 @@ class Strategy:
         return [points[i] for i in kept]
 
     def tell(self, losses: Sequence[float]) -> None:
-        """Update mean, step size and covariance; told exactly what was asked, or the active update is lost."""
+        """Update mean, step size and covariance with the losses of all asked points, which the active update needs."""
         self.generations += 1
         best = min(losses)
         if best < self.best:
             self.best, self._improved = best, self.generations
-        if math.isfinite(best):  # a generation of failures teaches nothing
+        if math.isfinite(best):  # a generation in which every candidate failed has no ranking
             self._cma.tell(self._asked, list(losses))
             self._keep_margin()
 
     def centre(self) -> Vector:
         """The mean of the distribution, inside the bounds."""
-        favourite = np.asarray(self._cma.result.xfavorite, dtype=np.float64)
-        return np.clip(favourite, 0.0, 1.0)[: self._dimensions]
+        mean = np.asarray(self._cma.result.xfavorite, dtype=np.float64)
+        return np.clip(mean, 0.0, 1.0)[: self._dimensions]
 
     def has_ended(self, tolerance: float) -> bool:
-        """Whether no continuous axis varies by `tolerance`, or nothing became better for 10 + 30 n/λ generations."""
+        """Whether all continuous axes have a standard deviation below `tolerance`, or the run stagnates.
+
+        A run stagnates after 10 + 30 n/λ generations without a better loss.
+        """
         wide = self._cma.stds[self._half == 0.0]
         patience = 10 + math.ceil(30 * self._dimensions / self.population)
         return bool((wide < tolerance).all()) or self.generations - self._improved >= patience
 
     def _keep_margin(self) -> None:
-        """Past the middle of an outermost cell the mean would need a larger step to leave it."""
+        """Keep the mean of axes with levels between the middles of the outermost cells, as the margin assumes."""
         if self._half.any():
-            handler = self._cma.boundary_handler  # the mean is in cma's own coordinates, which bend near the bounds
+            handler = self._cma.boundary_handler  # cma's mean is in its own coordinates, nonlinear near the bounds
             low, high = handler.inverse(self._half), handler.inverse(1.0 - self._half)
             held = self._half > 0.0
             self._cma.mean[held] = np.clip(self._cma.mean, low, high)[held]

@@ -1,25 +1,30 @@
-"""CMA-ES inside the unit cube: the seeds, a run from the best of them, and restarts where they are wanted."""
+"""CMA-ES inside the unit cube: the seeds, a run that starts at the best of them, and optional restarts."""
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import LARGEST, Coordinate, Vector
+from evomerge.optimizers import MAX_POPULATION, Coordinate, Vector
 from evomerge.optimizers._restarts import KINDS, Restarts, rounded_up
-from evomerge.optimizers._strategy import Start, Strategy
 from evomerge.optimizers._surrogate import Surrogate
 from evomerge.schema import OneOf, Range
 
+if TYPE_CHECKING:
+    from evomerge.optimizers._strategy import Strategy
+
 COVARIANCES = ("auto", "full", "diagonal", "vd")
-DIAGONAL_FROM = 24  # dimensions: from here on a full matrix learns too slowly for a thousand candidates
-VD_FROM = 10
+DIAGONAL_FROM = 24  # dimensions from which a full covariance adapts too slowly for a thousand candidates
+VD_FROM = 10  # dimensions that cma's vd sampler requires
 
 
 class CMA:
-    """The seeds are the first generation, and the best of them is where the first run begins."""
+    """The seeds are the first generation; the first run starts at the best of them.
+
+    If the search provides a surrogate model, `factor` times as many points are sampled and the most promising returned.
+    """
 
     def __init__(
         self,
@@ -36,22 +41,25 @@ class CMA:
         self._run = (
             None if seeds else self._started(np.full(len(coordinates), 0.5), restarts.population, restarts.sigma)
         )
-        self._screen, self._factor = (Surrogate() if factor > 1 else None), factor
-        self._ended: list[tuple[float, Vector]] = []  # best loss and centre of each run before
+        self._factor = factor
+        self._ended: list[tuple[float, Vector]] = []  # best loss and centre of each finished run
         self._asked = 0
 
-    def ask(self) -> list[Vector]:
-        """The seeds, then a sampled generation at a time."""
-        vectors = self._run.ask(self._screen, self._factor) if self._run else [point.copy() for point in self._seeds]
+    def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
+        """The seeds, then one sampled generation per call."""
+        if self._run is None:
+            vectors = [point.copy() for point in self._seeds]
+        elif surrogate and self._factor > 1:
+            vectors = self._run.ask(surrogate, self._factor)
+        else:
+            vectors = self._run.ask()
         self._asked = len(vectors)
         return vectors
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
-        """Begin at the best seed, learn from a generation, or begin anew where a run has ended."""
+        """Start the first run after the seeds; later update the run, and start the next one if it has ended."""
         if len(vectors) != self._asked:
             raise ValueError(f"told {len(vectors)} of {self._asked} vectors")
-        if self._screen:
-            self._screen.tell(vectors, losses)
         if self._run is None:
             best = int(np.argmin(losses))
             point = self._seeds[best] if math.isfinite(losses[best]) else np.full(len(self._coordinates), 0.5)
@@ -65,15 +73,17 @@ class CMA:
             self._run = self._started(point, *self._restarts.next(spent))
 
     def centre(self) -> Vector | None:
-        """The mean of the run that has found the best point; None before the first."""
+        """The mean of the run that has found the lowest loss; None before the first run."""
         runs = [*self._ended, *([(self._run.best, self._run.centre())] if self._run else [])]
         return min(runs, key=lambda run: run[0])[1] if runs else None
 
-    def _started(self, point: Vector, population: int, sigma: float) -> Strategy:
+    def _started(self, point: Vector, population: int, sigma: float) -> "Strategy":
+        from evomerge.optimizers._strategy import Start, Strategy  # cma takes seconds to import: not for a check
+
         return Strategy(Start(point, sigma, population), self._coordinates, self._covariance, self._normal)
 
     def _normal(self, *size: int) -> Vector:
-        """Normal variates from a stream of our own: cma's default is numpy's global one."""
+        """Normal variates from the seeded generator; cma's default is numpy's global random state."""
         return self._restarts.generator.standard_normal(size)
 
 
@@ -82,9 +92,9 @@ def create(
     seeds: Sequence[Vector],
     seed: int,
     *,
-    population: Annotated[int, Range(4, LARGEST)] | None = None,
+    population: Annotated[int, Range(4, MAX_POPULATION)] | None = None,
     sigma: Annotated[float, Range(0, 1, without=(0,))] = 0.2,
-    multiple_of: Annotated[int, Range(1, LARGEST)] = 1,
+    multiple_of: Annotated[int, Range(1, MAX_POPULATION)] = 1,
     covariance: Annotated[str, OneOf(COVARIANCES)] = "auto",
     restarts: Annotated[str, OneOf(KINDS)] = "none",
     tolerance: float = 0.002,
@@ -92,9 +102,9 @@ def create(
 ) -> CMA:
     """`population` None is 4 + ⌊1.5 ln n⌋; `sigma` is the first step size in units of the cube's edge.
 
-    Populations are rounded up to a `multiple_of` the workers. `covariance` auto is full below DIAGONAL_FROM dimensions.
-    Of `screen` times as many points a model of what is known keeps the most promising; with 1 every one is a candidate.
-    A run ends, where `restarts` has another follow it, when no axis varies by `tolerance`.
+    Populations are rounded up to a multiple of `multiple_of`, the number of workers. `covariance` auto is full below
+    DIAGONAL_FROM dimensions, diagonal above. The surrogate model selects each generation from `screen` times as many
+    points; 1 turns this off. With `restarts`, a run ends when all axes have a standard deviation below `tolerance`.
     """
     if not 0 < tolerance < sigma:
         raise ConfigError(f"optimizer.tolerance={tolerance}: give a step below sigma={sigma}, above 0")

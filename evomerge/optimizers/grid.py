@@ -1,7 +1,7 @@
-"""Refinement on a grid, coordinate by coordinate, for few genes (Hooke & Jeeves 1961; Torczon 1997).
+"""Pattern search on a grid, for few genes (Hooke & Jeeves 1961; Torczon 1997).
 
-Around the best point so far every coordinate is tried one step up and one step down; where none of these is better,
-the step is halved, until it is below `finest`. Nothing is tried twice.
+The neighbours of the best point so far are tried: each coordinate one step up and one step down. If none is better, the
+step is halved, until it is below `finest`. No point is tried twice.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import numpy as np
 
-from evomerge.optimizers import Coordinate, Population, Vector
+from evomerge.optimizers import Coordinate, Population, Surrogate, Vector
 from evomerge.schema import Range
 
 
@@ -31,10 +31,10 @@ class Grid:
         self._best, self._loss = np.full(len(coordinates), 0.5), math.inf
         self._waiting = [np.clip(point, 0.0, 1.0) for point in seeds] or [self._best]
         self._tried: set[tuple[float, ...]] = set()
-        self._better = True  # since the neighbours were last listed
+        self._better = True  # whether the best point has changed since its neighbours were listed
 
-    def ask(self) -> list[Vector]:
-        """The next points that wait; none when the finest step brings nothing."""
+    def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
+        """The next untried neighbours; an empty list if there are none at the finest step."""
         while not self._waiting and self._next_step():
             self._waiting = [p for p in self._neighbours() if tuple(p.tolist()) not in self._tried]
         asked, self._waiting = self._waiting[: self._population], self._waiting[self._population :]
@@ -42,16 +42,16 @@ class Grid:
         return [point.copy() for point in asked]
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
-        """Go to the best of a generation where it is better, once the seeds are through."""
+        """Move to the best point of the generation if it is better than the best point so far."""
         for vector, loss in zip(vectors, losses, strict=True):
             if loss < self._loss:
                 self._best, self._loss, self._better = vector.copy(), loss, True
 
     def centre(self) -> None:
-        """There is no more to it than its best point."""
+        """None: the estimate is the best point itself."""
 
     def _next_step(self) -> bool:
-        """Stay with the step that has brought something, else halve it; False below the finest."""
+        """Keep the step if it has improved the best point, else halve it; False if it is below the finest."""
         self._step = self._step if self._better else self._step / 2
         self._better = False
         return self._step >= self._finest
@@ -64,7 +64,7 @@ class Grid:
                 yield point
 
     def _values(self, coordinate: Coordinate, x: float) -> list[float]:
-        """One step up and down; of a value with levels the next cells, or all other categories."""
+        """One step up and one down; for an axis with levels the adjacent cells, or all other categories."""
         if not coordinate.levels:
             return [min(x + self._step, 1.0), max(x - self._step, 0.0)]
         cell = min(int(x * coordinate.levels), coordinate.levels - 1)
@@ -80,6 +80,9 @@ def create(
     population: Population = 8,
     finest: Annotated[float, Range(1e-9, 0.25)] = 0.005,
 ) -> Grid:
-    """`population` points at a time; `finest` is the last step, of the cube's edge 1; the seed orders the axes."""
+    """`population` points per generation; `finest` is the smallest step, in units of the cube's edge.
+
+    The seed determines the order in which the axes are tried.
+    """
     order = np.random.default_rng(seed).permutation(len(coordinates)).tolist()
     return Grid(coordinates, seeds, order, population, finest)

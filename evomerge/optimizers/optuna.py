@@ -1,7 +1,7 @@
-"""Optuna's samplers: TPE, GP, CMA-ES, NSGA-II, NSGA-III and QMC, with categories and whole numbers as what they are.
+"""Optuna's samplers: TPE, GP, CMA-ES, NSGA-II, NSGA-III and QMC, with integers and categories as such.
 
-A search is resumed by replay: the study is in memory, and a sampler with a seed asks the same again when it is told the
-same. A failed candidate is told as the worst loss so far, which the samplers learn from better than from +inf.
+The study is in memory, and a search resumes by replay: a seeded sampler suggests the same points again when it is told
+the same losses. A failed candidate is told with the worst loss so far, which suits the samplers better than +inf.
 """
 
 import math
@@ -15,12 +15,12 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Coordinate, Population, Vector
+from evomerge.optimizers import Coordinate, Population, Surrogate, Vector
 from evomerge.optimizers._distributions import Parameters
 from evomerge.schema import OneOf
 
 SEVERAL_OBJECTIVES = True
-Make = Callable[[int, int], BaseSampler]  # of a seed and a population
+SamplerFactory = Callable[[int, int], BaseSampler]  # arguments: seed, population
 
 
 def _cma(seed: int, population: int) -> BaseSampler:
@@ -33,7 +33,7 @@ def _qmc(seed: int, population: int) -> BaseSampler:
     )
 
 
-SAMPLERS: dict[str, Make] = {
+SAMPLERS: dict[str, SamplerFactory] = {
     "tpe": lambda seed, population: optuna.samplers.TPESampler(seed=seed),
     "gp": lambda seed, population: optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False),
     "cma": _cma,
@@ -45,7 +45,7 @@ ONE_OBJECTIVE = ("cma",)
 
 
 class OptunaSearch:
-    """A study in memory that is asked for a population at a time."""
+    """An in-memory Optuna study that is asked for one population at a time."""
 
     def __init__(
         self,
@@ -56,21 +56,21 @@ class OptunaSearch:
         objectives: int,
     ) -> None:
         self._parameters, self._population = Parameters(coordinates), population
-        with _quiet():
+        with _silenced():
             self._study = optuna.create_study(sampler=sampler(), directions=["minimize"] * objectives)
             for point in seeds:
                 self._study.enqueue_trial(self._parameters.of(point))
         self._trials: list[optuna.trial.Trial] = []
         self._worst: list[float] = [-math.inf] * objectives
 
-    def ask(self) -> list[Vector]:
-        """What is left of the seeds, then what the sampler suggests."""
-        with _quiet():
+    def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
+        """The remaining seeds, then the suggestions of the sampler."""
+        with _silenced():
             self._trials = [self._study.ask(self._parameters.distributions) for _ in range(self._population)]
         return [self._parameters.vector(trial.params) for trial in self._trials]
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[Any]) -> None:
-        """Every trial of the generation with its loss, or its losses."""
+        """Tell the study the loss, or the losses, of each trial of the generation."""
         told = [loss if isinstance(loss, tuple) else (loss,) for loss in losses]
         for values in told:
             if all(map(math.isfinite, values)):
@@ -79,20 +79,20 @@ class OptunaSearch:
             self._tell(trial, values)
 
     def centre(self) -> None:
-        """A sampler knows no centre."""
+        """None: Optuna's samplers have no estimate of the optimum."""
 
     def _tell(self, trial: optuna.trial.Trial, values: Sequence[float]) -> None:
         failed = not all(map(math.isfinite, values))
-        with _quiet():
-            if failed and not all(map(math.isfinite, self._worst)):  # nothing to be worse than
+        with _silenced():
+            if failed and not all(map(math.isfinite, self._worst)):  # no candidate has a loss yet
                 self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
             else:
                 self._study.tell(trial, self._worst if failed else list(values))
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Optuna's log lines and its warnings of what is experimental."""
+def _silenced() -> Iterator[None]:
+    """Suppress Optuna's log lines and its warnings about experimental features."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -112,10 +112,10 @@ def create(
     population: Population = 8,
     objectives: int = 1,
 ) -> OptunaSearch:
-    """`sampler` of SAMPLERS; `population` candidates are asked for before any of them is told."""
+    """`sampler` is a key of SAMPLERS; `population` candidates are asked before any of them is told."""
     if objectives > 1 and sampler in ONE_OBJECTIVE:
         able = ", ".join(name for name in SAMPLERS if name not in ONE_OBJECTIVE)
-        raise ConfigError(f"objective.front: optimizer.sampler={sampler} takes one objective; choose of {able}")
+        raise ConfigError(f"objective.front: optimizer.sampler={sampler} takes one objective; choose one of {able}")
     if sampler == "cma" and find_spec("cmaes") is None:
         raise ConfigError("optimizer.sampler=cma: the package cmaes is not installed; pip install 'evomerge[optuna]'")
     return OptunaSearch(coordinates, seeds, lambda: SAMPLERS[sampler](seed, population), population, objectives)

@@ -1,46 +1,50 @@
-"""Scrambled Sobol points (Owen 1998) by torch: random search that leaves no hole in few dimensions."""
+"""Scrambled Sobol points (Owen 1998) from torch: random search with even coverage in few dimensions."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch.quasirandom import SobolEngine
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Coordinate, Population, Vector
+from evomerge.optimizers import Coordinate, Population, Surrogate, Vector
 
-SEVERAL_OBJECTIVES = True  # it reads none of them
-MOST = SobolEngine.MAXDIM
+if TYPE_CHECKING:
+    from torch.quasirandom import SobolEngine
+
+SEVERAL_OBJECTIVES = True  # losses are ignored, so their number does not matter
 
 
 class Sobol:
-    """A low-discrepancy sequence after the seeds; learns nothing."""
+    """The seeds, then a low-discrepancy sequence; losses are ignored."""
 
-    def __init__(self, dimensions: int, seeds: Sequence[Vector], seed: int, population: int) -> None:
+    def __init__(self, engine: "SobolEngine", seeds: Sequence[Vector], population: int) -> None:
         self._population = population
         self._seeds = list(seeds)
-        self._engine = SobolEngine(dimensions, scramble=True, seed=seed)
+        self._engine = engine
 
-    def ask(self) -> list[Vector]:
-        """What is left of the seeds, then the next points of the sequence."""
+    def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
+        """The remaining seeds, then the next points of the sequence."""
         first, self._seeds = self._seeds[: self._population], self._seeds[self._population :]
         count = self._population - len(first)
         fresh = self._engine.draw(count).numpy().astype(np.float64) if count else np.empty((0, 0))
         return [*first, *fresh]
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[Any]) -> None:
-        """Nothing to learn."""
+        """Ignore the losses."""
 
     def centre(self) -> None:
-        """Nothing was learnt, so there is none."""
+        """None: there is no estimate of the optimum."""
 
 
 def create(
     coordinates: Sequence[Coordinate], seeds: Sequence[Vector], seed: int, *, population: Population = 8
 ) -> Sobol:
-    """`population` points a generation."""
-    if len(coordinates) > MOST:
+    """`population` points per generation."""
+    from torch.quasirandom import SobolEngine  # the settings of an optimizer are checked before torch is loaded
+
+    if len(coordinates) > SobolEngine.MAXDIM:
         raise ConfigError(
-            f"optimizer=sobol: at most {MOST} dimensions, the space has {len(coordinates)}; use random or cma"
+            f"optimizer=sobol: at most {SobolEngine.MAXDIM} dimensions, the space has {len(coordinates)}; "
+            "use random or cma"
         )
-    return Sobol(len(coordinates), seeds, seed, population)
+    return Sobol(SobolEngine(len(coordinates), scramble=True, seed=seed), seeds, population)

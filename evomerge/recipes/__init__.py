@@ -1,53 +1,59 @@
-"""recipes."""
+"""The recipe: a frozen description of one merge, its content key, and its YAML, which mergekit reads.
+
+A recipe names models, values and layers; it knows no tensor and opens no model. The rule: reading and writing are
+inverse, and every key of a file either has its effect, is reported as having none, or is refused by name.
+"""
 
 from typing import TYPE_CHECKING
 
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.recipes.document import FROZEN_FROM, grade, to_document
+    from evomerge.recipes.document import FROZEN_FROM, recipe_exactness, to_document
     from evomerge.recipes.mergekit_yaml import dump_recipe, load_recipe, original_recipe, parse_recipe
     from evomerge.recipes.recipe import (
+        DTYPES,
+        FilteredValue,
         ModelRef,
-        Reader,
         Recipe,
-        Rule,
         Scalar,
         Setting,
+        SettingReader,
         Settings,
         Slice,
         Source,
         evaluate,
-        models_form,
-        reader,
-        simplify,
+        recipe_of_models,
+        setting_reader,
+        simplify_setting,
     )
-    from evomerge.recipes.tokenizer import AUTO, TokenizerRequest, read_request
+    from evomerge.recipes.tokenizer import AUTO_TEMPLATE, TokenizerRequest, parse_tokenizer_request
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
-    "AUTO",
+    "AUTO_TEMPLATE",
+    "DTYPES",
     "FROZEN_FROM",
+    "FilteredValue",
     "ModelRef",
-    "Reader",
     "Recipe",
-    "Rule",
     "Scalar",
     "Setting",
+    "SettingReader",
     "Settings",
     "Slice",
     "Source",
     "TokenizerRequest",
     "dump_recipe",
     "evaluate",
-    "grade",
     "load_recipe",
-    "models_form",
     "original_recipe",
     "parse_recipe",
-    "read_request",
-    "reader",
-    "simplify",
+    "parse_tokenizer_request",
+    "recipe_exactness",
+    "recipe_of_models",
+    "setting_reader",
+    "simplify_setting",
     "to_document",
 ]

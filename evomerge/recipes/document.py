@@ -1,16 +1,16 @@
-"""A recipe as the plain objects of its YAML document: mergekit's schema plus one `evomerge` block."""
+"""Converts a recipe to the plain objects of its YAML document: mergekit's schema plus one `evomerge` block."""
 
 from typing import Any
 
 from evomerge import methods
-from evomerge.recipes.recipe import Recipe, Rule, Setting, Slice, Source
+from evomerge.recipes.recipe import FilteredValue, Recipe, Setting, Slice, Source
 
-SCHEMA = 1
-FROZEN_FROM = "frozen_from"  # in the notes: the recipe whose coefficients this one holds as plain weights
+SCHEMA_VERSION = 1
+FROZEN_FROM = "frozen_from"  # key in the notes: the original recipe, whose coefficients this one contains as weights
 
 
 def to_document(recipe: Recipe) -> dict[str, Any]:
-    """The YAML document as plain objects; `parse` is its inverse."""
+    """The YAML document as plain objects; `parse_recipe` is its inverse."""
     document: dict[str, Any] = {"merge_method": recipe.method}
     if recipe.base:
         document["base_model"] = str(recipe.base)
@@ -18,12 +18,12 @@ def to_document(recipe: Recipe) -> dict[str, Any]:
     if recipe.settings:
         document["parameters"] = {key: _plain(value) for key, value in recipe.settings.items()}
     if recipe.out_dtype:
-        document["dtype"] = "float32"  # computed in fp32 by both, and rounded once
+        document["dtype"] = "float32"  # evomerge and mergekit then compute in fp32 and round once
         document["out_dtype"] = recipe.out_dtype
     document |= recipe.tokenizer
     document["evomerge"] = {
-        "schema": SCHEMA,
-        "exactness": grade(recipe),
+        "schema": SCHEMA_VERSION,
+        "exactness": recipe_exactness(recipe),
         "seed": recipe.seed,
         "options": dict(recipe.options),
     }
@@ -31,12 +31,12 @@ def to_document(recipe: Recipe) -> dict[str, Any]:
     return document
 
 
-def grade(recipe: Recipe) -> methods.Exactness:
-    """How this very recipe can be rebuilt elsewhere; until it is frozen, mergekit cannot read a `frozen-linear` one."""
+def recipe_exactness(recipe: Recipe) -> methods.Exactness:
+    """How exactly mergekit can rebuild this recipe; a `frozen-linear` method is `native` until the recipe is frozen."""
     if FROZEN_FROM in recipe.notes:
         return "frozen-linear"
-    found = methods.exactness(recipe.method, recipe.options)
-    return "native" if found == "frozen-linear" else found
+    exactness = methods.exactness(recipe.method, recipe.options)
+    return "native" if exactness == "frozen-linear" else exactness
 
 
 def _body(recipe: Recipe) -> dict[str, Any]:
@@ -44,35 +44,35 @@ def _body(recipe: Recipe) -> dict[str, Any]:
         return {"slices": [_slice(part) for part in recipe.slices]}
     sources = list(recipe.slices[0].sources)
     if recipe.method == "linear" and recipe.base and recipe.base not in [source.model for source in sources]:
-        # mergekit adds an unlisted base without a weight, and then refuses it
+        # mergekit would add an unlisted base without a weight and then raise an error because the weight is missing
         sources.append(Source(recipe.base, {"weight": 0.0}))
     return {"models": [_source(source) for source in sources]}
 
 
 def _slice(part: Slice) -> dict[str, Any]:
-    found: dict[str, Any] = {"sources": [_source(source) for source in part.sources]}
+    document: dict[str, Any] = {"sources": [_source(source) for source in part.sources]}
     if part.base:
-        found["base_model"] = str(part.base)
+        document["base_model"] = str(part.base)
     if part.settings:
-        found["parameters"] = {key: _plain(value) for key, value in part.settings.items()}
-    return found
+        document["parameters"] = {key: _plain(value) for key, value in part.settings.items()}
+    return document
 
 
 def _source(source: Source) -> dict[str, Any]:
-    found: dict[str, Any] = {"model": str(source.model)}
+    document: dict[str, Any] = {"model": str(source.model)}
     if source.layers:
-        found["layer_range"] = list(source.layers)
+        document["layer_range"] = list(source.layers)
     if source.settings:
-        found["parameters"] = {key: _plain(value) for key, value in source.settings.items()}
-    return found
+        document["parameters"] = {key: _plain(value) for key, value in source.settings.items()}
+    return document
 
 
 def _plain(setting: Setting) -> Any:
     if not isinstance(setting, tuple):
         return setting
-    return [_rule(entry) if isinstance(entry, Rule) else entry for entry in setting]
+    return [_rule(entry) if isinstance(entry, FilteredValue) else entry for entry in setting]
 
 
-def _rule(rule: Rule) -> dict[str, Any]:
+def _rule(rule: FilteredValue) -> dict[str, Any]:
     value = list(rule.value) if isinstance(rule.value, tuple) else rule.value
     return {"value": value} if rule.filter is None else {"filter": rule.filter, "value": value}

@@ -1,6 +1,6 @@
-"""recipe.yaml: mergekit's schema plus one `evomerge:` block, read and written.
+"""Reads and writes recipe.yaml: mergekit's schema plus one `evomerge:` block.
 
-Reading takes what mergekit takes, and says in one line which key or parameter has no effect.
+The parser accepts what mergekit accepts and logs one warning for each key or parameter that has no effect.
 """
 
 import logging
@@ -12,14 +12,14 @@ import yaml
 
 from evomerge import methods
 from evomerge.errors import ConfigError
-from evomerge.recipes.document import FROZEN_FROM, SCHEMA, to_document
-from evomerge.recipes.recipe import Recipe, Slice, Source
-from evomerge.recipes.settings import Document, mapping, model_ref
-from evomerge.recipes.tokenizer import INNER_KEYS, KEYS, read_request
+from evomerge.recipes.document import FROZEN_FROM, SCHEMA_VERSION, to_document
+from evomerge.recipes.recipe import DTYPES, Recipe, Slice, Source
+from evomerge.recipes.settings import RecipeReader, mapping, model_ref
+from evomerge.recipes.tokenizer import TOKENIZER_BLOCK_KEYS, TOKENIZER_KEYS, parse_tokenizer_request
 
 log = logging.getLogger(__name__)
 
-TOP = (
+TOP_KEYS = (
     "merge_method",
     "base_model",
     "models",
@@ -27,22 +27,21 @@ TOP = (
     "parameters",
     "dtype",
     "out_dtype",
-    *KEYS,
+    *TOKENIZER_KEYS,
     "evomerge",
     "name",
     "write_readme",
 )
-OUT_DTYPES = ("float32", "bfloat16", "float16")
-OWN = ("schema", "exactness", "seed", "options")
+BLOCK_KEYS = ("schema", "exactness", "seed", "options")
 
 
-def load_recipe(path: Path) -> Recipe:
-    """The recipe in a file, evomerge's or plain mergekit's; ConfigError names the file and the key."""
+def load_recipe(path: str | Path) -> Recipe:
+    """The recipe in a file of evomerge or mergekit; ConfigError names the file and the key."""
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (yaml.YAMLError, ValueError) as error:  # no text, or a number of thousands of digits
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a number with thousands of digits
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: not YAML ({reason})") from None
     if not isinstance(document, dict):
@@ -54,112 +53,115 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def parse_recipe(document: Mapping[str, Any], where: str = "") -> Recipe:
-    """A recipe from a parsed YAML document; lines about keys without effect begin with `where`."""
+    """The recipe in a parsed YAML document; warnings about keys without effect begin with `where`."""
     if "modules" in document:
         raise ConfigError("modules is not supported; use models or slices")
     name = str(document.get("merge_method", ""))
     methods.load(name)
-    reading = Document(name, own="evomerge" in document)
-    reading.pass_over(document, TOP)
+    reader = RecipeReader(name, has_evomerge_block="evomerge" in document)
+    reader.note_unknown_keys(document, TOP_KEYS)
     if bool(document.get("models")) == bool(document.get("slices")):
-        raise ConfigError("; ".join(["give either models or slices, with at least one entry", *reading.ignored]))
-    own = mapping(document.get("evomerge"), "evomerge")
+        raise ConfigError("; ".join(["give either models or slices, with at least one entry", *reader.ignored]))
+    block = mapping(document.get("evomerge"), "evomerge")
     base = document.get("base_model")
     recipe = Recipe(
         method=name,
         base=model_ref(base) if base else None,
-        slices=_slices(document, reading),
-        settings=reading.settings(document.get("parameters")),
+        slices=_slices(document, reader),
+        settings=reader.settings(document.get("parameters")),
         out_dtype=_out_dtype(document),
-        seed=_seed(own),
-        options=methods.choose_options(name, mapping(own.get("options"), "evomerge.options")),
-        tokenizer=_tokenizer(document, reading),
-        notes={key: value for key, value in own.items() if key not in OWN},
+        seed=_seed(block),
+        options=methods.choose_options(name, mapping(block.get("options"), "evomerge.options")),
+        tokenizer=_tokenizer(document, reader),
+        notes={key: value for key, value in block.items() if key not in BLOCK_KEYS},
     )
     _check_models(recipe)
-    for line in reading.ignored:
+    for line in reader.ignored:
         log.warning("%s%s", where, line)
     return recipe
 
 
-def _tokenizer(document: Mapping[str, Any], reading: Document) -> dict[str, Any]:
-    """The keys about the tokenizer, as they stand; ConfigError for what cannot be had."""
-    found = {key: document[key] for key in KEYS if document.get(key) is not None}
-    if "tokenizer" in found:
-        reading.pass_over(found["tokenizer"], INNER_KEYS, "tokenizer: ")
-        found["tokenizer"] = {key: value for key, value in found["tokenizer"].items() if key in INNER_KEYS}
-    read_request(found)
-    return found
+def _tokenizer(document: Mapping[str, Any], reader: RecipeReader) -> dict[str, Any]:
+    """The document's tokenizer keys, unchanged; ConfigError for a request that is not supported."""
+    entries = {key: document[key] for key in TOKENIZER_KEYS if document.get(key) is not None}
+    if "tokenizer" in entries:
+        block = entries["tokenizer"]
+        reader.note_unknown_keys(block, TOKENIZER_BLOCK_KEYS, "tokenizer: ")
+        entries["tokenizer"] = {key: value for key, value in block.items() if key in TOKENIZER_BLOCK_KEYS}
+    parse_tokenizer_request(entries)
+    return entries
 
 
-def _seed(own: Mapping[str, Any]) -> int:
-    """The seed of an `evomerge` block; ConfigError where the block is not of the form that this version reads."""
-    if own.get("schema", SCHEMA) != SCHEMA:
-        raise ConfigError(f"evomerge.schema {own['schema']}: this version reads {SCHEMA}; use the one that wrote it")
+def _seed(block: Mapping[str, Any]) -> int:
+    """The seed of an `evomerge` block; ConfigError if the block has a schema that this version cannot read."""
+    if block.get("schema", SCHEMA_VERSION) != SCHEMA_VERSION:
+        raise ConfigError(
+            f"evomerge.schema {block['schema']}: this version reads {SCHEMA_VERSION}; use the one that wrote it"
+        )
     for key in ("models", "scores", "versions"):
-        mapping(own.get(key), f"evomerge.{key}")
-    seed = own.get("seed", 0)
+        mapping(block.get(key), f"evomerge.{key}")
+    seed = block.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise ConfigError(f"evomerge.seed: {seed!r} is not a whole number")
     return seed
 
 
 def _out_dtype(document: Mapping[str, Any]) -> str | None:
-    given = document.get("out_dtype") or document.get("dtype")
-    found = None if given is None else str(given).removeprefix("torch.")
-    if found not in (None, *OUT_DTYPES):
-        raise ConfigError(f"out_dtype {found}: choose of {', '.join(OUT_DTYPES)}")
-    return found
+    value = document.get("out_dtype") or document.get("dtype")
+    dtype = None if value is None else str(value).removeprefix("torch.")
+    if dtype not in (None, *DTYPES):
+        raise ConfigError(f"out_dtype {dtype}: choose of {', '.join(DTYPES)}")
+    return dtype
 
 
 def original_recipe(recipe: Recipe) -> Recipe:
-    """The merge as it was searched, of a recipe that holds its coefficients as plain weights."""
+    """The original recipe of a frozen one, in the method that was searched; any other recipe unchanged."""
     document = recipe.notes.get(FROZEN_FROM)
     return parse_recipe({"evomerge": {}, **document}) if isinstance(document, Mapping) else recipe
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML that mergekit-yaml reads unchanged, wherever it has the method."""
+    """The recipe as YAML, which mergekit-yaml can read if it has the method."""
     return yaml.dump(to_document(recipe), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
 
 
-def _slices(document: Mapping[str, Any], reading: Document) -> tuple[Slice, ...]:
+def _slices(document: Mapping[str, Any], reader: RecipeReader) -> tuple[Slice, ...]:
     base = document.get("base_model")
     if document.get("models"):
-        sources = _sources(document["models"], reading, base)
-        silent = Source(model_ref(base), {"weight": 0.0}) if base else None
-        if "weight" in (document.get("parameters") or {}):  # which an unlisted base would have
+        sources = _sources(document["models"], reader, base)
+        zero_base = Source(model_ref(base), {"weight": 0.0}) if base else None
+        if "weight" in (document.get("parameters") or {}):  # an unlisted base would get this weight
             return (Slice(sources),)
-        return (Slice(tuple(source for source in sources if source != silent)),)  # see _body
-    found = []
-    for entry in _listed(document["slices"], "slices"):
-        reading.pass_over(entry, ("sources", "base_model", "parameters"), "slices: ")
-        own = entry.get("base_model")
-        sources = _sources(entry.get("sources"), reading, own or base, layers=True)
-        settings = reading.settings(entry.get("parameters"))
-        found.append(Slice(sources, settings, model_ref(own) if own else None))
-    return tuple(found)
+        # A base listed with weight 0 comes from document.py, which adds it for mergekit.
+        return (Slice(tuple(source for source in sources if source != zero_base)),)
+    slices = []
+    for entry in _entries(document["slices"], "slices"):
+        reader.note_unknown_keys(entry, ("sources", "base_model", "parameters"), "slices: ")
+        slice_base = entry.get("base_model")
+        sources = _sources(entry.get("sources"), reader, slice_base or base, layers=True)
+        settings = reader.settings(entry.get("parameters"))
+        slices.append(Slice(sources, settings, model_ref(slice_base) if slice_base else None))
+    return tuple(slices)
 
 
-def _sources(entries: Any, reading: Document, base: Any, *, layers: bool = False) -> tuple[Source, ...]:
+def _sources(entries: Any, reader: RecipeReader, base: Any, *, layers: bool = False) -> tuple[Source, ...]:
     keys = ("model", "parameters", *(["layer_range"] if layers else []))
-    found = []
-    for entry in _listed(entries, "sources" if layers else "models"):
-        reading.pass_over(entry, keys, "models: ")
+    sources = []
+    for entry in _entries(entries, "sources" if layers else "models"):
+        reader.note_unknown_keys(entry, keys, "models: ")
         if "model" not in entry:
             raise ConfigError("models: an entry has no model")
         model = model_ref(entry["model"])
-        settings = reading.settings(
-            entry.get("parameters"), of="base" if base and model == model_ref(base) else "model"
-        )
-        found.append(Source(model, settings, _span(entry.get("layer_range")) if layers else None))
-    doubled = {source.model for source in found if sum(other.model == source.model for other in found) > 1}
-    if doubled:
-        raise ConfigError(f"{doubled.pop()} is listed twice; give each model once")
-    return tuple(found)
+        is_base = bool(base) and model == model_ref(base)
+        settings = reader.settings(entry.get("parameters"), scope="base" if is_base else "model")
+        sources.append(Source(model, settings, _layer_range(entry.get("layer_range")) if layers else None))
+    repeated = {source.model for source in sources if sum(other.model == source.model for other in sources) > 1}
+    if repeated:
+        raise ConfigError(f"{repeated.pop()} is listed twice; give each model once")
+    return tuple(sources)
 
 
-def _span(layers: Any) -> tuple[int, int]:
+def _layer_range(layers: Any) -> tuple[int, int]:
     if layers is None:
         raise ConfigError("slices: every source needs a layer_range [first, last)")
     if not (isinstance(layers, list) and len(layers) == 2 and all(type(layer) is int for layer in layers)):
@@ -180,14 +182,14 @@ def _check_models(recipe: Recipe) -> None:
             raise ConfigError(f"{recipe.method} merges {low} model{'s' * (low > 1)} with its base, not {count}")
 
 
-def _listed(entries: Any, where: str) -> list[Any]:
+def _entries(entries: Any, where: str) -> list[Any]:
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{where}: give a list with at least one entry")
     return entries
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists of numbers on one line, everything else in blocks, no anchors."""
+    """Writes lists of numbers on one line, everything else in block style, and no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,7 +1,7 @@
 """Recipe: the frozen, explicit description of one merge.
 
-A recipe knows settings, not tensors: `plan.py` turns it into one value per tensor. Its YAML (recipe_yaml.py) is
-mergekit's schema plus one `evomerge:` block.
+A recipe contains settings, not values per tensor: `evomerge.merging.plan` computes these. The names of the dataclass
+fields below are part of the content key, so they must not change.
 """
 
 import hashlib
@@ -14,36 +14,38 @@ from typing import Any
 
 Scalar = float | bool
 
+DTYPES = ("float32", "bfloat16", "float16")  # that weights are merged into and exported in
+
 
 @dataclass(frozen=True)
-class Rule:
+class FilteredValue:
     """A value for the tensors whose name contains `filter`; a `filter` of None matches every tensor."""
 
     filter: str | None
     value: "Scalar | tuple[Scalar, ...]"
 
 
-Setting = Scalar | tuple[Scalar, ...] | tuple[Rule, ...]
+Setting = Scalar | tuple[Scalar, ...] | tuple[FilteredValue, ...]
 Settings = Mapping[str, Setting]
-Reader = Callable[[tuple[str, ...], float], Scalar | None]
+SettingReader = Callable[[tuple[str, ...], float], Scalar | None]
 
 
 def evaluate(setting: Setting, names: tuple[str, ...], depth: float) -> Scalar | None:
-    """The value of a setting for a tensor of these spellings at relative depth 0 … 1, or None where no rule matches.
+    """The value of a setting for a tensor with these names at relative depth 0 … 1; None if no filter matches.
 
-    A tuple of numbers is a gradient, interpolated linearly over the depth; of rules the first match wins.
+    A tuple of numbers is a gradient, interpolated linearly over the depth. The first matching filter wins.
     """
-    return reader(setting)(names, depth)
+    return setting_reader(setting)(names, depth)
 
 
-def reader(setting: Setting) -> Reader:
-    """`evaluate` of one setting, for many tensors."""
+def setting_reader(setting: Setting) -> SettingReader:
+    """A function that evaluates one setting for many tensors, like `evaluate`."""
     if not isinstance(setting, tuple):
         return lambda names, depth: setting
-    if not (setting and isinstance(setting[0], Rule)):
-        return _gradient(tuple(value for value in setting if not isinstance(value, Rule)))
-    rules = [rule for rule in setting if isinstance(rule, Rule)]
-    filters, values = tuple(rule.filter for rule in rules), [reader(rule.value) for rule in rules]
+    if not (setting and isinstance(setting[0], FilteredValue)):
+        return _gradient(tuple(value for value in setting if not isinstance(value, FilteredValue)))
+    entries = [entry for entry in setting if isinstance(entry, FilteredValue)]
+    filters, values = tuple(entry.filter for entry in entries), [setting_reader(entry.value) for entry in entries]
 
     def read(names: tuple[str, ...], depth: float) -> Scalar | None:
         place = _first_match(filters, names)
@@ -52,7 +54,7 @@ def reader(setting: Setting) -> Reader:
     return read
 
 
-def _gradient(values: tuple[Scalar, ...]) -> Reader:
+def _gradient(values: tuple[Scalar, ...]) -> SettingReader:
     last, discrete = len(values) - 1, any(isinstance(value, bool) for value in values)
 
     def read(names: tuple[str, ...], depth: float) -> Scalar:
@@ -67,30 +69,30 @@ def _gradient(values: tuple[Scalar, ...]) -> Reader:
 
 @lru_cache(maxsize=1 << 16)
 def _first_match(filters: tuple[str | None, ...], names: tuple[str, ...]) -> int | None:
-    """The first filter that a tensor's spellings meet; every candidate of a search asks the same."""
-    hits = (i for i, text in enumerate(filters) if text is None or any(text in name for name in names))
-    return next(hits, None)
+    """The index of the first filter that matches one of a tensor's names; equal for all candidates, so cached."""
+    matches = (i for i, text in enumerate(filters) if text is None or any(text in name for name in names))
+    return next(matches, None)
 
 
-def simplify(setting: Setting) -> Setting:
-    """The shortest setting with the same values: equal gradients and equal catch-all rules become scalars."""
+def simplify_setting(setting: Setting) -> Setting:
+    """The shortest setting with the same values: constant gradients and equal values become scalars."""
     if not isinstance(setting, tuple):
         return setting
-    rules = tuple(entry for entry in setting if isinstance(entry, Rule))
-    if not rules:
-        return _flat(tuple(entry for entry in setting if not isinstance(entry, Rule)))
-    short = tuple(Rule(rule.filter, _flat(rule.value)) for rule in rules)
-    same = len({rule.value for rule in short}) == 1
-    return short[0].value if same and short[-1].filter is None else short
+    entries = tuple(entry for entry in setting if isinstance(entry, FilteredValue))
+    if not entries:
+        return _without_constant_gradient(tuple(entry for entry in setting if not isinstance(entry, FilteredValue)))
+    short = tuple(FilteredValue(entry.filter, _without_constant_gradient(entry.value)) for entry in entries)
+    all_equal = len({entry.value for entry in short}) == 1
+    return short[0].value if all_equal and short[-1].filter is None else short
 
 
-def _flat(value: Scalar | tuple[Scalar, ...]) -> Scalar | tuple[Scalar, ...]:
+def _without_constant_gradient(value: Scalar | tuple[Scalar, ...]) -> Scalar | tuple[Scalar, ...]:
     return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Where a model is: a hub id or folder at a revision, optionally with a LoRA adapter on it."""
+    """The location of a model: a hub id or folder, its revision, and optionally a LoRA adapter applied to it."""
 
     path: str
     revision: str | None = None
@@ -99,7 +101,7 @@ class ModelRef:
 
     @classmethod
     def parse(cls, text: str) -> "ModelRef":
-        """Read `path[@revision][+adapter[@revision]]`; an existing folder of exactly that name wins."""
+        """Parse `path[@revision][+adapter[@revision]]`; an existing folder of this name takes precedence."""
         if Path(text).exists():
             return cls(text)
         model, _, adapter = text.partition("+")
@@ -124,7 +126,7 @@ def _revision(text: str) -> tuple[str, str | None]:
 
 @dataclass(frozen=True)
 class Source:
-    """A model that takes part, with its own settings; `layers` [first, last) only in the slices form."""
+    """One input model with its own settings; `layers` [first, last) is set only for recipes with slices."""
 
     model: ModelRef
     settings: Settings = field(default_factory=dict)
@@ -133,7 +135,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Slice:
-    """A run of output layers and where it comes from; the models form is one slice over all layers."""
+    """A range of output layers with its input models; a recipe with `models` has one slice over all layers."""
 
     sources: tuple[Source, ...]
     settings: Settings = field(default_factory=dict)
@@ -142,9 +144,10 @@ class Slice:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One merge: method, base, sources and every setting that its bytes depend on, plus what they do not depend on.
+    """One merge: method, base, input models and all settings that determine the bytes of the merged weights.
 
-    That is `tokenizer`, the keys of a document about the tokenizer that goes with the weights, and notes.
+    `tokenizer` (the document's keys about the tokenizer) and `notes` do not affect the weights, nor equality or the
+    key.
     """
 
     method: str
@@ -158,16 +161,16 @@ class Recipe:
     notes: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def models(self) -> tuple[ModelRef, ...]:
-        """Every model that is read, in recipe order, each once, the base first."""
-        found = dict.fromkeys([self.base] if self.base else [])
+        """Every model of the merge once, in recipe order, the base first."""
+        models = dict.fromkeys([self.base] if self.base else [])
         for part in self.slices:
             if part.base:
-                found.setdefault(part.base)
-            found.update(dict.fromkeys(source.model for source in part.sources))
-        return tuple(found)
+                models.setdefault(part.base)
+            models.update(dict.fromkeys(source.model for source in part.sources))
+        return tuple(models)
 
     def key(self) -> str:
-        """Content key: equal for recipes that merge to the same bytes by construction, 16 hex digits."""
+        """Content key of 16 hex digits: recipes with equal keys merge to the same bytes."""
         content = {name: value for name, value in asdict(self).items() if name not in ("tokenizer", "notes")}
         text = json.dumps(content, sort_keys=True, default=str)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -178,7 +181,7 @@ class Recipe:
         return Recipe(**{**values, "notes": dict(notes)})
 
     def all_settings(self) -> Iterator[tuple[str, Setting]]:
-        """Every (name, setting) pair at every level."""
+        """Every (name, setting) pair of the recipe, its slices and its sources."""
         yield from self.settings.items()
         for part in self.slices:
             yield from part.settings.items()
@@ -186,8 +189,15 @@ class Recipe:
                 yield from source.settings.items()
 
 
-def models_form(
-    method: str, base: ModelRef | None, sources: tuple[Source, ...], settings: Settings, **rest: Any
+def recipe_of_models(
+    method: str,
+    base: ModelRef | None,
+    sources: tuple[Source, ...],
+    settings: Settings,
+    *,
+    out_dtype: str | None = None,
+    seed: int = 0,
+    options: Mapping[str, str] | None = None,
 ) -> Recipe:
-    """A recipe in which every source spans all layers."""
-    return Recipe(method, base, (Slice(sources),), settings, **rest)
+    """A recipe in the form with `models`, where every source spans all layers."""
+    return Recipe(method, base, (Slice(sources),), settings, out_dtype, seed, options or {})

@@ -1,6 +1,6 @@
-"""The `parameters` of a recipe: mergekit's scalars, gradients and filters, and which of them a method reads where.
+"""Parses the `parameters` of a recipe: mergekit's scalars, gradients and filters.
 
-mergekit passes over whatever its method does not read. So does this, with a line that says so.
+mergekit silently ignores parameters that its method does not read. This module ignores them too, but notes each one.
 """
 
 import math
@@ -10,33 +10,33 @@ from typing import Any
 
 from evomerge import methods
 from evomerge.errors import ConfigError
-from evomerge.recipes.recipe import ModelRef, Rule, Scalar, Setting
+from evomerge.recipes.recipe import FilteredValue, ModelRef, Scalar, Setting
 from evomerge.suggest import nearest
 
 
 @dataclass(frozen=True)
-class Document:
-    """What decides whether a key of a recipe is read: its method, and whether the recipe is evomerge's own.
+class RecipeReader:
+    """Reads the settings of one document and collects in `ignored` one line for each key without effect.
 
-    `ignored` gets a line for every key without effect.
+    The method, and whether the document has an `evomerge` block, decide which parameters it reads.
     """
 
     method: str
-    own: bool
-    ignored: dict[str, None] = field(default_factory=dict)
+    has_evomerge_block: bool
+    ignored: dict[str, None] = field(default_factory=dict)  # used as an ordered set
 
-    def settings(self, entries: Any, *, of: str = "all") -> dict[str, Setting]:
-        """The settings of `all` models, of one `model`, or of the `base`, as far as the method reads them there."""
-        found: dict[str, Setting] = {}
+    def settings(self, entries: Any, *, scope: str = "all") -> dict[str, Setting]:
+        """The settings that the method reads in this scope: of `all` models, of one `model`, or of the `base`."""
+        settings: dict[str, Setting] = {}
         for key, value in mapping(entries, "parameters").items():
-            if not self._reads(key, of):
-                self._ignore_parameter(key, of)
+            if not self._reads(key, scope):
+                self._ignore_parameter(key)
             elif (setting := self._setting(key, value)) is not None:
-                found[key] = setting
-        return found
+                settings[key] = setting
+        return settings
 
-    def pass_over(self, entry: Any, known: Iterable[str], where: str = "") -> None:
-        """Note the keys of a mapping that nobody reads; ConfigError where it is no mapping."""
+    def note_unknown_keys(self, entry: Any, known: Iterable[str], where: str = "") -> None:
+        """Note the keys of a mapping that are not in `known`; ConfigError if `entry` is not a mapping."""
         if not isinstance(entry, Mapping):
             raise ConfigError(f"{where}{entry!r} is not a mapping")
         for key in entry:
@@ -46,18 +46,18 @@ class Document:
     def _ignore(self, line: str) -> None:
         self.ignored[line] = None
 
-    def _reads(self, key: str, of: str) -> bool:
+    def _reads(self, key: str, scope: str) -> bool:
         method = methods.load(self.method)
-        if not self.own and key in methods.extensions(method):
+        if not self.has_evomerge_block and key in methods.extensions(method):
             return False
-        if of == "base":
+        if scope == "base":
             return key in method.BASE
-        return key in method.PER_EXPERT or key in method.BASE or (of == "all" and key in method.SHARED)
+        return key in method.PER_EXPERT or key in method.BASE or (scope == "all" and key in method.SHARED)
 
-    def _ignore_parameter(self, key: str, of: str) -> None:
+    def _ignore_parameter(self, key: str) -> None:
         method = methods.load(self.method)
         known = [*method.SHARED, *method.PER_EXPERT]
-        if not self.own and key in methods.extensions(method):
+        if not self.has_evomerge_block and key in methods.extensions(method):
             why = f"mergekit's {self.method} does not read it; add an evomerge block to the recipe to have it"
         elif key in method.SHARED:
             why = f"{self.method} reads it for all models only; move it from the model to the top to have it"
@@ -68,48 +68,49 @@ class Document:
         self._ignore(f"parameters: {key} has no effect: {why}")
 
     def _setting(self, key: str, value: Any) -> Setting | None:
-        """mergekit's three forms: a scalar, a gradient, a (list of) filter and value; an empty list is no setting."""
+        """A setting in one of mergekit's forms: a scalar, a gradient, or filters with values; None if empty."""
         if isinstance(value, Mapping):
             value = [value]
         if not isinstance(value, list):
             return _scalar(key, value)
         if not any(isinstance(entry, Mapping) for entry in value):
             return tuple(_scalar(key, entry) for entry in value) or None
-        rules = []
+        filtered = []
         for entry in value:
             if not isinstance(entry, Mapping) or "value" not in entry:
                 raise ConfigError(f"parameters: {key}: each entry needs a value, and a filter unless it is the last")
-            self.pass_over(entry, ("filter", "value"), f"parameters: {key}: ")
+            self.note_unknown_keys(entry, ("filter", "value"), f"parameters: {key}: ")
             inner = entry["value"]
-            span = tuple(_scalar(key, v) for v in inner) if isinstance(inner, list) else _scalar(key, inner)
-            rules.append(Rule(None if entry.get("filter") in (None, "*") else str(entry["filter"]), span))
-        return tuple(rules)
+            parsed = tuple(_scalar(key, v) for v in inner) if isinstance(inner, list) else _scalar(key, inner)
+            text = entry.get("filter")
+            filtered.append(FilteredValue(None if text in (None, "*") else str(text), parsed))
+        return tuple(filtered)
 
 
 def mapping(entry: Any, where: str) -> dict[str, Any]:
-    """A copy of a mapping, empty for null; anything else is a ConfigError."""
+    """A copy of a mapping with keys as text, empty for null; ConfigError for anything else."""
     if entry is not None and not isinstance(entry, Mapping):
         raise ConfigError(f"{where}: {entry!r} is not a mapping")
     return {str(key): value for key, value in (entry or {}).items()}
 
 
-def model_ref(given: Any) -> ModelRef:
-    """A model as text, or as mergekit spells it out: {model: {path, revision}, lora: {path, revision}}."""
-    if not isinstance(given, Mapping):
-        return ModelRef.parse(str(given))
-    if given.get("override_architecture"):
+def model_ref(value: Any) -> ModelRef:
+    """A model reference from text or from mergekit's mapping {model: {path, revision}, lora: {path, revision}}."""
+    if not isinstance(value, Mapping):
+        return ModelRef.parse(str(value))
+    if value.get("override_architecture"):
         raise ConfigError("override_architecture is not supported; the architecture is read from the model's config")
-    model = _path(given.get("model") or {})
-    return ModelRef(*model, *(_path(given["lora"]) if given.get("lora") else ()))
+    model = _path(value.get("model") or {})
+    return ModelRef(*model, *(_path(value["lora"]) if value.get("lora") else ()))
 
 
-def _path(given: Any) -> tuple[str, str | None]:
-    if not isinstance(given, Mapping):
-        found = ModelRef.parse(str(given))
-        return found.path, found.revision
-    if not given.get("path"):
+def _path(value: Any) -> tuple[str, str | None]:
+    if not isinstance(value, Mapping):
+        ref = ModelRef.parse(str(value))
+        return ref.path, ref.revision
+    if not value.get("path"):
         raise ConfigError("model: give a path")
-    return str(given["path"]), given.get("revision")
+    return str(value["path"]), value.get("revision")
 
 
 def _scalar(key: str, value: Any) -> Scalar:

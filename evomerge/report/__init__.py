@@ -1,4 +1,8 @@
-"""What a person sees of a run."""
+"""What a person sees of a run: the terminal, the tables, the HTML report and the figures.
+
+The room reads a run's files or listens to a search; it decides nothing. The rule: a number is shown as the files have
+it, and the HTML report needs no network and no other file.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge.models import COMPONENTS, outer_kind, relative_depth
-from evomerge.recipes import ModelRef, Recipe, Rule, Scalar, Setting, evaluate
+from evomerge.recipes import FilteredValue, ModelRef, Recipe, Scalar, Setting, evaluate
 
 Row = tuple[float | None, ...]
 Values = dict[str, list[tuple[Setting | None, int]]]  # owner → its setting in each slice, and that slice's layers
@@ -121,14 +121,14 @@ def _components(filters: Iterable[str], components: Any) -> tuple[dict[str, str]
 
 def _filters(recipe: Recipe) -> list[str]:
     rules = (rule for _, setting in recipe.all_settings() if isinstance(setting, tuple) for rule in setting)
-    return list(dict.fromkeys(rule.filter for rule in rules if isinstance(rule, Rule) and rule.filter))
+    return list(dict.fromkeys(rule.filter for rule in rules if isinstance(rule, FilteredValue) and rule.filter))
 
 
 def _longest_gradient(recipe: Recipe) -> int:
     spans = [1]
     for _, setting in recipe.all_settings():
         if isinstance(setting, tuple):
-            values = [entry.value for entry in setting if isinstance(entry, Rule)]
+            values = [entry.value for entry in setting if isinstance(entry, FilteredValue)]
             spans += [len(value) for value in values if isinstance(value, tuple)] if values else [len(setting)]
     return max(spans)
 

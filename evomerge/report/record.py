@@ -12,11 +12,12 @@ import yaml
 
 from evomerge.errors import RunError
 from evomerge.ledger import plan_of, read_trials
+from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
 from evomerge.recipes import Recipe, load_recipe, original_recipe
 from evomerge.scoring import Chunk, Plan
 from evomerge.searching import FAILED, Fitness, ItemOrder, Objective
 
-FILES = ("config.yaml", "trials.jsonl", "recipe.yaml", "result.json")
+FILES = (CONFIG, LEDGER, RECIPE, RESULT)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def read(folder: Path) -> Record:
     for name in FILES:
         if not (folder / name).is_file():
             raise RunError(f"{folder}: no {name}; give the folder of a finished run")
-    header, lines = read_trials(folder / "trials.jsonl")
+    header, lines = read_trials(folder / LEDGER)
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text())
         result = json.loads((folder / "result.json").read_text())

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from evomerge.scoring import KINDS, SLICES
-from evomerge.searching import ROUNDING
+from evomerge.searching import FLOOR_TOLERANCE
 
 Result = Mapping[str, Any]  # what result.json holds
 VERDICTS = {
@@ -145,7 +145,7 @@ def _floors(floors: Mapping[str, float], means: Mapping[str, float]) -> Iterator
 
 
 def _broken(floors: Mapping[str, float], means: Mapping[str, float]) -> list[str]:
-    return [task for task, level in floors.items() if means[task] < level - ROUNDING]
+    return [task for task, level in floors.items() if means[task] < level - FLOOR_TOLERANCE]
 
 
 def _around(found: Mapping[str, Any]) -> str:

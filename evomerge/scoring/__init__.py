@@ -1,11 +1,17 @@
-"""scoring."""
+"""Items, slices and chunks, what is asked of a model about them, and how answers become scores.
+
+This page has what the rest of evomerge knows of scoring: plain values, and the `Scorer` protocol of the driver's side.
+`scoring.tasks` has lm-eval's tasks, frozen once and graded per item; `scoring.engine` has the forward passes of a
+worker. The driver sends requests as token ids and gets raw responses back, so a worker needs no task and no data set.
+The rule: prompts, filters and metrics are lm-eval's, so that a score equals what `lm_eval` prints for the same items.
+"""
 
 from typing import TYPE_CHECKING
 
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.scoring.answers import KINDS, added, clearly_more, count, text_of
+    from evomerge.scoring.answers import KINDS, add_counts, count_answers, significantly_more, text_of
     from evomerge.scoring.protocol import SLICES, Answer, Chunk, Counts, Plan, Request, Scorer, task_of
     from evomerge.scoring.silence import SEED, seeded, silence_lm_eval
 else:
@@ -21,10 +27,10 @@ __all__ = [
     "Plan",
     "Request",
     "Scorer",
-    "added",
-    "clearly_more",
-    "count",
+    "add_counts",
+    "count_answers",
     "seeded",
+    "significantly_more",
     "silence_lm_eval",
     "task_of",
     "text_of",

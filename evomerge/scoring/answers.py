@@ -17,7 +17,9 @@ def text_of(response: Any) -> Any:
     return response.text if isinstance(response, Answer) else response
 
 
-def count(answers: Sequence[Sequence[Answer]], docs: Sequence[Mapping[str, Any]], filters: Sequence[Any]) -> Counts:
+def count_answers(
+    answers: Sequence[Sequence[Answer]], docs: Sequence[Mapping[str, Any]], filters: Sequence[Any]
+) -> Counts:
     """Counts over the answers to each request, whose documents and filter steps these are."""
     said = [answer for own in answers for answer in own]
     return {
@@ -28,12 +30,12 @@ def count(answers: Sequence[Sequence[Answer]], docs: Sequence[Mapping[str, Any]]
     }
 
 
-def added(counts: Sequence[Counts]) -> Counts:
+def add_counts(counts: Sequence[Counts]) -> Counts:
     """The sum of counts; empty where nothing was generated."""
     return {kind: sum(one[kind] for one in counts) for kind in ("answers", *KINDS) if any(counts)}
 
 
-def clearly_more(theirs: Mapping[str, int], ours: Mapping[str, int], kind: str) -> bool:
+def significantly_more(theirs: Mapping[str, int], ours: Mapping[str, int], kind: str) -> bool:
     """Whether a kind makes up more of their answers, by 5 points at least and by two standard errors."""
     total, own = theirs["answers"], ours["answers"]
     ahead = theirs[kind] / total - ours[kind] / own

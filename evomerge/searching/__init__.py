@@ -1,4 +1,9 @@
-"""searching."""
+"""The search: the loop, its generations and races, the budget, the objective, and the evaluation of candidates.
+
+The loop imports no optimizer, no Ray, no lm-eval and no torch: those are behind `Optimizer`, `Pool` and `Scorer`. The
+rule: every decision is a function of the ledger, so that a resumed search is the same search. (The room is not called
+`search`, because `evomerge.search` is the function.)
+"""
 
 from typing import TYPE_CHECKING
 
@@ -7,18 +12,18 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.searching.budget import BudgetConfig, RemainingBudget
     from evomerge.searching.evaluator import Candidate, Evaluator
-    from evomerge.searching.generation import races
+    from evomerge.searching.generation import uses_races
     from evomerge.searching.item_order import ItemOrder
     from evomerge.searching.loop import Leaderboard, SearchCallback, ledger_header, search
-    from evomerge.searching.objective import FAILED, ROUNDING, Fitness, Objective
-    from evomerge.searching.pareto import front, knee, share_of_box, spread_out
+    from evomerge.searching.objective import FAILED, FLOOR_TOLERANCE, Fitness, Objective
+    from evomerge.searching.pareto import diverse_subset, knee, normalised_hypervolume, pareto_front
     from evomerge.searching.race import RaceConfig
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
     "FAILED",
-    "ROUNDING",
+    "FLOOR_TOLERANCE",
     "BudgetConfig",
     "Candidate",
     "Evaluator",
@@ -29,11 +34,11 @@ __all__ = [
     "RaceConfig",
     "RemainingBudget",
     "SearchCallback",
-    "front",
+    "diverse_subset",
     "knee",
     "ledger_header",
-    "races",
+    "normalised_hypervolume",
+    "pareto_front",
     "search",
-    "share_of_box",
-    "spread_out",
+    "uses_races",
 ]

@@ -1,4 +1,4 @@
-"""What a candidate is worth on a slice: chunks that the ledger does not hold are paid for, the rest is looked up."""
+"""Evaluation of candidates on a slice: chunks in the ledger are looked up, missing chunks are scored by the workers."""
 
 import math
 import time
@@ -10,7 +10,7 @@ from evomerge.errors import CandidateError
 from evomerge.ledger import Ledger, Rechunking
 from evomerge.optimizers import Vector
 from evomerge.recipes import Recipe, to_document
-from evomerge.scoring import Chunk, Scorer, added
+from evomerge.scoring import Chunk, Scorer, add_counts
 from evomerge.searching.objective import FAILED, Fitness, Objective
 from evomerge.workers import Job, Outcome
 from evomerge.workers.pools import JobQueue, Pool
@@ -18,7 +18,7 @@ from evomerge.workers.pools import JobQueue, Pool
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recipe under evaluation and where it came from: a baseline's name, or generation/place."""
+    """A recipe under evaluation; its label is a baseline's name, or `generation/place` for a proposed one."""
 
     label: str
     recipe: Recipe
@@ -27,27 +27,27 @@ class Candidate:
 
     @classmethod
     def of(cls, label: str, recipe: Recipe, vector: Vector | None = None) -> "Candidate":
-        """The candidate of a recipe, with its content key."""
+        """A candidate whose key is the recipe's content key."""
         return cls(label, recipe, recipe.key(), vector)
 
 
 class ProgressCallback(Protocol):
-    """Whoever wants to know how far the present candidates are."""
+    """Receives the progress of an evaluation."""
 
     def work(self, done: int, total: int) -> None:
-        """`done` chunks of the present candidates are scored, of `total` that are known to be needed."""
+        """Called after each scored chunk: `done` chunks of the current candidates, of `total` known to be needed."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Candidates that need the first `chunks` chunks, all of them scored before anything is decided."""
+    """Candidates of which the first `chunks` chunks must be scored before the next stage begins."""
 
     candidates: Sequence[Candidate]
     chunks: int
 
 
 class Evaluator:
-    """Pays for chunks that the ledger does not hold, and answers from it."""
+    """Scores candidates with the workers of a pool, and reads scores and failures from the ledger."""
 
     def __init__(
         self,
@@ -59,107 +59,107 @@ class Evaluator:
     ) -> None:
         self.plan = scorer.plan
         self.objective = objective or Objective(scorer.plan.weights)
-        self.baselines: Mapping[str, str] = {}  # label → key of what scores may be measured by
+        self.baselines: Mapping[str, str] = {}  # label → key, once they are scored; an objective may refer to them
         self._scorer, self._pool, self._ledger = scorer, pool, ledger
         self._callbacks = callbacks
         self._chunks = {chunk.id: chunk for chunks in self.plan.chunks.values() for chunk in chunks}
-        self.asked: set[str] = set()  # keys of whoever was to be scored
-        self.scored = 0
-        self.busy = 0.0  # seconds in which those items were scored
+        self.evaluated: set[str] = set()  # keys of all candidates whose evaluation was requested
+        self.scored_items = 0  # items that the workers have scored, without those found in the ledger
+        self.scoring_seconds = 0.0  # wall-clock time in which they were scored
 
     def evaluate(self, candidates: Sequence[Candidate], slice_name: str) -> None:
-        """Score the candidates on a slice; a failure is recorded and ends that candidate."""
+        """Score the candidates on a slice; a failure is recorded, and that candidate is not scored further."""
         chunks = self.plan.chunks[slice_name]
-        self.in_stages(chunks, iter([Stage(candidates, len(chunks))]))
+        self.evaluate_stages(chunks, iter([Stage(candidates, len(chunks))]))
 
-    def in_stages(self, chunks: Sequence[Chunk], stages: Iterator[Stage]) -> None:
-        """Score stage after stage; the next one is asked for when all that the last one needs is in the ledger.
+    def evaluate_stages(self, chunks: Sequence[Chunk], stages: Iterator[Stage]) -> None:
+        """Score stage after stage; the next stage is requested when all chunks of the last one are in the ledger.
 
-        Workers that would idle score later chunks of the present candidates ahead: they are in the ledger when a stage
-        needs them, and whoever decides between stages never looks at them.
+        Idle workers score later chunks of the current candidates in advance. A decision between two stages does not
+        depend on these, because it reads the chunks of its own stage only.
         """
-        begun, work = None, _Work(self, self._ledger, chunks, stages)
-        work.advance()
-        for done, outcome in enumerate(self._pool.run(work.jobs), 1):
-            if begun is None:  # starting the workers says nothing about their pace
+        begun, queue = None, _StageQueue(self, self._ledger, chunks, stages)
+        queue.advance()
+        for done, outcome in enumerate(self._pool.run(queue.jobs), 1):
+            if begun is None:  # the time until the workers have started does not belong to the speed of scoring
                 begun = time.monotonic() - outcome.seconds
             self._record(outcome)
-            work.take(outcome.job)
+            queue.complete(outcome.job)
             for callback in self._callbacks:
-                callback.work(done, done + len(work.waiting))
-        self.busy += 0.0 if begun is None else time.monotonic() - begun
+                callback.work(done, done + len(queue.missing))
+        self.scoring_seconds += 0.0 if begun is None else time.monotonic() - begun
 
     def score(self, key: str, slice_name: str) -> float:
-        """The candidate's score on a slice, NaN where it failed or was not scored there."""
+        """The candidate's score on a slice; NaN if it failed or was not scored on all of it."""
         return self.fitness(key, slice_name).score
 
     def fitness(self, key: str, slice_name: str) -> Fitness:
-        """What the objective makes of the candidate's scores on a slice, beside those of the baselines."""
-        scores = self.items(key, slice_name)
-        return self.objective.fitness(self.plan.by_task(scores), self.references(slice_name)) if scores else FAILED
+        """The candidate's fitness on a slice by the objective; FAILED if it failed or was not scored on all of it."""
+        scores = self.item_scores(key, slice_name)
+        return self.objective.fitness(self.plan.by_task(scores), self.baseline_means(slice_name)) if scores else FAILED
 
-    def references(self, slice_name: str) -> dict[str, dict[str, float]]:
-        """The task means of the baselines on a slice, where the objective needs them."""
-        known = self.baselines if self.objective.relative else {}
-        return {label: self.plan.by_task(self.items(key, slice_name)) for label, key in known.items()}
+    def baseline_means(self, slice_name: str) -> dict[str, dict[str, float]]:
+        """Label → task means of the baselines on a slice; empty if the objective does not refer to baselines."""
+        known = self.baselines if self.objective.uses_baselines else {}
+        return {label: self.plan.by_task(self.item_scores(key, slice_name)) for label, key in known.items()}
 
-    def items(self, key: str, slice_name: str) -> dict[str, float]:
-        """Item → score on a whole slice; empty where the candidate failed or the slice is incomplete."""
+    def item_scores(self, key: str, slice_name: str) -> dict[str, float]:
+        """Item → score on a slice; empty if the candidate failed or was not scored on all of it."""
         trial, chunks = self._ledger[key], self.plan.chunks[slice_name]
         if self.error(key, slice_name) or any(chunk.id not in trial.scores for chunk in chunks):
             return {}
         pairs = (zip(chunk.items, trial.scores[chunk.id], strict=True) for chunk in chunks)
         return {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
 
-    def answers(self, key: str, slice_name: str) -> dict[str, int]:
-        """Counts of the candidate's generated answers on a slice; empty where there are none."""
+    def answer_counts(self, key: str, slice_name: str) -> dict[str, int]:
+        """Counts of the candidate's generated answers on a slice; empty if nothing was generated."""
         counts = self._ledger[key].answers
-        return added([counts[chunk.id] for chunk in self.plan.chunks[slice_name] if chunk.id in counts])
+        return add_counts([counts[chunk.id] for chunk in self.plan.chunks[slice_name] if chunk.id in counts])
 
-    def seen_items(self, key: str, chunks: Sequence[Chunk]) -> dict[str, float]:
-        """Item → score in the objective's units on chunks of the search slice, all of which are scored."""
+    def objective_items_on(self, key: str, chunks: Sequence[Chunk]) -> dict[str, float]:
+        """Item → score in the objective's units, on chunks of the search slice that must all be scored."""
         scores = self._ledger[key].scores
         pairs = (zip(chunk.items, scores[chunk.id], strict=True) for chunk in chunks)
         seen = {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
-        return self.objective.items(seen, self.references("search"))
+        return self.objective.items(seen, self.baseline_means("search"))
 
-    def scaled(self, key: str, slice_name: str) -> dict[str, float]:
-        """The same items in the objective's units, those of the tasks that count: their weighted mean is the score."""
-        return self.objective.items(self.items(key, slice_name), self.references(slice_name))
+    def objective_items(self, key: str, slice_name: str) -> dict[str, float]:
+        """Item → score in the objective's units, for the tasks of the objective: their weighted mean is the score."""
+        return self.objective.items(self.item_scores(key, slice_name), self.baseline_means(slice_name))
 
-    def retry(self, key: str, slice_name: str) -> None:
-        """Forget the candidate's failures on a slice: the base's, say, which have ended a run before."""
+    def clear_failures(self, key: str, slice_name: str) -> None:
+        """Discard the candidate's recorded failures on a slice, so that it is scored again."""
         for chunk in self.plan.chunks[slice_name]:
             self._ledger[key].errors.pop(chunk.id, None)
 
-    def record_use(self, slice_name: str, keys: Sequence[str]) -> None:
-        """Note in the ledger that these candidates are about to be looked at on a slice; once for the same ones."""
+    def record_slice_use(self, slice_name: str, keys: Sequence[str]) -> None:
+        """Record in the ledger that these candidates are evaluated on a slice; an equal record is not repeated."""
         self._ledger.append_slice_use(slice_name, list(dict.fromkeys(keys)))
 
-    def recall(self) -> None:
-        """Let what an earlier command has scored of a slice dealt anew count for the slice as it was drawn."""
-        self._ledger.recall({chunk.id: chunk.items for chunk in self.plan.chunks["search"]})
+    def copy_rechunked_scores(self) -> None:
+        """Copy scores that an earlier command has recorded for regrouped chunks to the original ones."""
+        self._ledger.copy_rechunked_scores({chunk.id: chunk.items for chunk in self.plan.chunks["search"]})
 
     @property
     def rechunking(self) -> Rechunking | None:
-        """How the ledger says that the search slice was dealt anew, if it was."""
+        """The other grouping of the search slice that the ledger has recorded, or None."""
         return self._ledger.rechunking
 
     def rechunk(self, rechunking: Rechunking) -> None:
-        """Have the search slice in other chunks from here on; what is known of its items under the old ones holds."""
+        """Use other chunks for the search slice from now on; scores of the old chunks are copied to them."""
         chunks = tuple(Chunk(id_, "search", tuple(items)) for id_, items in rechunking.chunks.items())
         self._ledger.append_rechunking(rechunking, {chunk.id: chunk.items for chunk in self.plan.chunks["search"]})
         self.plan = replace(self.plan, chunks={**self.plan.chunks, "search": chunks})
         self._chunks |= {chunk.id: chunk for chunk in chunks}
         self._pool.extend({chunk.id: self._scorer.requests(chunk) for chunk in chunks})
 
-    def note_race(self, generation: int, first: str, stopped: Mapping[str, int]) -> None:
-        """Note in the ledger whom a generation's race has stopped, after how many chunks from the `first` on."""
+    def record_race(self, generation: int, first: str, stopped: Mapping[str, int]) -> None:
+        """Record the candidates that a race stopped, as key → chunks seen, counted from the chunk with id `first`."""
         if stopped:
             self._ledger.append_race(generation, first, stopped)
 
     def error(self, key: str, slice_name: str) -> str | None:
-        """Why the candidate failed on a slice, or None; a failure elsewhere does not change what a slice says."""
+        """Why the candidate failed on a slice, or None; failures on other slices do not count."""
         return self.error_on(key, self.plan.chunks[slice_name])
 
     def error_on(self, key: str, chunks: Sequence[Chunk]) -> str | None:
@@ -176,7 +176,7 @@ class Evaluator:
         except CandidateError as error:
             self._ledger.append_failure(job.key, chunk.id, str(error), recipe)
             return
-        self.scored += len(scores)
+        self.scored_items += len(scores)
         in_order = [scores[item] for item in chunk.items]
         self._ledger.append_scores(job.key, chunk.id, in_order, outcome.seconds, recipe, answers)
 
@@ -190,40 +190,40 @@ class Evaluator:
         return scores
 
 
-class _Work:
-    """The stages of some chunks: what the present one still waits for, and the jobs that workers take."""
+class _StageQueue:
+    """The jobs of the current stage: `missing` holds (recipe key, chunk id) of those that are not in the ledger yet."""
 
     def __init__(self, evaluator: Evaluator, ledger: Ledger, chunks: Sequence[Chunk], stages: Iterator[Stage]) -> None:
         self.jobs = JobQueue()
-        self.waiting: set[tuple[str, str]] = set()
+        self.missing: set[tuple[str, str]] = set()
         self._evaluator, self._ledger, self._chunks, self._stages = evaluator, ledger, chunks, stages
 
     def advance(self) -> None:
-        """Go to the next stage for which something is to be done."""
-        while not self.waiting:
+        """Go to the next stage that has missing chunks, and queue its jobs."""
+        while not self.missing:
             stage = next(self._stages, None)
             if stage is None:
                 self.jobs.put([])
                 return
             candidates = {candidate.key: candidate for candidate in stage.candidates}.values()
-            self._evaluator.asked |= {candidate.key for candidate in candidates}
+            self._evaluator.evaluated |= {candidate.key for candidate in candidates}
             needed = list(self._unscored(candidates, 0, stage.chunks))
-            self.waiting = {(job.key, job.chunk) for job in needed}
+            self.missing = {(job.key, job.chunk) for job in needed}
             self.jobs.put(needed, self._unscored(candidates, stage.chunks, len(self._chunks)))
 
-    def take(self, job: Job) -> None:
-        """A job's outcome is in the ledger; one that was needed and has failed ends its candidate."""
+    def complete(self, job: Job) -> None:
+        """Update the stage after a job's outcome is in the ledger; a failed job of the stage ends its candidate."""
         self.jobs.done(job)
-        if (job.key, job.chunk) not in self.waiting:
+        if (job.key, job.chunk) not in self.missing:
             return
-        self.waiting.discard((job.key, job.chunk))
+        self.missing.discard((job.key, job.chunk))
         if job.chunk in self._ledger[job.key].errors:
             self.jobs.drop(job.key)
-            self.waiting = {at for at in self.waiting if at[0] != job.key}
+            self.missing = {(key, chunk) for key, chunk in self.missing if key != job.key}
         self.advance()
 
     def _unscored(self, candidates: Iterable[Candidate], start: int, end: int) -> Iterator[Job]:
-        """Jobs of those that have not failed before `end`."""
+        """Jobs for the unscored chunks from `start` to `end`, without candidates that have failed before `end`."""
         for candidate in candidates:
             scored = self._ledger[candidate.key].scores
             if self._evaluator.error_on(candidate.key, self._chunks[:end]) is None:

@@ -1,8 +1,8 @@
-"""In which order a race sees the items of the search slice, and for how many of them each one stands.
+"""The order in which races use the items of the search slice, and the weight of each item in an estimate.
 
-Items on which the baselines disagree tell candidates apart, so a slice may be dealt anew to have more of them first.
-Estimates stay unbiased, as an item stands for as many as were passed over for it: means are those of Hájek (1971), with
-the inverse of the share that has been seen of an item's level.
+Items on which the baselines disagree distinguish candidates best, so the slice may be regrouped to have more of them
+in its first chunks. Estimates stay unbiased because means are weighted (Hájek 1971): the weight of an item is the
+inverse of the share of its level that has been seen.
 """
 
 from collections import Counter
@@ -18,49 +18,53 @@ from evomerge.scoring.tasks import into_chunks
 from evomerge.searching.race import Strata
 
 RATES = {"agree": 1.0, "mostly right": 1.5, "mostly wrong": 2.0}
-"""How often an item is drawn beside one on which the baselines agree. Best would be how much the differences of good
-candidates deviate there: 1 : 1 : 1.5 to 1 : 3 : 4.7 in four searches, which baselines could not foretell."""
+"""Level → sampling rate, relative to items on which the baselines agree. The optimal rates are proportional to the
+standard deviation of the differences between good candidates. They were between 1 : 1 : 1.5 and 1 : 3 : 4.7 in four
+searches, and the scores of the baselines did not predict them."""
 
 
 @dataclass(frozen=True)
 class ItemOrder:
-    """The chunks of the search slice, of which any of the first `beginnings` may be a generation's first.
+    """The chunks of the search slice in order; generations begin in turn with one of the first `rotating_chunks`.
 
-    `levels` say how the baselines do on an item, a key of RATES; they are empty where this plays no part.
+    `levels` maps each item to a key of RATES; it is empty if all items have the same rate.
     """
 
     chunks: tuple[Chunk, ...]
-    beginnings: int
+    rotating_chunks: int
     levels: Mapping[str, str]
 
     @classmethod
-    def even(cls, plan: Plan, rotating: bool) -> "ItemOrder":
-        """The slice as it was dealt; each generation begins with another chunk, or all with the same."""
+    def as_drawn(cls, plan: Plan, rotating: bool) -> "ItemOrder":
+        """The chunks as drawn; if `rotating`, each generation begins with the next chunk, else all with the first."""
         chunks = plan.chunks["search"]
         return cls(chunks, len(chunks) if rotating else 1, {})
 
     @classmethod
-    def informative(cls, plan: Plan, levels: Mapping[str, str]) -> "ItemOrder":
-        """The slice as `dealt` anew; generations begin before the first level has been used up."""
+    def by_level(cls, plan: Plan, levels: Mapping[str, str]) -> "ItemOrder":
+        """The chunks of `chunks_by_level`; generations begin with chunks up to the one that exhausts a level first."""
         chunks = plan.chunks["search"]
         last = {levels[item]: place for place, chunk in enumerate(chunks, 1) for item in chunk.items}
         return cls(chunks, min(last.values()), levels)
 
-    def of_generation(self, number: int) -> tuple[Chunk, ...]:
-        """The chunks in the order of one generation: with the same ones first, a few items would decide them all."""
-        first = number % self.beginnings
-        return (*self.chunks[first : self.beginnings], *self.chunks[:first], *self.chunks[self.beginnings :])
+    def generation_chunks(self, number: int) -> tuple[Chunk, ...]:
+        """The chunks in the order of one generation.
+
+        The order rotates because otherwise the same few items would decide every generation.
+        """
+        first = number % self.rotating_chunks
+        return (*self.chunks[first : self.rotating_chunks], *self.chunks[:first], *self.chunks[self.rotating_chunks :])
 
     def strata(self, items: Sequence[str], weights: Mapping[str, float]) -> Strata:
-        """What these items are drawn from; `weights` are those of the tasks that count."""
+        """The strata of the seen items; `weights` maps each task of the objective to its weight."""
         tasks = {task: place for place, task in enumerate(weights)}
-        whole = Counter(self._level(item) for item in self._items if task_of(item) in tasks)
+        total = Counter(self._level(item) for item in self._items if task_of(item) in tasks)
         seen = Counter(self._level(item) for item in items)
-        of_task = Counter(map(task_of, self._items))
+        task_sizes = Counter(map(task_of, self._items))
         return Strata(
             np.array([tasks[task_of(item)] for item in items], dtype=np.int64),
-            np.array([whole[self._level(item)] / seen[self._level(item)] for item in items]),
-            np.array([of_task[task] for task in tasks]),
+            np.array([total[self._level(item)] / seen[self._level(item)] for item in items]),
+            np.array([task_sizes[task] for task in tasks]),
             np.array(list(weights.values())),
         )
 
@@ -72,10 +76,11 @@ class ItemOrder:
         return self.levels.get(item, "")
 
 
-def agreement(plan: Plan, baselines: Sequence[Mapping[str, float]]) -> dict[str, str]:
-    """Item of the search slice → a key of RATES, from the scores of every baseline that has any.
+def agreement_levels(plan: Plan, baselines: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    """Item of the search slice → its level, a key of RATES, from item scores of the baselines.
 
-    Where baselines disagree, a task's items are mostly wrong whose mean is at most the median one's.
+    An item on which baselines disagree is "mostly wrong" if the mean of its scores is at most the median over such
+    items of its task, and "mostly right" otherwise.
     """
     by_item = {item: [scores[item] for scores in baselines] for item in plan.items("search")}
     means = {item: mean(values) for item, values in by_item.items() if max(values) > min(values)}
@@ -86,8 +91,11 @@ def agreement(plan: Plan, baselines: Sequence[Mapping[str, float]]) -> dict[str,
     }
 
 
-def rechunked(plan: Plan, levels: Mapping[str, str]) -> tuple[Chunk, ...]:
-    """The items of the search slice in chunks as large as before, each stratum in the order in which it was drawn."""
+def chunks_by_level(plan: Plan, levels: Mapping[str, str]) -> tuple[Chunk, ...]:
+    """The items of the search slice in chunks of the same size, with items of higher rates in earlier chunks.
+
+    Within a task and level, the order in which the items were drawn is kept.
+    """
     strata: dict[tuple[str, str], list[str]] = {(task, level): [] for task in plan.weights for level in RATES}
     for item in plan.items("search"):
         strata[task_of(item), levels[item]].append(item)

@@ -1,6 +1,6 @@
-"""What a candidate is worth: one score, or one for each task, and whether it keeps what must be kept.
+"""The objective: from the task means of a candidate to its score or scores, and the violation of its constraints.
 
-The means of the tasks go in, nothing else, so that what an optimizer is told is a function of the ledger.
+Task means are the only input, so the losses that an optimizer gets are a function of the ledger.
 """
 
 import math
@@ -16,13 +16,13 @@ Means = Mapping[str, float]  # task → mean of its items
 References = Mapping[str, Means]  # baseline → its means on the same slice
 Loss = float | tuple[float, ...]
 BEST = "best_expert"
-ROUNDING = 1e-9  # a floor is kept where no more than this is missing
-GAIN = 0.02  # an expert that gains less on a task than this gives no unit to measure by
+FLOOR_TOLERANCE = 1e-9  # a mean may be lower than its floor by this rounding error
+MIN_GAIN = 0.02  # a smaller gain of the best expert over the base is too uncertain to normalise by
 
 
 @dataclass(frozen=True)
 class Fitness:
-    """A candidate on one slice: its score, what is in it task by task, and by how much it breaks its floors."""
+    """A candidate's result on one slice: the score, its value per task, and the total violation of floors."""
 
     score: float
     values: Mapping[str, float] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Fitness:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Larger is better: whoever keeps every floor first, then the smaller breach, then the score (Deb 2000)."""
+        """A sort key, larger is better: smaller violation first, then the higher score (Deb 2000)."""
         return (-self.violation, self.score)
 
 
@@ -39,7 +39,7 @@ FAILED = Fitness(math.nan, violation=math.inf)
 
 @dataclass(frozen=True)
 class Floor:
-    """At least `margin` above a baseline, or the margin itself where no baseline is named."""
+    """The lowest accepted mean of a task: the mean of baseline `name` plus `margin`, or `margin` if no name."""
 
     name: str | None
     margin: float
@@ -52,11 +52,12 @@ class Floor:
 
 
 class Objective:
-    """The weighted mean of the tasks, or what `objective:` makes of it.
+    """The weighted mean of the task means, as changed by the configuration's `objective` section.
 
-    `maximise` names the tasks that count (all), `normalise` measures each from the base, 0, to the best expert at it,
-    1, `front` makes every task an objective of its own, and `keep` gives tasks a floor: a number, `base`, `uniform`,
-    an expert, or `best_expert`, as in `best_expert - 0.01`. All baselines stand with their means on the same slice.
+    `maximise` names the tasks of the mean; the default is all. `normalise` scales each task so that the base has 0 and
+    the task's best expert 1. `front` makes every task an objective of its own. `keep` gives tasks a floor: a number,
+    `base`, `uniform`, an expert, or `best_expert`, optionally with a margin as in `best_expert - 0.01`. A baseline
+    stands for its mean on the same slice.
     """
 
     def __init__(
@@ -83,31 +84,34 @@ class Objective:
         self._floors = {task: _floor(given, names, f"objective.keep.{task}") for task, given in (keep or {}).items()}
 
     def __str__(self) -> str:
-        """In words, for whoever checks a configuration."""
+        """The objective in words, for the `check` command."""
         one = " and ".join(self.tasks) + ", a front" if self.front else "mean of " + ", ".join(self.tasks)
         unit = ", from 0 for the base to 1 for the best expert" if self._normalise else ""
         kept = ", ".join(f"{task} ≥ {floor}" for task, floor in self._floors.items())
         return one + unit + (f"; keep {kept}" if kept else "")
 
     @property
-    def dimensions(self) -> int:
-        """How many losses a candidate has."""
+    def loss_count(self) -> int:
+        """The number of losses of a candidate: 1, or the number of tasks for a front."""
         return len(self.tasks) if self.front else 1
 
     @property
-    def scalar(self) -> bool:
-        """Whether one number says all: no front, no floors."""
+    def single_score(self) -> bool:
+        """Whether the score alone ranks candidates, without a front or floors."""
         return not self.front and not self._floors
 
     @property
-    def relative(self) -> bool:
-        """Whether scores depend on those of the baselines."""
+    def uses_baselines(self) -> bool:
+        """Whether a candidate's fitness depends on the scores of baselines."""
         return self._normalise or any(floor.name for floor in self._floors.values())
 
     def fitness(self, means: Means, references: References) -> Fitness:
-        """What a candidate with these task means is worth beside the baselines'; tasks without items do not count."""
-        units = {task: self._unit(task, references) for task in self.tasks if task in means}
-        values = {task: (means[task] - zero) / one for task, (zero, one) in units.items()}
+        """The fitness of a candidate with these task means; tasks without a mean do not count.
+
+        `references` holds the task means of the baselines on the same slice.
+        """
+        units = {task: self._origin_and_unit(task, references) for task in self.tasks if task in means}
+        values = {task: (means[task] - origin) / unit for task, (origin, unit) in units.items()}
         if not values:
             return FAILED
         total = sum(self.weights[task] for task in values)
@@ -115,47 +119,48 @@ class Objective:
         return Fitness(score, values, self._violation(means, references))
 
     def items(self, scores: Mapping[str, float], references: References) -> dict[str, float]:
-        """Item scores in the objective's units, of the tasks that count: their weighted mean is the score."""
-        units = {task: self._unit(task, references) for task in self.tasks}
+        """Item scores in the objective's units, for the objective's tasks: their weighted mean is the score."""
+        units = {task: self._origin_and_unit(task, references) for task in self.tasks}
         kept = ((item, score, task_of(item)) for item, score in scores.items() if task_of(item) in units)
         return {item: (score - units[task][0]) / units[task][1] for item, score, task in kept}
 
     def loss(self, fitness: Fitness) -> Loss:
-        """The one sign flip: optimizers minimise, and a failure is worse than anything.
+        """The loss that an optimizer minimises: the negative score, or +inf for a failure.
 
-        Where there are floors, losses of those that keep them are squeezed into −1 … 1, and one that breaks them has 1
-        and its breach on top: below every other, better where it breaks less (Deb 2000).
+        This is the only place where the sign changes. With floors, the losses of candidates that keep them are mapped
+        into −1 … 1, and the loss of a candidate that violates them is 1 + violation. Every candidate that keeps the
+        floors is thus better, and a smaller violation is better than a larger one (Deb 2000).
         """
         if math.isnan(fitness.score):
-            return self._all(math.inf)
+            return self._same_for_each(math.inf)
         if fitness.violation > 0:
-            return self._all(1.0 + fitness.violation)
+            return self._same_for_each(1.0 + fitness.violation)
         scores = tuple(fitness.values.get(task, math.nan) for task in self.tasks) if self.front else (fitness.score,)
         losses = tuple(-score / (1.0 + abs(score)) if self._floors else -score for score in scores)
         return losses if self.front else losses[0]
 
-    def _all(self, loss: float) -> Loss:
-        return (loss,) * self.dimensions if self.front else loss
+    def _same_for_each(self, loss: float) -> Loss:
+        return (loss,) * self.loss_count if self.front else loss
 
-    def _unit(self, task: str, references: References) -> tuple[float, float]:
-        """A task's zero and one: the base, and the gain of the best expert where there is one worth the name."""
+    def _origin_and_unit(self, task: str, references: References) -> tuple[float, float]:
+        """A task's origin and unit: the base's mean and the best expert's gain over it, or 1 for too small a gain."""
         if not self._normalise:
             return 0.0, 1.0
         base = _mean("base", task, references)
         gain = self._best(task, references) - base
-        return base, gain if gain >= GAIN else 1.0
+        return base, gain if gain >= MIN_GAIN else 1.0
 
     def floors(self, references: References) -> dict[str, float]:
-        """The lowest mean that each task with a floor may have."""
-        return {task: self._level(task, floor, references) for task, floor in self._floors.items()}
+        """Task → the lowest accepted mean, for the tasks with a floor."""
+        return {task: self._lowest_mean(task, floor, references) for task, floor in self._floors.items()}
 
     def _violation(self, means: Means, references: References) -> float:
-        """The sum of what is missing to the floors, in the tasks' own units."""
-        levels = self.floors(references)
-        missing = (level - means[task] for task, level in levels.items() if task in means)
-        return math.fsum(gap for gap in missing if gap > ROUNDING)
+        """The sum of the differences by which task means are below their floors, in the tasks' own units."""
+        floors = self.floors(references)
+        gaps = (floor - means[task] for task, floor in floors.items() if task in means)
+        return math.fsum(gap for gap in gaps if gap > FLOOR_TOLERANCE)
 
-    def _level(self, task: str, floor: Floor, references: References) -> float:
+    def _lowest_mean(self, task: str, floor: Floor, references: References) -> float:
         if floor.name is None:
             return floor.margin
         best = floor.name == BEST
@@ -191,7 +196,7 @@ def _floor(given: str | float, known: Sequence[str], where: str) -> Floor:
 
 
 def _parts(text: str) -> tuple[str, str, str]:
-    """`name - 0.01` in three; a label may have spaces and dashes of its own, so the sign stands between spaces."""
+    """Name, sign and margin of `name - 0.01`; the sign must be between spaces, as labels may contain dashes."""
     for sign in ("-", "+"):
         name, found, margin = text.rpartition(f" {sign} ")
         if found:

@@ -1,6 +1,6 @@
-"""Several objectives at once: who is dominated by nobody, how much the front covers, and where it bends.
+"""Pareto fronts of several objectives: non-dominated points, hypervolume, knee point and a diverse subset.
 
-Points are tuples of scores, higher is better in each.
+Points are tuples of scores, one per objective; higher is better.
 """
 
 import math
@@ -10,14 +10,14 @@ Point = tuple[float, ...]
 
 
 def dominates(one: Point, other: Point) -> bool:
-    """Whether a point is nowhere worse and somewhere better."""
+    """Whether `one` is at least as good as `other` in every objective and better in one."""
     return all(a >= b for a, b in zip(one, other, strict=True)) and one != other
 
 
-def front(points: Sequence[Point]) -> list[int]:
-    """The places of the points that none dominates, in order; of equal points the first."""
+def pareto_front(points: Sequence[Point]) -> list[int]:
+    """The indices of the non-dominated points, in order; of equal points only the first."""
     found: list[int] = []
-    # Whatever dominates a point has a larger sum, so only the front so far has to be asked.
+    # A dominating point has a larger sum, so in this order each point needs comparing with the front so far only.
     for place in sorted(range(len(points)), key=lambda i: (-math.fsum(points[i]), i)):
         point = points[place]
         if not any(points[other] == point or dominates(points[other], point) for other in found):
@@ -26,34 +26,34 @@ def front(points: Sequence[Point]) -> list[int]:
 
 
 def hypervolume(points: Sequence[Point], reference: Point) -> float:
-    """The volume between the reference and what the points dominate (While et al. 2012, WFG, without its sorting).
+    """The hypervolume dominated by the points, above the reference point (While et al. 2012, WFG, without its sorting).
 
     Points that are not better than the reference in every objective add nothing.
     """
     inside = [point for point in points if all(a > r for a, r in zip(point, reference, strict=True))]
     total = 0.0
     for place, point in enumerate(inside):
-        own = math.prod(a - r for a, r in zip(point, reference, strict=True))
-        rest = [tuple(map(min, other, point)) for other in inside[place + 1 :]]
-        total += own - hypervolume([rest[i] for i in front(rest)], reference)
+        box = math.prod(a - r for a, r in zip(point, reference, strict=True))
+        limited = [tuple(map(min, other, point)) for other in inside[place + 1 :]]
+        total += box - hypervolume([limited[i] for i in pareto_front(limited)], reference)
     return total
 
 
-def share_of_box(points: Sequence[Point], everybody: Sequence[Point]) -> float:
-    """How much of the box of everybody's scores some of them dominate, 0 … 1.
+def normalised_hypervolume(points: Sequence[Point], all_points: Sequence[Point]) -> float:
+    """The hypervolume of some points as a share, 0 to 1, of the bounding box of all points.
 
-    The hypervolume in units of the ranges; the box begins a tenth below the worst, so that the ends of a front count.
+    The box is extended below by a tenth of each range, so that the extreme points of a front have a volume as well.
     """
-    bounds = _bounds(everybody)
+    bounds = _bounds(all_points)
     return hypervolume([_scaled(point, bounds) for point in points], (-0.1,) * len(bounds)) / 1.1 ** len(bounds)
 
 
-def spread_out(points: Sequence[Point], count: int) -> list[int]:
-    """The places of at most `count` points of the front: its knee, then always the farthest from those chosen.
+def diverse_subset(points: Sequence[Point], count: int) -> list[int]:
+    """The indices of at most `count` points of the front: the knee, then repeatedly the point farthest from the chosen.
 
-    Distances are those of the objective that differs most, in units of the front's range (Gonzalez 1985).
+    This is farthest-point selection (Gonzalez 1985) with the Chebyshev distance in units of the front's ranges.
     """
-    places = front(points)
+    places = pareto_front(points)
     bounds = _bounds([points[i] for i in places])
     scaled = {i: _scaled(points[i], bounds) for i in places}
     chosen = [knee(points)] if points else []
@@ -63,11 +63,11 @@ def spread_out(points: Sequence[Point], count: int) -> list[int]:
 
 
 def knee(points: Sequence[Point]) -> int:
-    """The place of the point whose worst objective gives up least of the front's range; of equal ones the larger sum.
+    """The index of the front's point with the smallest Chebyshev distance to the ideal point, in units of its ranges.
 
-    The Chebyshev distance to the ideal point (compromise programming, Zeleny 1973), over the front alone.
+    This is the compromise solution of Zeleny (1973). Among equal points the one with the larger sum is taken.
     """
-    places = front(points)
+    places = pareto_front(points)
     bounds = _bounds([points[i] for i in places])
 
     def order(place: int) -> tuple[float, float, Point]:
@@ -86,6 +86,6 @@ def _bounds(points: Sequence[Point]) -> list[tuple[float, float]]:
 
 
 def _scaled(point: Point, bounds: Sequence[tuple[float, float]]) -> Point:
-    """Every objective from 0, the lower bound, to 1, the upper; 1 where they are equal."""
+    """Each objective scaled from 0 at its lower bound to 1 at its upper bound; 1 if the bounds are equal."""
     pairs = zip(point, bounds, strict=True)
     return tuple((a - low) / (high - low) if high > low else 1.0 for a, (low, high) in pairs)

@@ -1,11 +1,12 @@
-"""The stopping rule of a generation: who need not be scored further, a pure function of the scores so far.
+"""The stopping rule of races: which candidates of a generation need no further items, from the scores so far.
 
-An evolution strategy only asks which μ candidates of a generation are its best, so a race over items may stop whoever
-is clearly among them or clearly not (Heidrich-Meisner & Igel, ICML 2009). Candidates are compared, paired, on the
-items that all of them have seen, with their neighbour across the border between rank μ and μ + 1. Standard errors are
-those of the mean over this very slice, which shrink to nothing as less of it is unseen (Cochran, Sampling Techniques,
-1977, ch. 5: strata without replacement). The certain bound holds at all looks together: an asymptotic confidence
-sequence (Waudby-Smith et al., Annals of Statistics 52, 2024).
+An evolution strategy needs to know only which μ candidates of a generation are the best. A race over items therefore
+stops a candidate as soon as it is clearly among them or clearly not (Heidrich-Meisner & Igel, ICML 2009). The test is
+paired, on the items that all running candidates have seen, against the neighbour across the border between the ranks
+μ and μ + 1. Standard errors are those of an estimate of the mean over the finite slice, so they reach zero when all
+its items are seen (Cochran, Sampling Techniques, 1977, ch. 5: stratified sampling without replacement). With `alpha`,
+the bound holds for all tests of a race together: an asymptotic confidence sequence (Waudby-Smith et al., Annals of
+Statistics 52, 2024).
 """
 
 import math
@@ -20,18 +21,18 @@ from evomerge.schema import Count, OneOf, Range
 
 Matrix = NDArray[np.float64]  # [candidates, items]
 ORDERS = ("rotating", "fixed", "informative")
-DECIMALS = 12  # of means: two that only rounding tells apart are equal
+DECIMALS = 12  # means are rounded, so that two means which differ by rounding errors only are equal
 
 
 @dataclass(frozen=True, kw_only=True)
 class RaceConfig:
-    """When a candidate may stop before it has seen its whole slice.
+    """When a race stops a candidate before it has seen the whole slice.
 
-    `least` items are seen before anyone stops. `margin` is by how many standard errors two candidates must differ to be
-    told apart; after `most` items whatever is undecided is as good as equal, and only the leader goes on. `alpha` asks
-    for certainty instead of both: the chance that a pair is ever told apart wrongly. `widen` raises `most` where items
-    or hours of the budget pay for more. `items` are seen in another order in each generation, in a fixed one, or those
-    first that baselines disagree on.
+    No candidate stops before `least` items. Two candidates are distinguished if they differ by `margin` standard
+    errors; after `most` items all candidates but the leader stop, in their present order. `alpha` replaces both: it is
+    the probability that a pair is ever distinguished wrongly. `widen` raises `most` if the items or hours of the budget
+    pay for more. `items` chooses the order: rotating from generation to generation, fixed, or informative, which takes
+    items first on which baselines disagree.
     """
 
     enabled: bool = True
@@ -47,118 +48,123 @@ class RaceConfig:
             raise ConfigError(f"race.most={self.most}: give at least race.least={self.least}, or null")
 
     def __str__(self) -> str:
-        """In words, for whoever checks a configuration."""
+        """The rule in words, for the `check` command."""
         kind = "" if self.items == "rotating" else f"{self.items} "
         if self.alpha is not None:
-            return f"told apart with a chance of error of {self.alpha:g}, after {self.least} {kind}items or more"
-        last = "or more" if self.most is None else f"and for good after {self.most}"
-        return f"told apart by {self.margin:g} standard errors, after {self.least} {kind}items {last}"
+            return f"stops with an error probability of {self.alpha:g}, after {self.least} {kind}items or more"
+        last = "or more" if self.most is None else f"or more, ends after {self.most}"
+        return f"stops on a difference of {self.margin:g} standard errors, after {self.least} {kind}items {last}"
 
     @property
-    def widens(self) -> bool:
-        """Whether a budget may raise `most`."""
+    def can_widen(self) -> bool:
+        """Whether the budget may raise `most`."""
         return self.widen and self.alpha is None and self.most is not None
 
-    def ended(self, seen: int) -> bool:
-        """Whether everybody has seen enough."""
+    def has_ended(self, seen: int) -> bool:
+        """Whether the race ends after so many items."""
         return self.alpha is None and self.most is not None and seen >= self.most
 
-    def width(self, seen: int, total: int) -> float:
-        """Standard errors that a difference on so many items of a slice must exceed."""
-        return self.margin if self.alpha is None else certain_width(seen, total, self.alpha)
+    def critical_value(self, seen: int, total: int) -> float:
+        """The number of standard errors that a difference must exceed after `seen` of `total` items."""
+        return self.margin if self.alpha is None else confidence_sequence_width(seen, total, self.alpha)
 
 
 @dataclass(frozen=True)
 class Strata:
-    """The items that a race has seen: each one's task as a number and how many items of the slice it stands for.
+    """The items that a race has seen, as a stratified sample of the slice.
 
-    `totals` are the items that the slice has of each task, `weights` those of the tasks in the score.
+    `tasks` holds the index of each item's task and `item_weights` the number of items of the slice that it represents.
+    `task_sizes` is the number of items that the slice has of each task, `task_weights` each task's weight in the score.
     """
 
     tasks: NDArray[np.int64]
-    stands_for: Matrix
-    totals: NDArray[np.int64]
-    weights: Matrix
+    item_weights: Matrix
+    task_sizes: NDArray[np.int64]
+    task_weights: Matrix
 
     def means(self, scores: Matrix) -> Matrix:
-        """Weighted mean of the task means of each row, over the items seen; equal rows are equal to the last bit."""
-        means: Matrix = np.round(self._by_task(scores) @ self._shares(), DECIMALS)
+        """The weighted mean of task means for each row of scores [rows, items]; equal rows have bitwise equal means."""
+        means: Matrix = np.round(self._task_means(scores) @ self._task_shares(), DECIMALS)
         return means
 
-    def spread(self, differences: Matrix, scale: Matrix) -> Matrix:
-        """Standard error of each row's mean as an estimate of the mean over the whole slice, by task.
+    def standard_errors(self, differences: Matrix, ranges: Matrix) -> Matrix:
+        """The standard error of each row's mean as an estimate of the mean over the slice.
 
-        Two imaginary items, one won and one lost by `scale`, keep a row without variance from being certain. Items that
-        stand for more than others count as fewer: (Σw)²/Σw² of them.
+        `differences` is [rows, items] and `ranges` holds each task's range of scores. Each task gets two pseudo-items
+        with deviations of plus and minus its range, so that the error of a row without variance is not zero. The
+        effective sample size of weighted items is (Σw)²/Σw².
         """
-        squared = np.array([(self.stands_for[self.tasks == task] ** 2).sum() for task in range(len(self.totals))])
+        squared = np.array([(self.item_weights[self.tasks == task] ** 2).sum() for task in range(len(self.task_sizes))])
         present = squared > 0
-        seen = np.where(present, self._standing() ** 2 / np.where(present, squared, 1.0), 0.0)
-        residuals = (differences - self._by_task(differences)[:, self.tasks]) * self.stands_for
-        variance = (self._sums(residuals**2) / np.where(present, squared, 1.0) * seen + 2 * scale**2) / (seen + 1)
-        unseen = 1 - np.bincount(self.tasks, minlength=len(self.totals)) / self.totals
-        error = np.where(present, variance / np.maximum(seen, 1.0) * unseen, 0.0)
-        spread: Matrix = np.sqrt(error @ self._shares() ** 2)
-        return spread
+        seen = np.where(present, self._weight_sums() ** 2 / np.where(present, squared, 1.0), 0.0)
+        residuals = (differences - self._task_means(differences)[:, self.tasks]) * self.item_weights
+        variance = (self._task_sums(residuals**2) / np.where(present, squared, 1.0) * seen + 2 * ranges**2) / (seen + 1)
+        unseen = 1 - np.bincount(self.tasks, minlength=len(self.task_sizes)) / self.task_sizes
+        squared_error = np.where(present, variance / np.maximum(seen, 1.0) * unseen, 0.0)
+        errors: Matrix = np.sqrt(squared_error @ self._task_shares() ** 2)
+        return errors
 
-    def scale(self, scores: Matrix) -> Matrix:
-        """The range of each task's scores."""
-        columns = [scores[:, self.tasks == task] for task in range(len(self.totals))]
+    def ranges(self, scores: Matrix) -> Matrix:
+        """The range (maximum − minimum) of each task's scores."""
+        columns = [scores[:, self.tasks == task] for task in range(len(self.task_sizes))]
         return np.array([np.ptp(column) if column.size else 0.0 for column in columns])
 
-    def _by_task(self, values: Matrix) -> Matrix:
-        """[rows, tasks]: means over the items of each, as many as they stand for."""
-        standing = self._standing()
-        means: Matrix = self._sums(values * self.stands_for) / np.where(standing > 0, standing, 1.0)
+    def _task_means(self, values: Matrix) -> Matrix:
+        """[rows, tasks]: weighted means over the items of each task; 0 for a task without items."""
+        sums = self._weight_sums()
+        means: Matrix = self._task_sums(values * self.item_weights) / np.where(sums > 0, sums, 1.0)
         return means
 
-    def _sums(self, values: Matrix) -> Matrix:
-        sums: Matrix = np.stack([values[:, self.tasks == task].sum(1) for task in range(len(self.totals))], axis=1)
+    def _task_sums(self, values: Matrix) -> Matrix:
+        """[rows, tasks]: sums over the items of each task."""
+        sums: Matrix = np.stack([values[:, self.tasks == task].sum(1) for task in range(len(self.task_sizes))], axis=1)
         return sums
 
-    def _standing(self) -> Matrix:
-        standing: Matrix = self._sums(self.stands_for[None, :])[0]
-        return standing
+    def _weight_sums(self) -> Matrix:
+        """[tasks]: the sum of the item weights of each task."""
+        sums: Matrix = self._task_sums(self.item_weights[None, :])[0]
+        return sums
 
-    def _shares(self) -> Matrix:
-        kept: Matrix = np.where(self._standing() > 0, self.weights, 0.0)
+    def _task_shares(self) -> Matrix:
+        """[tasks]: each task's share in the score, over the tasks that have items."""
+        kept: Matrix = np.where(self._weight_sums() > 0, self.task_weights, 0.0)
         shares: Matrix = kept / kept.sum()
         return shares
 
 
-def decided(scores: Matrix, strata: Strata, best: int, rule: RaceConfig) -> tuple[list[int], list[int]]:
-    """Rows that count as among the `best` first ones, and rows that count as not.
+def decide(scores: Matrix, strata: Strata, best: int, config: RaceConfig) -> tuple[list[int], list[int]]:
+    """The rows accepted as being among the `best` highest, and the rows rejected as not being among them.
 
-    `scores` holds the items that every row has seen, higher is better; equal rows keep their order.
+    `scores` is [candidates, items] on the items that all of them have seen; rows with equal means keep their order.
     """
     seen = scores.shape[1]
-    if seen < rule.least:
+    if seen < config.least:
         return [], []
     order = np.argsort(-strata.means(scores), kind="stable")
     inside, outside = order[:best], order[best:]
-    if rule.ended(seen):
+    if config.has_ended(seen):
         return [int(row) for row in inside], [int(row) for row in outside]
-    ahead = _Ahead(scores, strata, rule.width(seen, int(strata.totals.sum())))
-    accepted = [row for row in inside if not len(outside) or ahead(row, outside[0])]
-    rejected = [row for row in outside if not len(inside) or ahead(inside[-1], row)]
+    leads = _LeadTest(scores, strata, config.critical_value(seen, int(strata.task_sizes.sum())))
+    accepted = [row for row in inside if not len(outside) or leads(row, outside[0])]
+    rejected = [row for row in outside if not len(inside) or leads(inside[-1], row)]
     return [int(row) for row in accepted], [int(row) for row in rejected]
 
 
-class _Ahead:
-    """Whether one row leads another by more than chance would have it."""
+class _LeadTest:
+    """Whether the mean of one row exceeds that of another by more than the critical number of standard errors."""
 
-    def __init__(self, scores: Matrix, strata: Strata, width: float) -> None:
-        self._scores, self._strata, self._width = scores, strata, width
-        self._scale = strata.scale(scores)
+    def __init__(self, scores: Matrix, strata: Strata, critical_value: float) -> None:
+        self._scores, self._strata, self._critical_value = scores, strata, critical_value
+        self._ranges = strata.ranges(scores)
 
     def __call__(self, upper: int, lower: int) -> bool:
         difference = (self._scores[upper] - self._scores[lower])[None, :]
         lead = self._strata.means(difference)[0]
-        return bool(lead > self._width * self._strata.spread(difference, self._scale)[0])
+        return bool(lead > self._critical_value * self._strata.standard_errors(difference, self._ranges)[0])
 
 
-def certain_width(seen: int, total: int, alpha: float) -> float:
-    """The one-sided asymptotic confidence sequence in standard errors, tightest where half of a slice is seen."""
+def confidence_sequence_width(seen: int, total: int, alpha: float) -> float:
+    """The width, in standard errors, of a one-sided asymptotic confidence sequence that is tightest at half a slice."""
     rho = (-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / max(1.0, total / 2)
     grown = seen * rho + 1
     return math.sqrt(2 * grown / (seen * rho) * math.log(1 + math.sqrt(grown) / (2 * alpha)))

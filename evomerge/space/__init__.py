@@ -1,11 +1,15 @@
-"""space."""
+"""The search space: points of the unit cube to recipes and back; the recipes that a search starts from and must beat.
+
+Genes are narrowed, given schedules over the layers and laid out as axes; choices of method, schedule and experts stand
+around them. The room knows names and shapes of tensors, no weights and no scores. The rule: every point of the cube is
+a valid recipe, and no two points are mirror images of one recipe.
+"""
 
 from typing import TYPE_CHECKING
 
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.space.axes import Coefficient
     from evomerge.space.baselines import (
         CONTROL,
         BaselinesConfig,
@@ -14,25 +18,26 @@ if TYPE_CHECKING:
         random_direction,
         textbook,
     )
-    from evomerge.space.categorical import ExpertSubset, Inner, MethodChoice, ScheduleChoice
+    from evomerge.space.build import SpaceBuilder
     from evomerge.space.genes import refuse_unknown_genes
+    from evomerge.space.method_config import read_methods, read_textbook
     from evomerge.space.space import SearchSpace, Space
+    from evomerge.space.warm_start import initial_points
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
     "CONTROL",
     "BaselinesConfig",
-    "Coefficient",
-    "ExpertSubset",
-    "Inner",
-    "MethodChoice",
-    "ScheduleChoice",
     "SearchSpace",
     "Space",
+    "SpaceBuilder",
     "from_file",
+    "initial_points",
     "mandatory_baselines",
     "random_direction",
+    "read_methods",
+    "read_textbook",
     "refuse_unknown_genes",
     "textbook",
 ]

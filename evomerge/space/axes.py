@@ -5,16 +5,15 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evomerge.errors import ConfigError
 from evomerge.methods import Gene
 from evomerge.models import Group
+from evomerge.optimizers import Vector
 from evomerge.schema import Range, check_value
 from evomerge.space.schedules import Schedule, Spec
 from evomerge.space.simplex import from_cube, to_cube
 
-Vector = NDArray[np.float64]
 Coefficient = Annotated[float, Range(-1e6, 1e6)]
 
 

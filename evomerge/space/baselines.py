@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError
-from evomerge.recipes import ModelRef, Recipe, Source, load_recipe, models_form, original_recipe
+from evomerge.recipes import ModelRef, Recipe, Source, load_recipe, original_recipe, recipe_of_models
 from evomerge.schema import Label, Location
 from evomerge.space.genes import refuse_unknown_genes
 from evomerge.space.space import SearchSpace, Space
@@ -31,7 +31,7 @@ def mandatory_baselines(space: SearchSpace, base: ModelRef, experts: Mapping[str
 
     def weighted(weights: list[float]) -> Recipe:
         sources = tuple(Source(ref, {"weight": weight}) for ref, weight in zip(refs, weights, strict=True))
-        return models_form("task_arithmetic", base, sources, {}, **rest)
+        return recipe_of_models("task_arithmetic", base, sources, {}, **rest)
 
     found = {"base": weighted([0.0] * len(refs))}
     for place, label in enumerate(experts):
@@ -65,7 +65,7 @@ def random_direction(space: SearchSpace, base: ModelRef, experts: Mapping[str, M
     wrong way. Where it scores alike, the amount of change is all that the average has.
     """
     sources = tuple(Source(ref, {"amount": _share(tuple(experts.values()))}) for ref in experts.values())
-    return models_form(CONTROL, base, sources, {}, out_dtype=space.out_dtype, seed=space.seed)
+    return recipe_of_models(CONTROL, base, sources, {}, out_dtype=space.out_dtype, seed=space.seed)
 
 
 def textbook(space: Space, genes: Mapping[str, float]) -> Recipe:

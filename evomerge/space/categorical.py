@@ -8,9 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Coordinate
+from evomerge.optimizers import Coordinate, Vector
 from evomerge.recipes import Recipe
-from evomerge.space.axes import Vector
 from evomerge.space.inverse import RecipeValues
 from evomerge.space.space import IN, SearchSpace, Space
 

@@ -24,7 +24,7 @@ class Genes:
         self, method: str, settings: Mapping[str, float | bool], overrides: Mapping[str, Any], schedule: Any
     ) -> None:
         self._method, self._module = method, methods.load(method)
-        self.settings = _check_settings(method, settings)
+        self.settings = check_settings(method, settings)
         self.normalizes = methods.normalizes(self._module, self.settings)
         self.adds = "normalize" in self._module.SHARED and not self.normalizes and "weight" not in self._module.BASE
         self.named = {gene.name: gene for gene in self._module.GENES}
@@ -93,7 +93,8 @@ def refuse_unknown_genes(genes: Mapping[str, Any], names: Sequence[str], where: 
             raise ConfigError(f"{where}: {shown(gene)} is not a gene of {' or '.join(names)}{nearest(gene, known)}")
 
 
-def _check_settings(method: str, settings: Mapping[str, float | bool]) -> dict[str, Setting]:
+def check_settings(method: str, settings: Mapping[str, float | bool]) -> dict[str, Setting]:
+    """The settings of a method that are not searched, as plain values; ConfigError for one that it does not have."""
     known = methods.load(method).SHARED
     for key in settings:
         if key not in known:

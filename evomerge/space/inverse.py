@@ -10,8 +10,9 @@ from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.merging import TensorPlan, plan
 from evomerge.models import Layout
+from evomerge.optimizers import Vector
 from evomerge.recipes import ModelRef, Recipe, evaluate
-from evomerge.space.axes import Axes, Vector
+from evomerge.space.axes import Axes
 
 
 class RecipeValues:

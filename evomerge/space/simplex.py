@@ -1,9 +1,8 @@
 """The unit cube of n − 1 dimensions ↔ the simplex of n weights, by stick breaking without fold or redundancy."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Vector = NDArray[np.float64]
+from evomerge.optimizers import Vector
 
 
 def from_cube(point: Vector) -> Vector:

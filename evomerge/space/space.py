@@ -13,10 +13,10 @@ from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.methods import Gene
 from evomerge.models import Group, Layout
-from evomerge.optimizers import Coordinate
-from evomerge.recipes import ModelRef, Recipe, Rule, Setting, Source, models_form, simplify
+from evomerge.optimizers import Coordinate, Vector
+from evomerge.recipes import FilteredValue, ModelRef, Recipe, Setting, Source, recipe_of_models, simplify_setting
 from evomerge.schema import EMPTY
-from evomerge.space.axes import Axes, GeneSpec, Vector
+from evomerge.space.axes import Axes, GeneSpec
 from evomerge.space.genes import Genes
 from evomerge.space.group_members import GroupMembers
 from evomerge.space.inverse import RecipeValues
@@ -171,7 +171,7 @@ class Space:
     @property
     def spare(self) -> int:
         """How many of its experts the method can do without."""
-        return 0 if methods.banks_of_all(self._module) else len(self.experts) - self._module.EXPERTS[0]
+        return 0 if methods.banks_depend_on_experts(self._module) else len(self.experts) - self._module.EXPERTS[0]
 
     def _alone(self, weights: list[float]) -> Vector | None:
         """The point at which one expert comes back as it is."""
@@ -234,7 +234,7 @@ class Space:
             for i in sorted(absent):
                 sources.insert(i, Source(self.experts[i], {**settings("expert", i), "weight": 0.0}))
         shared = {**self._genes.settings, **settings("group", None)}
-        return models_form(self.method, self.base, tuple(sources), shared, **self._rest)
+        return recipe_of_models(self.method, self.base, tuple(sources), shared, **self._rest)
 
     def _setting(self, name: str, table: Mapping[str, tuple[float, ...]]) -> Setting:
         schedules = {axes.group.name: axes.schedule for axes in self.axes if axes.gene.name == name}
@@ -245,8 +245,8 @@ class Space:
             values = table.get(group.name)
             idle = self._genes.idle(name, group, len(self.experts))
             value = idle if values is None else schedules[group.name].expand(values)
-            rules += [Rule(text, value) for text in group.filters]
-        return simplify(tuple(rules))
+            rules += [FilteredValue(text, value) for text in group.filters]
+        return simplify_setting(tuple(rules))
 
 
 def _shared_out(axes: Axes, values: Vector, absent: frozenset[int]) -> Vector:

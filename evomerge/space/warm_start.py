@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError, RunError
-from evomerge.ledger import plan_of, read_trials, whole_scores
+from evomerge.ledger import complete_scores, plan_of, read_trials
+from evomerge.optimizers import Vector
+from evomerge.paths import LEDGER
 from evomerge.recipes import Recipe, load_recipe, original_recipe, parse_recipe
-from evomerge.space.axes import Vector
 from evomerge.space.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ WINNERS = 5  # of another run
 FAR = 0.005  # the rounding of genes is nearer
 
 
-def points(space: SearchSpace, paths: Sequence[str]) -> dict[str, Vector]:
+def initial_points(space: SearchSpace, paths: Sequence[str]) -> dict[str, Vector]:
     """Label → the point of the space at, or nearest to, each recipe; one line of notice where it is not that recipe."""
     found = {}
     for path in paths:
@@ -40,7 +41,7 @@ def _recipes(path: Path) -> Iterator[tuple[str, Recipe]]:
         yield str(path), original_recipe(load_recipe(path))
         return
     try:
-        header, lines = read_trials(path / "trials.jsonl")
+        header, lines = read_trials(path / LEDGER)
         documents = {line["key"]: line["recipe"] for line in lines if "recipe" in line}
         best = _best(header, lines)[:WINNERS]
     except (RunError, KeyError, TypeError) as error:
@@ -52,5 +53,5 @@ def _recipes(path: Path) -> Iterator[tuple[str, Recipe]]:
 def _best(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys of what was scored on all of `search`, best first by the weighted mean of the task means."""
     plan = plan_of(header, lines)
-    fitness = {key: plan.score(items) for key, items in whole_scores(plan, lines).items()}
+    fitness = {key: plan.score(items) for key, items in complete_scores(plan, lines).items()}
     return sorted(fitness, key=lambda key: -fitness[key])

@@ -1,7 +1,7 @@
 """Trackers by their names, made from the settings of an experiment."""
 
-import importlib
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,8 @@ def check(name: str, settings: Mapping[str, Any]) -> None:
         return
     module = load_plugin("trackers", name, "tracker", (NONE,))
     check_section(module.create, settings, "tracker")
-    try:
-        importlib.import_module(module.PACKAGE)
-    except ImportError:
-        raise ConfigError(f"tracker={name}: its package is not installed; pip install 'evomerge[{name}]'") from None
+    if find_spec(module.PACKAGE) is None:
+        raise ConfigError(f"tracker={name}: its package is not installed; pip install 'evomerge[{name}]'")
 
 
 def create(name: str, folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> "Tracker":

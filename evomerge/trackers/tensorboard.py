@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PACKAGE = "torch.utils.tensorboard"  # itself needs the package tensorboard
+PACKAGE = "tensorboard"
 
 
 class TensorBoard:

@@ -1,4 +1,8 @@
-"""workers."""
+"""One candidate on one device: the live model, the materializer that writes into it, the engine that answers with it.
+
+A worker knows chunks by their ids and returns raw responses; tasks, metrics and scores are the driver's. The rule: what
+goes wrong with a candidate is returned as a value, never raised.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.recipes import ModelRef, Recipe
-from evomerge.scoring.engine import Work
+
+if TYPE_CHECKING:
+    from evomerge.scoring.engine import Work
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class WorkerSpec:
 
     base: ModelRef
     experts: tuple[ModelRef, ...]
-    work: Mapping[str, Work]  # by chunk id
+    work: Mapping[str, "Work"]  # by chunk id
     dtype: str = "float32"
     device: str = "auto"
     attn_implementation: str | None = None

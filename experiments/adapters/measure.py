@@ -28,10 +28,10 @@ from torch import Tensor
 
 from evomerge.environment import machine, versions
 from evomerge.kernels.factors import Factors
-from evomerge.merging.materializer import COMPILE, Materializer
+from evomerge.merging import COMPILE, Materializer
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_model
-from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
 
 Numbers = dict[str, float]
 
@@ -56,7 +56,7 @@ def candidates(family: Family, count: int) -> Iterator[Recipe]:
     for _ in range(count):
         weights = random.uniform(0.0, 0.3, len(family.experts)).round(6)
         sources = tuple(Source(ref, {"weight": float(w)}) for ref, w in zip(family.experts, weights, strict=True))
-        yield models_form("task_arithmetic", family.ref, sources, {})
+        yield recipe_of_models("task_arithmetic", family.ref, sources, {})
 
 
 def held(materializer: Materializer, recipe: Recipe) -> dict[str, int]:

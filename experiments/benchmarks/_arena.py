@@ -80,11 +80,11 @@ class _Recorder:
 
     def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
         """The state before this generation is told; the baselines are everybody's and cost nothing."""
-        self._free = self._free if number else self._evaluator.scored
+        self._free = self._free if number else self._evaluator.scored_items
         best = [candidate for candidate, _ in board.ranked()[:TOP]]
-        believed = {"centre": self._optimizer.centre(), "model": board.model.best() if self._modelled else None}
+        believed = {"centre": self._optimizer.centre(), "model": board.surrogate.best() if self._modelled else None}
         more = [Candidate.of(name, self._space.decode(point)) for name, point in believed.items() if point is not None]
-        self.moments.append(Moment(self._evaluator.scored - self._free, best[0], (*best, *more)))
+        self.moments.append(Moment(self._evaluator.scored_items - self._free, best[0], (*best, *more)))
 
 
 class Arena:

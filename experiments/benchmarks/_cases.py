@@ -9,7 +9,7 @@ from _families import Members
 from torch import Tensor
 
 from evomerge.kernels.factors import Factors
-from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
 
 METHODS = ("linear", "task_arithmetic", "ties", "dare_ties", "slerp", "adapters")
 ADAPTERS = 4
@@ -82,7 +82,7 @@ class Case:
         if self.method == "linear":
             sources = (Source(base, {"weight": found.base}), *sources)
         settings = {"slerp": {"t": found.t}, "linear": {}}.get(self.method, {"lambda": found.lam})
-        return models_form(self.method, base, sources, settings, out_dtype="bfloat16")
+        return recipe_of_models(self.method, base, sources, settings, out_dtype="bfloat16")
 
     def _source(self, index: int, values: Values) -> Source:
         if self.method == "slerp":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evomerge.kernels.factors import Factors
 from evomerge.kernels.sources import Update
-from evomerge.merging.materializer import COMPILE, Materializer
+from evomerge.merging import COMPILE, Materializer
 from evomerge.merging.placement import Placement
 from evomerge.models.family import Family
 

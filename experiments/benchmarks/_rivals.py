@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from _arena import Arena
 
-from evomerge.optimizers import Vector
+from evomerge.optimizers import Surrogate, Vector
 from evomerge.searching.evaluator import Candidate
 from evomerge.space.space import Space
 
@@ -31,7 +31,7 @@ class FoldedCMA:
         self._strategy = cma.CMAEvolutionStrategy(np.full(dimensions, 1.0 / experts), 1.0 / 6.0, options)
         self._asked: list[Vector] = []
 
-    def ask(self) -> list[Vector]:
+    def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
         """A generation, folded and in units of the wide space."""
         self._asked = self._strategy.ask()
         return [np.minimum(np.abs(x) / WIDE, 1.0) for x in self._asked]

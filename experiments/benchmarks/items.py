@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from _rows import Row, environment, print_table, write_json
 
-from evomerge.ledger.reading import plan_of, read_trials, whole_scores
+from evomerge.ledger.reading import complete_scores, plan_of, read_trials
 from evomerge.scoring.protocol import Plan, task_of
 from evomerge.scoring.tasks.slices import into_chunks
-from evomerge.searching.item_order import ItemOrder, agreement, rechunked
+from evomerge.searching.item_order import ItemOrder, agreement_levels, chunks_by_level
 from evomerge.searching.race import Matrix
 
 SEEN, CHUNK, BEST = (16, 32, 48, 64, 96, 128), 16, 12  # items, items of a chunk, candidates
@@ -29,7 +29,7 @@ def read(folder: Path) -> tuple[Plan, Scores, list[str]]:
         raise SystemExit(f"{folder}: no result.json; give the folder of a finished run")
     ledger_header, lines = read_trials(folder / "trials.jsonl")
     plan = plan_of(ledger_header, lines)
-    scores = whole_scores(plan, lines)
+    scores = complete_scores(plan, lines)
     baselines = [row["key"] for row in json.loads((folder / "result.json").read_text())["rows"][:-1]]
     if len(scores.keys() - set(baselines)) < 2:
         raise SystemExit(f"{folder}: fewer than two candidates have seen the whole search slice; give a longer search")
@@ -55,13 +55,13 @@ class Draws:
         draw = np.random.default_rng(seed)
         shuffled = {task: [str(item) for item in draw.permutation(items)] for task, items in self._tasks.items()}
         plan = Plan({"search": into_chunks("search", shuffled, CHUNK)}, self._weights)
-        levels = agreement(plan, self._standing)
-        anew = replace(plan, chunks={"search": rechunked(plan, levels)})
-        return {"rotating": ItemOrder.even(plan, rotating=True), "informative": ItemOrder.informative(anew, levels)}
+        levels = agreement_levels(plan, self._standing)
+        anew = replace(plan, chunks={"search": chunks_by_level(plan, levels)})
+        return {"rotating": ItemOrder.as_drawn(plan, rotating=True), "informative": ItemOrder.by_level(anew, levels)}
 
     def squared_error(self, order: ItemOrder, number: int, seen: int) -> float:
         """Of the difference between two candidates after so many items, mean over all pairs."""
-        items = [item for chunk in order.of_generation(number) for item in chunk.items]
+        items = [item for chunk in order.generation_chunks(number) for item in chunk.items]
         off = self._means(order, items[:seen]) - self._means(order, items)
         return float(((off[:, None] - off[None, :]) ** 2).mean())
 

@@ -22,7 +22,7 @@ from evomerge.recipes.recipe import Recipe
 from evomerge.scoring.protocol import Chunk
 from evomerge.searching.evaluator import Candidate, Evaluator, Stage
 from evomerge.searching.generation import run_generation
-from evomerge.searching.item_order import ItemOrder, agreement, rechunked
+from evomerge.searching.item_order import ItemOrder, agreement_levels, chunks_by_level
 from evomerge.searching.objective import Fitness, Objective
 from evomerge.searching.race import RaceConfig
 
@@ -56,18 +56,18 @@ class Table:
     def order(self, rule: RaceConfig) -> ItemOrder:
         """As `item_order` has it after baselines: the base, and what the search begins with."""
         if rule.items != "informative":
-            return ItemOrder.even(self.plan, rotating=rule.items == "rotating")
+            return ItemOrder.as_drawn(self.plan, rotating=rule.items == "rotating")
         standing = [dict(named(self._items.right(point))) for point in (np.zeros(DIMENSIONS), *starts())]
-        levels = agreement(self.plan, standing)
-        self.plan = replace(self.plan, chunks={"search": rechunked(self.plan, levels)})
-        return ItemOrder.informative(self.plan, levels)
+        levels = agreement_levels(self.plan, standing)
+        self.plan = replace(self.plan, chunks={"search": chunks_by_level(self.plan, levels)})
+        return ItemOrder.by_level(self.plan, levels)
 
     def candidate(self, key: str, point: Vector) -> Candidate:
         """A point of the cube as a candidate with that key."""
         self._scores[key] = dict(named(self._items.right(point)))
         return Candidate(key, cast(Recipe, None), key, point)
 
-    def in_stages(self, chunks: Sequence[Chunk], stages: Iterator[Stage]) -> None:
+    def evaluate_stages(self, chunks: Sequence[Chunk], stages: Iterator[Stage]) -> None:
         """Nothing is left to pay for."""
         for _ in stages:
             pass
@@ -78,10 +78,10 @@ class Table:
     def error_on(self, key: str, chunks: Sequence[Chunk]) -> None:
         """Nobody fails."""
 
-    def note_race(self, generation: int, first: str, stopped: dict[str, int]) -> None:
+    def record_race(self, generation: int, first: str, stopped: dict[str, int]) -> None:
         """There is no ledger."""
 
-    def seen_items(self, key: str, chunks: Sequence[Chunk]) -> dict[str, float]:
+    def objective_items_on(self, key: str, chunks: Sequence[Chunk]) -> dict[str, float]:
         """Item → score."""
         return {item: self._scores[key][item] for chunk in chunks for item in chunk.items}
 
@@ -113,17 +113,19 @@ class Search:
         return truth(max(finalists, key=lambda point: self._select.right(point).mean()))
 
     def _generation(self) -> None:
-        vectors = self._optimizer.ask()
+        vectors = self._optimizer.ask(self._model)
         candidates = [self._table.candidate(self._key(), vector) for vector in vectors]
         self.generations += 1
         scored = run_generation(cast(Evaluator, self._table), candidates, self._rule, self._order, self.generations)
         self._whole += [
-            (scored.fitness[c.key].score, v) for c, v in zip(candidates, vectors, strict=True) if c.key in scored.whole
+            (scored.fitness[c.key].score, v)
+            for c, v in zip(candidates, vectors, strict=True)
+            if c.key in scored.complete
         ]
         losses = [-scored.fitness[c.key].score for c in candidates]
         self._model.tell(vectors, losses)
         self._optimizer.tell(vectors, losses)
-        self.spent += sum(scored.items.values())
+        self.spent += sum(scored.items_seen.values())
         self.asked += len(candidates)
 
     def _key(self) -> str:

@@ -21,7 +21,8 @@ from _rows import Race, Row, environment, print_table, ratio_cell, seconds_cell,
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from evomerge.models.live_model import DTYPES, load_model
+from evomerge.models import load_model, torch_dtype
+from evomerge.recipes import DTYPES
 from evomerge.scoring.engine.encoder import Encoder, Work
 from evomerge.scoring.engine.loglikelihood import TreeEngine
 from evomerge.scoring.engine.tree import Pair, build_trees
@@ -50,7 +51,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=120.0, help="seconds of one contestant in one case")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--dtype", default="float32", choices=list(DTYPES))
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--batch-size", type=int, default=16, help="of lm-eval's class")
     options = parser.parse_args(arguments)
@@ -76,9 +77,9 @@ def open_model(name: str, options: argparse.Namespace) -> tuple[PreTrainedModel,
     if name in SIZES:
         torch.manual_seed(0)
         config = SIZES[name].config()
-        config.dtype = DTYPES[options.dtype]
+        config.dtype = torch_dtype(options.dtype)
         with torch.device(options.device):
-            model = LlamaForCausalLM(config).to(DTYPES[options.dtype]).eval()
+            model = LlamaForCausalLM(config).to(torch_dtype(options.dtype)).eval()
         return model.requires_grad_(False), _numbers(config.vocab_size)
     model = load_model(Path(name), dtype=options.dtype, device=options.device)
     return model, AutoTokenizer.from_pretrained(name)

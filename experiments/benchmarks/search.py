@@ -146,7 +146,7 @@ def measure(arena: Arena, options: argparse.Namespace) -> Iterator[Row]:
         for name in options.names:
             if racing == "off" or name != RIVAL:
                 announce(f"racing {racing}: {name}")
-                yield compete(arena, name, replace(arena.experiment.race, enabled=racing == "on"), options)
+                yield compete(arena, name, replace(arena.experiment.config.race, enabled=racing == "on"), options)
 
 
 def announce(line: str) -> None:

@@ -18,7 +18,7 @@ from evomerge.export import export_recipe
 from evomerge.merging.materializer import Materializer, fingerprint
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_model
-from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
 from evomerge.scoring.protocol import Request
 from tests.architectures.configurations import BRIDGE, NO_FORWARD, UNSCORED, Architecture
 from tests.families import shift
@@ -93,7 +93,7 @@ def recipe(method: str, family: Family) -> Recipe:
     settings = {"density": DENSITY} if method == "ties" else {}
     sources = zip(family.experts, WEIGHTS.values(), strict=True)
     models = tuple(Source(ref, {"weight": weight, **settings}) for ref, weight in sources)
-    return models_form(method, family.ref, models, {}, out_dtype="float32")
+    return recipe_of_models(method, family.ref, models, {}, out_dtype="float32")
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.recipes import dump_recipe
-from evomerge.recipes.recipe import Source, models_form
+from evomerge.recipes.recipe import Source, recipe_of_models
 from tests.conftest import ROOT, SMALL, Command, evomerge
 from tests.families import save_adapter, save_family
 
@@ -235,7 +235,7 @@ def test_merge_of_a_bad_recipe(command: Command, tmp_path: Path, text: str, reas
 def test_merge_into_one_adapter(command: Command, tmp_path: Path) -> None:
     base = save_family("llama", tmp_path / "family", experts=0).base
     sources = [Source(save_adapter("llama", base, tmp_path / f"a{i}", 2, i)[0], {"weight": 0.5}) for i in range(2)]
-    (tmp_path / "r.yaml").write_text(dump_recipe(models_form("linear", base, tuple(sources), {})))
+    (tmp_path / "r.yaml").write_text(dump_recipe(recipe_of_models("linear", base, tuple(sources), {})))
     assert command("merge", "r.yaml", "out", "--adapter").out == "out: rank 4, 6 tensors, exact\n"
     said = command("merge", "r.yaml", "cut", "--adapter", "--rank", "3").out
     assert said.startswith("cut: rank 3, 6 tensors, relative error 0.") and said.count("\n") == 1

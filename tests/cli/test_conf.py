@@ -19,7 +19,7 @@ def composed(*overrides: str) -> dict[str, object]:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from evomerge.__main__ import _home
+    from evomerge.cli.compose import _home
 
     OmegaConf.register_new_resolver("home", _home, replace=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -36,7 +36,7 @@ def test_every_experiment_composes_and_its_keys_are_known(name: str) -> None:
 
     config = composed(f"+experiment={name}")
     experiment = from_config(config)
-    assert str(experiment.budget) and config["base"]
+    assert str(experiment.config.budget) and config["base"]
 
 
 @pytest.mark.parametrize("choice", [choice for choice in GROUPS if choice not in ELSEWHERE])
@@ -110,7 +110,7 @@ def test_every_space_can_search_for_subsets(preset: str, command: Command) -> No
 def test_the_model_keys_are_those_of_the_code() -> None:
     from dataclasses import fields
 
-    from evomerge.experiment.sections import ModelConfig
+    from evomerge.experiment.model_config import ModelConfig
 
     shown = yaml.safe_load((CONF / "config.yaml").read_text())["model"]
     assert list(shown) == [entry.name for entry in fields(ModelConfig)]

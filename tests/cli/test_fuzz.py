@@ -8,8 +8,8 @@ from random import Random
 import pytest
 
 from evomerge.errors import EvomergeError
-from evomerge.experiment.fixed import refuse_changed
 from evomerge.experiment.preview import describe
+from evomerge.experiment.resume import refuse_changed
 from tests.mutations import mutated, sound
 
 SECONDS = 30.0  # on a busy machine, the index of lm-eval's tasks included

@@ -17,7 +17,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from evomerge.errors import RunError
-from evomerge.experiment.run import open_run, write_atomically
+from evomerge.experiment.replay import open_run
+from evomerge.experiment.run import write_atomically
 from evomerge.recipes import load_recipe
 from evomerge.report.html import MOMENT
 from tests.conftest import ITEMS, QUICKSTART, ROOT, SMALL, Command, evomerge
@@ -275,11 +276,11 @@ def test_scores_are_those_of_lm_eval_on_the_merged_folder(finished: Path, comman
 
 def test_the_recipe_so_far_is_valid_and_stays(tmp_path: Path, finished: Path) -> None:
     """Between generations recipe.yaml is the best on search; it loads, merges and names its score."""
-    from evomerge.experiment.run import _BestSoFar
+    from evomerge.experiment.best_recipe import BestRecipe
     from tests.toys import Run
 
     run = Run(tmp_path / "trials.jsonl")
-    callback = _BestSoFar(tmp_path / "recipe.yaml", run.evaluator)
+    callback = BestRecipe(tmp_path / "recipe.yaml", run.evaluator)
     run.generation = callback.generation  # type: ignore[method-assign]
     board = run.search(12)
     best, score = board.ranked()[0]
@@ -287,7 +288,7 @@ def test_the_recipe_so_far_is_valid_and_stays(tmp_path: Path, finished: Path) ->
     assert recipe.key() == best.key and recipe.notes["scores"] == {"search": score}
     (tmp_path / "recipe.yaml").write_text("frozen by the finished run")
     again = Run(tmp_path / "trials.jsonl")
-    again.generation = _BestSoFar(tmp_path / "recipe.yaml", again.evaluator).generation  # type: ignore[method-assign]
+    again.generation = BestRecipe(tmp_path / "recipe.yaml", again.evaluator).generation  # type: ignore[method-assign]
     again.search(12)
     assert (tmp_path / "recipe.yaml").read_text() == "frozen by the finished run"
 
@@ -537,7 +538,7 @@ def test_leaving_unchanged_tensors_alone_changes_no_score(
 @pytest.mark.slow
 def test_a_compiler_changes_no_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors of the quickstart are below what is compiled, so the bound goes down for this one."""
-    monkeypatch.setattr("evomerge.kernels.runner.SMALL", 8)
+    monkeypatch.setattr("evomerge.kernels.runner.EAGER_ELEMENTS", 8)
     folders = {}
     for mode in ("always", "never"):
         said = evomerge("+experiment=quickstart", *TIES, f"model.compile={mode}", f"name={mode}", cwd=tmp_path)
@@ -616,7 +617,7 @@ def test_more_may_be_asked_of_a_finished_search(copied: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("objective.front=true",), "objective.front: optimizer=cma takes one objective; choose of"),
+        (("objective.front=true",), "objective.front: optimizer=cma takes one objective; choose one of"),
         (
             ("objective.maximise=[copi]",),
             "objective.maximise: copi is not one of the scorer's tasks (did you mean 'copy'?)",

@@ -24,7 +24,7 @@ from evomerge.merging.materializer import Materializer
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_model
 from evomerge.recipes import dump_recipe, load_recipe
-from evomerge.recipes.recipe import ModelRef, Recipe, Rule, Slice, Source, models_form
+from evomerge.recipes.recipe import FilteredValue, ModelRef, Recipe, Slice, Source, recipe_of_models
 from tests.families import BUILDERS, TARGETS, Folders, save_family
 from tests.ledger.test_ledger import disk_of
 
@@ -73,10 +73,10 @@ def family(llama: Folders) -> Family:
 
 def recipe_of(folders: Folders, *weights: Any, method: str = "task_arithmetic", **settings: Any) -> Recipe:
     sources = tuple(Source(ref, {"weight": w}) for ref, w in zip(folders.experts, weights, strict=False))
-    return models_form(method, folders.base, sources, settings)
+    return recipe_of_models(method, folders.base, sources, settings)
 
 
-GRADIENTS = ((Rule("mlp", (0.2, 0.9)), Rule(None, 0.5)), (-0.7, 1.3), 0.4)
+GRADIENTS = ((FilteredValue("mlp", (0.2, 0.9)), FilteredValue(None, 0.5)), (-0.7, 1.3), 0.4)
 
 
 def merged_by_peft(base: ModelRef, folder: Path) -> dict[str, Tensor]:
@@ -164,7 +164,7 @@ def test_read_back_as_an_expert_it_is_the_same_merge(kind: str, tmp_path: Path) 
     family, recipe = Family(folders.base, folders.experts), recipe_of(folders, *GRADIENTS)
     export_adapter(recipe, family, tmp_path / "out")
     again = ModelRef(folders.base.path, adapter=str(tmp_path / "out"))
-    alone = models_form("task_arithmetic", folders.base, (Source(again, {"weight": 1.0}),), {})
+    alone = recipe_of_models("task_arithmetic", folders.base, (Source(again, {"weight": 1.0}),), {})
     found = dict(Materializer(Family(folders.base, [again])).tensors(alone))
     for name, tensor in Materializer(family).tensors(recipe):
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6, msg=name)
@@ -183,7 +183,7 @@ def test_half_precision_factors_are_not_rounded_again(llama: Folders, tmp_path: 
     path = tmp_path / "half" / "adapter_model.safetensors"
     save_file({key: tensor.bfloat16() for key, tensor in load_file(path).items()}, path)
     family = Family(llama.base, [ref])
-    recipe = models_form("task_arithmetic", llama.base, (Source(ref, {"weight": 0.37}),), {})
+    recipe = recipe_of_models("task_arithmetic", llama.base, (Source(ref, {"weight": 0.37}),), {})
     export_adapter(recipe, family, tmp_path / "out")
     assert {t.dtype for t in load_file(tmp_path / "out" / "adapter_model.safetensors").values()} == {torch.float32}
     assert_peft_gives(recipe, family, tmp_path / "out")
@@ -195,7 +195,7 @@ def test_a_mean_of_adapters_is_one(llama: Folders, tmp_path: Path, base: str) ->
     sources = [Source(ref, {"weight": w}) for ref, w in zip(llama.experts, (3.0, 1.0, 0.5), strict=True)]
     if base == "listed":
         sources.append(Source(llama.base, {"weight": 2.0}))
-    recipe = models_form("linear", None if base == "unlisted" else llama.base, tuple(sources), {})
+    recipe = recipe_of_models("linear", None if base == "unlisted" else llama.base, tuple(sources), {})
     family = Family(recipe.models()[0], recipe.models()[1:])
     assert family.ref == llama.base
     export_adapter(recipe, family, tmp_path / "out")
@@ -206,14 +206,14 @@ def test_a_mean_of_adapters_is_one(llama: Folders, tmp_path: Path, base: str) ->
 def test_another_method_where_it_comes_to_a_weighted_sum(
     method: str, llama: Folders, family: Family, tmp_path: Path
 ) -> None:
-    recipe = models_form(method, llama.base, (Source(llama.experts[0], {"weight": 0.6}),), {"lambda": 0.7})
+    recipe = recipe_of_models(method, llama.base, (Source(llama.experts[0], {"weight": 0.6}),), {"lambda": 0.7})
     export_adapter(recipe, family, tmp_path / "out")
     assert_peft_gives(recipe, family, tmp_path / "out")
 
 
 def test_an_adapter_as_base_keeps_its_share(llama: Folders, tmp_path: Path) -> None:
     sources = (Source(llama.experts[1], {"weight": 0.3}), Source(llama.experts[2], {"weight": 0.2}))
-    recipe = models_form("task_arithmetic", llama.experts[0], sources, {})
+    recipe = recipe_of_models("task_arithmetic", llama.experts[0], sources, {})
     family = Family(recipe.models()[0], recipe.models()[1:])
     export_adapter(recipe, family, tmp_path / "out")
     assert_peft_gives(recipe, family, tmp_path / "out")
@@ -222,8 +222,8 @@ def test_an_adapter_as_base_keeps_its_share(llama: Folders, tmp_path: Path) -> N
 def test_experts_of_weight_zero_and_modules_without_any_are_left_out(
     llama: Folders, family: Family, tmp_path: Path
 ) -> None:
-    last_layer = (Rule("layers.2.", 0.5), Rule(None, 0.0))
-    recipe = recipe_of(llama, (Rule("q_proj", 0.3), Rule(None, 0.0)), 0.0, last_layer)
+    last_layer = (FilteredValue("layers.2.", 0.5), FilteredValue(None, 0.0))
+    recipe = recipe_of(llama, (FilteredValue("q_proj", 0.3), FilteredValue(None, 0.0)), 0.0, last_layer)
     export_adapter(recipe, family, tmp_path / "out")
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["target_modules"] == ["q_proj"] and config["r"] == 5
@@ -244,13 +244,13 @@ def test_square_and_linear_modules_of_one_model(tmp_path: Path) -> None:
     targets = ["attn.c_proj", "c_fc", "lm_head", "wte"]
     ref = adapter("gpt2", base, tmp_path / "a", 1, r=3, target_modules=targets, lora_alpha=5)
     family = Family(base, [ref])
-    recipe = models_form("task_arithmetic", base, (Source(ref, {"weight": 0.6}),), {})
+    recipe = recipe_of_models("task_arithmetic", base, (Source(ref, {"weight": 0.6}),), {})
     export_adapter(recipe, family, tmp_path / "out")
     with warnings.catch_warnings():  # peft's flag fits one kind of module at a time; it says so and corrects itself
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
         assert_peft_gives(recipe, family, tmp_path / "out")
     again = ModelRef(base.path, adapter=str(tmp_path / "out"))
-    one = models_form("task_arithmetic", base, (Source(again, {"weight": 1.0}),), {})
+    one = recipe_of_models("task_arithmetic", base, (Source(again, {"weight": 1.0}),), {})
     found = dict(Materializer(Family(base, [again])).tensors(one))
     for name, tensor in Materializer(family).tensors(recipe):
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6, msg=name)
@@ -396,12 +396,12 @@ def test_a_method_that_is_no_weighted_sum_is_named(
     method: str, options: dict[str, str], llama: Folders, family: Family, tmp_path: Path
 ) -> None:
     sources = tuple(Source(ref, {"weight": 0.5, "density": 0.5}) for ref in llama.experts)
-    line = refused(models_form(method, llama.base, sources, {}, options=options), family, tmp_path / "out")
+    line = refused(recipe_of_models(method, llama.base, sources, {}, options=options), family, tmp_path / "out")
     assert f"method {method}" in line and "merge without --adapter" in line
 
 
 def test_a_sum_that_scales_the_base_is_named(llama: Folders, family: Family, tmp_path: Path) -> None:
-    in_norms = (Rule("model.norm", 0.9), Rule(None, 1.0))  # a tensor that no adapter touches
+    in_norms = (FilteredValue("model.norm", 0.9), FilteredValue(None, 1.0))  # a tensor that no adapter touches
     recipe = recipe_of(llama, in_norms, method="linear", normalize=False)
     line = refused(recipe, family, tmp_path / "out")
     assert line.startswith("model.norm.weight: ") and "0.9" in line

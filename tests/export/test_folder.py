@@ -16,7 +16,7 @@ from evomerge.export import export_recipe, merge_recipe
 from evomerge.merging.materializer import Materializer
 from evomerge.models.family import Family
 from evomerge.recipes import load_recipe
-from evomerge.recipes.recipe import ModelRef, Recipe, Rule, Source, models_form
+from evomerge.recipes.recipe import FilteredValue, ModelRef, Recipe, Source, recipe_of_models
 from tests.conftest import QUICKSTART
 from tests.families import BUILDERS, save_family
 from tests.ledger.test_ledger import disk_of
@@ -26,9 +26,11 @@ EXPERTS = tuple(ModelRef(str(QUICKSTART / "family" / name)) for name in ("shift"
 
 
 def merged(dtype: str | None = "float32") -> Recipe:
-    depths = (Rule("mlp", (0.2, 0.9)), Rule(None, 0.5))
+    depths = (FilteredValue("mlp", (0.2, 0.9)), FilteredValue(None, 0.5))
     sources = (Source(EXPERTS[0], {"weight": 0.4}), Source(EXPERTS[1], {"weight": depths}))
-    return models_form("task_arithmetic", BASE, sources, {}, out_dtype=dtype).with_notes({"scores": {"holdout": 0.9}})
+    return recipe_of_models("task_arithmetic", BASE, sources, {}, out_dtype=dtype).with_notes(
+        {"scores": {"holdout": 0.9}}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_shards_hold_the_same_tensors(kind: str, tmp_path: Path) -> None:
     folders = save_family(kind, tmp_path / "family")
     family = Family(folders.base, folders.experts)
     sources = tuple(Source(ref, {"weight": 0.3}) for ref in folders.experts)
-    recipe = models_form("task_arithmetic", folders.base, sources, {}, out_dtype="float32")
+    recipe = recipe_of_models("task_arithmetic", folders.base, sources, {}, out_dtype="float32")
     digests = {
         export_recipe(recipe, family, tmp_path / "one"),
         export_recipe(recipe, family, tmp_path / "many", shard_bytes=3000),
@@ -174,7 +176,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(family: Family, tmp_path: P
 
 
 def test_a_merge_that_is_not_finite_leaves_nothing(family: Family, tmp_path: Path) -> None:
-    recipe = models_form("task_arithmetic", BASE, (Source(EXPERTS[0], {"weight": math.inf}),), {})
+    recipe = recipe_of_models("task_arithmetic", BASE, (Source(EXPERTS[0], {"weight": math.inf}),), {})
     with pytest.raises(CandidateError, match="model."):
         export_recipe(recipe, family, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -205,7 +207,7 @@ def test_other_weights_of_the_base_folder_stay_behind(tmp_path: Path) -> None:
     (base / "chat_template.jinja").write_text("{{ messages }}")
     (base / "modeling_own.py").write_text("# code of the model")
     ref = ModelRef(str(base))
-    recipe = models_form("task_arithmetic", ref, (Source(EXPERTS[0], {"weight": 0.4}),), {}, out_dtype="float32")
+    recipe = recipe_of_models("task_arithmetic", ref, (Source(EXPERTS[0], {"weight": 0.4}),), {}, out_dtype="float32")
     export_recipe(recipe, Family(ref, EXPERTS[:1]), tmp_path / "out")
     found = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert {"chat_template.jinja", "modeling_own.py", "tokenizer.json"} <= found
@@ -215,6 +217,6 @@ def test_other_weights_of_the_base_folder_stay_behind(tmp_path: Path) -> None:
 def test_an_output_inside_the_base_folder_does_not_copy_itself(tmp_path: Path) -> None:
     base = Path(shutil.copytree(BASE.path, tmp_path / "base"))
     ref = ModelRef(str(base))
-    recipe = models_form("task_arithmetic", ref, (Source(EXPERTS[0], {"weight": 0.4}),), {}, out_dtype="float32")
+    recipe = recipe_of_models("task_arithmetic", ref, (Source(EXPERTS[0], {"weight": 0.4}),), {}, out_dtype="float32")
     export_recipe(recipe, Family(ref, EXPERTS[:1]), base / "merged")
     assert not [path for path in (base / "merged").rglob("*") if path.is_dir()]

@@ -41,7 +41,7 @@ def failing(slice_name: str, chosen: Callable[[Job], bool]) -> ToyPool:
 def test_top_and_baselines_go_to_select_winner_and_baselines_to_holdout(tmp_path: Path) -> None:
     run, board, result = finished(tmp_path / "trials.jsonl")
     standing = {recipe.key() for recipe in toy_baselines().values()}
-    asked = [candidate for candidate, _ in board.ranked() if candidate.label not in board.favourites]
+    asked = [candidate for candidate, _ in board.ranked() if candidate.label not in board.predicted_optima]
     top = {candidate.key for candidate in asked[:3]}
     for candidate in asked:
         expected = {"search"}
@@ -139,14 +139,14 @@ def test_looks_at_holdout_are_counted_once_for_the_same_look(tmp_path: Path) -> 
 def test_favourites_are_scored_on_search_and_go_to_select_whatever_their_rank(label: str, tmp_path: Path) -> None:
     run, board, _ = finished(tmp_path / "trials.jsonl")
     (favourite,) = [c for c in board.candidates.values() if c.label == label]
-    assert favourite.key == toy_space().decode(board.favourites[label]).key()
+    assert favourite.key == toy_space().decode(board.predicted_optima[label]).key()
     assert {"search", "select"} <= slices_of(run, favourite.key)
 
 
 @pytest.mark.parametrize("label", ["centre", "model"])
 def test_a_favourite_may_win(label: str, tmp_path: Path) -> None:
     _, board, _ = finished(tmp_path / "plain.jsonl")
-    key = toy_space().decode(board.favourites[label]).key()
+    key = toy_space().decode(board.predicted_optima[label]).key()
     loved = ToyPool(answers=lambda job: [9.0] * 3 if job.key == key and "select" in job.chunk else None)
     _, _, result = finished(tmp_path / "loved.jsonl", loved)
     assert (result.winner.label, result.rows[-1].label) == (label, "winner")
@@ -154,7 +154,7 @@ def test_a_favourite_may_win(label: str, tmp_path: Path) -> None:
 
 def test_a_favourite_that_fails_is_no_finalist(tmp_path: Path) -> None:
     _, board, _ = finished(tmp_path / "plain.jsonl")
-    key = toy_space().decode(board.favourites["centre"]).key()
+    key = toy_space().decode(board.predicted_optima["centre"]).key()
     run, again, result = finished(tmp_path / "failing.jsonl", failing("search", lambda job: job.key == key))
     assert slices_of(run, key) == {"search"} and result.winner.key != key
     assert "centre" in again.failures()
@@ -164,7 +164,7 @@ def test_an_optimizer_without_a_centre_has_one_finalist_less(tmp_path: Path) -> 
     run = Run(tmp_path / "trials.jsonl")
     board = run.search(24, toy_optimizer("random"), close=False)
     Finaliser(run.evaluator, board, toy_baselines(), FinaliseConfig(top=2), seed=1).run(toy_space(), {})
-    assert set(board.favourites) == {"model"} and "centre" not in {c.label for c in board.candidates.values()}
+    assert set(board.predicted_optima) == {"model"} and "centre" not in {c.label for c in board.candidates.values()}
     run.ledger.close()
 
 

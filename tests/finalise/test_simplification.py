@@ -9,7 +9,7 @@ import pytest
 from evomerge import methods
 from evomerge.finalise.simplification import Simpler, backward, steps
 from evomerge.models.groups import Layout
-from evomerge.recipes.recipe import ModelRef, Recipe, Rule, Source, models_form
+from evomerge.recipes.recipe import FilteredValue, ModelRef, Recipe, Source, recipe_of_models
 from evomerge.searching.evaluator import Candidate
 from evomerge.searching.objective import Objective
 from evomerge.space.space import Space
@@ -22,7 +22,7 @@ LAYERS = Layout([f"model.layers.{i}.{part}.weight" for i in range(4) for part in
 
 def two(left: float, right: float) -> Recipe:
     pair = zip(EXPERTS.values(), (left, right), strict=True)
-    return models_form("task_arithmetic", BASE, tuple(Source(ref, {"weight": w}) for ref, w in pair), {})
+    return recipe_of_models("task_arithmetic", BASE, tuple(Source(ref, {"weight": w}) for ref, w in pair), {})
 
 
 def layered(method: str = "task_arithmetic", **rest: Any) -> Recipe:
@@ -48,13 +48,13 @@ def test_an_expert_goes_by_its_weight_and_the_last_one_stays() -> None:
 
 def test_an_expert_that_votes_without_a_weight_is_not_listed() -> None:
     sources = tuple(Source(ref) for ref in EXPERTS.values())
-    recipe = models_form("magmax", BASE, sources, {"lambda": 0.5})
+    recipe = recipe_of_models("magmax", BASE, sources, {"lambda": 0.5})
     assert [s.model for s in found(recipe)["without left"].slices[0].sources] == [EXPERTS["right"]]
 
 
 def test_one_expert_after_another_goes_by_its_name() -> None:
     refs = [ModelRef(name) for name in ("one", "two", "three")]
-    recipe = models_form("magmax", BASE, tuple(Source(ref) for ref in refs), {"lambda": 0.5})
+    recipe = recipe_of_models("magmax", BASE, tuple(Source(ref) for ref in refs), {"lambda": 0.5})
     every = {step.words: step for step in steps(recipe, {})}
     left = every["without two"].of(every["without one"].of(recipe))
     assert [source.model.path for source in left.slices[0].sources] == ["three"]
@@ -71,7 +71,7 @@ def test_layers_share_the_mean_of_their_values() -> None:
 def test_a_group_goes_back_to_the_base() -> None:
     recipe = found(layered())["self_attn. as in the base"]
     for rules in settings_of(recipe, "weight"):
-        assert rules[0] == Rule("self_attn.", 0.0) and isinstance(rules[1].value, tuple)
+        assert rules[0] == FilteredValue("self_attn.", 0.0) and isinstance(rules[1].value, tuple)
 
 
 def test_no_group_goes_back_where_the_method_shares_out_its_weights() -> None:

@@ -34,7 +34,7 @@ def base() -> Tensor:
 
 def test_a_rule_sees_task_vectors_numbers_words_and_banks(base: Tensor) -> None:
     sources = Sources("w", base, [base + 1])
-    sources.hold({"bank.a": torch.full((50, 40), 3, dtype=torch.uint8), "bank.b": torch.full_like(base, 0.5)})
+    sources.set_prepared({"bank.a": torch.full((50, 40), 3, dtype=torch.uint8), "bank.b": torch.full_like(base, 0.5)})
     out = merged(Consensus(banked, (4.0,), (7,), ("a", "b")), sources)
     assert torch.allclose(out, base + 3 + 2 + 7, atol=1e-5)
 
@@ -90,7 +90,7 @@ def test_everything_is_brought_to_the_device(base: Tensor, update: str) -> None:
     """The meta device stands for another device than the one where the tensors are stored."""
     expert = {"dense": base + 1, "factors": adapter(50, 40), "idle": None}[update]
     sources = Sources("w", base, [expert], device="meta")
-    sources.hold({"bank.direction.0": base})
+    sources.set_prepared({"bank.direction.0": base})
     keep = vote((Keep(),), (0.5,), (1.0,), elect=True, normalize=True, lam=1.0)
     for coefficients in (LinComb(0.5, (0.5,), (0.1,)), keep):
         assert merged(coefficients, sources).device.type == "meta"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge.kernels import LinComb, Rows, Runner, Sources, apply
+from evomerge.kernels import LinComb, PerRow, Runner, Sources, apply
 from evomerge.kernels.factors import Factors
 from evomerge.kernels.lowrank import Tiles
 from tests.passes import merged
@@ -125,12 +125,12 @@ def test_products_of_narrow_tensors_are_taken_in_fp32(base: Tensor, dtype: torch
 
 def test_directions_are_prepared_tensors(base: Tensor) -> None:
     sources = Sources("w", base, [base + 1])
-    sources.hold({"bank.direction.0": torch.full_like(base, 2.0), "bank.direction.1": base * float("nan")})
+    sources.set_prepared({"bank.direction.0": torch.full_like(base, 2.0), "bank.direction.1": base * float("nan")})
     out = merged(LinComb(0.5, (0.5,), (0.25, 0.0)), sources)
     close(out, base.double() + 0.5 + 0.5)
 
 
-ROWS = Rows(tuple(i / 7 for i in range(9)))
+ROWS = PerRow(tuple(i / 7 for i in range(9)))
 PER_ROW = torch.tensor(ROWS.values, dtype=torch.float64)[:, None]
 
 

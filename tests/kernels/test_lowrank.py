@@ -22,7 +22,7 @@ def sources() -> Sources:
     base = torch.randn(ROWS, COLUMNS, generator=generator)
     up, down = torch.randn(ROWS, RANK, generator=generator), torch.randn(RANK, COLUMNS, generator=generator)
     found = Sources("w", base, [Factors(up, down, 0.5)])
-    found.hold({"bank.up": up.to(torch.bfloat16), "bank.down": down.to(torch.bfloat16)})
+    found.set_prepared({"bank.up": up.to(torch.bfloat16), "bank.down": down.to(torch.bfloat16)})
     return found
 
 

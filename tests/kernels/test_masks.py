@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evomerge.kernels.coefficients import Block
 from evomerge.kernels.consensus import Elementwise
-from evomerge.kernels.masks import LEVELS, limit, mask_keys, shared_round, uniform24
+from evomerge.kernels.masks import MASK_LEVELS, mask_keys, mask_threshold, shared_round, uniform24
 from evomerge.kernels.runner import BLOCK, Runner
 
 LONG_BLOCK = BLOCK["cpu"]
@@ -37,7 +37,7 @@ def number(tensor: int, expert: int, index: int) -> int:
 
 def rule(block: Block) -> Tensor:
     """24-bit numbers as floats, which hold them exactly."""
-    return uniform24(shared_round(block, block.words[0]), block.words[1], block.high).float()
+    return uniform24(shared_round(block, block.words[0]), block.words[1], block.index_high).float()
 
 
 def numbers(keys: tuple[int, int] = (KEYS[0], KEYS[1]), size: int = SIZE, start: int = 0) -> Tensor:
@@ -48,7 +48,7 @@ def numbers(keys: tuple[int, int] = (KEYS[0], KEYS[1]), size: int = SIZE, start:
 
 
 def mask(density: float = 0.5, keys: tuple[int, int] = (KEYS[0], KEYS[1]), size: int = SIZE) -> Tensor:
-    return numbers(keys, size) < limit(density)
+    return numbers(keys, size) < mask_threshold(density)
 
 
 def test_keys_are_blake2b_of_seed_tensor_and_expert() -> None:
@@ -84,11 +84,18 @@ def test_numbers_do_not_see_the_edges_of_blocks(start: int) -> None:
 
 
 def test_the_limit_of_nothing_and_of_everything_is_exact() -> None:
-    assert limit(0.0) == limit(-0.5) == 0 and limit(1.0) == limit(1.5) == LEVELS == 2**24
+    assert (
+        mask_threshold(0.0) == mask_threshold(-0.5) == 0
+        and mask_threshold(1.0) == mask_threshold(1.5) == MASK_LEVELS == 2**24
+    )
     found = numbers()
-    assert found.min() >= 0 and found.max() < LEVELS
+    assert found.min() >= 0 and found.max() < MASK_LEVELS
     assert not mask(0.0).any() and mask(1.0).all()
-    assert limit(0.25) == LEVELS // 4 and limit(1 / LEVELS) == 1 and limit(1 - 1 / LEVELS) == LEVELS - 1
+    assert (
+        mask_threshold(0.25) == MASK_LEVELS // 4
+        and mask_threshold(1 / MASK_LEVELS) == 1
+        and mask_threshold(1 - 1 / MASK_LEVELS) == MASK_LEVELS - 1
+    )
 
 
 def test_masks_are_nested_in_the_density() -> None:

@@ -13,13 +13,13 @@ from torch._dynamo.utils import counters
 from evomerge.kernels.consensus import Elementwise
 from evomerge.kernels.lincomb import WeightedSum
 from evomerge.kernels.masks import mask_keys
-from evomerge.kernels.runner import BLOCK, SMALL, Kernel, Runner
+from evomerge.kernels.runner import BLOCK, EAGER_ELEMENTS, Kernel, Runner
 from evomerge.kernels.voting import Band, Drop, Keep, Mask, RankDrop, Trim, vote
 
 LONG_BLOCK = BLOCK["cpu"]
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 MIXED = (BF16, FP16, FP32, BF16, FP16)
-SIZES = (SMALL + 1, 5001, 8192, LONG_BLOCK + 1, 2 * LONG_BLOCK + 3)
+SIZES = (EAGER_ELEMENTS + 1, 5001, 8192, LONG_BLOCK + 1, 2 * LONG_BLOCK + 3)
 
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
@@ -68,7 +68,9 @@ def same(runner: Runner, kernel: Kernel, tensors: Sequence[Tensor], numbers: Ten
 # --- blocks and indices, without a compiler ---
 
 
-@pytest.mark.parametrize("size", [0, 1, 5, SMALL, LONG_BLOCK - 1, LONG_BLOCK, LONG_BLOCK + 1, 2 * LONG_BLOCK + 3])
+@pytest.mark.parametrize(
+    "size", [0, 1, 5, EAGER_ELEMENTS, LONG_BLOCK - 1, LONG_BLOCK, LONG_BLOCK + 1, 2 * LONG_BLOCK + 3]
+)
 def test_blocks_change_no_bit(size: int) -> None:
     tensors = [values(size, i, dtype) for i, dtype in enumerate(MIXED[:3])]
     numbers = torch.tensor([0.3, -1.7, 0.1])
@@ -112,7 +114,7 @@ def position_entry(out: Tensor, numbers: Tensor, words: Tensor, *tensors: Tensor
 LAST = {FP16: (65519.99, 65520.0), BF16: (3.3961e38, 3.39618e38)}  # largest that still rounds to a number, smallest not
 
 
-@pytest.mark.parametrize("size", [1, 5, SMALL, SMALL + 1, LONG_BLOCK + 1])
+@pytest.mark.parametrize("size", [1, 5, EAGER_ELEMENTS, EAGER_ELEMENTS + 1, LONG_BLOCK + 1])
 @pytest.mark.parametrize("dtype", [FP32, FP16, BF16], ids=str)
 def test_one_bad_element_raises_the_flag(size: int, dtype: torch.dtype) -> None:
     for bad in (float("nan"), float("inf"), -float("inf")):
@@ -149,18 +151,18 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> list[Callable[..., Tensor]]:
 
 def test_small_tensors_are_not_worth_a_compiler(compiler: list[Callable[..., Tensor]]) -> None:
     runner = Runner(compiled=True)
-    for size in (0, 1, SMALL // 2, SMALL):
+    for size in (0, 1, EAGER_ELEMENTS // 2, EAGER_ELEMENTS):
         ran(runner, WeightedSum(update=False), [torch.ones(size)], torch.ones(1), FP32)
     assert not compiler
-    ran(runner, WeightedSum(update=False), [torch.ones(SMALL + 1)], torch.ones(1), FP32)
+    ran(runner, WeightedSum(update=False), [torch.ones(EAGER_ELEMENTS + 1)], torch.ones(1), FP32)
     assert len(compiler) == 1
-    ran(Runner(), WeightedSum(update=False), [torch.ones(SMALL + 1)], torch.ones(1), FP32)
+    ran(Runner(), WeightedSum(update=False), [torch.ones(EAGER_ELEMENTS + 1)], torch.ones(1), FP32)
     assert len(compiler) == 1
 
 
 def test_what_a_compiler_would_tell_apart_has_code_of_its_own(compiler: list[Callable[..., Tensor]]) -> None:
     """The compiler refuses more than eight variants of one code object, and a search may have more."""
-    runner, size = Runner(compiled=True), SMALL + 1
+    runner, size = Runner(compiled=True), EAGER_ELEMENTS + 1
     for _ in range(3):
         for count in range(1, 13):
             ran(runner, WeightedSum(update=False), [torch.ones(size)] * count, torch.ones(count), FP32)
@@ -210,7 +212,7 @@ def test_a_full_device_is_no_broken_compiler(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("evomerge.kernels.runner._compile", Broken(torch.OutOfMemoryError("full"), early=False))
     runner = Runner(compiled=True)
     with pytest.raises(torch.OutOfMemoryError):
-        ran(runner, WeightedSum(update=False), [torch.ones(SMALL + 1)], torch.ones(1), FP32)
+        ran(runner, WeightedSum(update=False), [torch.ones(EAGER_ELEMENTS + 1)], torch.ones(1), FP32)
     assert runner.compiled
 
 
@@ -219,7 +221,7 @@ def test_a_full_device_is_no_broken_compiler(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_compiled_sums_give_the_same_bits(compiling: Runner) -> None:
     kernel, numbers = WeightedSum(update=False), torch.tensor([0.3, -1.7, 0.1])
-    same(compiling, kernel, [values(SMALL + 1, i, d) for i, d in enumerate(MIXED[:3])], numbers, FP16)
+    same(compiling, kernel, [values(EAGER_ELEMENTS + 1, i, d) for i, d in enumerate(MIXED[:3])], numbers, FP16)
     graphs = counters["stats"]["unique_graphs"]
     for size in (*SIZES, 4100, 4113, 12345, 65536):
         tensors = [values(size, i, d) for i, d in enumerate(MIXED[:3])]
@@ -247,13 +249,15 @@ def test_compiled_masks_give_the_same_bits_at_any_index(compiling: Runner) -> No
     merged = vote([Drop(0.5), Keep()], [0.5, -0.3], [1.3, 1.0], elect=True, normalize=True, lam=0.7, keys=keys)
     kernel = Elementwise(merged.rule, ("weight", "update"))
     graphs = None
-    for size, start in product((SMALL + 1, LONG_BLOCK + 1), (0, 3, 2**31 - 9, 2**34 + 1)):
+    for size, start in product((EAGER_ELEMENTS + 1, LONG_BLOCK + 1), (0, 3, 2**31 - 9, 2**34 + 1)):
         tensors = [values(size, 0, BF16), values(size, 1, BF16), values(size, 2)]
         numbers, words = torch.tensor(merged.numbers), merged.words
         same(compiling, kernel, tensors, numbers, BF16, words=words, start=start)
         graphs = graphs or counters["stats"]["unique_graphs"]
     tensors[1][-1] = float("nan")
-    same(compiling, kernel, tensors, numbers, BF16, words=words, start=2**32 - SMALL - 1)  # cut where the word changes
+    same(
+        compiling, kernel, tensors, numbers, BF16, words=words, start=2**32 - EAGER_ELEMENTS - 1
+    )  # cut where the word changes
     assert counters["stats"]["unique_graphs"] == graphs
 
 
@@ -296,7 +300,7 @@ def test_every_compiled_vote_gives_the_same_bits(compiling: Runner, kind: str) -
         options: dict[str, Any] = {"elect": elect, "normalize": normalize, "sign": sign, "divisor": divisor}
         merged = vote(KINDS[kind], [0.5, -0.5, 1.3], [1.3, 1.0, 0.7], lam=0.7, keys=mask_keys(1, "w", 3), **options)
         kernel = Elementwise(merged.rule, ("weight", "weight", "update"))
-        for size in (SMALL + 1, LONG_BLOCK + 1):
+        for size in (EAGER_ELEMENTS + 1, LONG_BLOCK + 1):
             tensors = [values(size, 0, BF16), values(size, 1, BF16), values(size, 2, BF16), values(size, 3)]
             tensors += [torch.randint(0, 256, (size,), dtype=torch.uint8)] if merged.bank else []
             for bad in (None, float("nan"), float("inf")):

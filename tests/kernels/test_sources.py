@@ -11,7 +11,7 @@ LOW = Factors(torch.ones(3, 2), torch.ones(2, 4), 2.0)
 
 def sources() -> Sources:
     found = Sources("w", BASE, [BASE + 1, LOW, None])
-    found.hold({"bank.direction.0": BASE * 2, "table": torch.ones(3, dtype=torch.float64)})
+    found.set_prepared({"bank.direction.0": BASE * 2, "table": torch.ones(3, dtype=torch.float64)})
     return found
 
 
@@ -25,7 +25,7 @@ def test_experts_and_task_vectors_in_fp32() -> None:
 
 
 def test_on_a_device_everything_but_the_tables_moves() -> None:
-    staged = sources().on(torch.device("meta"))
+    staged = sources().to(torch.device("meta"))
     assert all(tensor.device.type == "meta" for tensor in staged.tensors())
     assert len(staged.tensors()) == 1 + 1 + 2 + 1
     assert staged.device.type == "meta" and staged.bank("direction.0").device.type == "meta"
@@ -35,9 +35,9 @@ def test_on_a_device_everything_but_the_tables_moves() -> None:
 
 def test_what_is_prepared_is_not_there_before_it_is_held() -> None:
     empty = Sources("w", BASE, [])
-    assert not empty.ready and not empty.prepared and len(empty.tensors()) == 1
-    empty.hold({})
-    assert empty.ready
+    assert not empty.is_prepared and not empty.prepared and len(empty.tensors()) == 1
+    empty.set_prepared({})
+    assert empty.is_prepared
 
 
 def test_an_update_that_is_made_when_it_is_asked_for() -> None:
@@ -50,4 +50,4 @@ def test_an_update_that_is_made_when_it_is_asked_for() -> None:
     held = Sources("w", BASE, [make])
     assert not made
     assert torch.equal(held.delta(0), torch.ones(3, 4)) and len(made) == 1
-    assert torch.equal(held.on(torch.device("cpu")).expert(0), BASE.float() + 1) and len(made) == 2
+    assert torch.equal(held.to(torch.device("cpu")).expert(0), BASE.float() + 1) and len(made) == 2

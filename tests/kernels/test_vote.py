@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels import Sources
-from evomerge.kernels.masks import limit, mask_keys
+from evomerge.kernels.masks import mask_keys, mask_threshold
 from evomerge.kernels.voting import Band, Drop, Keep, Mask, Trim, vote
 from tests.passes import merged
 
@@ -87,7 +87,7 @@ def test_drop_is_the_generators_mask(density: float) -> None:
     assert set(kept.tolist()) <= {0.0, 1.0}
     assert abs(kept.mean().item() - density) < 0.01 and (0 < density < 1 or kept.mean().item() == density)
     words = vote((Drop(0.3), Keep()), (1, 1), (1, 1), elect=True, normalize=True, lam=1.0, keys=(5, 6, 7)).words
-    assert words == (5, 6, 7, limit(0.3), limit(1.0))
+    assert words == (5, 6, 7, mask_threshold(0.3), mask_threshold(1.0))
 
 
 def test_masks_of_another_class_may_stand_beside_keep() -> None:

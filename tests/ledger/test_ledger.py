@@ -17,7 +17,7 @@ import pytest
 
 from evomerge.errors import RunError
 from evomerge.ledger.ledger import Ledger, Rechunking, Trial
-from evomerge.ledger.reading import chunks_of, read_trials, refuse_other
+from evomerge.ledger.reading import chunks_of, read_trials, refuse_other_search
 from tests.toys import Run
 
 HEADER: Mapping[str, Any] = {
@@ -154,8 +154,8 @@ def test_another_configuration_is_refused_with_the_difference(path: Path) -> Non
     assert "seed: 1 → 2" in message and "space.schedule.blocks: 2 → 4" in message and "\n" not in message
     assert path.read_bytes() == before
     with pytest.raises(RunError, match="seed: 1 → 2"):
-        refuse_other(path, {"config": other["config"]})
-    refuse_other(path, {"config": HEADER["config"]})
+        refuse_other_search(path, {"config": other["config"]})
+    refuse_other_search(path, {"config": HEADER["config"]})
 
 
 def test_many_differences_are_cut_short(path: Path) -> None:
@@ -305,19 +305,19 @@ OLD, NEW = {"search/0": ["t/0", "t/1"], "search/1": ["t/2"]}, {"search/x/0": ["t
 
 def test_scores_of_a_slice_dealt_anew_are_those_of_its_items() -> None:
     trial = Trial({"search/0": [0.1, 0.2], "search/1": [0.3], "select/0": [1.0]})
-    trial.fill_in(OLD, NEW)
+    trial.regroup(OLD, NEW)
     assert trial.scores["search/x/0"] == [0.3, 0.1] and trial.scores["search/x/1"] == [0.2]
     part = Trial({"search/0": [0.1, 0.2]})
-    part.fill_in(OLD, NEW)
+    part.regroup(OLD, NEW)
     assert part.scores.keys() == {"search/0"}, "half of the items are no slice"
 
 
 def test_what_is_known_of_a_new_chunk_stays() -> None:
     trial = Trial({"search/0": [0.1, 0.2], "search/1": [0.3], "search/x/1": [0.9]})
-    trial.fill_in(OLD, NEW)
+    trial.regroup(OLD, NEW)
     assert trial.scores["search/x/1"] == [0.9]
     failed = Trial({"search/0": [0.1, 0.2], "search/x/1": [0.9]}, {"search/1": "no memory"})
-    failed.fill_in(OLD, NEW)
+    failed.regroup(OLD, NEW)
     assert failed.errors == {"search/1": "no memory", "search/x/0": "no memory"}
 
 

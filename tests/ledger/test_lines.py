@@ -60,13 +60,13 @@ FOREIGN = {"key": "a", "chunk": "search/7", "scores": [1.0], "seconds": 0.5}
 DISTURBED: dict[str, tuple[Callable[[Lines], Lines], str]] = {
     "all twice in a row": (
         lambda ls: [ls[0], *(x for line in ls[1:] for x in (line, line))],
-        "stands twice in lines 3",
+        "duplicates in lines 3",
     ),
-    "joined with itself": (lambda ls: ls + ls, "a second header in line 14; what stands twice in lines 15"),
+    "joined with itself": (lambda ls: ls + ls, "a second header in line 14; duplicates in lines 15"),
     "joined with an older version's": (lambda ls: [*ls, {**ls[0], "versions": {}}], "a second header in line 14"),
-    "scored again elsewhere": (other_seconds, "stands twice in lines 14, 15, 16, 17"),
+    "scored again elsewhere": (other_seconds, "duplicates in lines 14, 15, 16, 17"),
     "an unknown key": (lambda ls: [*ls[:3], {**ls[3], "note": 1}, *ls[4:]], "unknown key 'note' in line 4"),
-    "an unknown key in a second copy": (lambda ls: [*ls, {**ls[2], "note": 1}], "stands twice in line 14"),
+    "an unknown key in a second copy": (lambda ls: [*ls, {**ls[2], "note": 1}], "duplicates in line 14"),
     "a chunk of another search": (lambda ls: [*ls, FOREIGN], "chunks of another search in line 14"),
     "a key of nobody": (lambda ls: [*ls, {**FOREIGN, "key": "z"}], "a candidate without a recipe in line 14"),
     "a failure on one": (lambda ls: [*ls, {"key": "a", "chunk": "x", "error": "y"}], "another search in line 14"),
@@ -82,7 +82,7 @@ def test_what_is_passed_over_changes_nothing(name: str, path: Path, caplog: pyte
     before = path.read_bytes()
     assert state(path) == undisturbed and path.read_bytes() == before
     (message,) = caplog.messages
-    assert message.startswith(f"{path}: passed over ") and said in message
+    assert message.startswith(f"{path}: ignored ") and said in message
 
 
 @pytest.mark.parametrize(

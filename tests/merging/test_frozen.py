@@ -15,7 +15,7 @@ from evomerge.models.family import Family
 from evomerge.models.live_model import load_model
 from evomerge.recipes import dump_recipe, load_recipe, parse_recipe
 from evomerge.recipes.document import FROZEN_FROM, to_document
-from evomerge.recipes.recipe import Recipe, Source, models_form
+from evomerge.recipes.recipe import Recipe, Source, recipe_of_models
 from evomerge.space.space import Space
 from tests.families import Folders, save_adapter, save_family
 
@@ -147,14 +147,14 @@ def test_other_methods_stay_as_they_are(method: str, llama: Family) -> None:
 def test_a_stacked_recipe_stays_as_it_is(llama: Family) -> None:
     first, second = list(llama.experts)[:2]
     parts = tuple(Source(ref, {}, (0, 2)) for ref in (llama.ref, first, second))
-    recipe = models_form("model_stock", llama.ref, parts, {})
+    recipe = recipe_of_models("model_stock", llama.ref, parts, {})
     assert freeze(recipe, Materializer(llama)) is recipe
 
 
 def test_coefficients_of_rows_stay_native(llama: Family) -> None:
     """`filter_wise` has a ratio for each row, which no weight of a tensor can say."""
     experts = tuple(Source(ref, {}) for ref in llama.experts)
-    recipe = models_form("model_stock", llama.ref, experts, {"filter_wise": True, "lambda": 1.0})
+    recipe = recipe_of_models("model_stock", llama.ref, experts, {"filter_wise": True, "lambda": 1.0})
     assert freeze(recipe, Materializer(llama)) is recipe
 
 

@@ -14,14 +14,14 @@ from evomerge.merging.materializer import Fingerprint, Materializer, fingerprint
 from evomerge.merging.placement import Mode, Placement
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_model
-from evomerge.recipes.recipe import ModelRef, Recipe, Setting, Slice, Source, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Setting, Slice, Source, recipe_of_models
 from tests.families import Folders, save_adapter, save_family
 
 Tensors = dict[str, torch.Tensor]
 
 
 def task_arithmetic(folders: Folders, *sources: tuple[ModelRef, float]) -> Recipe:
-    return models_form("task_arithmetic", folders.base, tuple(Source(r, {"weight": w}) for r, w in sources), {})
+    return recipe_of_models("task_arithmetic", folders.base, tuple(Source(r, {"weight": w}) for r, w in sources), {})
 
 
 def written(materializer: Materializer, recipe: Recipe, dtype: str = "float32") -> Tensors:
@@ -76,14 +76,14 @@ def test_every_pass_takes_an_adapter_like_its_dense_merge(method: str, tmp_path:
     shared: dict[str, Setting] = {"t": 0.3} if method == "slerp" else {}
     refs = (adapter, ModelRef(str(tmp_path / "dense")))
     both = Materializer(Family(folders.base, refs))
-    low, full = (dict(both.tensors(models_form(method, folders.base, (Source(r, own),), shared))) for r in refs)
+    low, full = (dict(both.tensors(recipe_of_models(method, folders.base, (Source(r, own),), shared))) for r in refs)
     for name in low:
         assert torch.allclose(low[name], full[name], rtol=1e-5, atol=1e-6), name
 
 
 def test_trim_over_the_whole_model_keeps_its_largest_share(llama: Folders, materializer: Materializer) -> None:
     sources = tuple(Source(ref, {"weight": 1.0, "density": 0.3}) for ref in llama.experts[:1])
-    recipe = models_form("ties", llama.base, sources, {}, options={"trim": "model"})
+    recipe = recipe_of_models("ties", llama.base, sources, {}, options={"trim": "model"})
     base = {n: materializer.family.base.checkpoint.tensor(n) for n in materializer.family.base.parameter}
     expert = load_file(Path(llama.experts[0].path) / "model.safetensors")
     merged = dict(materializer.tensors(recipe))
@@ -103,7 +103,7 @@ def test_a_threshold_over_the_model_counts_from_the_recipes_base(llama: Folders,
     """The same recipe, opened on another family: its base is an expert there."""
     base, expert = llama.experts[0], llama.experts[1]
     values: dict[str, Setting] = {"weight": 1.0, "density": 0.3}
-    recipe = models_form("ties", base, (Source(expert, values),), {}, options={"trim": "model"})
+    recipe = recipe_of_models("ties", base, (Source(expert, values),), {}, options={"trim": "model"})
     alone = Materializer(Family(base, [expert]))
     assert fingerprint(materializer.tensors(recipe)) == fingerprint(alone.tensors(recipe))
 
@@ -167,7 +167,7 @@ def test_an_adapter_in_another_place_than_the_bases_is_a_whole_weight(tmp_path: 
     materializer = Materializer(Family(folders.base, [adapter, *folders.experts]))
     shifted = Slice((Source(folders.base, {}, (0, 2)), Source(adapter, {"weight": 1.0}, (1, 3))))
     found = dict(materializer.tensors(Recipe("task_arithmetic", folders.base, (shifted,))))
-    elsewhere = models_form("task_arithmetic", folders.experts[1], (Source(adapter, {"weight": 1.0}),), {})
+    elsewhere = recipe_of_models("task_arithmetic", folders.experts[1], (Source(adapter, {"weight": 1.0}),), {})
     whole = dict(materializer.tensors(elsewhere))
     for part in ("self_attn.q_proj.weight", "mlp.up_proj.weight"):
         wanted = merged[f"model.layers.2.{part}"]
@@ -192,7 +192,7 @@ def test_the_order_of_tensors_in_a_file_is_irrelevant(llama: Folders, tmp_path: 
     found = []
     for family in (llama, moved):
         sources = tuple(Source(ref, {"weight": 0.4, "density": 0.5}) for ref in family.experts)
-        recipe = models_form("dare_ties", family.base, sources, {})
+        recipe = recipe_of_models("dare_ties", family.base, sources, {})
         found.append(fingerprint(Materializer(Family(family.base, family.experts)).tensors(recipe)))
     assert found[0] == found[1]
 
@@ -221,7 +221,7 @@ def graded(folders: Folders, method: str, early: float, late: float, **shared: S
         Source(ref, {"weight": weight, **own})
         for ref, weight in zip(folders.experts, ((early, late, late), 0.5), strict=False)
     ]
-    return models_form(method, folders.base, tuple(sources), shared)
+    return recipe_of_models(method, folders.base, tuple(sources), shared)
 
 
 def state(model: torch.nn.Module) -> str:
@@ -269,11 +269,11 @@ def test_other_methods_options_seeds_and_models_are_written_in_full(
     moved = tuple(Source(ref, {"weight": 0.5}) for ref in llama.experts[1:])
     settings: dict[str, Setting] = {"density": 0.5}
     recipes = [
-        models_form(method, llama.base, sources, settings),
-        models_form(other, llama.base, sources, settings),
-        models_form(method, llama.base, moved, settings),
-        models_form(method, llama.experts[2], sources, settings),
-        models_form(method, llama.base, sources, settings, seed=7),
+        recipe_of_models(method, llama.base, sources, settings),
+        recipe_of_models(other, llama.base, sources, settings),
+        recipe_of_models(method, llama.base, moved, settings),
+        recipe_of_models(method, llama.experts[2], sources, settings),
+        recipe_of_models(method, llama.base, sources, settings, seed=7),
     ]
     materializer, model = Materializer(Family(llama.base, llama.experts)), live(llama)
     for recipe in [*recipes, *recipes[::-1][1:], recipes[2], recipes[0]]:
@@ -330,7 +330,7 @@ def test_a_candidate_without_a_merge_changes_nothing(llama: Folders, passes: lis
     passes.clear()
     opposed = tuple(Source(ref, {"weight": sign * 0.5}) for ref, sign in zip(llama.experts, (1, -1), strict=False))
     with pytest.raises(CandidateError, match="weights sum to 0"):
-        materializer.write(models_form("linear", llama.base, opposed, {}), model)
+        materializer.write(recipe_of_models("linear", llama.base, opposed, {}), model)
     assert not passes and state(model) == before
     materializer.write(good, model)
     assert not passes and state(model) == before
@@ -361,7 +361,7 @@ def test_every_place_gives_the_same_bits(mode: Mode, kept: bool, llama: Folders,
     for method in ("ties", "dare_ties", "slerp"):
         own: dict[str, Setting] = {} if method == "slerp" else {"weight": 0.6, "density": 0.4}
         shared: dict[str, Setting] = {"t": 0.3} if method == "slerp" else {}
-        recipe = models_form(method, llama.base, (Source(llama.experts[0], own),), shared)
+        recipe = recipe_of_models(method, llama.base, (Source(llama.experts[0], own),), shared)
         placed = Materializer(
             Family(llama.base, llama.experts),
             placement=Placement(mode, torch.device("cpu")),
@@ -377,7 +377,7 @@ def test_preparing_beforehand_reports_progress_and_is_done_once(llama: Folders, 
     materializer = Materializer(Family(llama.base, llama.experts), prepared=tmp_path)
     count = len(materializer.family.base.parameter)
     assert list(materializer.prepare(recipe)) == [(done, count) for done in range(1, count + 1)]
-    assert all(part.setup.sources.ready for part in materializer.parts(recipe))
+    assert all(part.setup.sources.is_prepared for part in materializer.parts(recipe))
     model = live(llama)
     materializer.write(recipe, model)
     assert state(model) == fresh(llama, recipe)
@@ -385,7 +385,7 @@ def test_preparing_beforehand_reports_progress_and_is_done_once(llama: Folders, 
 
 def test_a_stream_keeps_no_banks(llama: Folders) -> None:
     """A merge of a large model would hold one or two more of its size at the end."""
-    recipe = models_form("tsv_m", llama.base, tuple(Source(ref, {"alpha": 0.5}) for ref in llama.experts), {})
+    recipe = recipe_of_models("tsv_m", llama.base, tuple(Source(ref, {"alpha": 0.5}) for ref in llama.experts), {})
     materializer = Materializer(Family(llama.base, llama.experts))
     prepared = [part.setup.sources for part in materializer.parts(recipe)]
     assert any(name.startswith("bank.") for sources in prepared for name in sources.prepared)
@@ -411,14 +411,14 @@ def test_sums_and_rules_are_compiled_from_sizes_of_their_own(
     materializer = Materializer(Family(folders.base, folders.experts))
     for method in ("task_arithmetic", "ties"):
         sources = tuple(Source(ref, {"weight": 0.4, "density": 0.5}) for ref in folders.experts)
-        dict(materializer.tensors(models_form(method, folders.base, sources, {"lambda": 0.7})))
+        dict(materializer.tensors(recipe_of_models(method, folders.base, sources, {"lambda": 0.7})))
     assert asked == {("LinComb", sums == 0), ("Consensus", rules == 0)}
 
 
 @pytest.mark.slow
 def test_a_compiler_changes_no_bit_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors of the tiny family are below what is compiled, so the bound goes down for this one."""
-    monkeypatch.setattr("evomerge.kernels.runner.SMALL", 8)
+    monkeypatch.setattr("evomerge.kernels.runner.EAGER_ELEMENTS", 8)
     folders = save_family("llama", tmp_path, torch.bfloat16, experts=2)
     adapter, _ = save_adapter("llama", folders.base, tmp_path / "lora", rank=2, seed=1)
     family = Family(folders.base, [*folders.experts, adapter])
@@ -426,7 +426,7 @@ def test_a_compiler_changes_no_bit_of_a_model(tmp_path: Path, monkeypatch: pytes
     for method, dtype in (("task_arithmetic", torch.float32), ("dare_ties", torch.bfloat16)):
         own: dict[str, Setting] = {"weight": 0.4, "density": 0.5}
         sources = tuple(Source(ref, own) for ref in (*folders.experts, adapter))
-        recipe = models_form(method, folders.base, sources, {"lambda": 0.7})
+        recipe = recipe_of_models(method, folders.base, sources, {"lambda": 0.7})
         assert fingerprint(plain.tensors(recipe, dtype)) == fingerprint(compiled.tensors(recipe, dtype))
     assert compiled.runner.compiled and compiled._rules.compiled, "the compiler gave up"
 

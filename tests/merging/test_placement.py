@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from evomerge.errors import ConfigError
 from evomerge.kernels import Sources
 from evomerge.kernels.factors import Factors
+from evomerge.merging import PLACEMENTS
 from evomerge.merging import placement as room
 from evomerge.merging.placement import AHEAD, HOST_RESERVE, RESERVE, Memory, Mode, Placement, Sizes, plan_placement
 from evomerge.models.family import Family
@@ -100,7 +101,7 @@ class Lane:
 
     def send(self, sources: Sources) -> Sources:
         copy = Sources(sources.name, sources.base.clone(), [sources.expert(0).clone()])
-        copy.hold(sources.prepared)
+        copy.set_prepared(sources.prepared)
         self.sent.append(weakref.ref(copy.base))
         self.diary.append(f"send {sources.name}")
         self.most = max(self.most, sum(held() is not None for held in self.sent))
@@ -153,7 +154,7 @@ def test_one_tensor_alone_can_be_unpacked(lanes: list[Lane]) -> None:
     assert only.base.tolist() == [0.0, 0.0, 0.0] and len(only) == 1
 
 
-@pytest.mark.parametrize(("mode", "device"), [("device", CUDA), *((m, torch.device("cpu")) for m in room.MODES)])
+@pytest.mark.parametrize(("mode", "device"), [("device", CUDA), *((m, torch.device("cpu")) for m in PLACEMENTS)])
 def test_what_is_there_already_is_not_copied(mode: Mode, device: torch.device, lanes: list[Lane]) -> None:
     given = models(3)
     assert all(a is b for a, b in zip(Placement(mode, device).stream(given), given, strict=True))

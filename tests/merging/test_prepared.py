@@ -17,7 +17,7 @@ from evomerge.merging.materializer import Materializer, fingerprint
 from evomerge.merging.prepared import Prepared, cache_folder, digest
 from evomerge.methods import dare_ties, ties
 from evomerge.models.family import Family
-from evomerge.recipes.recipe import Recipe, Slice, Source, models_form
+from evomerge.recipes.recipe import Recipe, Slice, Source, recipe_of_models
 from tests.families import Folders, save_family
 
 STATE = {"table": torch.arange(5, dtype=torch.float64) / 3, "bank.direction.0": torch.ones(2, 3, dtype=torch.bfloat16)}
@@ -203,7 +203,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 
 def recipe(folders: Folders, method: str = "ties", experts: int = 2, **rest: Any) -> Recipe:
     sources = tuple(Source(ref, {"weight": 0.6, "density": 0.4}) for ref in folders.experts[:experts])
-    return models_form(method, rest.pop("base", folders.base), sources, {}, **rest)
+    return recipe_of_models(method, rest.pop("base", folders.base), sources, {}, **rest)
 
 
 def bits(folders: Folders, merged: Recipe, folder: Path | None) -> str:
@@ -245,7 +245,9 @@ def test_a_second_materializer_computes_nothing(
 def test_other_genes_are_the_same_files(llama: Folders, tmp_path: Path, prepares: list[str]) -> None:
     bits(llama, recipe(llama), tmp_path)
     before, made = len(prepares), files(tmp_path)
-    other = models_form("ties", llama.base, tuple(Source(r, {"weight": 0.1}) for r in llama.experts[:2]), {"lambda": 2})
+    other = recipe_of_models(
+        "ties", llama.base, tuple(Source(r, {"weight": 0.1}) for r in llama.experts[:2]), {"lambda": 2}
+    )
     assert bits(llama, other, tmp_path) == bits(llama, other, None)
     assert len(prepares) == before + len(made) and files(tmp_path) == made
 

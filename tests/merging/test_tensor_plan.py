@@ -7,7 +7,7 @@ import pytest
 from evomerge.errors import ConfigError
 from evomerge.merging.tensor_plan import TensorPlan, base_layers, output_layers, plan
 from evomerge.models.groups import Layout
-from evomerge.recipes.recipe import ModelRef, Recipe, Rule, Setting, Slice, Source, models_form
+from evomerge.recipes.recipe import FilteredValue, ModelRef, Recipe, Setting, Slice, Source, recipe_of_models
 
 LAYERS = 4
 BASE, ONE, TWO = ModelRef("org/base"), ModelRef("org/one"), ModelRef("org/two")
@@ -21,7 +21,7 @@ def weight(setting: Setting) -> dict[str, Setting]:
 
 
 def models(setting: Setting, method: str = "task_arithmetic", **settings: Setting) -> Recipe:
-    return models_form(method, BASE, (Source(ONE, weight(setting)),), settings)
+    return recipe_of_models(method, BASE, (Source(ONE, weight(setting)),), settings)
 
 
 def sliced(*parts: Slice, method: str = "task_arithmetic", settings: Mapping[str, Setting] | None = None) -> Recipe:
@@ -56,14 +56,18 @@ def test_a_gradient_runs_over_the_layers_and_starts_at_the_outer_tensors() -> No
 
 
 def test_the_first_rule_that_matches_wins() -> None:
-    found = weights(models((Rule("layers.1.", 0.1), Rule("attn", (0.0, 1.0)), Rule(None, 0.7))))
+    found = weights(
+        models((FilteredValue("layers.1.", 0.1), FilteredValue("attn", (0.0, 1.0)), FilteredValue(None, 0.7)))
+    )
     assert found["layers.1.attn.w"] == found["layers.1.mlp.w"] == 0.1
     assert found["layers.3.attn.w"] == 1.0 and found["layers.3.mlp.w"] == found["norm.w"] == 0.7
 
 
 def test_precedence_is_source_slice_recipe_default() -> None:
-    own = Source(ONE, weight((Rule("attn", 0.1),)))
-    recipe = Recipe("ties", BASE, (Slice((own,), weight((Rule("mlp", 0.2),))),), {"weight": 0.3, "density": 0.4})
+    own = Source(ONE, weight((FilteredValue("attn", 0.1),)))
+    recipe = Recipe(
+        "ties", BASE, (Slice((own,), weight((FilteredValue("mlp", 0.2),))),), {"weight": 0.3, "density": 0.4}
+    )
     found = planned(recipe)
     assert [found[name].experts[0].values["weight"] for name in ("layers.0.attn.w", "layers.0.mlp.w", "norm.w")] == [
         0.1,
@@ -76,26 +80,26 @@ def test_precedence_is_source_slice_recipe_default() -> None:
 
 def test_a_value_that_is_missing_names_the_model_the_parameter_and_the_tensor() -> None:
     with pytest.raises(ConfigError, match=r"^org/one: parameter weight has no value for embed_tokens\.weight; add"):
-        plan(models((Rule("layers", 0.1),)), LAYOUT)
+        plan(models((FilteredValue("layers", 0.1),)), LAYOUT)
     with pytest.raises(ConfigError, match=r"^org/base: parameter t has no value"):
-        plan(models_form("slerp", BASE, (Source(ONE),), {}), LAYOUT)
+        plan(recipe_of_models("slerp", BASE, (Source(ONE),), {}), LAYOUT)
 
 
 def test_a_shared_parameter_is_a_gradient_too() -> None:
-    found = planned(models_form("slerp", BASE, (Source(ONE),), {"t": (0.0, 0.3)}))
+    found = planned(recipe_of_models("slerp", BASE, (Source(ONE),), {"t": (0.0, 0.3)}))
     assert [found[f"layers.{i}.attn.w"].shared["t"] for i in range(LAYERS)] == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 
 def test_a_listed_base_is_no_expert_and_has_its_own_weight() -> None:
-    recipe = models_form("linear", BASE, (Source(BASE, weight(0.25)), Source(ONE, weight(0.75))), {})
+    recipe = recipe_of_models("linear", BASE, (Source(BASE, weight(0.25)), Source(ONE, weight(0.75))), {})
     entry = planned(recipe)["norm.w"]
     assert entry.base.values == {"weight": 0.25} and [e.model for e in entry.experts] == [ONE]
-    unlisted = planned(models_form("linear", BASE, (Source(ONE, weight(0.75)),), {}))["norm.w"]
+    unlisted = planned(recipe_of_models("linear", BASE, (Source(ONE, weight(0.75)),), {}))["norm.w"]
     assert unlisted.base.values == {"weight": 0.0}
 
 
 def test_without_a_base_the_first_source_is_it() -> None:
-    recipe = models_form("linear", None, (Source(ONE, weight(0.5)), Source(TWO, weight(0.5))), {})
+    recipe = recipe_of_models("linear", None, (Source(ONE, weight(0.5)), Source(TWO, weight(0.5))), {})
     entry = planned(recipe)["norm.w"]
     assert (
         entry.base.model == ONE and entry.base.values == {"weight": 0.5} and [e.model for e in entry.experts] == [TWO]

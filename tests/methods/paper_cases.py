@@ -24,7 +24,7 @@ def prepared(
 ) -> Setup:
     sources = Sources(given.pop("tensor", MLP), base, experts)
     setup = Setup(sources, methods.choose_options(name, options or {}), **{"depth": 0.5, **given})
-    sources.hold(methods.load(name).prepare(setup))
+    sources.set_prepared(methods.load(name).prepare(setup))
     return setup
 
 
@@ -39,7 +39,7 @@ def coefficients(name: str, setup: Setup, **values: Any) -> kernels.Coefficients
 
 
 def run(name: str, base: Tensor, experts: Sequence[Update], options: Any = None, **values: Any) -> Tensor:
-    given = {key: values.pop(key) for key in ("tensor", "depth", "given") if key in values}
+    given = {key: values.pop(key) for key in ("tensor", "depth", "whole_model") if key in values}
     setup = prepared(name, base, experts, options, **given)
     return merged(coefficients(name, setup, **values), setup.sources)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from evomerge import methods
 from evomerge.kernels.factors import Factors
 from evomerge.kernels.sources import Sources, Update
-from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
 from tests.families import Folders
 from tests.passes import merged
 
@@ -61,7 +61,7 @@ def recipe(
     if base_weight is not None and "weight" in method.BASE:
         sources.insert(0, Source(base, {"weight": base_weight}))
     chosen = methods.choose_options(name, options or {})
-    return models_form(name, base, tuple(sources), shared, seed=3, options=chosen, out_dtype="bfloat16")
+    return recipe_of_models(name, base, tuple(sources), shared, seed=3, options=chosen, out_dtype="bfloat16")
 
 
 def some(name: str, folders: Folders, **values: float | bool) -> Recipe:
@@ -103,7 +103,7 @@ def merge(
     shared = {**{key: value for key, value in method.SHARED.items() if value is not None}, **shared}
     sources = Sources(tensor, base, experts)
     setup = methods.Setup(sources, methods.choose_options(name, options or {}), seed, depth=0.5)
-    sources.hold(method.prepare(setup))
+    sources.set_prepared(method.prepare(setup))
     rows = []
     for place in range(len(experts)):
         row = dict(own)

@@ -52,7 +52,7 @@ def values(name: str, weights: list[float] | float = 1.0, **more: float) -> dict
 @every_stack
 def test_cores_lose_nothing(shape: tuple[int, int], ranks: tuple[int, ...]) -> None:
     base, adapters = stack(shape, ranks)
-    space = _core.of_adapters(prepared("core_ties", base, adapters))
+    space = _core.core_space(prepared("core_ties", base, adapters))
     assert space is not None and space.ranks == ranks
     assert space.up.shape[1] == min(shape[0], sum(ranks)) and space.down.shape[0] == min(shape[1], sum(ranks))
     for side in (space.up.T @ space.up, space.down @ space.down.T):
@@ -135,7 +135,7 @@ def test_the_vote_is_the_passes_own_to_the_bit(
     wanted = found.rule(Block(flat[0], flat, (), numbers, words, zero, zero)).view(17, 23).numpy()
     for block in (1 << 13, 50):
         monkeypatch.setattr(_core, "BLOCK", block)
-        assert np.array_equal(_core._evaluated(found, cores), wanted)
+        assert np.array_equal(_core._evaluate(found, cores), wanted)
 
 
 @every_stack
@@ -196,7 +196,7 @@ def test_an_adapter_that_changes_nothing_is_none(name: str, zero: str) -> None:
 @every_method
 def test_identical_adapters_are_one(name: str) -> None:
     base, (one,) = stack((9, 7), (2,))
-    space = _core.of_adapters(prepared(name, base, [one, one, one]))
+    space = _core.core_space(prepared(name, base, [one, one, one]))
     assert space is not None and space.cores.shape == (3, 2, 2)
     close(
         run(name, base, [one, one, one], **values(name, 1.0, normalize=1.0)), base.double().numpy() + oracles.delta(one)
@@ -207,7 +207,7 @@ def test_identical_adapters_are_one(name: str) -> None:
 def test_an_adapter_within_the_span_of_others_adds_no_direction(name: str) -> None:
     base, (first, second) = stack((9, 7), (2, 2))
     sum_of_both = Factors(torch.cat([first.up, second.up], dim=1), torch.cat([first.down, second.down]), 0.5)
-    space = _core.of_adapters(prepared(name, base, [first, second, sum_of_both]))
+    space = _core.core_space(prepared(name, base, [first, second, sum_of_both]))
     assert space is not None and space.cores.shape == (3, 4, 4)
     assert torch.isfinite(run(name, base, [first, second, sum_of_both], **values(name))).all()
 

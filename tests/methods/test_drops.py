@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels import Sources
-from evomerge.kernels.masks import LEVELS, mask_keys
+from evomerge.kernels.masks import MASK_LEVELS, mask_keys
 from evomerge.kernels.voting import Drop, vote
 from evomerge.methods import Setup, _drops
 from evomerge.methods._drops import kept_l1
-from evomerge.methods._magnitudes import MEMO, STEPS, exact_l1
+from evomerge.methods._magnitudes import MEMO_ENTRIES, STEPS, exact_l1
 from tests.passes import merged
 
 SEED = 5
@@ -25,8 +25,8 @@ def deltas(size: int) -> list[Tensor]:
 def setups(*experts: Tensor) -> tuple[Setup, Setup]:
     """One that has the table and one that looks on demand."""
     found = [Setup(Sources("w", torch.zeros_like(experts[0]), experts), seed=SEED) for _ in range(2)]
-    found[0].sources.hold(_drops.prepare(found[0].sources, SEED))
-    found[1].sources.hold({})
+    found[0].sources.set_prepared(_drops.prepare(found[0].sources, SEED))
+    found[1].sources.set_prepared({})
     return found[0], found[1]
 
 
@@ -45,7 +45,7 @@ def test_the_table_answers_every_step_like_a_look_on_demand(size: int) -> None:
     table, demand = setups(*deltas(size))
     for step in range(STEPS + 1):
         assert kept_l1(table, step % 2, step / STEPS) == kept_l1(demand, step % 2, step / STEPS), step
-    assert not table.memo and len(demand.memo) <= MEMO
+    assert not table.memo and len(demand.memo) <= MEMO_ENTRIES
 
 
 @pytest.mark.parametrize("size", [7, 100_003])
@@ -94,6 +94,6 @@ def test_what_is_not_finite_stays_visible(bad: float) -> None:
 
 
 def test_an_element_enters_at_the_first_density_that_keeps_it() -> None:
-    edges = torch.cat([_drops.LIMITS + offset for offset in (-2, -1, 0, 1, 2)])
-    numbers = torch.cat([edges, torch.arange(0, LEVELS, 97, dtype=torch.int32)]).clamp(0, LEVELS - 1)
-    assert torch.equal(_drops._first_step(numbers), torch.bucketize(numbers, _drops.LIMITS, right=True))
+    edges = torch.cat([_drops.THRESHOLDS + offset for offset in (-2, -1, 0, 1, 2)])
+    numbers = torch.cat([edges, torch.arange(0, MASK_LEVELS, 97, dtype=torch.int32)]).clamp(0, MASK_LEVELS - 1)
+    assert torch.equal(_drops._first_step(numbers), torch.bucketize(numbers, _drops.THRESHOLDS, right=True))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evomerge import kernels, methods
 from evomerge.errors import CandidateError
-from evomerge.kernels import Coefficients, Consensus, LinComb, Rows, Runner, Sources
+from evomerge.kernels import Coefficients, Consensus, LinComb, PerRow, Runner, Sources
 from evomerge.methods import _gram, _lines, arcee_fusion
 from tests.methods import oracles_geometric as oracles
 from tests.methods.oracles_geometric import Array
@@ -21,28 +21,28 @@ SHAPES = [(1,), (11,), (13, 7), (1, 6), (6, 1), (2, 3, 5)]
 WEIGHTS = [(1.0, 1.0, 1.0), (0.7, 0.4, 0.2), (0.2, 0.3, 1.5)]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 every_weights = pytest.mark.parametrize("weights", WEIGHTS, ids=str)
-with_or_without_base = pytest.mark.parametrize("based", [True, False], ids=["deltas", "models"])
+with_or_without_base = pytest.mark.parametrize("has_base", [True, False], ids=["deltas", "models"])
 
 
 def decided(
-    name: str, tensors: Sequence[Tensor], weights: Sequence[float] = (), based: bool = True, **shared: Any
+    name: str, tensors: Sequence[Tensor], weights: Sequence[float] = (), has_base: bool = True, **shared: Any
 ) -> tuple[Coefficients, Sources]:
     """A method's numbers for tensors of which the first stands as base; without a base it has the first weight."""
     method = methods.load(name)
     sources = Sources("layer.weight", tensors[0], tensors[1:])
-    setup = methods.Setup(sources, methods.choose_options(name, {}), based=based)
-    sources.hold(method.prepare(setup))
-    given = [1.0] * (len(tensors) - based) if not weights else list(weights)
+    setup = methods.Setup(sources, methods.choose_options(name, {}), has_base=has_base)
+    sources.set_prepared(method.prepare(setup))
+    given = [1.0] * (len(tensors) - has_base) if not weights else list(weights)
     own = [{"weight": weight} if "weight" in method.PER_EXPERT else {} for weight in given]
-    base: Mapping[str, float] = {"weight": 0.0} if based else own.pop(0)
+    base: Mapping[str, float] = {"weight": 0.0} if has_base else own.pop(0)
     genes = methods.Genes({**dict(method.SHARED), **shared}, tuple(own), base)
     return method.coefficients(setup, genes), sources
 
 
 def merge(
-    name: str, tensors: Sequence[Tensor], weights: Sequence[float] = (), based: bool = True, **shared: Any
+    name: str, tensors: Sequence[Tensor], weights: Sequence[float] = (), has_base: bool = True, **shared: Any
 ) -> Tensor:
-    return merged(*decided(name, tensors, weights, based, **shared))
+    return merged(*decided(name, tensors, weights, has_base, **shared))
 
 
 def arrays(tensors: Sequence[Tensor]) -> list[Array]:
@@ -67,11 +67,15 @@ class TestNuslerp:
     @with_or_without_base
     @pytest.mark.parametrize("weights", [(0.7, 0.4), (1.0, 0.0), (0.3, -0.9), (0.5, -0.5), (2.0, 6.0)], ids=str)
     @pytest.mark.parametrize("axis", [None, -1, 0], ids=["flat", "rows", "columns"])
-    def test_oracle(self, shape: tuple[int, ...], based: bool, weights: tuple[float, float], axis: int | None) -> None:
-        tensors = random_tensors(shape, 3)[: 2 + based]
-        base, *experts = arrays(tensors) if based else [None, *arrays(tensors)]
+    def test_oracle(
+        self, shape: tuple[int, ...], has_base: bool, weights: tuple[float, float], axis: int | None
+    ) -> None:
+        tensors = random_tensors(shape, 3)[: 2 + has_base]
+        base, *experts = arrays(tensors) if has_base else [None, *arrays(tensors)]
         setting = {"nuslerp_flatten": axis is None, "nuslerp_row_wise": axis == 0}
-        close(merge("nuslerp", tensors, weights, based, **setting), oracles.nuslerp(base, experts, weights, axis), 2e-5)
+        close(
+            merge("nuslerp", tensors, weights, has_base, **setting), oracles.nuslerp(base, experts, weights, axis), 2e-5
+        )
 
     def test_row_wise_means_nothing_of_a_whole_tensor(self) -> None:
         tensors = random_tensors((4, 5), 2)
@@ -79,7 +83,7 @@ class TestNuslerp:
 
     def test_rows_of_a_matrix_are_a_linear_combination(self) -> None:
         found, _ = decided("nuslerp", random_tensors((4, 5), 2), nuslerp_flatten=False)
-        assert isinstance(found, LinComb) and all(isinstance(weight, Rows) for weight in found.experts)
+        assert isinstance(found, LinComb) and all(isinstance(weight, PerRow) for weight in found.experts)
 
     def test_only_the_ratio_of_the_weights_counts(self) -> None:
         tensors = random_tensors((4, 5), 2)
@@ -114,14 +118,16 @@ class TestMultislerp:
     @every_weights
     @with_or_without_base
     @pytest.mark.parametrize("eps", [1e-8, 1e-3])
-    def test_oracle(self, shape: tuple[int, ...], weights: tuple[float, ...], based: bool, eps: float) -> None:
-        tensors = random_tensors(shape, 3)[: 3 + based]
-        base, *experts = arrays(tensors) if based else [None, *arrays(tensors)]
-        ours = merge("multislerp", tensors, weights, based, normalize_weights=False, eps=eps)
+    def test_oracle(self, shape: tuple[int, ...], weights: tuple[float, ...], has_base: bool, eps: float) -> None:
+        tensors = random_tensors(shape, 3)[: 3 + has_base]
+        base, *experts = arrays(tensors) if has_base else [None, *arrays(tensors)]
+        ours = merge("multislerp", tensors, weights, has_base, normalize_weights=False, eps=eps)
         close(ours, oracles.multislerp(base, experts, weights, eps), 1e-5)
         shares = [weight / sum(weights) for weight in weights]
         close(
-            merge("multislerp", tensors, weights, based, eps=eps), oracles.multislerp(base, experts, shares, eps), 1e-5
+            merge("multislerp", tensors, weights, has_base, eps=eps),
+            oracles.multislerp(base, experts, shares, eps),
+            1e-5,
         )
 
     def test_a_negative_weight(self) -> None:
@@ -131,9 +137,9 @@ class TestMultislerp:
         close(ours, oracles.multislerp(base, experts, (0.9, -0.3, 0.5)))
 
     @with_or_without_base
-    def test_one_model_is_itself_whatever_its_weight(self, based: bool) -> None:
-        tensors = random_tensors((4, 5), 1)[: 1 + based]
-        assert torch.equal(merge("multislerp", tensors, (0.3,), based), tensors[-1])
+    def test_one_model_is_itself_whatever_its_weight(self, has_base: bool) -> None:
+        tensors = random_tensors((4, 5), 1)[: 1 + has_base]
+        assert torch.equal(merge("multislerp", tensors, (0.3,), has_base), tensors[-1])
 
     def test_two_opposite_task_vectors_are_added(self) -> None:
         tensors = shifted(ORIGIN, (0.5, 0.0, 1.0, 0.25), (-1.0, 0.0, -2.0, -0.5))
@@ -167,7 +173,7 @@ class TestKarcher:
         named = merge("karcher", tensors, max_iter=steps)
         close(named, oracles.karcher([*experts, base], [1.0] * 4, steps), 1e-5)
         close(
-            merge("karcher", tensors, based=False, max_iter=steps),
+            merge("karcher", tensors, has_base=False, max_iter=steps),
             oracles.karcher([base, *experts], [1.0] * 4, steps),
             1e-5,
         )
@@ -198,12 +204,12 @@ class TestKarcher:
 
     def test_a_model_no_longer_than_tol_shortens_only(self) -> None:
         long, short = torch.tensor([3.0, 4.0, 0.0]), torch.tensor([0.0, 0.0, 1e-6])
-        assert torch.allclose(merge("karcher", [long, short], based=False), long / 2, atol=1e-6)
-        assert torch.equal(merge("karcher", [short, short / 2], based=False), torch.zeros(3))
+        assert torch.allclose(merge("karcher", [long, short], has_base=False), long / 2, atol=1e-6)
+        assert torch.equal(merge("karcher", [short, short / 2], has_base=False), torch.zeros(3))
 
     def test_opposite_models_fall_back_to_the_first(self) -> None:
         model = torch.tensor([3.0, -4.0, 0.0])
-        assert torch.allclose(merge("karcher", [model, -3 * model], based=False), 2 * model)
+        assert torch.allclose(merge("karcher", [model, -3 * model], has_base=False), 2 * model)
 
     def test_nobody_leaves_the_base(self) -> None:
         tensors = random_tensors((4, 5), 3)
@@ -214,7 +220,7 @@ class TestKarcher:
         with pytest.raises(CandidateError, match="negative"):
             merge("karcher", tensors, (0.5, -0.1, 0.2))
         with pytest.raises(CandidateError, match="weights need a base_model"):
-            merge("karcher", tensors, (1.0, 0.5, 0.2, 0.3), based=False)
+            merge("karcher", tensors, (1.0, 0.5, 0.2, 0.3), has_base=False)
         with pytest.raises(CandidateError, match=r"max_iter 2\.5 is not a whole number"):
             merge("karcher", tensors, max_iter=2.5)
 
@@ -415,7 +421,7 @@ def test_a_candidate_reads_no_weight(name: str) -> None:
     method = methods.load(name)
     sources = Sources("layer.weight", *_parted(random_tensors((9, 4), min(2, method.EXPERTS[1]))))
     setup = methods.Setup(sources)
-    sources.hold(method.prepare(setup))
+    sources.set_prepared(method.prepare(setup))
     own: dict[str, float] = {"weight": 0.5} if "weight" in method.PER_EXPERT else {}
     genes = methods.Genes({**method.SHARED, **GEOMETRIC[name]}, (own,) * len(sources), {"weight": 0.0})
     wanted = method.coefficients(setup, genes)
@@ -432,7 +438,7 @@ def test_lines_are_read_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     method = methods.load(name)
     sources = Sources("layer.weight", *_parted(random_tensors((9, 4), 2)))
     setup = methods.Setup(sources)
-    sources.hold(method.prepare(setup))
+    sources.set_prepared(method.prepare(setup))
     shared = {**method.SHARED, "nuslerp_flatten": False, "filter_wise": True}
     for weight in (0.5, 0.25, 0.5):
         method.coefficients(setup, methods.Genes(shared, ({"weight": weight}, {"weight": 1.0}), {"weight": 0.0}))
@@ -475,7 +481,7 @@ RULES: dict[str, Callable[[list[Tensor]], tuple[Coefficients, Sources]]] = {
     "lines along the last axis": lambda x: decided("nuslerp", x, (0.3, 0.4), nuslerp_flatten=False),
     "columns": lambda x: decided("nuslerp", x, (0.3, 0.4), nuslerp_flatten=False, nuslerp_row_wise=True),
     "columns of models": lambda x: decided(
-        "nuslerp", x[:2], (0.3, 0.4), based=False, nuslerp_flatten=False, nuslerp_row_wise=True
+        "nuslerp", x[:2], (0.3, 0.4), has_base=False, nuslerp_flatten=False, nuslerp_row_wise=True
     ),
     "nearswap": lambda x: decided("nearswap", x[:2], t=0.03),
     "arcee_fusion": lambda x: decided("arcee_fusion", x[:2], **{"lambda": 0.7}),

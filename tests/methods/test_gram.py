@@ -10,6 +10,7 @@ from torch import Tensor
 from evomerge.kernels import Sources
 from evomerge.kernels.factors import Factors
 from evomerge.methods import Setup, _gram
+from evomerge.methods._contract import FloatArray
 from evomerge.methods._gram import BLOCK, cosines, line_products, norms, products
 
 SIZES = [0, 1, 7, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 33]
@@ -21,7 +22,7 @@ def vectors(size: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     return [(torch.randn(size, generator=generator) * scale).to(dtype) for _ in range(3)]
 
 
-def exact(tensors: list[Tensor]) -> _gram.Matrix:
+def exact(tensors: list[Tensor]) -> FloatArray:
     flat = np.stack([tensor.double().numpy().ravel() for tensor in tensors])
     return np.asarray(flat @ flat.T)
 
@@ -86,9 +87,9 @@ def test_weights_task_vectors_and_what_a_recipe_averages() -> None:
     updates = [sources.delta(i) for i in range(3)]
     assert np.allclose(_gram.of_weights(sources)["gram"].numpy(), exact(models), rtol=1e-9)
     assert np.allclose(_gram.of_deltas(sources)["gram"].numpy(), exact(updates), rtol=1e-9)
-    for based, wanted in ((True, updates), (False, models)):
-        setup = Setup(sources, based=based)
-        sources.hold(_gram.of_members(setup))
+    for has_base, wanted in ((True, updates), (False, models)):
+        setup = Setup(sources, has_base=has_base)
+        sources.set_prepared(_gram.of_vectors(setup))
         assert np.allclose(_gram.gram(setup), exact(wanted), rtol=1e-9)
 
 

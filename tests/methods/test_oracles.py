@@ -202,7 +202,7 @@ def test_another_seed_is_another_mask_and_only_then() -> None:
 @pytest.mark.parametrize(("cosine", "arc"), [(0.9994, True), (0.9996, False), (-0.9994, True), (-0.9996, False)])
 def test_slerp_is_a_line_only_beyond_its_threshold(cosine: float, arc: bool) -> None:
     sources = Sources("w", torch.ones(1), [torch.ones(1)])
-    sources.hold({"gram": torch.tensor([[1.0, cosine], [cosine, 1.0]], dtype=torch.float64)})
+    sources.set_prepared({"gram": torch.tensor([[1.0, cosine], [cosine, 1.0]], dtype=torch.float64)})
     found = slerp.coefficients(Setup(sources), Genes({"t": 0.3}, ({},), {}))
     angle = math.acos(cosine)
     wanted = (math.sin(0.7 * angle) / math.sin(angle), math.sin(0.3 * angle) / math.sin(angle)) if arc else (0.7, 0.3)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evomerge.kernels import Sources
-from evomerge.methods import Whole
+from evomerge.methods import WholeModel
 from evomerge.methods._order_statistics import order_statistics
 from tests.methods import oracles_papers as oracles
 from tests.methods.paper_cases import SHAPES, close, family, prepared, run
@@ -34,9 +34,9 @@ def test_pcb_counts_over_the_whole_model(variant: str, monkeypatch: pytest.Monke
     held = [Sources(f"{i}", base, experts) for i, (base, *experts) in enumerate(tensors)]
     flat = np.stack([np.concatenate([s.delta(i).flatten().double().numpy() for s in held]) for i in range(3)])
     sums = np.split(oracles.pcb(flat, 0.2, variant).sum(axis=0), np.cumsum([s.shape.numel() for s in held])[:-1])
-    whole = Whole(lambda: held)
+    whole = WholeModel(lambda: held)
     for (base, *experts), wanted in zip(tensors, sums, strict=True):
-        out = run("pcb", base, experts, {"variant": variant, "ratio": "0.2"}, alpha=1.0, given=whole)
+        out = run("pcb", base, experts, {"variant": variant, "ratio": "0.2"}, alpha=1.0, whole_model=whole)
         close(out - base, wanted.reshape(base.shape), 1e-5)
     assert len(whole.memo) == 1, "the model is counted once"
 
@@ -60,8 +60,8 @@ def test_pcb_of_a_constant_change_is_finite() -> None:
 def test_pcb_names_the_tensor_that_is_broken(value: float) -> None:
     tensors = [random_tensors((31, 17), 3), random_tensors((13, 7), 3)]
     tensors[1][2][4, 4] = value
-    whole = Whole(lambda: [Sources("w", base, experts) for base, *experts in tensors])
-    first, second = (run("pcb", base, experts, alpha=1.0, given=whole) for base, *experts in tensors)
+    whole = WholeModel(lambda: [Sources("w", base, experts) for base, *experts in tensors])
+    first, second = (run("pcb", base, experts, alpha=1.0, whole_model=whole) for base, *experts in tensors)
     assert first.isfinite().all()
     assert (~second.isfinite()).nonzero().tolist() == [[4, 4]]
 

@@ -43,7 +43,7 @@ def setup_of(name: str, tensors: Sequence[Tensor], seed: int = SEED) -> methods.
     """A prepared tensor."""
     sources = Sources(TENSOR, tensors[0], tensors[1:])
     setup = methods.Setup(sources, methods.choose_options(name, {}), seed)
-    sources.hold(methods.load(name).prepare(setup))
+    sources.set_prepared(methods.load(name).prepare(setup))
     return setup
 
 
@@ -121,7 +121,7 @@ def test_equal_magnitudes_at_the_ends_of_a_window_are_all_kept() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100, 999, 1000, 4096, 331_776, 58_720_256, 1_000_000_007])
 def test_both_ends_of_every_window_of_the_grid_are_prepared(size: int) -> None:
-    known = set(_magnitudes.counts(size, _magnitudes.NEAR_BAND).tolist())
+    known = set(_magnitudes.counts(size, _magnitudes.BAND_OFFSETS).tolist())
     generator = np.random.default_rng(size)
     for k, g in generator.integers(0, 1000, (4000, 2)):
         found = ends(size, int(k) / 1000, int(g) / 1000)
@@ -258,7 +258,7 @@ def test_sce_weighs_alike_where_the_squares_are_tiny(scale: float) -> None:
 
 
 def test_sce_counts_elements_in_fp32_as_mergekit() -> None:
-    assert int(0.29 * 100) == 28 and _variance.selected(100, 0.29) == 29
+    assert int(0.29 * 100) == 28 and _variance.selected_count(100, 0.29) == 29
 
 
 def test_sce_selects_nothing_where_experts_agree() -> None:

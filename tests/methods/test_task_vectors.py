@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels import Consensus, LinComb, Sources
-from evomerge.kernels.masks import limit, mask_keys
+from evomerge.kernels.masks import mask_keys, mask_threshold
 from evomerge.kernels.voting import Drop, Keep, Trim
 from evomerge.methods import Genes, Setup, State, _drops, _magnitudes
 from evomerge.methods._task_vectors import (
@@ -34,7 +34,7 @@ def setup(deltas: list[Tensor], **options: str) -> Setup:
     sources = Sources("w", torch.zeros_like(deltas[0]), deltas)
     found = Setup(sources, options, seed=3)
     state: State = _magnitudes.prepare(sources) | _drops.prepare(sources, 3)
-    sources.hold(state | (_magnitudes.prepare_model(found) if options.get("trim") == "model" else {}))
+    sources.set_prepared(state | (_magnitudes.prepare_model(found) if options.get("trim") == "model" else {}))
     return found
 
 
@@ -80,8 +80,8 @@ def test_l1_scales_restore_the_norm(density: float) -> None:
     assert isinstance(mask, Trim)
     kept = delta[delta.abs() >= mask.low].double().abs().sum().item()
     assert trimmed_scale(vectors, 0, density) == pytest.approx(whole / kept, rel=1e-6)
-    numbers = next(part for _, part in _drops.numbers_of(delta, *mask_keys(3, "w", 1)))
-    kept = delta[numbers < limit(density)].double().abs().sum().item()
+    numbers = next(part for _, part in _drops.random_numbers(delta, *mask_keys(3, "w", 1)))
+    kept = delta[numbers < mask_threshold(density)].double().abs().sum().item()
     assert dropped_scale(vectors, 0, density) == pytest.approx(whole / kept, rel=1e-6)
     assert inverse_density(vectors, 0, density) == 1 / density
 
@@ -110,7 +110,7 @@ def test_every_expert_has_a_key_of_its_own_and_only_drops_have_keys() -> None:
     vectors = setup([torch.ones(3), torch.ones(3)])
     found = assembled(vectors, (0.5, 0.5), 0.5)
     assert isinstance(found, Consensus)
-    assert found.words == (*mask_keys(3, "w", 2), limit(0.5), limit(0.5))
+    assert found.words == (*mask_keys(3, "w", 2), mask_threshold(0.5), mask_threshold(0.5))
     assert len(set(mask_keys(3, "w", 2))) == 3
     trimmed = assembled(vectors, (0.5, 0.5), 0.5, trim)
     assert isinstance(trimmed, Consensus) and trimmed.words == ()

@@ -14,7 +14,7 @@ from evomerge.export.folder import export_recipe
 from evomerge.merging.materializer import Materializer
 from evomerge.models.adapter_expert import AdapterExpert
 from evomerge.models.family import Family
-from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
 from tests.models.test_ties import load, logits, save
 
 LLAMA: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {  # options, the paths that become tensors of their own
@@ -72,7 +72,7 @@ def peft_logits(kind: str, base: Path, folder: Path) -> torch.Tensor:
 
 def recipe_of(family: Family, weight: float) -> Recipe:
     sources = tuple(Source(ref, {"weight": weight}) for ref in family.experts)
-    return models_form("task_arithmetic", family.ref, sources, {})
+    return recipe_of_models("task_arithmetic", family.ref, sources, {})
 
 
 def family_of(root: Path) -> Family:

@@ -27,7 +27,7 @@ from evomerge.export.folder import export_recipe
 from evomerge.merging.materializer import Materializer
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_model
-from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
 from tests.families import shift
 
 TEXT = {
@@ -89,7 +89,7 @@ def family_of(root: Path, *experts: str) -> Family:
 
 def recipe_of(family: Family, weight: float = 1.0) -> Recipe:
     sources = tuple(Source(ref, {"weight": weight}) for ref in family.experts)
-    return models_form("task_arithmetic", family.ref, sources, {})
+    return recipe_of_models("task_arithmetic", family.ref, sources, {})
 
 
 @torch.no_grad()

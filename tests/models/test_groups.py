@@ -141,5 +141,5 @@ def test_a_model_without_layers_or_without_outer_tensors_is_one_group() -> None:
 
 def test_spellings_are_the_files_and_the_models() -> None:
     layout = Layout(["h.0.w"], {"h.0.w": "transformer.h.0.w"})
-    assert layout.spellings("h.0.w") == ("h.0.w", "transformer.h.0.w")
-    assert layout.spellings("else") == ("else",)
+    assert layout.names_of("h.0.w") == ("h.0.w", "transformer.h.0.w")
+    assert layout.names_of("else") == ("else",)

@@ -19,7 +19,7 @@ from evomerge.errors import EvomergeError, ExpertError
 from evomerge.merging.materializer import Materializer
 from evomerge.models.adapter import Adapter
 from evomerge.models.family import Family
-from evomerge.recipes.recipe import ModelRef, Source, models_form
+from evomerge.recipes.recipe import ModelRef, Source, recipe_of_models
 
 VALUES: list[Any] = [None, {}, [], "", 0, -1, 3, float("nan"), float("inf"), 10**9, 2**70, "nonsense", True, [1, [2]]]
 VALUES += [{"a": {"b": 1}}, {"(": 3}, {"q_proj": "x"}, 1.5, [None], "é" * 500]
@@ -48,7 +48,7 @@ def merge(folder: Path) -> None:
     base = str(folder / "base")
     family = Family(ModelRef(base), [ModelRef(str(folder / "e0")), ModelRef(base, adapter=str(folder / "a0"))])
     sources = tuple(Source(ref, {"weight": 0.5}) for ref in family.experts)
-    for _ in Materializer(family).tensors(models_form("task_arithmetic", family.ref, sources, {})):
+    for _ in Materializer(family).tensors(recipe_of_models("task_arithmetic", family.ref, sources, {})):
         pass
 
 

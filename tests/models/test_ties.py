@@ -30,7 +30,7 @@ from evomerge.export.folder import export_recipe
 from evomerge.merging.materializer import Materializer, fingerprint
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_model
-from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
 
 WEIGHTS = (0.6, 0.3)
 SIZES = {"vocab_size": 30, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "initializer_range": 0.3}
@@ -96,7 +96,7 @@ def logits(model: nn.Module) -> Tensor:
 
 def recipe_of(family: Family) -> Recipe:
     sources = tuple(Source(ref, {"weight": w}) for ref, w in zip(family.experts, WEIGHTS, strict=False))
-    return models_form("task_arithmetic", family.ref, sources, {})
+    return recipe_of_models("task_arithmetic", family.ref, sources, {})
 
 
 def family_of(root: Path, experts: int = 2) -> Family:

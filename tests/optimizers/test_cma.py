@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Coordinate, Optimizer, Vector, create
+from evomerge.optimizers import Coordinate, Optimizer, Surrogate, Vector, create
 from evomerge.optimizers._restarts import Restarts
 from tests.toys import cube
 
@@ -15,13 +15,11 @@ PLAIN = {"screen": 1}  # the strategy by itself
 
 
 def best(optimizer: Optimizer, generations: int, target: Vector, scale: Vector | float = 1.0) -> float:
-    found = np.inf
-    for _ in range(generations):
-        vectors = optimizer.ask()
-        losses = [float((scale * (vector - target) ** 2).sum()) for vector in vectors]
-        optimizer.tell(vectors, losses)
-        found = min(found, *losses)
-    return found
+    def loss(vector: Vector) -> float:
+        return float((scale * (vector - target) ** 2).sum())
+
+    surrogate = Surrogate()
+    return min(loss(vector) for _ in range(generations) for vector in asked_and_told(optimizer, loss, surrogate))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -96,11 +94,9 @@ def rotated(dimensions: int) -> Callable[[Vector], float]:
 
 def spent(optimizer: Optimizer, evaluations: int, loss: Callable[[Vector], float]) -> list[float]:
     losses: list[float] = []
+    surrogate = Surrogate()
     while len(losses) < evaluations:
-        vectors = optimizer.ask()
-        fresh = [loss(vector) for vector in vectors]
-        optimizer.tell(vectors, fresh)
-        losses += fresh
+        losses += [loss(vector) for vector in asked_and_told(optimizer, loss, surrogate)]
     return losses[:evaluations]
 
 
@@ -167,9 +163,14 @@ def test_a_plateau_is_left_from_anywhere(levels: int) -> None:
     assert len(cells) > 1
 
 
-def asked_and_told(optimizer: Optimizer, loss: Callable[[Vector], float]) -> list[Vector]:
-    vectors = optimizer.ask()
-    optimizer.tell(vectors, [loss(vector) for vector in vectors])
+def asked_and_told(
+    optimizer: Optimizer, loss: Callable[[Vector], float], surrogate: Surrogate | None = None
+) -> list[Vector]:
+    vectors = optimizer.ask(surrogate)
+    losses = [loss(vector) for vector in vectors]
+    if surrogate:
+        surrogate.tell(vectors, losses)
+    optimizer.tell(vectors, losses)
     return vectors
 
 
@@ -212,6 +213,15 @@ def test_a_screen_needs_fewer_evaluations() -> None:
     assert np.mean(best[4]) < 0.5 * np.mean(best[1])
 
 
+def test_without_a_surrogate_nothing_is_screened() -> None:
+    def loss(vector: Vector) -> float:
+        return float(vector.sum())
+
+    plain, given, unused = create("cma", cube(3), [], 1, {}), create("cma", cube(3), [], 1, PLAIN), Surrogate()
+    for _ in range(5):
+        assert np.array_equal(asked_and_told(plain, loss), asked_and_told(given, loss, unused))
+
+
 @pytest.mark.parametrize("settings", [{}, PLAIN, {"covariance": "vd"}, {"restarts": "ipop"}], ids=str)
 @pytest.mark.parametrize("dimensions", [300, 1000, 2000])
 def test_many_dimensions_are_searched_in_silence(
@@ -222,9 +232,9 @@ def test_many_dimensions_are_searched_in_silence(
     def loss(vector: Vector) -> float:
         return float(((vector - 0.3) ** 2).sum())
 
-    optimizer = create("cma", cube(dimensions), [np.full(dimensions, 0.4)], 1, settings)
+    optimizer, surrogate = create("cma", cube(dimensions), [np.full(dimensions, 0.4)], 1, settings), Surrogate()
     for _ in range(8):
-        asked_and_told(optimizer, loss)
+        asked_and_told(optimizer, loss, surrogate)
     assert capfd.readouterr() == ("", "")
 
 
@@ -232,8 +242,8 @@ def test_many_dimensions_are_searched_in_silence(
 def test_every_covariance_draws_from_its_own_seed(covariance: str) -> None:
     def asked(seed: int) -> list[Vector]:
         np.random.seed(seed)  # of whoever else draws from the global stream
-        optimizer = create("cma", cube(12), [], 1, {"covariance": covariance})
-        return [v for _ in range(3) for v in asked_and_told(optimizer, lambda vector: float(vector.sum()))]
+        optimizer, surrogate = create("cma", cube(12), [], 1, {"covariance": covariance}), Surrogate()
+        return [v for _ in range(3) for v in asked_and_told(optimizer, lambda vector: float(vector.sum()), surrogate)]
 
     before = np.random.get_state()
     try:

@@ -10,7 +10,7 @@ import pytest
 
 from evomerge import optimizers
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Optimizer, Vector, create
+from evomerge.optimizers import Optimizer, Surrogate, Vector, create
 from tests.toys import cube
 
 Loss = Callable[[Vector], float]
@@ -22,13 +22,17 @@ def sphere(vector: Vector) -> float:
     return float(((vector - 0.3) ** 2).sum())
 
 
-def generations(optimizer: Optimizer, count: int, loss: Loss = sphere) -> list[list[Vector]]:
-    """Asks and tells `count` times."""
-    found = []
+def generations(
+    optimizer: Optimizer, count: int, loss: Loss = sphere, surrogate: Surrogate | None = None
+) -> list[list[Vector]]:
+    """Asks and tells `count` times, with a surrogate model of the losses as in a search."""
+    surrogate, found = surrogate or Surrogate(), []
     for _ in range(count):
-        vectors = optimizer.ask()
+        vectors = optimizer.ask(surrogate)
         found.append([vector.copy() for vector in vectors])
-        optimizer.tell(vectors, [loss(vector) for vector in vectors])
+        losses = [loss(vector) for vector in vectors]
+        surrogate.tell(vectors, losses)
+        optimizer.tell(vectors, losses)
     return found
 
 
@@ -75,20 +79,20 @@ def test_resumes_from_its_seed_and_the_same_losses(name: str, broken: bool) -> N
         return math.inf if broken and vector[0] > 0.6 else sphere(vector)
 
     whole = flat(generations(create(name, cube(4), seeds(3, 4), 1, POPULATION), 14, loss))
-    again = create(name, cube(4), seeds(3, 4), 1, POPULATION)
-    first = flat(generations(again, 8, loss))
-    assert first + flat(generations(again, 6, loss)) == whole
+    again, surrogate = create(name, cube(4), seeds(3, 4), 1, POPULATION), Surrogate()
+    first = flat(generations(again, 8, loss, surrogate))
+    assert first + flat(generations(again, 6, loss, surrogate)) == whole
 
 
 @every_optimizer
 def test_numpys_global_stream_is_neither_read_nor_moved(name: str) -> None:
     quiet = flat(generations(create(name, cube(4), [], 1, {}), 6))
     np.random.seed(0)
-    optimizer = create(name, cube(4), [], 1, {})
+    optimizer, surrogate = create(name, cube(4), [], 1, {}), Surrogate()
     disturbed: list[list[float]] = []
     for _ in range(6):
         before = np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
-        disturbed += flat(generations(optimizer, 1))
+        disturbed += flat(generations(optimizer, 1, surrogate=surrogate))
         assert np.random.get_state()[1].tolist() == before  # type: ignore[index, union-attr]
         np.random.random(1000)
     assert disturbed == quiet

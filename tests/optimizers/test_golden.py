@@ -6,7 +6,7 @@ Optuna's are Optuna's own, and may change with it.
 import numpy as np
 import pytest
 
-from evomerge.optimizers import create
+from evomerge.optimizers import Surrogate, Vector, create
 from tests.toys import cube
 
 GOLDEN = {
@@ -33,9 +33,11 @@ GOLDEN = {
 
 @pytest.mark.parametrize("name", sorted(GOLDEN))
 def test_first_generation(name: str) -> None:
-    optimizer, found = create(name, cube(3), [np.array([0.25, 0.5, 0.75])], 1, {"population": 4}), []
+    optimizer, surrogate = create(name, cube(3), [np.array([0.25, 0.5, 0.75])], 1, {"population": 4}), Surrogate()
+    found: list[Vector] = []
     while len(found) < 4:
-        vectors = optimizer.ask()
+        vectors = optimizer.ask(surrogate)
         found += vectors
+        surrogate.tell(vectors, [0.0] * len(vectors))
         optimizer.tell(vectors, [0.0] * len(vectors))
     assert np.array(found[:4]) == pytest.approx(np.array(GOLDEN[name]), abs=1e-5)

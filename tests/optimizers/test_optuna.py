@@ -89,7 +89,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^optimizer\.sampler=tpa: give one of tpe, gp, cma"):
         create("optuna", cube(3), [], 1, {"sampler": "tpa"})
     with pytest.raises(
-        ConfigError, match=r"^objective\.front: optimizer\.sampler=cma takes one objective; choose of tpe"
+        ConfigError, match=r"^objective\.front: optimizer\.sampler=cma takes one objective; choose one of tpe"
     ):
         create("optuna", cube(3), [], 1, {"sampler": "cma"}, objectives=2)
 

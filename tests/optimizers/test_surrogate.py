@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evomerge.optimizers._surrogate import Surrogate, Vector
+from evomerge.optimizers import Surrogate, Vector
 
 BEST = np.array([0.3, 0.8, 0.5])
 

@@ -9,7 +9,7 @@ import yaml
 from evomerge.errors import ConfigError
 from evomerge.recipes import dump_recipe, load_recipe, parse_recipe
 from evomerge.recipes.document import to_document
-from evomerge.recipes.recipe import ModelRef, Recipe, Rule, Slice, Source, models_form
+from evomerge.recipes.recipe import FilteredValue, ModelRef, Recipe, Slice, Source, recipe_of_models
 
 BASE, ONE, TWO = ModelRef("org/base", "abc"), ModelRef("org/one"), ModelRef("org/base", "abc", "org/lora", "v1")
 RECIPE = Recipe(
@@ -18,7 +18,10 @@ RECIPE = Recipe(
     (
         Slice(
             (
-                Source(ONE, {"weight": (Rule("embed", 0.1), Rule(None, (0.2, 0.3, 1e-06))), "density": 0.5}),
+                Source(
+                    ONE,
+                    {"weight": (FilteredValue("embed", 0.1), FilteredValue(None, (0.2, 0.3, 1e-06))), "density": 0.5},
+                ),
                 Source(TWO, {"weight": 1.0}),
             )
         ),
@@ -100,14 +103,14 @@ def test_slices_round_trip() -> None:
 
 
 def test_linear_lists_its_base_for_mergekit_and_reads_it_back() -> None:
-    recipe = models_form("linear", BASE, (Source(ONE, {"weight": 1.0}),), {}, out_dtype="float32")
+    recipe = recipe_of_models("linear", BASE, (Source(ONE, {"weight": 1.0}),), {}, out_dtype="float32")
     written = to_document(recipe)
     assert written["models"][-1] == {"model": "org/base@abc", "parameters": {"weight": 0.0}}
     assert parse_recipe(written).key() == recipe.key()
 
 
 def test_a_recipe_without_an_output_dtype_keeps_none() -> None:
-    recipe = models_form("task_arithmetic", BASE, (Source(ONE, {"weight": 1.0}),), {})
+    recipe = recipe_of_models("task_arithmetic", BASE, (Source(ONE, {"weight": 1.0}),), {})
     assert parse_recipe(to_document(recipe)).out_dtype is None
 
 
@@ -126,7 +129,10 @@ def test_mergekits_spellings_of_a_value() -> None:
     density: {value: 0.5}
     """
     settings = parse_recipe(with_parameters(**yaml.safe_load(text))).slices[0].sources[0].settings
-    assert settings == {"weight": (Rule("attn", (0.0, 1.0)), Rule(None, 0.001)), "density": (Rule(None, 0.5),)}
+    assert settings == {
+        "weight": (FilteredValue("attn", (0.0, 1.0)), FilteredValue(None, 0.001)),
+        "density": (FilteredValue(None, 0.5),),
+    }
 
 
 def test_options_missing_from_the_file_have_their_defaults() -> None:

@@ -4,11 +4,21 @@ from dataclasses import replace
 
 import pytest
 
-from evomerge.recipes.recipe import ModelRef, Recipe, Rule, Setting, Slice, Source, evaluate, models_form, simplify
+from evomerge.recipes.recipe import (
+    FilteredValue,
+    ModelRef,
+    Recipe,
+    Setting,
+    Slice,
+    Source,
+    evaluate,
+    recipe_of_models,
+    simplify_setting,
+)
 
 BASE, EXPERT = ModelRef("org/base"), ModelRef("org/expert")
 SOURCE = Source(EXPERT, {"weight": 0.5})
-RECIPE = models_form("task_arithmetic", BASE, (SOURCE,), {"lambda": 1.0}, out_dtype="bfloat16", seed=1)
+RECIPE = recipe_of_models("task_arithmetic", BASE, (SOURCE,), {"lambda": 1.0}, out_dtype="bfloat16", seed=1)
 GOLDEN_KEY = "51a1cbf94a798d7b"
 
 
@@ -22,10 +32,10 @@ GOLDEN_KEY = "51a1cbf94a798d7b"
         ((0.0, 1.0), 1.0, 1.0),
         ((2.0,), 0.7, 2.0),
         ((True, False), 0.4, True),
-        ((Rule("attn", 0.1), Rule("mlp", (0.0, 1.0)), Rule(None, 0.9)), 0.5, 0.9),
-        ((Rule("proj", 0.1), Rule(None, 0.9)), 0.5, 0.1),
-        ((Rule("q_proj", (0.0, 1.0)), Rule("proj", 0.9)), 0.5, 0.5),
-        ((Rule("mlp", 0.1),), 0.5, None),
+        ((FilteredValue("attn", 0.1), FilteredValue("mlp", (0.0, 1.0)), FilteredValue(None, 0.9)), 0.5, 0.9),
+        ((FilteredValue("proj", 0.1), FilteredValue(None, 0.9)), 0.5, 0.1),
+        ((FilteredValue("q_proj", (0.0, 1.0)), FilteredValue("proj", 0.9)), 0.5, 0.5),
+        ((FilteredValue("mlp", 0.1),), 0.5, None),
     ],
     ids=str,
 )
@@ -34,7 +44,7 @@ def test_evaluate(setting: Setting, depth: float, value: float | bool | None) ->
 
 
 def test_a_rule_matches_any_spelling() -> None:
-    setting = (Rule("transformer.h", 1.0),)
+    setting = (FilteredValue("transformer.h", 1.0),)
     assert evaluate(setting, ("h.0.w", "transformer.h.0.w"), 0.0) == 1.0
     assert evaluate(setting, ("h.0.w",), 0.0) is None
 
@@ -44,15 +54,18 @@ def test_a_rule_matches_any_spelling() -> None:
     [
         ((0.2, 0.2), 0.2),
         ((0.2, 0.3), (0.2, 0.3)),
-        ((Rule("a", 0.2), Rule(None, (0.2, 0.2))), 0.2),
-        ((Rule("a", (0.1, 0.1)), Rule(None, 0.2)), (Rule("a", 0.1), Rule(None, 0.2))),
-        ((Rule("a", 0.2), Rule("b", 0.2)), (Rule("a", 0.2), Rule("b", 0.2))),
+        ((FilteredValue("a", 0.2), FilteredValue(None, (0.2, 0.2))), 0.2),
+        (
+            (FilteredValue("a", (0.1, 0.1)), FilteredValue(None, 0.2)),
+            (FilteredValue("a", 0.1), FilteredValue(None, 0.2)),
+        ),
+        ((FilteredValue("a", 0.2), FilteredValue("b", 0.2)), (FilteredValue("a", 0.2), FilteredValue("b", 0.2))),
         (0.4, 0.4),
     ],
     ids=str,
 )
 def test_simplify_keeps_every_value(long: Setting, short: Setting) -> None:
-    assert simplify(long) == short
+    assert simplify_setting(long) == short
     for name in ("a", "b", "c"):
         for depth in (0.0, 0.3, 1.0):
             assert evaluate(short, (name,), depth) == pytest.approx(evaluate(long, (name,), depth))
@@ -85,7 +98,7 @@ def test_keys_follow_the_merge_and_nothing_else() -> None:
     assert len(key) == 16 and int(key, 16) >= 0
     assert key == GOLDEN_KEY, "a changed key makes every ledger on disk stale"
     assert RECIPE.with_notes({"score": 1}).key() == key and RECIPE.with_notes({"score": 1}) == RECIPE
-    reordered = models_form("task_arithmetic", BASE, (Source(EXPERT, {"weight": 0.5}),), {"lambda": 1.0})
+    reordered = recipe_of_models("task_arithmetic", BASE, (Source(EXPERT, {"weight": 0.5}),), {"lambda": 1.0})
     assert replace(reordered, out_dtype="bfloat16", seed=1).key() == key
     changed = [
         replace(RECIPE, seed=2),
@@ -105,7 +118,7 @@ def test_keys_follow_the_merge_and_nothing_else() -> None:
 def test_the_order_of_settings_does_not_matter_to_the_key() -> None:
     one = Source(EXPERT, {"weight": 0.5, "density": 1.0})
     two = Source(EXPERT, {"density": 1.0, "weight": 0.5})
-    assert models_form("ties", BASE, (one,), {}).key() == models_form("ties", BASE, (two,), {}).key()
+    assert recipe_of_models("ties", BASE, (one,), {}).key() == recipe_of_models("ties", BASE, (two,), {}).key()
 
 
 def test_models_lists_each_once_the_base_first() -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from evomerge.ledger.ledger import Ledger
 from evomerge.recipes import dump_recipe
-from evomerge.recipes.recipe import ModelRef, Rule, Source, models_form
+from evomerge.recipes.recipe import FilteredValue, ModelRef, Source, recipe_of_models
 
 HOSTILE = '<script>alert("x")</script>&'
 CONFIG: dict[str, Any] = {
@@ -29,15 +29,20 @@ REASON = "a NaN in <b>model.layers.0</b>"
 def recipe() -> Any:
     """ties on four layers: blocks in attention, one value elsewhere, frozen outside."""
 
-    def weight(first: float, second: float) -> tuple[Rule, ...]:
-        attention = Rule("self_attn.", (first, first, second, second))
-        return (Rule("model.embed_tokens.weight", 0.0), Rule("model.norm.weight", 0.0), attention, Rule(None, 0.25))
+    def weight(first: float, second: float) -> tuple[FilteredValue, ...]:
+        attention = FilteredValue("self_attn.", (first, first, second, second))
+        return (
+            FilteredValue("model.embed_tokens.weight", 0.0),
+            FilteredValue("model.norm.weight", 0.0),
+            attention,
+            FilteredValue(None, 0.25),
+        )
 
     sources = (
         Source(ModelRef("experts/math"), {"weight": weight(0.125, -0.5), "density": 0.5}),
         Source(ModelRef("models/base", adapter="experts/law"), {"weight": weight(1.0, 0.75), "density": 0.5}),
     )
-    return models_form("ties", ModelRef("models/base"), sources, {"normalize": False}, out_dtype="float32")
+    return recipe_of_models("ties", ModelRef("models/base"), sources, {"normalize": False}, out_dtype="float32")
 
 
 def row(label: str, score: float, key: str, role: str = "baseline") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evomerge.recipes.recipe import ModelRef, Recipe, Slice, Source, evaluate, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Slice, Source, evaluate, recipe_of_models
 from evomerge.report.coefficients import SHARED, Block, blocks, constants
 
 from .conftest import CONFIG, HOSTILE, recipe
@@ -36,7 +36,7 @@ def test_what_is_the_same_everywhere_is_a_constant(found: list[Block]) -> None:
 def test_knots_are_interpolated_over_the_layers() -> None:
     setting = (0.0, 1.0, 0.5)
     sources = (Source(ModelRef("experts/math"), {"weight": setting}), Source(ModelRef("law"), {"weight": 0.5}))
-    (block,) = blocks(models_form("ties", ModelRef("models/base"), sources, {}), 7, CONFIG)
+    (block,) = blocks(recipe_of_models("ties", ModelRef("models/base"), sources, {}), 7, CONFIG)
     expected = [evaluate(setting, ("",), layer / 6) for layer in range(7)]
     assert block.component == "layers"
     assert block.rows["math"] == pytest.approx(expected)
@@ -45,7 +45,7 @@ def test_knots_are_interpolated_over_the_layers() -> None:
 
 def test_a_shared_gene_is_a_row_of_all_models_and_comes_last() -> None:
     sources = (Source(ModelRef("experts/math"), {"weight": (0.0, 1.0)}),)
-    found = blocks(models_form("ties", ModelRef("models/base"), sources, {"lambda": (0.5, 0.7)}), 2, CONFIG)
+    found = blocks(recipe_of_models("ties", ModelRef("models/base"), sources, {"lambda": (0.5, 0.7)}), 2, CONFIG)
     assert [(block.gene, dict(block.rows)) for block in found] == [
         ("weight", {"math": (0.0, 1.0)}),
         ("lambda", {SHARED: (0.5, 0.7)}),

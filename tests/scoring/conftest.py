@@ -29,6 +29,7 @@ from evomerge.scoring.engine.encoder import Encoder
 from evomerge.scoring.engine.scoring_engine import ScoringEngine
 from evomerge.scoring.protocol import Request
 from evomerge.scoring.tasks.lm_eval_scorer import LMEvalScorer
+from evomerge.scoring.tasks.task_entries import ScorerConfig
 
 CHAT = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if not loop.last or add_generation_prompt %};"
@@ -179,8 +180,9 @@ def freeze(tokenizer: PreTrainedTokenizerFast) -> Callable[..., LMEvalScorer]:
     """A scorer of entries, by default in slices of 20, 10 and 10."""
 
     def freeze(*tasks: Any, **options: Any) -> LMEvalScorer:
-        defaults = {"slices": {"search": 20, "select": 10, "holdout": 10}, "seed": 0, "tokenizer": tokenizer}
-        return LMEvalScorer(tasks=list(tasks), **{**defaults, **options})
+        settings = {"slices": {"search": 20, "select": 10, "holdout": 10}, "seed": 0, "tokenizer": tokenizer, **options}
+        own = {key: settings.pop(key) for key in ("seed", "tokenizer")}
+        return LMEvalScorer(ScorerConfig(tasks=list(tasks), **settings), **own)
 
     return freeze
 

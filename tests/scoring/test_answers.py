@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from evomerge.scoring.answers import added, clearly_more
+from evomerge.scoring.answers import add_counts, significantly_more
 from evomerge.scoring.engine.generation import Generator
 from evomerge.scoring.protocol import Answer
 
@@ -85,8 +85,8 @@ def counts(answers: int, truncated: int) -> dict[str, int]:
 
 
 def test_counts_add_up() -> None:
-    assert added([counts(5, 1), counts(7, 0)]) == counts(12, 1)
-    assert added([]) == {}
+    assert add_counts([counts(5, 1), counts(7, 0)]) == counts(12, 1)
+    assert add_counts([]) == {}
 
 
 @pytest.mark.parametrize(
@@ -100,4 +100,4 @@ def test_counts_add_up() -> None:
     ],
 )
 def test_clearly_more_is_neither_chance_nor_a_trifle(theirs, ours, clearly) -> None:
-    assert clearly_more(theirs, ours, "truncated") is clearly
+    assert significantly_more(theirs, ours, "truncated") is clearly

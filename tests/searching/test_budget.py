@@ -45,8 +45,8 @@ def remaining(run: Run, reserve: int = 0, **budget: Any) -> RemainingBudget:
 
 def paid(run: Run, items: int, seconds: float, clock: Clock) -> None:
     """As if so many items had been scored in so many seconds."""
-    run.evaluator.scored += items
-    run.evaluator.busy += seconds
+    run.evaluator.scored_items += items
+    run.evaluator.scoring_seconds += seconds
     clock.now += seconds
 
 
@@ -66,32 +66,37 @@ def test_a_budget_that_cannot_be_meant_is_refused(given: Mapping[str, Any], text
 
 def test_a_budget_says_what_it_comes_to() -> None:
     assert str(BudgetConfig(evaluations=5, items=70, hours=0.5)) == "5 evaluations, or 70 items, or 0.5 hours"
-    assert BudgetConfig(evaluations=5).most(6) == "at most 30 items of the search slice"
-    assert BudgetConfig(evaluations=5, items=30).most(6) == BudgetConfig(evaluations=5).most(6)
-    assert BudgetConfig(evaluations=100, items=70).most(6) == "at least 11 candidates, more where races stop some early"
-    assert BudgetConfig(evaluations=None, items=70).most(6) == BudgetConfig(evaluations=100, items=70).most(6)
-    assert BudgetConfig(evaluations=None, hours=2).most(6) == "as many candidates as time allows"
+    assert BudgetConfig(evaluations=5).describe_cost(6) == "at most 30 items of the search slice"
+    assert BudgetConfig(evaluations=5, items=30).describe_cost(6) == BudgetConfig(evaluations=5).describe_cost(6)
+    assert (
+        BudgetConfig(evaluations=100, items=70).describe_cost(6)
+        == "at least 11 candidates, more if races stop some early"
+    )
+    assert BudgetConfig(evaluations=None, items=70).describe_cost(6) == BudgetConfig(
+        evaluations=100, items=70
+    ).describe_cost(6)
+    assert BudgetConfig(evaluations=None, hours=2).describe_cost(6) == "as many candidates as time allows"
     assert str(BudgetConfig(evaluations=None, hours=2)) == "2 hours"
 
 
 def test_items_are_counted_once_and_the_baselines_not(run: Run) -> None:
     left = remaining(run, evaluations=100, items=10)
     run.evaluator.baselines = {"base": "b"}
-    left.spend(3, {"k": 6, "b": 6, "l": 3})
-    left.spend(3, {"k": 6, "l": 3})
-    assert left.room(2) == 94
-    left.spend(1, {"l": 6})
-    assert left.room(3) == 0, "12 items of 10"
+    left.record(3, {"k": 6, "b": 6, "l": 3})
+    left.record(3, {"k": 6, "l": 3})
+    assert left.next_generation_limit(2) == 94
+    left.record(1, {"l": 6})
+    assert left.next_generation_limit(3) == 0, "12 items of 10"
 
 
 def test_without_a_number_of_evaluations_the_others_end_the_search(run: Run, clock: Clock) -> None:
     left = remaining(run, evaluations=None, items=60, hours=1.0)
-    assert left.room(0) > 10**6
+    assert left.next_generation_limit(0) > 10**6
     paid(run, 12, 24.0, clock)
-    left.spend(4, dict.fromkeys("klmn", 6))
-    assert left.left() == pytest.approx(2 * (60 - 24)) and left.room(1) > 10**6
-    left.spend(6, dict.fromkeys("opqrst", 6))
-    assert left.room(2) == 0
+    left.record(4, dict.fromkeys("klmn", 6))
+    assert left.seconds_left() == pytest.approx(2 * (60 - 24)) and left.next_generation_limit(1) > 10**6
+    left.record(6, dict.fromkeys("opqrst", 6))
+    assert left.next_generation_limit(2) == 0
 
 
 RACE = RaceConfig(least=1, most=2)  # of six items
@@ -110,28 +115,28 @@ RACE = RaceConfig(least=1, most=2)  # of six items
     ],
 )
 def test_a_race_is_as_wide_as_the_budget_pays_for(run: Run, budget: dict[str, Any], dimensions: int, most: int) -> None:
-    assert remaining(run, **budget).widened(RACE, dimensions).most == most
+    assert remaining(run, **budget).widen_race(RACE, dimensions).most == most
     assert run.ledger.race_limit == most
 
 
 def test_time_pays_for_items_at_the_pace_of_the_baselines(run: Run, clock: Clock) -> None:
     left = remaining(run, reserve=20, hours=1.0)
     paid(run, 12, 360.0, clock)  # 30 s an item: 108 in what is left of the hour, 20 of them for what follows
-    assert left.widened(RACE, 2).most == 88 // 16
+    assert left.widen_race(RACE, 2).most == 88 // 16
 
 
 def test_how_wide_a_race_is_stays_when_the_search_is_resumed_with_more(run: Run) -> None:
-    assert remaining(run, items=64).widened(RACE, 2).most == 4
+    assert remaining(run, items=64).widen_race(RACE, 2).most == 4
     run.ledger.close()
     run.ledger = Ledger(run.ledger.path, run.ledger.header)
-    assert remaining(run, items=6400).widened(RACE, 2).most == 4
+    assert remaining(run, items=6400).widen_race(RACE, 2).most == 4
     assert run.ledger.path.read_text().count('"most"') == 1
 
 
 @pytest.mark.parametrize("race", [{"widen": False}, {"alpha": 0.1}, {"most": None}])
 def test_a_race_that_is_not_to_be_widened_is_not(run: Run, race: dict[str, Any]) -> None:
     given = replace(RACE, **race)
-    assert remaining(run, items=6400).widened(given, 2) == given and run.ledger.race_limit is None
+    assert remaining(run, items=6400).widen_race(given, 2) == given and run.ledger.race_limit is None
 
 
 def test_only_items_of_tasks_that_count_widen_a_race(tmp_path: Path) -> None:
@@ -139,82 +144,86 @@ def test_only_items_of_tasks_that_count_widen_a_race(tmp_path: Path) -> None:
     left = RemainingBudget(
         BudgetConfig(items=1600), made, ledger
     )  # 100 for each of 16 candidates, half of them of task a
-    assert left.widened(replace(RACE, most=10), 2).most == 48, "the slice has no more of them"
-    assert RemainingBudget(BudgetConfig(items=640), made, ledger)._window(10, 2) == 20
+    assert left.widen_race(replace(RACE, most=10), 2).most == 48, "the slice has no more of them"
+    assert RemainingBudget(BudgetConfig(items=640), made, ledger)._affordable_items(10, 2) == 20
     ledger.close()
 
 
 def test_a_search_that_finds_nothing_new_ends(run: Run) -> None:
     left = remaining(run, evaluations=None, items=1000)
-    left.spend(1, {"k": 6})
+    left.record(1, {"k": 6})
     for number in range(1, 20):
-        assert left.room(number) > 0
-        left.spend(1, {"k": 6})
-    assert left.room(20) > 0, "the first of them was new"
-    left.spend(1, {"k": 6})
-    assert left.room(21) == 0
-    assert remaining(run, evaluations=30, items=1000).room(21) == 30, "where candidates are counted they end it"
+        assert left.next_generation_limit(number) > 0
+        left.record(1, {"k": 6})
+    assert left.next_generation_limit(20) > 0, "the first of them was new"
+    left.record(1, {"k": 6})
+    assert left.next_generation_limit(21) == 0
+    assert remaining(run, evaluations=30, items=1000).next_generation_limit(21) == 30, (
+        "where candidates are counted they end it"
+    )
 
 
 def test_the_first_generation_begins_only_if_a_leader_can_end_in_time(run: Run, clock: Clock) -> None:
     left = remaining(run, reserve=2, hours=0.01)  # 36 s
     paid(run, 6, 21.0, clock)
-    assert left.room(0) == 0, "six items and what follows take 28 s, 15 are left"
-    left.spend(5, {})
-    assert left.room(1) == 0, "a generation of known candidates says nothing of the next one's cost"
+    assert left.next_generation_limit(0) == 0, "six items and what follows take 28 s, 15 are left"
+    left.record(5, {})
+    assert left.next_generation_limit(1) == 0, "a generation of known candidates says nothing of the next one's cost"
 
 
 def test_hours_count_from_the_beginning_of_the_command(run: Run, clock: Clock) -> None:
     clock.now = 100.0
     left = RemainingBudget(BudgetConfig(hours=0.05), run.evaluator, run.ledger, start=10.0)  # until 190 s
     paid(run, 12, 24.0, clock)
-    assert left.room(0) > 0
+    assert left.next_generation_limit(0) > 0
     clock.now = 179.0
-    assert left.room(1) == 0
+    assert left.next_generation_limit(1) == 0
 
 
 def test_nothing_is_foreseen_before_anything_was_scored(run: Run) -> None:
-    assert remaining(run, evaluations=10).left() is None
+    assert remaining(run, evaluations=10).seconds_left() is None
 
 
 def test_the_end_is_foreseen_at_the_pace_so_far(run: Run, clock: Clock) -> None:
     left = remaining(run, reserve=20, evaluations=10)
     paid(run, 12, 24.0, clock)  # 2 s an item
-    assert left.left() == pytest.approx(2 * (10 * 6 + 20)), "every candidate the whole slice, until it is known better"
-    left.spend(4, {"k": 3, "l": 3, "m": 3, "n": 3})
-    assert left.left() == pytest.approx(2 * (6 * 3 + 20))
+    assert left.seconds_left() == pytest.approx(2 * (10 * 6 + 20)), (
+        "every candidate the whole slice, until it is known better"
+    )
+    left.record(4, {"k": 3, "l": 3, "m": 3, "n": 3})
+    assert left.seconds_left() == pytest.approx(2 * (6 * 3 + 20))
 
 
 def test_whatever_ends_first_is_foreseen(run: Run, clock: Clock) -> None:
     left = remaining(run, evaluations=1000, items=60, hours=1.0)
     paid(run, 12, 24.0, clock)
-    left.spend(4, dict.fromkeys("klmn", 6))
-    assert left.left() == pytest.approx(2 * (60 - 24))
+    left.record(4, dict.fromkeys("klmn", 6))
+    assert left.seconds_left() == pytest.approx(2 * (60 - 24))
     clock.now = 3590.0
-    assert left.left() == pytest.approx(10.0)
+    assert left.seconds_left() == pytest.approx(10.0)
 
 
 def test_a_generation_begins_only_if_the_dearest_of_the_last_ones_fits(run: Run, clock: Clock) -> None:
     left = remaining(run, reserve=10, evaluations=1000, hours=0.1)  # 360 s
     paid(run, 10, 10.0, clock)
-    left.spend(1, {"k": 300})
+    left.record(1, {"k": 300})
     for number in range(2):
-        left.spend(1, {f"{number}": 6})
-    assert left.room(3) > 0, "300 + 10 items in 350 s"
+        left.record(1, {f"{number}": 6})
+    assert left.next_generation_limit(3) > 0, "300 + 10 items in 350 s"
     clock.now += 60
-    assert left.room(4) == 0 and run.ledger.stops[-1]["after"] == 4
+    assert left.next_generation_limit(4) == 0 and run.ledger.stops[-1]["after"] == 4
     clock.now = 10.0
-    assert left.room(4) == 0, "what was decided stays decided"
-    left.spend(1, {"x": 6})
-    assert left.room(5) > 0
+    assert left.next_generation_limit(4) == 0, "what was decided stays decided"
+    left.record(1, {"x": 6})
+    assert left.next_generation_limit(5) > 0
 
 
 def test_a_time_that_ran_out_is_known_when_the_ledger_is_opened_again(run: Run, clock: Clock) -> None:
     left = remaining(run, evaluations=1000, hours=0.1)
     paid(run, 10, 400.0, clock)
-    assert left.room(7) == 0
+    assert left.next_generation_limit(7) == 0
     run.ledger.close()
     run.ledger, clock.now = Ledger(run.ledger.path, run.ledger.header), 0.0
     again = remaining(run, evaluations=1000, hours=0.1)
-    assert again.room(6) > 0 and again.room(7) == 0
-    assert remaining(run, evaluations=1000, hours=0.2).room(7) > 0, "another budget has another end"
+    assert again.next_generation_limit(6) > 0 and again.next_generation_limit(7) == 0
+    assert remaining(run, evaluations=1000, hours=0.2).next_generation_limit(7) > 0, "another budget has another end"

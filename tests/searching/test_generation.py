@@ -12,11 +12,11 @@ import pytest
 
 from evomerge.ledger.ledger import Ledger
 from evomerge.ledger.reading import read_trials
-from evomerge.optimizers import Vector
+from evomerge.optimizers import Surrogate, Vector
 from evomerge.scoring.protocol import SLICES, Chunk, Plan
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.evaluator import Candidate, Evaluator
-from evomerge.searching.generation import Scored, item_order, run_generation
+from evomerge.searching.generation import GenerationResult, item_order, run_generation
 from evomerge.searching.loop import Leaderboard, ledger_header, search
 from evomerge.searching.objective import Objective
 from evomerge.searching.race import RaceConfig
@@ -83,7 +83,7 @@ def candidates(count: int = 10, seed: int = 0) -> list[Candidate]:
     return [Candidate.of(f"1/{i}", toy_space().decode(point)) for i, point in enumerate(points)]
 
 
-def raced(path: Path, pool: ToyPool, rule: RaceConfig = RULE, **objective: Any) -> tuple[Scored, Evaluator]:
+def raced(path: Path, pool: ToyPool, rule: RaceConfig = RULE, **objective: Any) -> tuple[GenerationResult, Evaluator]:
     made, ledger = evaluator(path, pool, **objective)
     try:
         return run_generation(made, candidates(), rule, item_order(made, rule), 1), made
@@ -94,10 +94,10 @@ def raced(path: Path, pool: ToyPool, rule: RaceConfig = RULE, **objective: Any) 
 def test_the_leader_is_complete_and_losers_are_not(tmp_path: Path) -> None:
     scored, made = raced(tmp_path / "a", Shuffled())
     best = max(scored.fitness, key=lambda key: scored.fitness[key].score)
-    assert best in scored.whole and made.score(best, "search") == scored.fitness[best].score
-    assert len(scored.whole) < 10 and sum(scored.items.values()) < 0.7 * 10 * CHUNKS * ITEMS
+    assert best in scored.complete and made.score(best, "search") == scored.fitness[best].score
+    assert len(scored.complete) < 10 and sum(scored.items_seen.values()) < 0.7 * 10 * CHUNKS * ITEMS
     assert all(math.isfinite(fitness.score) for fitness in scored.fitness.values())
-    assert {key for key, count in scored.items.items() if count == CHUNKS * ITEMS} == scored.whole
+    assert {key for key, count in scored.items_seen.items() if count == CHUNKS * ITEMS} == scored.complete
 
 
 def test_estimates_order_candidates_about_as_a_full_scoring_does(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_estimates_order_candidates_about_as_a_full_scoring_does(tmp_path: Path)
     keys = list(full.fitness)
     ranks = [np.argsort(np.argsort([scored.fitness[key].score for key in keys])) for scored in (fast, full)]
     assert np.corrcoef(*ranks)[0, 1] > 0.8
-    assert len(full.whole) == 10 and sum(full.items.values()) == 10 * CHUNKS * ITEMS
+    assert len(full.complete) == 10 and sum(full.items_seen.values()) == 10 * CHUNKS * ITEMS
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -139,7 +139,7 @@ def test_no_worker_idles_while_anyone_runs(tmp_path: Path) -> None:
     ended: list[int] = []
     pool = Counting(workers=4)
     scored, _ = raced(tmp_path / "a", pool)
-    needed = sum(scored.items.values()) // ITEMS
+    needed = sum(scored.items_seen.values()) // ITEMS
     ahead = len(pool.jobs) - needed
     assert 0 < ahead < needed / 2, "some chunks are scored ahead, and most of the work is needed"
     one = Shuffled()
@@ -155,7 +155,7 @@ def test_of_equal_candidates_the_first_ones_asked_are_the_best(tmp_path: Path, s
     rule = RaceConfig(least=16, most=16)
     scored = run_generation(made, asked, rule, item_order(made, rule), 3)
     ledger.close()
-    assert scored.whole == {asked[0].key}
+    assert scored.complete == {asked[0].key}
     worse = sorted(scored.fitness, key=lambda key: -scored.fitness[key].score)[len(asked) // 2 :]
     assert worse == [candidate.key for candidate in asked[len(asked) // 2 :]]
 
@@ -167,14 +167,14 @@ def test_after_a_kill_the_race_ends_as_if_undisturbed(tmp_path: Path, paid: int)
         raced(tmp_path / "b", Shuffled(dies_after=paid))
     pool = Shuffled(seed=9)
     assert raced(tmp_path / "b", pool)[0] == whole
-    assert paid + len(pool.jobs) == sum(whole.items.values()) // ITEMS
+    assert paid + len(pool.jobs) == sum(whole.items_seen.values()) // ITEMS
 
 
 def test_after_the_most_items_only_the_leader_goes_on(tmp_path: Path) -> None:
     scored, _ = raced(tmp_path / "a", Shuffled(), RaceConfig(margin=3.0, least=16, most=32))
-    assert sorted(scored.items.values()) == [32] * 9 + [CHUNKS * ITEMS]
+    assert sorted(scored.items_seen.values()) == [32] * 9 + [CHUNKS * ITEMS]
     best = max(scored.fitness, key=lambda key: scored.fitness[key].score)
-    assert scored.fitness[best].score >= max(scored.fitness[key].score for key in scored.whole)
+    assert scored.fitness[best].score >= max(scored.fitness[key].score for key in scored.complete)
 
 
 def test_a_failed_candidate_leaves_the_race_and_has_no_worth(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_generation_of_failures_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("objective", [{"front": True}, {"keep": {"a": 0.1}}])
 def test_what_is_no_single_number_is_not_raced(tmp_path: Path, objective: dict[str, Any]) -> None:
     scored, _ = raced(tmp_path / "a", Shuffled(), **objective)
-    assert len(scored.whole) == 10
+    assert len(scored.complete) == 10
 
 
 def searched(path: Path, pool: ToyPool, budget: BudgetConfig, rule: RaceConfig = RULE) -> Leaderboard:
@@ -200,7 +200,7 @@ def searched(path: Path, pool: ToyPool, budget: BudgetConfig, rule: RaceConfig =
     try:
         remaining = RemainingBudget(budget, made, ledger, reserve=100)
         optimizer = toy_optimizer(population=8)
-        return search(made, toy_space(), optimizer, toy_baselines(), remaining, rule=rule)
+        return search(made, toy_space(), optimizer, toy_baselines(), remaining, race=rule)
     finally:
         ledger.close()
 
@@ -222,7 +222,7 @@ class Same:
     def __init__(self) -> None:
         self.told: list[list[float]] = []
 
-    def ask(self) -> list[Vector]:
+    def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
         return list(np.random.default_rng(0).random((10, 2)))
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
@@ -245,7 +245,7 @@ def test_a_recipe_asked_again_is_told_the_same_when_the_search_is_repeated(tmp_p
         made, ledger = evaluator(tmp_path / "a", Shuffled(seed, fails=fails, workers=workers))
         budget = RemainingBudget(BudgetConfig(evaluations=40), made, ledger)
         same = Same()
-        board = search(made, toy_space(), same, toy_baselines(), budget, rule=RULE)
+        board = search(made, toy_space(), same, toy_baselines(), budget, race=RULE)
         runs.append((same.told, board.ranked(), board.failures(), ledger.races))
         ledger.close()
     told, _, failures, _ = runs[0]
@@ -258,7 +258,7 @@ def test_a_recipe_asked_again_is_told_the_same_when_the_search_is_repeated(tmp_p
         same := Same(),
         toy_baselines(),
         RemainingBudget(BudgetConfig(evaluations=40), alone, ledger),
-        rule=RULE,
+        race=RULE,
     )
     ledger.close()
     assert same.told == told
@@ -266,7 +266,7 @@ def test_a_recipe_asked_again_is_told_the_same_when_the_search_is_repeated(tmp_p
 
 def test_where_every_survivor_fails_the_stopped_ones_keep_their_estimates(tmp_path: Path) -> None:
     clean, _ = raced(tmp_path / "a", Shuffled())
-    doomed = {key for key in clean.fitness if clean.items[key] == CHUNKS * ITEMS}
+    doomed = {key for key in clean.fitness if clean.items_seen[key] == CHUNKS * ITEMS}
     scored, _ = raced(tmp_path / "b", Shuffled(fails=lambda job: "end" if job.chunk == "search/0" else None))
     survivors = [key for key, fitness in scored.fitness.items() if not math.isnan(fitness.score)]
     assert doomed and survivors and not set(survivors) & doomed
@@ -280,7 +280,7 @@ def test_the_ledger_names_whoever_was_stopped(tmp_path: Path) -> None:
     ledger.close()
     assert race["generation"] == 1 and race["first"] == "search/1"
     assert {key: count * ITEMS for key, count in race["stopped"].items()} == {
-        key: scored.items[key] for key in set(scored.fitness) - scored.whole
+        key: scored.items_seen[key] for key in set(scored.fitness) - scored.complete
     }
     again, reopened = evaluator(tmp_path / "a", Shuffled())
     run_generation(again, candidates(), RULE, item_order(again, RULE), 1)
@@ -316,7 +316,7 @@ def test_starting_the_workers_is_no_pace(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.monotonic", lambda: clock[0])
         _, made = raced(tmp_path / "a", Late())
-    assert made.busy == pytest.approx(2.0 * made.scored / ITEMS)
+    assert made.scoring_seconds == pytest.approx(2.0 * made.scored_items / ITEMS)
 
 
 def test_time_ends_a_search_once_and_for_all(tmp_path: Path) -> None:
@@ -348,8 +348,10 @@ def test_a_slice_dealt_anew_costs_no_baseline_twice_and_is_dealt_once(tmp_path: 
     first = searched(tmp_path / "a", pool, budget, INFORMATIVE)
     standing = {recipe.key() for recipe in toy_baselines().values()}
     assert {job.chunk for job in pool.jobs if job.key in standing} == {f"search/{i}" for i in range(CHUNKS)}
-    rechunked = {f"search/informative/{i}" for i in range(CHUNKS)}
-    assert pool.known == rechunked and {job.chunk for job in pool.jobs if job.key not in standing} <= rechunked
+    chunks_by_level = {f"search/informative/{i}" for i in range(CHUNKS)}
+    assert (
+        pool.known == chunks_by_level and {job.chunk for job in pool.jobs if job.key not in standing} <= chunks_by_level
+    )
     again = Shuffled(seed=4)
     assert searched(tmp_path / "a", again, budget, INFORMATIVE).ranked() == first.ranked() and not again.jobs
     ledger = Ledger(tmp_path / "a", ledger_header(LongScorer(), {}))
@@ -376,7 +378,7 @@ def test_a_baseline_that_fails_is_no_part_of_the_deal_and_still_a_failure(tmp_pa
     pool = Shuffled(fails=lambda job: "no" if job.key == bad else None)
     made, ledger = evaluator(tmp_path / "a", pool)
     budget = RemainingBudget(BudgetConfig(evaluations=16), made, ledger)
-    search(made, toy_space(), toy_optimizer(), toy_baselines(), budget, rule=INFORMATIVE)
+    search(made, toy_space(), toy_optimizer(), toy_baselines(), budget, race=INFORMATIVE)
     ledger.close()
     assert made.error(bad, "search") == "no" and len([job for job in pool.jobs if job.key == bad]) == 1
 
@@ -385,7 +387,7 @@ def test_a_fixed_order_begins_every_generation_alike(tmp_path: Path) -> None:
     for items, firsts in (("fixed", {"search/0"}), ("rotating", {f"search/{i}" for i in range(1, 6)})):
         made, ledger = evaluator(tmp_path / items, Shuffled())
         budget, rule = RemainingBudget(BudgetConfig(evaluations=32), made, ledger), replace(RULE, items=items)
-        search(made, toy_space(), toy_optimizer(population=8), toy_baselines(), budget, rule=rule)
+        search(made, toy_space(), toy_optimizer(population=8), toy_baselines(), budget, race=rule)
         ledger.close()
         assert len(ledger.races) > 1 and {race["first"] for race in ledger.races} == firsts
 
@@ -412,7 +414,7 @@ def test_a_candidate_that_becomes_a_baseline_is_not_paid_for_again(tmp_path: Pat
     made, ledger = evaluator(path, pool := Shuffled(seed=2))
     rows = {**toy_baselines(), "mine": best.recipe}
     remaining = RemainingBudget(budget, made, ledger, reserve=100)
-    again = search(made, toy_space(), toy_optimizer(population=8), rows, remaining, rule=INFORMATIVE)
+    again = search(made, toy_space(), toy_optimizer(population=8), rows, remaining, race=INFORMATIVE)
     ledger.close()
     assert not pool.jobs and dict(again.fitness) == dict(first.fitness)
 
@@ -422,6 +424,6 @@ def test_a_slice_dealt_anew_serves_other_objectives(tmp_path: Path, objective: d
     made, ledger = evaluator(tmp_path / "a", Shuffled(), **objective)
     rule = replace(INFORMATIVE, margin=0.2)
     budget = RemainingBudget(BudgetConfig(evaluations=40), made, ledger)
-    board = search(made, toy_space(), toy_optimizer(population=8), toy_baselines(), budget, rule=rule)
+    board = search(made, toy_space(), toy_optimizer(population=8), toy_baselines(), budget, race=rule)
     assert board.stopped() and all(made.score(c.key, "search") == score for c, score in board.ranked())
     ledger.close()

@@ -8,7 +8,7 @@ import pytest
 
 from evomerge.scoring.protocol import Plan, task_of
 from evomerge.scoring.tasks.slices import into_chunks
-from evomerge.searching.item_order import RATES, ItemOrder, agreement, rechunked
+from evomerge.searching.item_order import RATES, ItemOrder, agreement_levels, chunks_by_level
 
 ITEMS = {"a": [f"a/{i}" for i in range(60)], "b": [f"b/{i}" for i in range(100)]}
 PLAN = Plan({"search": into_chunks("search", ITEMS, 16)}, {"a": 1.0, "b": 3.0})
@@ -21,8 +21,8 @@ def baselines(seed: int = 0, rows: int = 5) -> list[dict[str, float]]:
     return [{item: float(draw.random() < p) for item, p in chance.items()} for _ in range(rows)]
 
 
-LEVELS = agreement(PLAN, baselines())
-ANEW = replace(PLAN, chunks={"search": rechunked(PLAN, LEVELS)})
+LEVELS = agreement_levels(PLAN, baselines())
+ANEW = replace(PLAN, chunks={"search": chunks_by_level(PLAN, LEVELS)})
 
 
 def test_levels_say_where_baselines_agree_and_which_way_most_of_them_are() -> None:
@@ -34,7 +34,7 @@ def test_levels_say_where_baselines_agree_and_which_way_most_of_them_are() -> No
     plan = Plan(
         {"search": into_chunks("search", {"a": ["a/0", "a/1", "a/2", "a/3"], "b": ["b/0", "b/1"]}, 3)}, {"a": 1, "b": 1}
     )
-    assert agreement(plan, rows) == {
+    assert agreement_levels(plan, rows) == {
         "a/0": "agree",
         "a/1": "agree",
         "a/2": "mostly right",
@@ -48,14 +48,14 @@ def test_the_slice_dealt_anew_has_the_same_items_in_chunks_of_the_same_size() ->
     assert sorted(ANEW.items("search")) == sorted(PLAN.items("search"))
     sizes = [len(chunk.items) for chunk in ANEW.chunks["search"]]
     assert sizes == [len(chunk.items) for chunk in PLAN.chunks["search"]]
-    assert rechunked(PLAN, LEVELS) == ANEW.chunks["search"]
+    assert chunks_by_level(PLAN, LEVELS) == ANEW.chunks["search"]
     assert {chunk.id for chunk in ANEW.chunks["search"]}.isdisjoint(chunk.id for chunk in PLAN.chunks["search"])
 
 
 def test_telling_items_come_at_their_rates_until_there_are_none_left() -> None:
-    order = ItemOrder.informative(ANEW, LEVELS)
-    early = Counter(LEVELS[item] for chunk in order.chunks[: order.beginnings - 1] for item in chunk.items)
-    rest = Counter(LEVELS[item] for chunk in order.chunks[order.beginnings :] for item in chunk.items)
+    order = ItemOrder.by_level(ANEW, LEVELS)
+    early = Counter(LEVELS[item] for chunk in order.chunks[: order.rotating_chunks - 1] for item in chunk.items)
+    rest = Counter(LEVELS[item] for chunk in order.chunks[order.rotating_chunks :] for item in chunk.items)
     whole = Counter(LEVELS.values())
     assert rest["mostly wrong"] == 0 < rest["agree"]
     drawn = {level: early[level] / whole[level] for level in RATES}
@@ -64,21 +64,21 @@ def test_telling_items_come_at_their_rates_until_there_are_none_left() -> None:
 
 
 def test_where_baselines_agree_on_everything_the_order_is_an_even_one() -> None:
-    levels = agreement(PLAN, baselines(rows=1))
-    order = ItemOrder.informative(replace(PLAN, chunks={"search": rechunked(PLAN, levels)}), levels)
-    assert set(levels.values()) == {"agree"} and order.beginnings == len(order.chunks)
+    levels = agreement_levels(PLAN, baselines(rows=1))
+    order = ItemOrder.by_level(replace(PLAN, chunks={"search": chunks_by_level(PLAN, levels)}), levels)
+    assert set(levels.values()) == {"agree"} and order.rotating_chunks == len(order.chunks)
     assert [chunk.items for chunk in order.chunks] == [chunk.items for chunk in PLAN.chunks["search"]]
 
 
 @pytest.mark.parametrize("weights", [PLAN.weights, {"b": 3.0}])
-@pytest.mark.parametrize("order", [ItemOrder.even(PLAN, True), ItemOrder.informative(ANEW, LEVELS)])
+@pytest.mark.parametrize("order", [ItemOrder.as_drawn(PLAN, True), ItemOrder.by_level(ANEW, LEVELS)])
 def test_over_the_whole_slice_the_estimate_is_the_score(order: ItemOrder, weights: dict[str, float]) -> None:
     draw = np.random.default_rng(1)
     scores = {item: draw.random() for item in PLAN.items("search") if task_of(item) in weights}
-    items = [item for chunk in order.of_generation(5) for item in chunk.items if item in scores]
+    items = [item for chunk in order.generation_chunks(5) for item in chunk.items if item in scores]
     strata = order.strata(items, weights)
     assert strata.means(np.array([[scores[item] for item in items]]))[0] == pytest.approx(PLAN.score(scores), abs=1e-11)
-    assert set(strata.stands_for) == {1.0}
+    assert set(strata.item_weights) == {1.0}
 
 
 def test_estimates_from_a_part_have_no_bias_though_its_items_were_chosen() -> None:
@@ -88,13 +88,13 @@ def test_estimates_from_a_part_have_no_bias_though_its_items_were_chosen() -> No
         draw = np.random.default_rng(seed)
         shuffled = {task: list(draw.permutation(ids)) for task, ids in ITEMS.items()}
         plan = replace(PLAN, chunks={"search": into_chunks("search", shuffled, 16)})
-        anew = replace(plan, chunks={"search": rechunked(plan, LEVELS)})
-        order = ItemOrder.informative(anew, LEVELS)
+        anew = replace(plan, chunks={"search": chunks_by_level(plan, LEVELS)})
+        order = ItemOrder.by_level(anew, LEVELS)
         chance = {"agree": 0.9, "mostly right": 0.6, "mostly wrong": 0.2}
         scores = {
             item: float(np.random.default_rng([7, i]).random() < chance[LEVELS[item]]) for i, item in enumerate(LEVELS)
         }
-        items = [item for chunk in order.of_generation(seed)[:3] for item in chunk.items]
+        items = [item for chunk in order.generation_chunks(seed)[:3] for item in chunk.items]
         found.append(order.strata(items, PLAN.weights).means(np.array([[scores[i] for i in items]]))[0])
         truth.append(PLAN.score(scores))
         plain.append(PLAN.score({item: scores[item] for item in items}))
@@ -104,7 +104,7 @@ def test_estimates_from_a_part_have_no_bias_though_its_items_were_chosen() -> No
 
 
 def test_only_tasks_that_count_are_drawn_from() -> None:
-    order = ItemOrder.informative(ANEW, LEVELS)
+    order = ItemOrder.by_level(ANEW, LEVELS)
     items = [item for item in ANEW.items("search") if task_of(item) == "b"][:40]
     strata = order.strata(items, {"b": 2.0})
-    assert list(strata.weights) == [2.0] and list(strata.totals) == [len(ITEMS["b"])]
+    assert list(strata.task_weights) == [2.0] and list(strata.task_sizes) == [len(ITEMS["b"])]

@@ -41,7 +41,7 @@ def test_without_settings_it_is_the_plans_score_to_the_bit() -> None:
     own = Objective(WEIGHTS)
     found = own.fitness(plan.by_task(items), {})
     assert found.score == plan.score(items) and found.violation == 0.0
-    assert own.loss(found) == -found.score and not own.relative and own.dimensions == 1
+    assert own.loss(found) == -found.score and not own.uses_baselines and own.loss_count == 1
     assert own.items(items, {}) == items
 
 
@@ -123,7 +123,7 @@ def test_losses_and_ranks_follow_debs_rules() -> None:
 def test_a_front_has_a_loss_for_each_task() -> None:
     own = objective(front=True, maximise=["law", "math"])
     found = own.fitness(means(0.3, 0.6, 0.0), REFERENCES)
-    assert own.dimensions == 2 and own.loss(found) == (-0.6, -0.3)
+    assert own.loss_count == 2 and own.loss(found) == (-0.6, -0.3)
     assert own.loss(FAILED) == (math.inf, math.inf)
     assert found.score == pytest.approx((0.3 + 2 * 0.6) / 3), "one number is still needed to sort a table"
 

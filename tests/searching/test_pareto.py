@@ -6,7 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from evomerge.searching.pareto import Point, dominates, front, hypervolume, knee, share_of_box, spread_out
+from evomerge.searching.pareto import (
+    Point,
+    diverse_subset,
+    dominates,
+    hypervolume,
+    knee,
+    normalised_hypervolume,
+    pareto_front,
+)
 
 
 def cloud(seed: int, count: int, objectives: int, steps: int = 12) -> list[Point]:
@@ -20,7 +28,7 @@ def cloud(seed: int, count: int, objectives: int, steps: int = 12) -> list[Point
 def test_the_front_is_that_of_the_definition(seed: int, objectives: int) -> None:
     points = cloud(seed, 40, objectives)
     free = [p for p in points if not any(all(b >= a for a, b in zip(p, q, strict=True)) and p != q for q in points)]
-    found = front(points)
+    found = pareto_front(points)
     assert found == sorted(found) and {points[i] for i in found} == set(free)
     assert found == [points.index(points[i]) for i in found], "of equal points the first, once"
 
@@ -56,7 +64,7 @@ def test_hypervolume_ignores_order_repetition_and_the_dominated() -> None:
     whole = hypervolume(points, (-1.0,) * 3)
     assert hypervolume(points[::-1], (-1.0,) * 3) == pytest.approx(whole)
     assert hypervolume([*points, *points], (-1.0,) * 3) == pytest.approx(whole)
-    assert hypervolume([points[i] for i in front(points)], (-1.0,) * 3) == pytest.approx(whole)
+    assert hypervolume([points[i] for i in pareto_front(points)], (-1.0,) * 3) == pytest.approx(whole)
     assert hypervolume(points, (2.0,) * 3) == hypervolume([], (0.0,) * 3) == 0.0
 
 
@@ -70,7 +78,7 @@ def test_the_knee_gives_up_least_of_any_objective() -> None:
 
 def test_the_knee_does_not_depend_on_units_or_order() -> None:
     found = cloud(7, 30, 2)
-    points = [found[i] for i in front(found)]
+    points = [found[i] for i in pareto_front(found)]
     best = points[knee(points)]
     scaled = [(3.0 * a - 7.0, 100.0 * b) for a, b in points]
     assert points[knee(scaled)] == best
@@ -79,24 +87,28 @@ def test_the_knee_does_not_depend_on_units_or_order() -> None:
 
 def test_spreading_out_keeps_the_knee_and_the_ends() -> None:
     points = [(0.0, 1.0), (0.5, 0.55), (0.5001, 0.5499), (0.52, 0.53), (1.0, 0.0), (0.1, 0.1)]
-    assert spread_out(points, 3) == [0, 3, 4] and knee(points) == 3
-    assert spread_out(points, 1) == [3]
-    assert spread_out(points, 99) == [0, 1, 2, 3, 4]
-    assert spread_out([], 3) == []
+    assert diverse_subset(points, 3) == [0, 3, 4] and knee(points) == 3
+    assert diverse_subset(points, 1) == [3]
+    assert diverse_subset(points, 99) == [0, 1, 2, 3, 4]
+    assert diverse_subset([], 3) == []
 
 
 def test_the_share_of_the_box_does_not_depend_on_units() -> None:
     points = cloud(5, 12, 3)
-    best = [points[i] for i in front(points)]
-    share = share_of_box(best, points)
+    best = [points[i] for i in pareto_front(points)]
+    share = normalised_hypervolume(best, points)
     scaled = [[(100 * a - 3, b, 0.01 * c) for a, b, c in some] for some in (best, points)]
-    assert share_of_box(*scaled) == pytest.approx(share) and 0 < share < 1
-    assert share_of_box(points, points) == pytest.approx(share), "the dominated add nothing"
-    assert share_of_box(best[:1], points) < share
+    assert normalised_hypervolume(*scaled) == pytest.approx(share) and 0 < share < 1
+    assert normalised_hypervolume(points, points) == pytest.approx(share), "the dominated add nothing"
+    assert normalised_hypervolume(best[:1], points) < share
 
 
 def test_the_share_of_the_box_by_hand() -> None:
-    assert share_of_box([(1.0, 1.0)], [(0.0, 0.0), (1.0, 1.0)]) == pytest.approx(1.0)
-    assert share_of_box([(0.0, 1.0), (1.0, 0.0)], [(0.0, 1.0), (1.0, 0.0)]) == pytest.approx((2 * 0.11 - 0.01) / 1.21)
-    assert share_of_box([(0.5, 1.0)], [(0.0, 1.0), (1.0, 1.0)]) == pytest.approx(0.6 / 1.1), "an objective of one value"
-    assert share_of_box([], [(0.0, 1.0)]) == 0.0
+    assert normalised_hypervolume([(1.0, 1.0)], [(0.0, 0.0), (1.0, 1.0)]) == pytest.approx(1.0)
+    assert normalised_hypervolume([(0.0, 1.0), (1.0, 0.0)], [(0.0, 1.0), (1.0, 0.0)]) == pytest.approx(
+        (2 * 0.11 - 0.01) / 1.21
+    )
+    assert normalised_hypervolume([(0.5, 1.0)], [(0.0, 1.0), (1.0, 1.0)]) == pytest.approx(0.6 / 1.1), (
+        "an objective of one value"
+    )
+    assert normalised_hypervolume([], [(0.0, 1.0)]) == 0.0

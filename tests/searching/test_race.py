@@ -7,7 +7,7 @@ import pytest
 
 from evomerge.errors import ConfigError
 from evomerge.schema import build
-from evomerge.searching.race import Matrix, RaceConfig, Strata, certain_width, decided
+from evomerge.searching.race import Matrix, RaceConfig, Strata, confidence_sequence_width, decide
 
 RULE = RaceConfig(margin=0.5, least=8, most=None)
 
@@ -38,7 +38,7 @@ def race(scores: Matrix, best: int, rule: RaceConfig, stage: int = 16) -> tuple[
         step = min(stage, total - seen)
         seen, paid = seen + step, paid + step * len(running)
         if seen < total:
-            inside, outside = decided(scores[running, :seen], strata(seen, total), best - len(accepted), rule)
+            inside, outside = decide(scores[running, :seen], strata(seen, total), best - len(accepted), rule)
             accepted |= {running[row] for row in inside}
             rejected |= {running[row] for row in outside}
             running = [row for row in running if row not in accepted | rejected]
@@ -61,35 +61,35 @@ def test_the_standard_error_is_that_of_sampling_without_replacement() -> None:
     means = [population[draw.permutation(total)[:seen]].mean() for _ in range(4000)]
     sample = population[draw.permutation(total)[:seen]][None, :]
     one = Strata(np.zeros(seen, dtype=np.int64), np.ones(seen), np.array([total]), np.ones(1))
-    assert one.spread(sample, np.zeros(1))[0] == pytest.approx(np.std(means), rel=0.3)
-    assert one.spread(sample, np.ones(1))[0] > one.spread(sample, np.zeros(1))[0]
+    assert one.standard_errors(sample, np.zeros(1))[0] == pytest.approx(np.std(means), rel=0.3)
+    assert one.standard_errors(sample, np.ones(1))[0] > one.standard_errors(sample, np.zeros(1))[0]
 
 
 def test_a_whole_slice_leaves_no_doubt() -> None:
     scores = answers([0.4, 0.7], 40, 0)
-    assert strata(40, 40).spread(scores[:1] - scores[1:], np.ones(2))[0] == 0
-    assert decided(scores, strata(40, 40), 1, RULE) == ([1], [0])
+    assert strata(40, 40).standard_errors(scores[:1] - scores[1:], np.ones(2))[0] == 0
+    assert decide(scores, strata(40, 40), 1, RULE) == ([1], [0])
 
 
 def test_nobody_stops_before_enough_is_seen_or_where_all_are_equal() -> None:
     scores = answers([0.1, 0.9], 7, 0)
-    assert decided(scores, strata(7, 100), 1, RULE) == ([], [])
+    assert decide(scores, strata(7, 100), 1, RULE) == ([], [])
     equal = answers([0.5] * 4, 60, 0)
-    assert decided(equal, strata(60, 100), 2, RULE) == ([], [])
+    assert decide(equal, strata(60, 100), 2, RULE) == ([], [])
 
 
 def test_clear_cases_stop_at_once() -> None:
     scores = answers([0.9, 0.1, 0.85, 0.2], 16, 3)
-    accepted, rejected = decided(scores, strata(16, 100), 2, RULE)
+    accepted, rejected = decide(scores, strata(16, 100), 2, RULE)
     assert sorted(accepted) == [0, 2] and sorted(rejected) == [1, 3]
 
 
 def test_after_the_most_items_everyone_is_decided() -> None:
     equal = answers([0.5] * 5, 48, 0)
-    accepted, rejected = decided(equal, strata(48, 160), 2, RaceConfig(margin=1.0, most=48))
+    accepted, rejected = decide(equal, strata(48, 160), 2, RaceConfig(margin=1.0, most=48))
     assert accepted == [0, 1] and rejected == [2, 3, 4]
-    assert decided(equal, strata(48, 160), 2, RaceConfig(alpha=0.1)) == ([], []), "unless certainty is asked for"
-    assert decided(equal[:, :47], strata(47, 160), 2, RaceConfig(margin=1.0, most=48)) == ([], [])
+    assert decide(equal, strata(48, 160), 2, RaceConfig(alpha=0.1)) == ([], []), "unless certainty is asked for"
+    assert decide(equal[:, :47], strata(47, 160), 2, RaceConfig(margin=1.0, most=48)) == ([], [])
 
 
 @pytest.mark.sampled(1)
@@ -103,7 +103,7 @@ def test_the_best_is_seldom_rejected_by_the_certain_bound(alpha: float) -> None:
         rejected = {
             row
             for seen in range(16, 160, 16)
-            for row in decided(scores[:, :seen], strata(seen, 160), 5, _sure(alpha))[1]
+            for row in decide(scores[:, :seen], strata(seen, 160), 5, _sure(alpha))[1]
         }
         lost += best in rejected
     assert lost <= alpha * 200
@@ -114,16 +114,20 @@ def _sure(alpha: float) -> RaceConfig:
 
 
 def test_a_rule_is_told_in_words() -> None:
-    assert str(RaceConfig(margin=0.5, most=None)) == "told apart by 0.5 standard errors, after 24 items or more"
-    assert str(RaceConfig(least=8)) == "told apart by 1 standard errors, after 8 items and for good after 48"
-    assert str(RaceConfig(alpha=0.1)) == "told apart with a chance of error of 0.1, after 24 items or more"
+    assert (
+        str(RaceConfig(margin=0.5, most=None)) == "stops on a difference of 0.5 standard errors, after 24 items or more"
+    )
+    assert (
+        str(RaceConfig(least=8)) == "stops on a difference of 1 standard errors, after 8 items or more, ends after 48"
+    )
+    assert str(RaceConfig(alpha=0.1)) == "stops with an error probability of 0.1, after 24 items or more"
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::5])
 def test_the_order_of_the_candidates_changes_nothing(order: tuple[int, ...]) -> None:
     scores = noisy([0.8, 0.3, 0.6, 0.5], 40, 5)
-    accepted, rejected = decided(scores, strata(40, 200), 2, RULE)
-    again = decided(scores[list(order)], strata(40, 200), 2, RULE)
+    accepted, rejected = decide(scores, strata(40, 200), 2, RULE)
+    again = decide(scores[list(order)], strata(40, 200), 2, RULE)
     assert {order[row] for row in again[0]} == set(accepted) and {order[row] for row in again[1]} == set(rejected)
 
 
@@ -137,7 +141,7 @@ def test_the_certain_bound_is_seldom_wrong_over_all_its_looks(alpha: float) -> N
         rule = RaceConfig(alpha=alpha, least=8)
         whole = strata(160, 160).means(scores)
         for seen in range(16, 160, 16):
-            accepted, _ = decided(scores[:, :seen], strata(seen, 160), 1, rule)
+            accepted, _ = decide(scores[:, :seen], strata(seen, 160), 1, rule)
             if accepted and whole[accepted[0]] < whole.max():
                 wrong += 1
                 break
@@ -145,8 +149,12 @@ def test_the_certain_bound_is_seldom_wrong_over_all_its_looks(alpha: float) -> N
 
 
 def test_the_certain_bound_is_wider_than_a_single_test_and_narrows_with_alpha() -> None:
-    assert certain_width(80, 160, 0.05) > 1.645
-    assert certain_width(80, 160, 0.5) < certain_width(80, 160, 0.1) < certain_width(80, 160, 0.01)
+    assert confidence_sequence_width(80, 160, 0.05) > 1.645
+    assert (
+        confidence_sequence_width(80, 160, 0.5)
+        < confidence_sequence_width(80, 160, 0.1)
+        < confidence_sequence_width(80, 160, 0.01)
+    )
 
 
 def test_a_race_finds_the_better_half_for_less() -> None:

@@ -16,7 +16,7 @@ from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.evaluator import Evaluator
 from evomerge.searching.loop import Leaderboard, ledger_header, search
 from evomerge.searching.objective import Objective
-from evomerge.searching.pareto import dominates, front, share_of_box
+from evomerge.searching.pareto import dominates, normalised_hypervolume, pareto_front
 from evomerge.workers.jobs import Job
 from tests.toys import EXPERTS, ToyPool, ToyScorer, cube, toy_baselines, toy_optimizer, toy_space, weights
 
@@ -69,7 +69,7 @@ def test_a_front_is_chosen_on_select_and_every_member_has_a_row(tmp_path: Path) 
     assert result.front is not None and 2 <= len(result.front.members) <= 6 + len(toy_baselines())
     points = [tuple(evaluator.fitness(c.key, "select").values.values()) for c in result.front.members]
     everybody = [tuple(evaluator.fitness(key, "search").values.values()) for key in board.candidates]
-    assert front(points) == list(range(len(points)))
+    assert pareto_front(points) == list(range(len(points)))
     assert not any(dominates(other, point) for other in everybody for point in points), "the slices are alike here"
     assert result.winner.key in {c.key for c in result.front.members}
     assert [row.key for row in result.front.rows] == [c.key for c in result.front.members]
@@ -77,8 +77,8 @@ def test_a_front_is_chosen_on_select_and_every_member_has_a_row(tmp_path: Path) 
         assert set(row.tasks) == {"a", "b"}
     covered = [tuple(row.tasks.values()) for row in result.front.rows]
     standing = [tuple(row.tasks.values()) for row in result.rows[:-1]]
-    assert result.front.share == pytest.approx(share_of_box(covered, [*covered, *standing]))
-    assert result.front.share > share_of_box(standing, [*covered, *standing])
+    assert result.front.share == pytest.approx(normalised_hypervolume(covered, [*covered, *standing]))
+    assert result.front.share > normalised_hypervolume(standing, [*covered, *standing])
     assert json.loads(json.dumps(result.as_dict()))["front"]["members"][0]["role"] == "member"
 
 
@@ -113,7 +113,7 @@ def test_normalised_scores_stand_in_the_table_and_the_claim(tmp_path: Path) -> N
     for found in result.comparisons:
         gained = rows["winner"].scores["holdout"] - rows[found.label].scores["holdout"]
         assert found.interval.difference == pytest.approx(gained)
-    assert {task_of(item) for item in evaluator.scaled(result.winner.key, "holdout")} == {"a", "b"}
+    assert {task_of(item) for item in evaluator.objective_items(result.winner.key, "holdout")} == {"a", "b"}
 
 
 @pytest.mark.parametrize(
@@ -127,11 +127,11 @@ def test_a_repeated_end_pays_nothing_and_says_the_same(tmp_path: Path, settings:
 
 
 def test_optimizers_of_one_objective_refuse_a_front() -> None:
-    with pytest.raises(ConfigError, match=r"objective\.front: optimizer=cma takes one objective; choose of .*random"):
+    with pytest.raises(ConfigError, match=r"objective\.front: optimizer=cma takes one objective; choose .*random"):
         optimizers.create("cma", cube(2), [], 1, {}, objectives=2)
 
 
-@pytest.mark.parametrize("name", [name for name in optimizers.names() if optimizers.takes_several(name)])
+@pytest.mark.parametrize("name", [name for name in optimizers.names() if optimizers.supports_several_objectives(name)])
 def test_the_others_take_tuples(name: str) -> None:
     optimizer = optimizers.create(name, cube(2), [], 1, {}, objectives=2)
     for _ in range(3):

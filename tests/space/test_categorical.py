@@ -28,7 +28,7 @@ THREE = ["task_arithmetic", "ties", "linear"]
 ANY = [
     name
     for name in methods.names()
-    if methods.load(name).EXPERTS[1] > 3 and not methods.banks_of_all(methods.load(name))
+    if methods.load(name).EXPERTS[1] > 3 and not methods.banks_depend_on_experts(methods.load(name))
 ]
 WEIGHTED = [name for name in ANY if "weight" in methods.load(name).PER_EXPERT]
 LABELS = ("math", "code", "chat")
@@ -341,7 +341,9 @@ def test_what_was_prepared_serves_every_subset(materializer: Materializer, tmp_p
     assert sorted(tmp_path.rglob("*.safetensors")) == files
 
 
-@pytest.mark.parametrize("method", [name for name in methods.names() if methods.banks_of_all(methods.load(name))])
+@pytest.mark.parametrize(
+    "method", [name for name in methods.names() if methods.banks_depend_on_experts(methods.load(name))]
+)
 def test_a_method_whose_banks_depend_on_all_experts_keeps_them_all(method: str, materializer: Materializer) -> None:
     if methods.adapters_only(methods.load(method)):
         pytest.skip("merges adapters only")

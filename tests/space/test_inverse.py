@@ -9,7 +9,7 @@ from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.recipes import parse_recipe
 from evomerge.recipes.document import to_document
-from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
 from evomerge.space.categorical import ExpertSubset, MethodChoice
 from tests.space.test_space import BASE, COMPONENTS, EXPERTS, LAYERS, SCHEDULES, make, points
 
@@ -19,7 +19,7 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def arithmetic(*weights: Any, **settings: Any) -> Recipe:
     pairs = zip(EXPERTS.values(), weights, strict=False)
     sources = tuple(Source(ref, {"weight": weight}) for ref, weight in pairs)
-    return models_form("task_arithmetic", BASE, sources, settings)
+    return recipe_of_models("task_arithmetic", BASE, sources, settings)
 
 
 @every_schedule
@@ -60,17 +60,17 @@ def test_an_absent_expert_has_no_weight_and_lambda_scales() -> None:
 
 def test_an_average_of_models_is_a_sum_of_task_vectors() -> None:
     sources = tuple(Source(ref, {"weight": 2.0}) for ref in EXPERTS.values())
-    vector, distance = make().nearest(models_form("linear", None, sources, {}))
+    vector, distance = make().nearest(recipe_of_models("linear", None, sources, {}))
     assert distance == pytest.approx(0.0, abs=1e-6)
     assert make().decode(vector) == make().decode(make().seeds()["uniform"])
 
 
 def test_other_models_are_refused_by_name() -> None:
-    foreign = models_form("task_arithmetic", BASE, (Source(ModelRef("org/other"), {"weight": 1.0}),), {})
+    foreign = recipe_of_models("task_arithmetic", BASE, (Source(ModelRef("org/other"), {"weight": 1.0}),), {})
     with pytest.raises(ConfigError, match=r"^it merges org/other, which is not among the experts$"):
         make().nearest(foreign)
     with pytest.raises(ConfigError, match=r"^its base is org/third, not org/base$"):
-        make().nearest(models_form("task_arithmetic", ModelRef("org/third"), (), {}))
+        make().nearest(recipe_of_models("task_arithmetic", ModelRef("org/third"), (), {}))
 
 
 def test_a_choice_takes_the_recipes_own_method_and_a_subset_its_experts() -> None:

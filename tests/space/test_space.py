@@ -17,7 +17,7 @@ from evomerge.models.family import Family
 from evomerge.models.groups import Layout, layer_of
 from evomerge.recipes import parse_recipe
 from evomerge.recipes.document import to_document
-from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
 from evomerge.space.space import SearchSpace, Space
 from tests.families import BUILDERS, Folders, save_family
 
@@ -176,7 +176,7 @@ def bits(materializer: Materializer, merged: Recipe) -> str:
 
 
 def stored(materializer: Materializer, ref: ModelRef) -> str:
-    whole = models_form("task_arithmetic", materializer.family.ref, (Source(ref, {"weight": 1.0}),), {})
+    whole = recipe_of_models("task_arithmetic", materializer.family.ref, (Source(ref, {"weight": 1.0}),), {})
     return bits(materializer, whole)
 
 

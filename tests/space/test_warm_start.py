@@ -10,7 +10,7 @@ from evomerge.errors import ConfigError
 from evomerge.ledger.ledger import Ledger
 from evomerge.recipes import dump_recipe
 from evomerge.recipes.document import to_document
-from evomerge.recipes.recipe import Rule
+from evomerge.recipes.recipe import FilteredValue
 from evomerge.space import warm_start as warm_start
 from tests.space.test_space import make
 from tests.toys import Run, toy_optimizer, toy_space
@@ -41,7 +41,7 @@ def test_mergekits_yaml_lies_beside_the_space_and_says_how_far(
     (vector,) = warm_start.points(make(), [str(tmp_path / "mergekit.yml")]).values()
     first, second, third = (s.settings["weight"] for s in make().decode(vector).slices[0].sources)
     assert (first, third) == (0.45, 0.0) and isinstance(second, tuple)
-    assert [rule.value for rule in second if isinstance(rule, Rule)] == [0.05, 0.05, 0.05, 0.2], (
+    assert [rule.value for rule in second if isinstance(rule, FilteredValue)] == [0.05, 0.05, 0.05, 0.2], (
         "depth 0, then the mean"
     )
     (line,) = caplog.messages

@@ -39,6 +39,7 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> list[FakeWriter]:
     module: Any = ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = FakeWriter
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    monkeypatch.setattr("evomerge.trackers._registry.find_spec", lambda name: name)  # as if it were installed
     monkeypatch.setattr(FakeWriter, "made", [])
     return FakeWriter.made
 

@@ -50,6 +50,7 @@ class FakeWandB:
 def wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandB]:
     fake = FakeWandB()
     monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
+    monkeypatch.setattr("evomerge.trackers._registry.find_spec", lambda name: name)  # as if it were installed
     yield fake
 
 

@@ -10,7 +10,7 @@ import torch
 from evomerge.merging.materializer import Materializer, fingerprint
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_tokenizer, model_config
-from evomerge.recipes.recipe import ModelRef, Recipe, Source, models_form
+from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
 from evomerge.scoring.engine.encoder import Encoder, Work
 from evomerge.scoring.protocol import Request
 from evomerge.workers.jobs import Job, WorkerSpec
@@ -30,7 +30,7 @@ WORK = {chunk: ENCODER.work(requests) for chunk, requests in REQUESTS.items()} |
 
 def merged(*weights: float, dtype: str = "float32") -> Recipe:
     sources = tuple(Source(ref, {"weight": w}) for ref, w in zip(EXPERTS, weights, strict=True))
-    return models_form("task_arithmetic", BASE, sources, {}, out_dtype=dtype)
+    return recipe_of_models("task_arithmetic", BASE, sources, {}, out_dtype=dtype)
 
 
 def job(recipe: Recipe, chunk: str = "search/0") -> Job:
@@ -136,7 +136,7 @@ def test_it_reads_what_was_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     from evomerge.methods import ties
 
     sources = tuple(Source(ref, {"weight": 0.5, "density": 0.3}) for ref in EXPERTS)
-    recipe = models_form("ties", BASE, sources, {}, out_dtype="float32")
+    recipe = recipe_of_models("ties", BASE, sources, {}, out_dtype="float32")
     list(Materializer(Family(BASE, EXPERTS), prepared=tmp_path).prepare(recipe))
 
     def computed(setup: object) -> None:

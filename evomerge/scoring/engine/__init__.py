@@ -1,4 +1,9 @@
-"""scoring.engine."""
+"""The forward passes: log-likelihoods by token trees, generation, encoder-decoder models, and lm-eval's plain path.
+
+An engine gets requests as token ids and batches and answers with the weights that the live model has at that moment. It
+knows no task, metric or recipe. The rule: a fast path must give the plain path's numbers within rounding; where it
+cannot, the plain path runs and one line says why.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +11,8 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.scoring.engine.encoder import MANY, Encoder, Work, check_tokenizer
-    from evomerge.scoring.engine.scoring_engine import PATHS, ScoringEngine
+    from evomerge.scoring.engine.options import PATHS
+    from evomerge.scoring.engine.scoring_engine import ScoringEngine
     from evomerge.scoring.engine.tree import Pair
 else:
     __getattr__ = on_demand(__name__, __file__)

@@ -23,7 +23,6 @@ from evomerge.scoring.engine.windows import reach
 
 log = logging.getLogger(__name__)
 
-PATHS = ("auto", "tree", "plain")
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 0.01, torch.float16: 2e-3}  # relative to 1 + |log-likelihood|
 ANSWERS = 8  # times the tokens of a forward pass that keys and values of answers may hold
 

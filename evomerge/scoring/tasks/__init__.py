@@ -1,21 +1,27 @@
-"""scoring.tasks."""
+"""lm-eval's tasks: read from an experiment, loaded and frozen once, drawn into slices, graded item by item.
+
+The room runs in the driver alone and knows no model but its tokenizer's chat template. The rule: what cannot be graded
+is refused before a model is loaded, and a document never stands in two slices.
+"""
 
 from typing import TYPE_CHECKING
 
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.scoring.tasks.engine_lm import EngineLM, evaluate
+    from evomerge.scoring.tasks.engine_lm import EngineLM, Evaluation, evaluate
     from evomerge.scoring.tasks.lm_eval_scorer import LMEvalScorer
     from evomerge.scoring.tasks.loading import TaskLoader
     from evomerge.scoring.tasks.slices import into_chunks
-    from evomerge.scoring.tasks.task_entries import read_tasks
+    from evomerge.scoring.tasks.task_entries import ScorerConfig, read_tasks
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
     "EngineLM",
+    "Evaluation",
     "LMEvalScorer",
+    "ScorerConfig",
     "TaskLoader",
     "evaluate",
     "into_chunks",

@@ -16,7 +16,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 
 from evomerge.errors import CandidateError, TaskError
 from evomerge.schema import shown
-from evomerge.scoring import SEED, Answer, Counts, Request, count, text_of
+from evomerge.scoring import SEED, Answer, Counts, Request, count_answers, text_of
 from evomerge.scoring.tasks.task_errors import blaming
 
 
@@ -152,7 +152,7 @@ class Leaf:
             for instance, response in zip(doc.instances, responses[item], strict=True)
         ]
         generated = [(doc, own) for doc, own in pairs if isinstance(own[0], Answer)]
-        return count([own for _, own in generated], [doc for doc, _ in generated], self.pipeline.filters)
+        return count_answers([own for _, own in generated], [doc for doc, _ in generated], self.pipeline.filters)
 
     def _score(self, item: str, instances: Sequence[Instance]) -> float:
         answers = [instance.filtered_resps[self.pipeline.name] for instance in instances]

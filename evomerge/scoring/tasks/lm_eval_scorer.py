@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from evomerge.errors import TaskError
-from evomerge.schema import EMPTY, Count, Location, Natural
-from evomerge.scoring import SLICES, Chunk, Counts, Plan, Request, added, seeded, silence_lm_eval
+from evomerge.scoring import SLICES, Chunk, Counts, Plan, Request, add_counts, seeded, silence_lm_eval
 from evomerge.scoring.tasks.dry_run import rehearse
 from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Leaf, Prompting, fewshot_split, freeze, own_split
 from evomerge.scoring.tasks.loading import TaskLoader, choose_filter, choose_metric, label, override
 from evomerge.scoring.tasks.slices import Doc, draw, into_chunks
-from evomerge.scoring.tasks.task_entries import TaskEntry, read_tasks
+from evomerge.scoring.tasks.task_entries import ScorerConfig, TaskEntry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,47 +26,33 @@ class LMEvalScorer:
     """Scores items as `lm_eval.simple_evaluate` does on a whole task, one item at a time.
 
     An item is `TASK/SPLIT/ROW`; within a group `TASK/LEAF/ROW`, or `TASK/LEAF/SPLIT/ROW` where `splits` asks
-    for another split than lm-eval's. Metrics for which lower is better are negated. Without a value,
-    `fewshot_as_multiturn` is what it is for the `lm_eval` command: set when a chat template is applied.
+    for another split than lm-eval's. Metrics for which lower is better are negated.
     """
 
-    def __init__(
-        self,
-        *,
-        tasks: Sequence[Any],
-        tokenizer: "PreTrainedTokenizerBase | None",
-        seed: int,
-        slices: Mapping[str, Any] = EMPTY,
-        chunk_items: Count = 16,
-        include_path: Location | None = None,
-        num_fewshot: Natural | None = None,
-        apply_chat_template: bool = False,
-        fewshot_as_multiturn: bool | None = None,
-        system_instruction: str | None = None,
-        gen_kwargs: Mapping[str, Any] | None = None,
-    ) -> None:
-        entries = read_tasks(tasks, slices, "scorer.tasks")
-        if fewshot_as_multiturn and not apply_chat_template:
+    def __init__(self, config: ScorerConfig, tokenizer: "PreTrainedTokenizerBase | None", seed: int) -> None:
+        if config.fewshot_as_multiturn and not config.apply_chat_template:
             raise TaskError("fewshot_as_multiturn needs apply_chat_template=true; set both, or neither")
-        multiturn = apply_chat_template if fewshot_as_multiturn is None else fewshot_as_multiturn
-        template = _chat_template(tokenizer) if apply_chat_template else None
-        prompting = Prompting(system_instruction, template, multiturn)
+        multiturn = config.apply_chat_template if config.fewshot_as_multiturn is None else config.fewshot_as_multiturn
+        template = _chat_template(tokenizer) if config.apply_chat_template else None
+        prompting = Prompting(config.system_instruction, template, multiturn)
         self._docs: dict[str, tuple[Leaf, FrozenDoc]] = {}
         drawn: dict[str, dict[str, tuple[str, ...]]] = {}
         with silence_lm_eval():
-            loader = TaskLoader(include_path)
-            for entry in entries:
+            loader = TaskLoader(config.include_path)
+            for entry in config.entries:
                 with seeded():
-                    frozen = _Frozen(entry, loader.load(entry), prompting, num_fewshot, gen_kwargs)
+                    frozen = _Frozen(entry, loader.load(entry), prompting, config.num_fewshot, config.gen_kwargs)
                 drawn[entry.name] = draw(entry.name, frozen.pools, entry.wanted, seed)
                 kept = [item for items in drawn[entry.name].values() for item in items]
                 self._docs |= {item: frozen.docs[item] for item in kept}
         self._refuse_leaks(drawn)
         chunks = {
-            slice_: into_chunks(slice_, {task: by_slice[slice_] for task, by_slice in drawn.items()}, chunk_items)
+            slice_: into_chunks(
+                slice_, {task: by_slice[slice_] for task, by_slice in drawn.items()}, config.chunk_items
+            )
             for slice_ in SLICES
         }
-        self.plan = Plan(chunks, {entry.name: entry.weight for entry in entries})
+        self.plan = Plan(chunks, {entry.name: entry.weight for entry in config.entries})
 
     @property
     def fingerprint(self) -> str:
@@ -96,7 +81,7 @@ class LMEvalScorer:
     def answers(self, chunk: Chunk, responses: Sequence[Any]) -> Counts:
         """How many answers the responses hold, and how many of them are truncated, empty or unparsable."""
         by_item = dict(self._shared_out(chunk, responses))
-        counts = added([leaf.answers(docs, by_item) for leaf, docs in self._by_leaf(chunk)])
+        counts = add_counts([leaf.answers(docs, by_item) for leaf, docs in self._by_leaf(chunk)])
         return counts if counts["answers"] else {}
 
     def _by_leaf(self, chunk: Chunk) -> Iterable[tuple[Leaf, dict[str, FrozenDoc]]]:

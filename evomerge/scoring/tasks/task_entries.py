@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any
 
 from evomerge.errors import ConfigError
-from evomerge.schema import EMPTY, Count, Natural, OneOf, Range, Text, check_value
+from evomerge.schema import EMPTY, Count, Location, Natural, OneOf, Range, Text, check_value
 from evomerge.scoring import SLICES
 from evomerge.scoring.tasks.slices import SliceSize
 from evomerge.suggest import nearest
@@ -35,6 +36,34 @@ class TaskConfig(Slices):
     splits: Mapping[Annotated[str, OneOf(SLICES)], str] | None = None
     num_fewshot: Natural | None = None
     gen_kwargs: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerConfig:
+    """The `scorer` section: tasks, the sizes of their slices, and keywords of `lm_eval.simple_evaluate`.
+
+    Without a value, `fewshot_as_multiturn` is set where a chat template is applied, as by the `lm_eval` command.
+    """
+
+    tasks: Sequence[Any]
+    name: Annotated[str, OneOf(("lm_eval",))] = "lm_eval"
+    slices: Mapping[str, Any] = field(default_factory=dict)
+    chunk_items: Count = 16
+    include_path: Location | None = None
+    num_fewshot: Natural | None = None
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool | None = None
+    system_instruction: str | None = None
+    gen_kwargs: Mapping[str, Any] | None = None
+
+    def check(self) -> None:
+        """ConfigError names the first key of a task or slice that is wrong."""
+        read_tasks(self.tasks, self.slices, "scorer.tasks")
+
+    @cached_property
+    def entries(self) -> tuple["TaskEntry", ...]:
+        """The tasks; ConfigError names the key that is wrong."""
+        return read_tasks(self.tasks, self.slices, "scorer.tasks")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Where workers run: one file per pool, found by being in this folder."""
+"""Where workers run: one file per pool, found by being in this folder.
+
+A pool takes jobs from a `JobQueue` and yields outcomes in any order. It knows nothing of generations or scores. The
+rule: a lost worker costs the job that it had, and the results do not depend on which worker did what.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -7,12 +11,14 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.workers.pools._contract import Pool
     from evomerge.workers.pools._dispatch import JobQueue
+    from evomerge.workers.pools._lazy import LazyPool
     from evomerge.workers.pools._registry import check, create, names
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
     "JobQueue",
+    "LazyPool",
     "Pool",
     "check",
     "create",

@@ -3,12 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
-import torch
-
 from evomerge.recipes import Recipe
 from evomerge.schema import Range
 from evomerge.scoring import Request
-from evomerge.workers import Outcome, Worker, WorkerSpec
+from evomerge.workers import Outcome, WorkerSpec
 from evomerge.workers.pools._dispatch import JobQueue
 
 
@@ -16,6 +14,8 @@ class LocalPool:
     """Runs jobs one after the other, staying with a candidate as long as it may."""
 
     def __init__(self, spec: WorkerSpec) -> None:
+        from evomerge.workers import Worker  # the settings of a pool are checked before torch is loaded
+
         self._worker = Worker(spec)
         self._holding: str | None = None
 
@@ -44,5 +44,7 @@ def check(*, threads: int | None = None) -> None:
 def create(spec: WorkerSpec, *, threads: Annotated[int, Range(1, 1024)] | None = None) -> LocalPool:
     """`threads` torch threads; None leaves torch's own choice."""
     if threads is not None:
+        import torch
+
         torch.set_num_threads(threads)
     return LocalPool(spec)

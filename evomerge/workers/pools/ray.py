@@ -7,13 +7,11 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-import torch
-
 from evomerge.errors import ConfigError, RunError
 from evomerge.recipes import Recipe
 from evomerge.schema import Range, Text
 from evomerge.scoring import Request
-from evomerge.workers import Job, Outcome, Worker, WorkerSpec
+from evomerge.workers import Job, Outcome, WorkerSpec
 from evomerge.workers.pools._dispatch import JobQueue
 
 log = logging.getLogger(__name__)
@@ -24,13 +22,27 @@ MANY = 10**6
 Share = Annotated[float, Range(0, 4096)]  # of a machine's cores or GPUs
 
 
-class _Actor(Worker):
+class _Actor:
     """A worker in the driver's folder, so that relative paths mean the same; a cluster may have started elsewhere."""
 
     def __init__(self, spec: WorkerSpec, folder: str) -> None:
+        from evomerge.workers import Worker  # the settings of a pool are checked before torch is loaded
+
         if os.path.isdir(folder):
             os.chdir(folder)
-        super().__init__(spec)
+        self._worker = Worker(spec)
+
+    def attempt(self, job: Job) -> Outcome:
+        """See `Worker.attempt`."""
+        return self._worker.attempt(job)
+
+    def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
+        """See `Worker.extend`."""
+        self._worker.extend(requests)
+
+    def fingerprint(self, recipe: Recipe) -> str:
+        """See `Worker.fingerprint`."""
+        return self._worker.fingerprint(recipe)
 
 
 class RayPool:
@@ -164,8 +176,16 @@ def check(*, workers: int = 2, num_cpus: float = 1, num_gpus: float = 0, address
     if num_gpus > 1 and num_gpus != int(num_gpus):
         raise ConfigError(f"pool.num_gpus={num_gpus}: give whole GPUs above 1")
     if address is None:
-        here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-        _refuse_missing([here], workers, num_cpus, num_gpus)
+        _refuse_missing([{"CPU": float(os.cpu_count() or 1), "GPU": _gpus(num_gpus)}], workers, num_cpus, num_gpus)
+
+
+def _gpus(wanted: float) -> float:
+    """The GPUs of this machine; torch is loaded for the answer only where a worker wants one."""
+    if not wanted:
+        return 0.0
+    import torch
+
+    return float(torch.cuda.device_count())
 
 
 def create(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from evomerge.errors import ConfigError, RunError
-from evomerge.experiment.fixed import fixed_part, refuse_changed, run_name
+from evomerge.experiment.resume import fixed_part, refuse_changed
+from evomerge.paths import run_name
 from tests.conftest import ROOT, SMALL, Command
 
 HEAVY = ("torch", "numpy", "transformers", "lm_eval", "datasets", "cma", "optuna", "ray")

@@ -1,0 +1,92 @@
+"""What each sub-command does with its arguments; returns the exit code. Rooms are imported when a command runs."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from evomerge.errors import ConfigError
+
+
+def search(overrides: Sequence[str], console: Console) -> int:
+    """Run the search, or the sweep, that Hydra composes."""
+    from evomerge.cli.compose import for_each_job
+
+    def run(config: dict[str, Any], folder: Path) -> None:
+        from evomerge.experiment import run_experiment
+
+        run_experiment(config, folder, console)
+
+    return for_each_job(overrides, run)
+
+
+def check(overrides: Sequence[str], console: Console) -> int:
+    """Print what the search would do."""
+    from evomerge.cli.compose import for_each_job
+
+    def show(config: dict[str, Any], folder: Path) -> None:
+        from evomerge.experiment import describe
+
+        for line in describe(config, folder):
+            _print(console, line, markup=True)
+
+    return for_each_job(overrides, show)
+
+
+def merge(arguments: argparse.Namespace, console: Console) -> int:
+    """Build a checkpoint folder or an adapter, and print its fingerprint or its rank."""
+    if arguments.rank is not None and not arguments.adapter:
+        raise ConfigError(f"--rank {arguments.rank}: only an adapter has one; add --adapter")
+    from evomerge.export import merge_adapter, merge_recipe
+
+    recipe, out, trust = arguments.recipe, arguments.out, arguments.trust_remote_code
+    if arguments.adapter:
+        made = str(merge_adapter(recipe, out, rank=arguments.rank, trust_remote_code=trust))
+    else:
+        made = f"fingerprint {merge_recipe(recipe, out, trust_remote_code=trust)}"
+    _print(console, f"{out}: {made}")
+    return 0
+
+
+def score(arguments: argparse.Namespace, console: Console) -> int:
+    """Print lm-eval's table."""
+    wrong = next((text for text in arguments.settings if not re.match(r"[a-z_]\w*=", text)), None)
+    if "=" in arguments.model or wrong:
+        raise ConfigError(f"score: {wrong or 'no model'}: give a folder, a hub id or a recipe, then key=value")
+    from evomerge.cli.compose import plain_settings
+
+    settings = plain_settings(arguments.settings)
+    from evomerge.experiment import score_model
+
+    evaluation = score_model(arguments.model, settings, Console(stderr=True))
+    for table in evaluation.tables():
+        _print(console, table)
+    return 0
+
+
+def replay(arguments: argparse.Namespace, console: Console) -> int:
+    """Print whether fingerprint and scores are those that were recorded."""
+    from evomerge.experiment import replay_run
+
+    same = True
+    for value in replay_run(arguments.folder):
+        _print(console, str(value))
+        same &= value.same
+    return 0 if same else 1
+
+
+def report(arguments: argparse.Namespace, console: Console) -> int:
+    """Write the report and the figures, and print their paths."""
+    from evomerge.report import save_figures, write_report
+
+    figures = save_figures(arguments.folder, arguments.figures) if arguments.figures else []
+    for path in (write_report(arguments.folder), *figures):
+        _print(console, str(path))
+    return 0
+
+
+def _print(console: Console, text: str, *, markup: bool = False) -> None:
+    console.print(text, highlight=False, markup=markup, soft_wrap=True)

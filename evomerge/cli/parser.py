@@ -1,0 +1,113 @@
+"""The one parser: every sub-command with a line for each of its arguments, and the function that runs it."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from evomerge.cli import commands
+from evomerge.errors import ConfigError
+from evomerge.suggest import nearest
+from evomerge.version import __version__
+
+COMPOSED = {"search": commands.search, "check": commands.check}  # their arguments are Hydra's, flags included
+HELP = {"-h", "--help"}
+EXAMPLES = """examples:
+  evomerge +experiment=quickstart                 the same as `evomerge search +experiment=quickstart`
+  evomerge -m +experiment=a,b seed=1,2,3          a sweep: one search for each combination
+  evomerge merge runs/quickstart/recipe.yaml out  the merged model as a folder that transformers loads"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all errors of the program are."""
+
+    def error(self, message: str) -> NoReturn:
+        """ConfigError instead of a page of usage and an exit."""
+        raise ConfigError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def run_command(arguments: Sequence[str], console: Console) -> int:
+    """Parse a command line and run its command; returns the exit code, ConfigError where it cannot be meant."""
+    parser, names = _parser()
+    first, *rest = arguments or ("",)
+    if first == "help":
+        first, *rest = "--help", *rest
+    elif not first or (first.isidentifier() and first not in names):
+        unknown = f"unknown command {first!r}{nearest(first, names)}\n" if first else ""
+        raise ConfigError(unknown + parser.format_help().rstrip())
+    elif first not in (*names, *HELP, "--version"):
+        first, rest = "search", list(arguments)
+    if first in COMPOSED and not HELP.intersection(rest):
+        return COMPOSED[first](rest, console)
+    parsed = parser.parse_args([first, *rest])
+    return int(parsed.run(parsed, console))
+
+
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser, and the names of its sub-commands."""
+    parser = _Parser(
+        "evomerge",
+        description="Search for the best merge of a base model and its fine-tuned experts, without training.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"evomerge {__version__}")
+    added = parser.add_subparsers(metavar="COMMAND", title="commands (search, where none is named)")
+    _add_search(added.add_parser("search", help="search, resume or finish an experiment"))
+    _add_check(added.add_parser("check", help="everything that can be known before weights are read"))
+    _add_merge(added.add_parser("merge", help="build the model, or one adapter, of a recipe"))
+    _add_score(added.add_parser("score", help="lm-eval's table of a model or a recipe, by the scoring engine"))
+    _add_replay(added.add_parser("replay", help="rebuild a run's winner, compare fingerprint and scores"))
+    _add_report(added.add_parser("report", help="write the HTML report of a run again"))
+    return parser, list(added.choices)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    words = "+experiment=NAME chooses conf/experiment/NAME.yaml, yours in ./conf or the package's; key=value sets a key"
+    words += " (seed=2, budget.hours=1); group=preset chooses a preset (optimizer=optuna, pool=ray)."
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=f"{words} conf/config.yaml lists every key.")
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Search for the best recipe. The same command again resumes the run, or finishes it."
+    _add_overrides(parser)
+    parser.add_argument("-m", "--multirun", action="store_true", help="one search for each combination of values a,b")
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Describe a search without reading weights; exit 2 or 1 with one line where it cannot run."
+    _add_overrides(parser)
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Build the merged model of an evomerge or mergekit recipe."
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="an evomerge or mergekit recipe")
+    parser.add_argument("out", type=Path, metavar="OUT_DIR", help="a new folder, which transformers or peft loads")
+    parser.add_argument("--adapter", action="store_true", help="write one LoRA adapter, where all experts are adapters")
+    parser.add_argument("--rank", type=int, metavar="R", help="the largest rank of that adapter; exact without it")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the code that comes with a model")
+    parser.set_defaults(run=commands.merge)
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Print lm-eval's table of a finished model, or of a recipe merged in memory."
+    parser.add_argument("model", metavar="MODEL", help="a folder, a hub id, or a recipe file")
+    words = "tasks=a,b, and options of lm_eval.simple_evaluate or of an experiment's model: num_fewshot=5 limit=100"
+    words += " apply_chat_template=true gen_kwargs={...} dtype=bfloat16 device=cuda batch_size=16 out=scores.json"
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=words)
+    parser.set_defaults(run=commands.score)
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Rebuild the winner of a finished run and score it again; exit 1 where a value differs."
+    parser.add_argument("folder", type=Path, metavar="RUN_DIR", help="the folder of a finished run")
+    parser.set_defaults(run=commands.replay)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Write report.html of a finished run again."
+    parser.add_argument("folder", type=Path, metavar="RUN_DIR", help="the folder of a finished run")
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="write its figures there as PNG and SVG, too")
+    parser.set_defaults(run=commands.report)

@@ -1,0 +1,77 @@
+"""A search that Python code starts: its configuration, completed with the defaults of conf/, and its folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evomerge.errors import ConfigError
+from evomerge.experiment.config import read_config
+from evomerge.experiment.resume import refuse_changed
+from evomerge.paths import project_path, run_name
+
+OF_HYDRA = ("defaults", "hydra", "name")
+
+
+def prepare_run(config: Mapping[str, Any] | str | Path, folder: str | Path | None) -> tuple[dict[str, Any], Path]:
+    """The complete configuration and the run's folder, by default runs/ and the configuration's `name`.
+
+    ConfigError for a key or value that is not valid, RunError where the folder holds a run of another configuration.
+    """
+    given = config if isinstance(config, Mapping) else read_file(Path(config))
+    complete = with_defaults(given)
+    if folder is None and not given.get("name"):
+        raise ConfigError("give the run's folder, or a name in the configuration")
+    path = Path(folder) if folder is not None else Path("runs") / run_name(given["name"])
+    complete.setdefault("name", path.name)
+    read_config(complete)
+    refuse_changed(complete, path)
+    return complete, path
+
+
+def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration over the defaults of conf/config.yaml and its presets.
+
+    A section that names its optimizer, pool or tracker gets the defaults of that one.
+    """
+    conf = project_path("conf")
+    top = _read(conf / "config.yaml")
+    presets = {key: name for entry in top["defaults"] if isinstance(entry, dict) for key, name in entry.items()}
+    found = {key: value for key, value in top.items() if key not in OF_HYDRA}
+    for group, preset in presets.items():
+        if not group.startswith("override "):
+            section = given.get(group)
+            named = section.get("name", preset) if isinstance(section, Mapping) else preset
+            path = conf / group / f"{named}.yaml"
+            found[group] = _read(path if path.is_file() else conf / group / f"{preset}.yaml")
+    return _merged(found, given)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """A configuration file such as a run's config.yaml; ConfigError for other files, and for those that need Hydra."""
+    try:
+        plain = _read(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give a configuration file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{path}: not a mapping of keys; give a configuration file")
+    if "defaults" in plain or "${" in path.read_text():
+        name = path.stem
+        raise ConfigError(f"{path}: Hydra has to compose it; use the command line: evomerge +experiment={name}")
+    return plain
+
+
+def _read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _merged(default: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` over `default`, section by section."""
+    found = dict(default)
+    for key, value in given.items():
+        inner = found.get(key)
+        found[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return found

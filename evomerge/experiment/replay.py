@@ -1,0 +1,77 @@
+"""A finished run, rebuilt: the winner's fingerprint and scores, compared with what the run recorded."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evomerge.errors import RunError
+from evomerge.experiment.experiment import Experiment, from_config
+from evomerge.ledger import Ledger
+from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
+from evomerge.recipes import Recipe, load_recipe
+from evomerge.searching import Candidate, Evaluator
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One value of a finished run: what was recorded, and what was found when it was computed again."""
+
+    what: str
+    recorded: Any
+    found: Any
+
+    @property
+    def same(self) -> bool:
+        """Whether the two are equal."""
+        return bool(self.recorded == self.found)
+
+    def __str__(self) -> str:
+        """One line for a terminal."""
+        if self.same:
+            return f"same  {self.what}: {self.found}"
+        return f"DIFFERS  {self.what}: recorded {self.recorded}, now {self.found}"
+
+
+def open_run(folder: Path) -> tuple[Experiment, Recipe, dict[str, Any]]:
+    """Experiment, winner and result of a finished run; RunError where the folder does not hold them."""
+    for name in (CONFIG, RECIPE, RESULT):
+        if not (folder / name).is_file():
+            raise RunError(f"{folder}: no {name}; give the folder of a finished run")
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text())
+        result = json.loads((folder / RESULT).read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({reason}); repeat the run's command") from None
+    return from_config(config), load_recipe(folder / RECIPE), result
+
+
+def replay_run(folder: Path) -> Iterator[Replayed]:
+    """Rebuild the winner and score it again on every slice; yields the fingerprint, then each score."""
+    experiment, recipe, result = open_run(folder)
+    candidate = Candidate.of("winner", recipe)
+    pool = experiment.pool(experiment.worker_spec())
+    scratch = folder / "replay.partial"
+    scratch.unlink(missing_ok=True)
+    ledger, held = Ledger(scratch, {}), Ledger(folder / LEDGER, {})
+    try:
+        recorded = Evaluator(experiment.scorer, pool, held, objective=experiment.objective)
+        recorded.baselines = {label: recipe.key() for label, recipe in experiment.baselines.items()}
+        evaluator = Evaluator(experiment.scorer, pool, ledger)
+        if held.rechunking and not held.rechunking.chunks.keys().isdisjoint(held[candidate.key].scores):
+            evaluator.rechunk(held.rechunking)  # in other batches scores may differ by rounding
+        yield Replayed("fingerprint", result["fingerprint"], pool.fingerprint(recipe))
+        for name, score in result["rows"][-1]["scores"].items():
+            evaluator.evaluate([candidate], name)
+            means = evaluator.plan.by_task(evaluator.item_scores(candidate.key, name))
+            fitness = experiment.objective.fitness(means, recorded.baseline_means(name))
+            yield Replayed(f"score on {name}", score, fitness.score)
+    finally:
+        pool.close()
+        ledger.close()
+        held.close()
+        scratch.unlink(missing_ok=True)

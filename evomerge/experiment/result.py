@@ -1,0 +1,89 @@
+"""A finished run as a value: its rows, its recipe, its figures."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import RunError
+from evomerge.paths import RECIPE, RESULT
+from evomerge.recipes import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run holds: `folder` is its folder, `document` the contents of its result.json."""
+
+    folder: Path
+    document: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Result":
+        """The result of a run's folder; RunError where the run has not finished."""
+        path = Path(folder) / RESULT
+        try:
+            document = json.loads(path.read_text())
+        except OSError:
+            raise RunError(f"{path.parent}: no {RESULT}; give the folder of a finished run") from None
+        except ValueError as error:
+            raise RunError(f"{path}: damaged ({error}); repeat the run's command") from None
+        return cls(path.parent, document)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The winner's recipe, as `merge` takes it."""
+        return load_recipe(self.folder / RECIPE)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the merged weights as they were scored."""
+        return str(self.document["fingerprint"])
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `tie` or `worse`: the winner against the best baseline on holdout."""
+        return str(self.document["verdict"])
+
+    @property
+    def best_baseline(self) -> str:
+        """The label of the best baseline on holdout."""
+        return str(self.document["best_baseline"])
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A flat row for each baseline, then the winner: label, role, a score for each slice, and for each task.
+
+        Task scores are on holdout and named `holdout/TASK`; a score is None where the model could not be scored.
+        """
+        return [
+            {"label": row["label"], "role": row["role"], **row["scores"]}
+            | {f"holdout/{task}": score for task, score in row["tasks"].items()}
+            for row in self.document["rows"]
+        ]
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """The rows as a data frame, indexed by label."""
+        import pandas
+
+        return pandas.DataFrame(self.rows).set_index("label")
+
+    def save_figures(self, out: str | Path) -> list[Path]:
+        """Write the search curve and the holdout bars as PNG and SVG; ConfigError without matplotlib."""
+        from evomerge.report import save_figures
+
+        return save_figures(self.folder, Path(out))
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.folder / "report.html"
+
+    def __str__(self) -> str:
+        """The winner and what it is worth, in one line."""
+        winner = self.rows[-1]
+        verdict = f"verdict against the best baseline ({self.best_baseline}): {self.verdict}"
+        return f"{self.folder}: {winner['label']} has {winner['holdout']} on holdout; {verdict}"

@@ -1,0 +1,35 @@
+"""Which keys of a configuration may change when a run is resumed; checked before any large library is imported."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.ledger import refuse_other_search
+from evomerge.paths import LEDGER
+from evomerge.schema import check_value
+
+# Keys that have no influence on the score of a candidate or on which candidates are proposed.
+CHANGEABLE = ("name", "budget", "pool", "tracker", "finalise", "baselines")
+CHANGEABLE_IN_SECTION = {
+    "model": ("batch_size", "batch_tokens", "device", "compile", "placement"),
+    "optimizer": ("mirror",),
+}
+
+
+def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that must stay the same for the ledger to be valid."""
+    fixed = {key: value for key, value in config.items() if key not in CHANGEABLE}
+    for section, changeable in CHANGEABLE_IN_SECTION.items():
+        if isinstance(fixed.get(section), Mapping):
+            fixed[section] = {key: value for key, value in fixed[section].items() if key not in changeable}
+    return fixed
+
+
+def refuse_changed(config: Mapping[str, Any], folder: Path) -> None:
+    """RunError with the difference where the run in `folder` was started with another configuration.
+
+    ConfigError where the configuration holds something else than plain values.
+    """
+    check_value(config, Mapping[str, Any], "")
+    if (folder / LEDGER).is_file():
+        refuse_other_search(folder / LEDGER, {"config": fixed_part(config)})

@@ -1,0 +1,30 @@
+"""Where files are: those of a run's folder, and those that come with the project."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import ConfigError
+from evomerge.schema import shown
+
+CONFIG, LEDGER, RECIPE, RESULT = "config.yaml", "trials.jsonl", "recipe.yaml", "result.json"
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def project_path(path: str) -> Path:
+    """A file or folder of the project: inside the package of a wheel, beside the package in a checkout."""
+    found = next((root / path for root in (PACKAGE, PACKAGE.parent) if (root / path).exists()), None)
+    if found is None:
+        raise ConfigError(f"{path}: not found beside the package; run from a checkout of the project")
+    return found
+
+
+def run_name(name: Any) -> str:
+    """The name of a run as a relative path below runs/; ConfigError for null, and for a path that leads elsewhere."""
+    if name is None:  # the default is the experiment's name, and there is no experiment
+        raise ConfigError("name=null: choose an experiment: +experiment=quickstart, or your own, or give a name")
+    parts = name.split("/") if isinstance(name, str) else []
+    if not parts or not all(re.fullmatch(r"(?!\.{1,2}$)[^/]{1,200}", part) and part.isprintable() for part in parts):
+        raise ConfigError(f"name={shown(name)}: give the name of a run folder, which is made below runs/")
+    return "/".join(parts)

@@ -1,0 +1,65 @@
+"""The search space of an experiment: one method or several, one schedule or several, all experts or subsets of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge import methods
+from evomerge.errors import ConfigError
+from evomerge.models import Family
+from evomerge.recipes import ModelRef
+from evomerge.schema import EMPTY
+from evomerge.space.categorical import ExpertSubset, Inner, MethodChoice, ScheduleChoice
+from evomerge.space.genes import refuse_unknown_genes
+from evomerge.space.method_config import MethodConfig
+from evomerge.space.space import SearchSpace, Space
+
+
+@dataclass(frozen=True)
+class SpaceBuilder:
+    """Builds spaces over one family of models; `experts` maps their labels to references."""
+
+    family: Family
+    base: ModelRef
+    experts: Mapping[str, ModelRef]
+    out_dtype: str
+    seed: int
+
+    def build(self, choices: Sequence[MethodConfig], section: Mapping[str, Any]) -> SearchSpace:
+        """The space of an experiment's `space` section; ConfigError names the key that is wrong."""
+        settings = {key: value for key, value in section.items() if key != "subset"}
+        refuse_unknown_genes(settings.get("genes", EMPTY), [method.name for method in choices])
+        spaces = [self._by_schedule(method, settings, len(choices) > 1) for method in choices]
+        space = spaces[0] if len(spaces) == 1 else MethodChoice(spaces)
+        return ExpertSubset(space, list(self.experts)) if section.get("subset") else space
+
+    def of_method(self, method: MethodConfig, settings: Mapping[str, Any] = EMPTY) -> Space:
+        """The space of one method with the keywords that an experiment gives `Space`."""
+        if methods.adapters_only(methods.load(method.name)):
+            self.family.refuse_full(self.experts.values(), method.name)
+        return Space(
+            method=method.name,
+            base=self.base,
+            experts=self.experts,
+            layout=self.family.layout,
+            touched=[self.family.touched(ref) for ref in self.experts.values()],
+            settings=method.settings,
+            options=method.options,
+            out_dtype=self.out_dtype,
+            seed=self.seed,
+            **settings,
+        )
+
+    def _by_schedule(self, method: MethodConfig, settings: Mapping[str, Any], one_of_many: bool) -> Inner:
+        """The space of a method, or of the schedules that a search may choose among."""
+        if one_of_many:  # each method takes the genes that it has
+            known = {gene.name for gene in methods.load(method.name).GENES}
+            genes = {key: value for key, value in settings.get("genes", EMPTY).items() if key in known}
+            settings = {**settings, "genes": genes}
+        schedules = settings.get("schedule", "all")
+        if not isinstance(schedules, list | tuple):
+            return self.of_method(method, settings)
+        spaces = {str(one): self.of_method(method, {**settings, "schedule": one}) for one in schedules}
+        if len(spaces) < max(2, len(schedules)):
+            raise ConfigError(f"space.schedule={list(schedules)}: list at least two schedules, each once")
+        return ScheduleChoice(spaces)

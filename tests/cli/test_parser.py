@@ -1,0 +1,55 @@
+"""The parser: help for every sub-command and argument, one line for what it cannot parse."""
+
+import argparse
+
+import pytest
+
+from evomerge.cli.parser import COMPOSED, _parser
+from evomerge.version import __version__
+from tests.conftest import Command
+
+PARSER, NAMES = _parser()
+(SUB,) = (action for action in PARSER._actions if isinstance(action, argparse._SubParsersAction))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_argument_has_a_line_of_help(name: str, command: Command) -> None:
+    said = command(name, "--help")
+    assert said.code == 0 and not said.err
+    assert said.out.startswith(f"usage: evomerge {name}")
+    for action in SUB.choices[name]._actions:
+        assert action.help and action.help[:30] in " ".join(said.out.split())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_help_of_the_program_lists_every_command(name: str, command: Command) -> None:
+    said = command("--help")
+    assert said.code == 0 and f"    {name} " in said.out
+    assert command("help").out == said.out == command("-h").out
+
+
+def test_the_version(command: Command) -> None:
+    assert command("--version").out == f"evomerge {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("merge",), "required: RECIPE.yaml, OUT_DIR; see evomerge merge --help"),
+        (("merge", "a", "b", "--rnak", "3"), "unrecognized arguments: --rnak 3"),
+        (("merge", "a", "b", "--rank", "many"), "--rank: invalid int value: 'many'"),
+        (("merge", "a", "b", "--rank", "3"), "add --adapter"),
+        (("replay",), "required: RUN_DIR"),
+        (("report", "a", "b"), "unrecognized arguments: b"),
+        (("score",), "required: MODEL"),
+        (("score", "tasks=a"), "no model"),
+        (("score", "model", "tasks"), "tasks: give"),
+    ],
+)
+def test_what_cannot_be_parsed_is_one_line(arguments: tuple[str, ...], text: str, command: Command) -> None:
+    assert text in command(*arguments).refused(2)
+
+
+def test_a_search_needs_no_name_of_a_command(command: Command) -> None:
+    first = command("search", "+experiment=nope").refused(2)
+    assert first == command("+experiment=nope").refused(2) and set(COMPOSED) == {"search", "check"}
