@@ -39,7 +39,7 @@ def test_a_configuration_is_plain(config: dict[str, Any], tmp_path: Path) -> Non
 def test_a_change_is_refused_before_libraries_are_loaded(finished: Path) -> None:
     """In a process of its own, whose modules are its own."""
     script = (
-        "import sys\nfrom evomerge.__main__ import main\n"
+        "import sys\nfrom evomerge.cli import main\n"
         "try:\n    main(sys.argv[1:])\n"
         f"finally:\n    print([name for name in {HEAVY} if name in sys.modules])"
     )

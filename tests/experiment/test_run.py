@@ -132,7 +132,7 @@ def test_killed_at_any_moment(finished: Path, tmp_path: Path, lines: int) -> Non
     same_run(folder, finished)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.7, 0.97])
 def test_every_beginning_of_a_ledger_ends_the_same(finished: Path, tmp_path: Path, kept: float) -> None:
     """What a kill leaves behind, whatever it was: a ledger cut anywhere, without the files written after it."""
@@ -390,7 +390,7 @@ def test_its_recipe_rebuilds_and_replays(chosen: Path, tmp_path: Path) -> None:
     assert evomerge("report", str(chosen), "--figures", str(tmp_path / "figures"), cwd=tmp_path).code == 0
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0.2, 0.6])
 def test_cut_anywhere_it_ends_the_same(chosen: Path, tmp_path: Path, kept: float) -> None:
     folder = tmp_path / "runs" / "quickstart"
@@ -473,6 +473,7 @@ def test_a_later_sweep_and_replay_prepare_nothing(cache: Path, prepares: list[st
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")} == files
 
 
+@pytest.mark.slow
 def test_other_weights_are_prepared_anew(cache: Path, prepares: list[str], project: Path) -> None:
     tamper(project / "family" / "last")
     assert evomerge("+experiment=quickstart", *TIES, cwd=project).code == 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.__main__ import main
+from evomerge.cli import main
 
 
 def exit_code(*arguments: str) -> int:
