@@ -2,15 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 MERGEKIT_VENV ?= .venv-mergekit
+PART ?= 1/3
 TORCH := torch==2.13.0
 MERGEKIT := mergekit==0.1.5
 
 BIN := $(VENV)/bin
+PYTEST := python -m pytest -n auto --maxprocesses 4 --dist worksteal
 STAMP := $(VENV)/.installed
 MERGEKIT_STAMP := $(MERGEKIT_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all test-bounds test-lowest test-newest parity architectures lint format clean
+.PHONY: help setup quickstart test test-part test-all test-bounds test-lowest test-newest parity architectures lint format clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,11 +22,14 @@ setup: $(STAMP) ## create .venv with the exact versions of constraints.txt
 quickstart: $(STAMP) ## merge three tiny experts, with progress and a table at the end (3 minutes)
 	$(BIN)/python -m evomerge +experiment=quickstart
 
-test: $(STAMP) ## run the fast tests
-	$(BIN)/python -m pytest -m "not slow and not parity"
+test: $(STAMP) ## run the fast tests (3 minutes)
+	$(BIN)/$(PYTEST) -m "not slow and not parity"
+
+test-part: $(STAMP) ## run one of three equal parts of the slow tests, PART=1/3 unless given
+	$(BIN)/$(PYTEST) -m "slow and not parity" --part $(PART)
 
 test-all: $(STAMP) ## run every test but the comparison with mergekit
-	$(BIN)/python -m pytest -m "not parity"
+	$(BIN)/$(PYTEST) -m "not parity"
 
 test-bounds: test-lowest test-newest ## run the fast tests with the lowest and the newest versions of pyproject.toml (an hour)
 
@@ -64,7 +69,7 @@ test-lowest test-newest: test-%:
 	$(VENV)-$*/bin/python -m pip install --quiet $(TORCH)
 	$(PYTHON) tests/bounds.py $* > $(VENV)-$*/constraints.txt
 	$(VENV)-$*/bin/python -m pip install --quiet -c $(VENV)-$*/constraints.txt -e ".[dev,plot]"
-	$(VENV)-$*/bin/python -m pytest -m "not slow and not parity"
+	$(VENV)-$*/bin/$(PYTEST) -m "not slow and not parity"
 
 # mergekit is a rival, not a dependency (and LGPL): it gets an environment of its own and is only run as a program.
 $(MERGEKIT_STAMP): constraints.txt

@@ -1,6 +1,7 @@
 """The command line in this process, and one finished run of the real quickstart family that many tests read."""
 
 import contextlib
+import functools
 import io
 import os
 import shutil
@@ -10,6 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: one thread for each worker
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.sampling import keep_part, mark_the_rest_slow, part
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "experiments" / "quickstart"
@@ -39,6 +45,18 @@ class Said:
 
 
 Command = Callable[..., Said]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", type=part, help="K/N: run one of N equal parts of the selected tests, such as 1/3")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    mark_the_rest_slow(items)
+    yield  # pytest selects by mark
+    if config.option.part:
+        keep_part(config, items)
 
 
 def evomerge(*arguments: str, cwd: Path) -> Said:
@@ -71,6 +89,18 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
     for name, value in old.items():
         os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_lm_eval() -> Iterator[None]:
+    """lm-eval compiles a template once, not for each document, and does not run `pip list` at every evaluation."""
+    from lm_eval import utils
+    from torch.utils import collect_env
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils.env, "from_string", functools.cache(utils.env.from_string))
+        patch.setattr(collect_env, "get_pip_packages", lambda *_: ("pip", ""))
+        yield
 
 
 @pytest.fixture(scope="session")

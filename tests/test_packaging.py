@@ -20,8 +20,8 @@ from tests.bounds import lowest
 ROOT = Path(__file__).parents[1]
 EXTRAS = {"optuna", "plot", "wandb", "tensorboard", "dev"}
 DOCUMENTED = {
-    *("help", "setup", "quickstart", "test", "test-all", "test-bounds", "parity", "architectures"),
-    *("lint", "format", "clean"),
+    *("help", "setup", "quickstart", "test", "test-part", "test-all", "test-bounds", "parity"),
+    *("architectures", "lint", "format", "clean"),
 }
 
 

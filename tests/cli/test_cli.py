@@ -71,6 +71,7 @@ def test_a_misspelt_word_is_named_with_the_nearest_known_one(
     assert key in line and hint in line
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(
     "override",
     [

@@ -132,6 +132,7 @@ def test_killed_at_any_moment(finished: Path, tmp_path: Path, lines: int) -> Non
     same_run(folder, finished)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.7, 0.97])
 def test_every_beginning_of_a_ledger_ends_the_same(finished: Path, tmp_path: Path, kept: float) -> None:
     """What a kill leaves behind, whatever it was: a ledger cut anywhere, without the files written after it."""
@@ -238,6 +239,7 @@ def test_scores_are_those_of_lm_eval_on_the_merged_folder(finished: Path, comman
     """The `lm_eval` command's own evaluation of the exported folder, on the very same items."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     assert command("merge", str(finished / "recipe.yaml"), "merged").code == 0
     config = yaml.safe_load((finished / "config.yaml").read_text())
@@ -258,6 +260,7 @@ def test_scores_are_those_of_lm_eval_on_the_merged_folder(finished: Path, comman
     found = lm_eval.simple_evaluate(
         model,
         tasks=specs,
+        task_manager=TaskManager(include_defaults=False),
         samples={task: sorted(ids) for task, ids in rows.items()},
         log_samples=True,
         bootstrap_iters=0,
@@ -387,6 +390,7 @@ def test_its_recipe_rebuilds_and_replays(chosen: Path, tmp_path: Path) -> None:
     assert evomerge("report", str(chosen), "--figures", str(tmp_path / "figures"), cwd=tmp_path).code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0.2, 0.6])
 def test_cut_anywhere_it_ends_the_same(chosen: Path, tmp_path: Path, kept: float) -> None:
     folder = tmp_path / "runs" / "quickstart"
@@ -398,6 +402,7 @@ def test_cut_anywhere_it_ends_the_same(chosen: Path, tmp_path: Path, kept: float
     same_run(folder, chosen)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("method", ["lines", "karcher"])
 def test_a_frozen_winner_is_what_was_scored(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A `frozen-linear` winner: native in the ledger, plain weights in recipe.yaml, the same bytes and scores."""
@@ -457,18 +462,18 @@ def prepares(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 TIES = (*TINY, "method=ties", "space.outer=joint")
 
 
-def test_a_later_run_a_sweep_and_replay_prepare_nothing(cache: Path, prepares: list[str], command: Command) -> None:
+def test_a_later_sweep_and_replay_prepare_nothing(cache: Path, prepares: list[str], command: Command) -> None:
     assert command("+experiment=quickstart", *TIES, "name=first").code == 0
     assert len(prepares) == len(set(prepares)) == 38
     files = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
     assert len(files) == 38
-    assert command("+experiment=quickstart", *TIES, "name=second").code == 0
-    assert command("-m", "+experiment=quickstart", *TIES, "seed=4,5", "name=sweep").code == 0
+    assert command("-m", "+experiment=quickstart", *TIES, "seed=4", "name=sweep").code == 0
     assert command("replay", "runs/first").code == 0
     assert len(prepares) == 38
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")} == files
 
 
+@pytest.mark.slow
 def test_other_weights_are_prepared_anew(cache: Path, prepares: list[str], project: Path) -> None:
     tamper(project / "family" / "last")
     assert evomerge("+experiment=quickstart", *TIES, cwd=project).code == 0

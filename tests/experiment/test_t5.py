@@ -11,6 +11,7 @@ import torch
 import yaml
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 from transformers import AutoModelForSeq2SeqLM
 
 from evomerge.experiment.experiment import from_config
@@ -116,6 +117,7 @@ def test_a_search_scores_as_lm_eval_does_on_the_merged_folder(untrained: Path, t
     found = simple_evaluate(
         HFLM(pretrained=str(tmp_path / "merged"), dtype="float32", device="cpu", backend="seq2seq", batch_size=16),
         tasks=[{"task": task["name"], **task["spec"]} for task in config["scorer"]["tasks"]],
+        task_manager=TaskManager(include_defaults=False),
         samples={task: sorted(ids) for task, ids in rows.items()},
         bootstrap_iters=0,
     )

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "benchmarks" / "materialize.py"
+pytestmark = pytest.mark.slow  # a process of its own
 METHODS = {"linear", "task_arithmetic", "ties", "dare_ties", "slerp", "adapters"}
 LABELS = {"benchmark", "case", "size", "experts", "parameters", "group", "name", "note", "environment"}
 NUMBERS = {"seconds", "spread", "repeats", "ratio", "ratio_spread", "first_seconds", "bytes", "share"}

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "benchmarks" / "race.py"
+pytestmark = pytest.mark.slow  # a process of its own
 
 
 def test_a_race_pays_for_less_and_its_rows_can_be_read(tmp_path: Path) -> None:

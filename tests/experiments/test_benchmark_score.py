@@ -13,6 +13,7 @@ from tests.conftest import QUICKSTART
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "benchmarks" / "score.py"
+pytestmark = pytest.mark.slow  # a process of its own
 LABELS = {"benchmark", "case", "group", "name", "note", "environment", "difference"}
 NUMBERS = {"seconds", "spread", "repeats", "ratio", "ratio_spread", "tokens", "unique", "planned", "forward"}
 

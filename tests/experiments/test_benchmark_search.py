@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "benchmarks" / "search.py"
+pytestmark = pytest.mark.slow  # a process of its own
 SOME = ["CMA-ES as mergekit-evolve", "random", "cma", "optuna tpe"]
 STATIC = [
     "best expert",

@@ -234,6 +234,7 @@ def test_holm_by_hand() -> None:
     assert holm({"only": 0.03}) == {"only": 0.03}
 
 
+@pytest.mark.slow
 def test_many_claims_err_at_the_level_of_one() -> None:
     """Eight baselines as good as the winner: some claim is wrong in no more than one run in twenty."""
     wrong = 0

@@ -243,6 +243,7 @@ def test_compiled_bits_do_not_depend_on_the_threads(compiling: Runner, threads: 
         same(compiling, WeightedSum(update=False), tensors, torch.tensor([0.3, -1.7, 0.1]), FP16)
 
 
+@pytest.mark.slow
 def test_compiled_masks_give_the_same_bits_at_any_index(compiling: Runner) -> None:
     keys = mask_keys(1, "w", 2)
     merged = vote([Drop(0.5), Keep()], [0.5, -0.3], [1.3, 1.0], elect=True, normalize=True, lam=0.7, keys=keys)

@@ -36,6 +36,7 @@ def test_reaches_optima_on_the_edge(corner: float) -> None:
     assert best(create("cma", cube(4), [], 1, {}), 150, np.full(4, corner)) < 1e-4
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("count", [3, 8, 20])
 def test_converges_after_many_seeds_too(count: int) -> None:
     seeds = [np.zeros(6), np.ones(6), *np.random.default_rng(0).random((count, 6))][:count]
@@ -173,6 +174,7 @@ def asked_and_told(
     return vectors
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_finds_the_category_beside_the_numbers(seed: int) -> None:
     """Two switches and a choice of four, of which only one setting lets the numbers pay."""

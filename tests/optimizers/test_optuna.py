@@ -37,7 +37,8 @@ def sphere(vector: Vector) -> float:
 
 @every_sampler
 def test_beats_the_first_generation(sampler: str) -> None:
-    found = [sphere(np.array(x)) for x in told(made(sampler, cube(4)), 12, sphere)]
+    generations = 6 if sampler == "gp" else 12  # a Gaussian process needs few points, and much time for many
+    found = [sphere(np.array(x)) for x in told(made(sampler, cube(4)), generations, sphere)]
     assert min(found) < 0.5 * min(found[1:8])
 
 
@@ -46,21 +47,23 @@ def test_replays_exactly_with_failures_and_categories(sampler: str) -> None:
     def loss(vector: Vector) -> float:
         return math.inf if vector[3] > 0.8 else float(vector[0] + (vector[3] - 0.4) ** 2)
 
-    whole = told(made(sampler, MIXED), 6, loss)
+    whole = told(made(sampler, MIXED), 4, loss)
     again = made(sampler, MIXED)
-    assert told(again, 4, loss) + told(again, 2, loss) == whole
-    assert told(made(sampler, MIXED, seed=2), 6, loss) != whole
+    assert told(again, 3, loss) + told(again, 1, loss) == whole
+    other = told(made(sampler, MIXED, seed=2), 2, loss)
+    assert other != whole[: len(other)]
 
 
 @every_sampler
 def test_categories_and_whole_numbers_are_asked_at_the_middle_of_their_cells(sampler: str) -> None:
-    found = np.array(told(made(sampler, MIXED), 6, sphere))
+    found = np.array(told(made(sampler, MIXED), 4, sphere))
     for place, coordinate in enumerate(MIXED[:3]):
         cells = found[:, place] * coordinate.levels - 0.5
         assert cells == pytest.approx(np.round(cells)) and cells.min() >= 0 and cells.max() <= coordinate.levels - 1
     assert found[0].tolist() == pytest.approx([2.5 / 3, 0.75, 5.5 / 6, 0.9]), "the seed, in the cells that it is in"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_finds_the_category(sampler: str) -> None:
     def loss(vector: Vector) -> float:

@@ -92,6 +92,7 @@ def test_after_the_most_items_everyone_is_decided() -> None:
     assert decide(equal[:, :47], strata(47, 160), 2, RaceConfig(margin=1.0, most=48)) == ([], [])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
 def test_the_best_is_seldom_rejected_by_the_certain_bound(alpha: float) -> None:
     """Ten candidates that differ by little: whoever is best on the whole slice is let go in fewer than alpha races."""
@@ -130,6 +131,7 @@ def test_the_order_of_the_candidates_changes_nothing(order: tuple[int, ...]) -> 
     assert {order[row] for row in again[0]} == set(accepted) and {order[row] for row in again[1]} == set(rejected)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
 def test_the_certain_bound_is_seldom_wrong_over_all_its_looks(alpha: float) -> None:
     """Two equally good candidates, told apart by luck: at most alpha of the races, at any of nine looks."""
