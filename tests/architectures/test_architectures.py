@@ -11,14 +11,10 @@ from tests.architectures.trials import tried
 
 SHORT = (
     "emu3",
-    "gpt2",
-    "gpt_neox",
-    "llama",
     "llama, tied",
     "marian",
     "mixtral",
     "qwen2_vl",
-    "recurrent_gemma",
     "t5, a head of its own",
 )
 of_the_page = pytest.mark.skipif(

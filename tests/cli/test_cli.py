@@ -37,6 +37,7 @@ def test_an_unknown_command_shows_the_usage(command: Command, arguments: tuple[s
     assert said.code == 2 and "usage: evomerge" in said.err and "Traceback" not in said.err
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(
     ("override", "key", "hint"),
     [
@@ -166,6 +167,7 @@ def test_genes_of_a_choice_go_to_the_methods_that_have_them(command: Command) ->
     assert said.code == 0 and "dare_ties or task_arithmetic, 13 dimensions" in said.out, said
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [

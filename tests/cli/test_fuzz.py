@@ -13,7 +13,7 @@ from evomerge.experiment.resume import refuse_changed
 from tests.mutations import mutated, sound
 
 SECONDS = 30.0  # on a busy machine, the index of lm-eval's tasks included
-FAST, SLOW = 150, 2000
+FAST, SLOW = 60, 2000
 MORE = int(os.environ.get("EVOMERGE_FUZZ", "1"))  # seeds of the long one
 
 

@@ -168,6 +168,7 @@ def test_a_strided_tensor_merges_like_its_contiguous_copy(name: str) -> None:
     assert torch.equal(merge(name, strided[0], strided[1:]), merge(name, plain[0], plain[1:]))
 
 
+@pytest.mark.sampled(11)
 @every_method
 def test_the_number_of_threads_changes_no_bit(name: str) -> None:
     base, *experts = random_tensors((300, 231), count(name))

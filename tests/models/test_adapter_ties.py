@@ -89,6 +89,7 @@ def merged_as_by_peft(kind: str, root: Path) -> Family:
     return family
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(("kind", "case"), CASES)
 def test_the_merge_is_what_the_live_peft_model_computes(kind: str, case: str, tmp_path: Path) -> None:
     options, untied = (LLAMA if kind == "llama" else T5)[case]

@@ -22,6 +22,7 @@ def best(optimizer: Optimizer, generations: int, target: Vector, scale: Vector |
     return min(loss(vector) for _ in range(generations) for vector in asked_and_told(optimizer, loss, surrogate))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_solves_a_sphere(seed: int) -> None:
     assert best(create("cma", cube(6), [], seed, {}), 150, np.full(6, 0.3)) < 1e-4

@@ -229,6 +229,7 @@ def expected(part: Sequence[float], least: int) -> list[str]:
 PARTS = [*product((0.0, 1.0), repeat=3), (0.49, 0.1, 0.2), (0.5, 0.5, 0.499), (0.3, 0.3, 0.3)]
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("method", ANY)
 def test_who_does_not_take_part_leaves_no_trace(method: str, materializer: Materializer) -> None:
     """Every corner of the subset: the bytes are those of a merge that never heard of the others."""
@@ -276,6 +277,7 @@ def without(recipe: Recipe, models: Sequence[ModelRef]) -> Recipe:
     return replace(recipe, slices=(replace(part, sources=sources),))
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("method", WEIGHTED)
 def test_corners_of_weights_and_subset_merge(method: str, materializer: Materializer) -> None:
     """All the weight on an expert that does not take part: the others share it alike."""

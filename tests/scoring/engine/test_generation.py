@@ -59,6 +59,7 @@ def test_greedy_answers_are_those_of_lm_eval(shape, until) -> None:
     assert len(set(texts(ours))) > 5
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_stop_of_several_tokens_is_found_wherever_it_begins(shape) -> None:
     model, tokenizer = made(shape), tokenizer_of(shape)
@@ -70,6 +71,7 @@ def test_a_stop_of_several_tokens_is_found_wherever_it_begins(shape) -> None:
         assert all(len(answer.text) <= start and not answer.truncated for answer in ours)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_answers_do_not_depend_on_the_batch(shape) -> None:
     model, tokenizer, requests = made(shape), tokenizer_of(shape), ask(*PROMPTS)
