@@ -53,7 +53,7 @@ def test_beyond_a_sliding_window_the_plain_path_is_taken(tokenizer: Any, caplog:
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.endswith("tokens exceed the 64 that this model attends to at once")
     forced = Answers(model, tokenizer, path="tree").engine
-    forced._max_shared_length = 10**6
+    forced._full_attention_length = 10**6
     with torch.inference_mode():
         wrong = forced.respond(ours.encoder.encode(tuple(LONG)))
     assert wrong[0][0] != pytest.approx(plain[0][0], rel=1e-3)
