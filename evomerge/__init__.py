@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import EvomergeError
+from evomerge.errors import ConfigError, EvomergeError
 from evomerge.lazy import on_demand
 from evomerge.version import __version__
 
@@ -81,6 +81,8 @@ def merge(
     instead, exact or of at most `rank`, and the words that describe it are returned. Raises ConfigError, ExpertError or
     RunError; `out` is then not left behind.
     """
+    if rank is not None and not adapter:
+        raise ConfigError(f"rank={rank}: only an adapter has one; set adapter=True")
     from evomerge.export import merge_adapter, merge_recipe
 
     source = Path(recipe) if isinstance(recipe, str) else recipe

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, RunError
 from evomerge.schema import as_yaml
 
 CONFIG, LEDGER, RECIPE, RESULT = "config.yaml", "trials.jsonl", "recipe.yaml", "result.json"
@@ -28,3 +28,10 @@ def run_name(name: Any) -> str:
     if not parts or not all(re.fullmatch(r"(?!\.{1,2}$)[^/]{1,200}", part) and part.isprintable() for part in parts):
         raise ConfigError(f"name={as_yaml(name)}: give the name of a run folder, which is made below runs/")
     return "/".join(parts)
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """RunError where a folder lacks a file that every finished run has."""
+    for name in (CONFIG, RECIPE, RESULT):
+        if not (folder / name).is_file():
+            raise RunError(f"{folder}: no {name}; give the folder of a finished run")

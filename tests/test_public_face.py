@@ -97,5 +97,9 @@ def test_what_cannot_be_meant_is_one_line(finished: Path, tmp_path: Path) -> Non
         with pytest.raises(evomerge.EvomergeError, match=text) as caught:
             evomerge.check(config)
         assert "\n" not in str(caught.value)
+    with pytest.raises(evomerge.EvomergeError, match="give a recipe file"):
+        evomerge.merge(finished, tmp_path / "out")
+    with pytest.raises(evomerge.EvomergeError, match="set adapter=True"):
+        evomerge.merge(finished / "recipe.yaml", tmp_path / "out", rank=4)
     with pytest.raises(evomerge.EvomergeError, match=r"no result\.json"):
         evomerge.Result.load(tmp_path)

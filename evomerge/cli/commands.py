@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from evomerge.errors import ConfigError
+from evomerge.paths import refuse_unfinished
+from evomerge.recipes import load_recipe
 
 
 def search(overrides: Sequence[str], console: Console) -> int:
@@ -40,6 +42,8 @@ def merge(arguments: argparse.Namespace, console: Console) -> int:
     """Build a checkpoint folder or an adapter, and print its fingerprint or its rank."""
     if arguments.rank is not None and not arguments.adapter:
         raise ConfigError(f"--rank {arguments.rank}: only an adapter has one; add --adapter")
+    if not arguments.recipe.is_file():
+        load_recipe(arguments.recipe)  # raises, without transformers
     from evomerge.export import merge_adapter, merge_recipe
 
     recipe, out, trust = arguments.recipe, arguments.out, arguments.trust_remote_code
@@ -57,8 +61,12 @@ def score(arguments: argparse.Namespace, console: Console) -> int:
     if "=" in arguments.model or wrong:
         raise ConfigError(f"score: {wrong or 'no model'}: give a folder, a hub id or a recipe, then key=value")
     from evomerge.cli.compose import plain_settings
+    from evomerge.experiment import read_score_config
 
     settings = plain_settings(arguments.settings)
+    read_score_config(settings)  # a misspelt key is reported before torch is imported
+    if arguments.model.endswith((".yaml", ".yml")) and not Path(arguments.model).is_file():
+        raise ConfigError(f"{arguments.model}: no such file")
     from evomerge.experiment import score_model
 
     evaluation = score_model(arguments.model, settings, Console(stderr=True))
@@ -71,6 +79,7 @@ def replay(arguments: argparse.Namespace, console: Console) -> int:
     """Print whether fingerprint and scores are those that were recorded."""
     from evomerge.experiment import replay_run
 
+    refuse_unfinished(arguments.folder)
     same = True
     for value in replay_run(arguments.folder):
         _print(console, str(value))
@@ -82,6 +91,7 @@ def report(arguments: argparse.Namespace, console: Console) -> int:
     """Write the report and the figures, and print their paths."""
     from evomerge.report import save_figures, write_report
 
+    refuse_unfinished(arguments.folder)
     figures = save_figures(arguments.folder, arguments.figures) if arguments.figures else []
     for path in (write_report(arguments.folder), *figures):
         _print(console, str(path))

@@ -24,6 +24,20 @@ from evomerge.paths import project_path, run_name
 from evomerge.suggest import did_you_mean
 
 Job = Callable[[dict[str, Any], Path], None]
+NAMED_ENTRIES = ("experts", "space.genes", "baselines.methods", "baselines.recipes", "objective.keep")
+HYDRA_OPTIONS = (
+    "-m",
+    "--multirun",
+    "-c",
+    "--cfg",
+    "-i",
+    "--info",
+    "--resolve",
+    "-p",
+    "--package",
+    "-cd",
+    "--config-dir",
+)
 
 
 def for_each_job(overrides: Sequence[str], job: Job) -> int:
@@ -32,11 +46,14 @@ def for_each_job(overrides: Sequence[str], job: Job) -> int:
     Returns the largest exit code. A job that fails prints its line, and the sweep goes on.
     """
     codes: list[int] = []
+    _check_overrides(overrides)
 
     def task(config: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             settings = _plain(config)
+            if isinstance(settings.get("experiment"), dict):  # a file of the group, placed at its own key
+                raise ConfigError("the experiment's file must begin with the line `# @package _global_`")
             read_config(settings)  # a misspelt key is reported before torch is imported
             refuse_changed(settings, _shortest(folder))
             job(settings, _shortest(folder))
@@ -52,6 +69,18 @@ def for_each_job(overrides: Sequence[str], job: Job) -> int:
     with _one_line():
         hydra.main(version_base="1.3", config_path=str(project_path("conf")), config_name="config")(task)()
     return max(codes, default=0)
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """ConfigError for an argument that is neither an override nor one of Hydra's options; Hydra would print a page."""
+    for text in overrides:
+        option = text.partition("=")[0]
+        if text.startswith("-") and option not in HYDRA_OPTIONS:
+            raise ConfigError(f"{option}: unknown option; a key is written without dashes, as in +experiment=NAME")
+    if not any(text.startswith("-") and text not in ("-m", "--multirun") for text in overrides):
+        for text in overrides:
+            if "=" not in text and not text.startswith(("-", "~")):
+                raise ConfigError(f"{text}: give key=value; an experiment is chosen by its name: +experiment=NAME")
 
 
 def plain_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -118,6 +147,8 @@ def _explain(error: Exception) -> str:
         known = _known_keys()
         if found[1] in known:
             return f"{found[1]}: names are added to it one by one: +{found[1]}.NAME=VALUE"
+        if found[1].rpartition(".")[0] in NAMED_ENTRIES:
+            return f"{found[1]}: not there yet; a plus adds it: +{found[1]}=VALUE"
         return f"{found[1]}: unknown key{did_you_mean(found[1], known)}"
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from evomerge.experiment.result import Result
     from evomerge.experiment.resume import refuse_changed
     from evomerge.experiment.run import run_experiment
+    from evomerge.experiment.score_config import read_score_config
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -31,6 +32,7 @@ __all__ = [
     "from_config",
     "prepare_run",
     "read_config",
+    "read_score_config",
     "refuse_changed",
     "replay_run",
     "run_experiment",

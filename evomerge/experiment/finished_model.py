@@ -1,17 +1,16 @@
 """`score`: lm-eval's table of a finished model, or of a recipe merged in memory, by this package's engine."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evomerge.atomic import refuse_unwritable, write_atomically
+from evomerge.atomic import write_atomically
 from evomerge.errors import ConfigError
-from evomerge.experiment.model_config import Device, Dtype, Scoring, Tokens
+from evomerge.experiment.score_config import ScoreConfig, read_score_config
 from evomerge.export import open_recipe
 from evomerge.merging import Materializer, choose_placement
 from evomerge.models import (
@@ -25,7 +24,6 @@ from evomerge.models import (
     resolve_device,
 )
 from evomerge.recipes import ModelRef
-from evomerge.schema import Count, Location, Natural, Range, build, prefix_errors
 from evomerge.scoring import silence_lm_eval
 from evomerge.scoring.engine import check_tokenizer
 from evomerge.scoring.tasks import EngineLM, Evaluation, TaskLoader, evaluate_tasks, read_tasks
@@ -33,43 +31,13 @@ from evomerge.scoring.tasks import EngineLM, Evaluation, TaskLoader, evaluate_ta
 SLICES = {"search": "all", "select": "all", "holdout": "all"}  # an entry wants sizes; every document is scored here
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
-    """What `score` takes as key=value: keywords of `lm_eval.simple_evaluate`, and keys of an experiment's `model`."""
-
-    tasks: str | Sequence[Any]
-    num_fewshot: Natural | None = None
-    limit: Annotated[float, Range(0, 1e9, without=(0,))] | None = None
-    include_path: Location | None = None
-    apply_chat_template: bool = False
-    fewshot_as_multiturn: bool | None = None
-    system_instruction: str | None = None
-    gen_kwargs: Mapping[str, Any] | None = None
-    dtype: Dtype | None = None
-    device: Device = "auto"
-    attn_implementation: str | None = None
-    trust_remote_code: bool = False
-    batch_size: Count = 16
-    batch_tokens: Tokens = 4096
-    max_length: Tokens | None = None
-    scoring: Scoring = "auto"
-    out: Location | None = None
-
-    def __post_init__(self) -> None:
-        check_device(self.device, is_local=True)
-        if self.out and not Path(self.out).resolve().parent.is_dir():
-            raise ConfigError(f"out={self.out}: its folder is not there; make it first")
-        if self.out:
-            with prefix_errors("out"):
-                refuse_unwritable(Path(self.out))
-
-
 def score_model(source: str, given: Mapping[str, Any], progress: Console) -> Evaluation:
     """lm-eval's results for a checkpoint folder, a hub id or a recipe; `given` are keywords of `ScoreConfig`.
 
     A bar on the console `progress` shows how far the requests are; with `out`, the results are written there as JSON.
     """
-    config = build(ScoreConfig, given, "")
+    config = read_score_config(given)
+    check_device(config.device, is_local=True)
     loader = TaskLoader(config.include_path)
     tasks = _tasks(config, loader)
     model, tokenizer = _model(source, config)

@@ -11,7 +11,7 @@ import yaml
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.ledger import Ledger
-from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
+from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT, refuse_unfinished
 from evomerge.recipes import Recipe, load_recipe
 from evomerge.searching import Candidate, Evaluator
 
@@ -38,9 +38,7 @@ class Replayed:
 
 def open_run(folder: Path) -> tuple[Experiment, Recipe, dict[str, Any]]:
     """Experiment, winner and result of a finished run; RunError where the folder does not hold them."""
-    for name in (CONFIG, RECIPE, RESULT):
-        if not (folder / name).is_file():
-            raise RunError(f"{folder}: no {name}; give the folder of a finished run")
+    refuse_unfinished(folder)
     try:
         config = yaml.safe_load((folder / CONFIG).read_text())
         result = json.loads((folder / RESULT).read_text())

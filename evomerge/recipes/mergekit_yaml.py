@@ -41,10 +41,13 @@ def load_recipe(path: str | Path) -> Recipe:
         document = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
+    except OSError as error:
+        hint = "give a recipe file, such as the recipe.yaml of a run"
+        raise ConfigError(f"{path or 'recipe'}: {error.strerror}; {hint}") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a number with thousands of digits
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: not YAML ({reason})") from None
-    if not isinstance(document, dict):
+    if not isinstance(document, dict) or "merge_method" not in document:
         raise ConfigError(f"{path}: not a merge recipe; it needs merge_method and models or slices")
     try:
         return parse_recipe(document, f"{path}: ")

@@ -10,6 +10,7 @@ from evomerge.ledger import complete_scores, plan_of, read_trials
 from evomerge.optimizers import Vector
 from evomerge.paths import LEDGER
 from evomerge.recipes import Recipe, load_recipe, original_recipe, parse_recipe
+from evomerge.schema import prefix_errors
 from evomerge.space.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ def initial_points(space: SearchSpace, paths: Sequence[str]) -> dict[str, Vector
 
 def _recipes(path: Path) -> Iterator[tuple[str, Recipe]]:
     if not path.is_dir():
-        yield str(path), original_recipe(load_recipe(path))
+        with prefix_errors("init"):
+            yield str(path), original_recipe(load_recipe(path))
         return
     try:
         header, lines = read_trials(path / LEDGER)

@@ -1,6 +1,7 @@
 """The parser: help for every sub-command and argument, one line for what it cannot parse."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,28 @@ def test_the_version(command: Command) -> None:
     ],
 )
 def test_what_cannot_be_parsed_is_one_line(arguments: tuple[str, ...], text: str, command: Command) -> None:
+    assert text in command(*arguments).refused(2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("check", "--experiment=quickstart"), "--experiment: unknown option"),
+        (("check", "mine"), "+experiment=mine"),
+        (("check", "+experiment=quickstart", "space.genes.density=0.5"), "+space.genes.density=VALUE"),
+        (("merge", ".", "out"), ".: Is a directory; give a recipe file"),
+        (("merge", "plain.yaml", "out"), "plain.yaml: not a merge recipe"),
+        (("score", "absent.yaml", "tasks=a"), "absent.yaml: no such file"),
+        (("score", "model", "task=a"), "task: unknown key (did you mean 'tasks'?)"),
+        (("check", "+experiment=plain"), "# @package _global_"),
+    ],
+)
+def test_likely_slips_are_named_with_their_remedy(
+    arguments: tuple[str, ...], text: str, command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "plain.yaml").write_text("base: x\n")
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "plain.yaml").write_text("base: x\nexperts: {a: y}\n")
     assert text in command(*arguments).refused(2)
 
 

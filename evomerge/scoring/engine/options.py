@@ -4,4 +4,4 @@ PATHS = (
     "auto",
     "tree",
     "plain",
-)  # of log-likelihoods: token trees, lm-eval's own forward pass, or trees where both agree
+)  # for log-likelihoods: `tree` is token trees, `plain` lm-eval's forward, `auto` trees where both agree
