@@ -80,7 +80,8 @@ def _check_overrides(overrides: Sequence[str]) -> None:
     if not any(text.startswith("-") and text not in ("-m", "--multirun") for text in overrides):
         for text in overrides:
             if "=" not in text and not text.startswith(("-", "~")):
-                raise ConfigError(f"{text}: give key=value; an experiment is chosen by its name: +experiment=NAME")
+                name = text if re.fullmatch(r"[\w/-]+", text) else "NAME"
+                raise ConfigError(f"{text}: give key=value; an experiment is chosen by its name: +experiment={name}")
 
 
 def plain_settings(settings: Sequence[str]) -> dict[str, Any]:

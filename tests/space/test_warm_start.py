@@ -77,8 +77,8 @@ def test_a_runs_best_are_those_by_its_own_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, r"^{path}: no such file$"),
-        ("merge_method: [", r"^{path}: not YAML"),
+        (None, r"^init: {path}: no such file$"),
+        ("merge_method: [", r"^init: {path}: not YAML"),
         (
             MERGEKIT.replace("org/code", "org/other"),
             r"^init {path}: it merges org/other, which is not among the experts",
