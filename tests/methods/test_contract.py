@@ -129,6 +129,7 @@ def test_leaves_the_files_of_the_models_alone(name: str, open_family: Open) -> N
     assert before == [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
+@pytest.mark.sampled(11)
 @every_method
 def test_sharding_changes_nothing(name: str, open_family: Open) -> None:
     whole, shards = open_family(method=name), open_family(shard="2KB", method=name)

@@ -106,6 +106,7 @@ def test_learns_a_rotated_ellipsoid(covariance: str) -> None:
     assert min(spent(create("cma", cube(8), [], 1, {"covariance": covariance, **PLAIN}), 2000, rotated(8))) < 1e-6
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("covariance", ["diagonal", "vd", "auto"])
 def test_many_dimensions_learn_faster_by_their_diagonal(covariance: str) -> None:
     scales = 10.0 ** np.linspace(0, 2, 60)

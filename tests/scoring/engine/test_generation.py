@@ -212,6 +212,7 @@ def test_what_the_loop_does_not_obey_is_left_to_transformers(shape, options) -> 
     assert texts(ours) == by_lm_eval(model, tokenizer, requests)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_models_own_generation_config_counts(shape) -> None:
     model, tokenizer = made(shape), tokenizer_of(shape)
