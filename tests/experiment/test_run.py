@@ -520,6 +520,7 @@ def test_another_compiler_place_or_batch_resumes(copied: Path, command: Command)
     assert (copied / "trials.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_leaving_unchanged_tensors_alone_changes_no_score(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from tests.experiment.test_run import paid_twice, same_run, scores_of, without_t
 RACED = (*SMALL, "scorer.chunk_items=8", "race.least=8")
 
 
-@pytest.fixture(scope="module", params=["rotating", "informative"])
+@pytest.fixture(scope="module", params=["rotating", pytest.param("informative", marks=pytest.mark.slow)])
 def items(request: pytest.FixtureRequest) -> str:
     """What the items of a race are."""
     return f"race.items={request.param}"

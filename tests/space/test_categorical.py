@@ -279,7 +279,7 @@ def without(recipe: Recipe, models: Sequence[ModelRef]) -> Recipe:
     return replace(recipe, slices=(replace(part, sources=sources),))
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("method", WEIGHTED)
 def test_corners_of_weights_and_subset_merge(method: str, materializer: Materializer) -> None:
     """All the weight on an expert that does not take part: the others share it alike."""
