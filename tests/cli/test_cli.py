@@ -37,7 +37,7 @@ def test_an_unknown_command_shows_the_usage(command: Command, arguments: tuple[s
     assert said.code == 2 and "usage: evomerge" in said.err and "Traceback" not in said.err
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("override", "key", "hint"),
     [
@@ -72,7 +72,7 @@ def test_a_misspelt_word_is_named_with_the_nearest_known_one(
     assert key in line and hint in line
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     "override",
     [
@@ -128,6 +128,7 @@ def test_a_value_that_cannot_be_meant_is_a_usage_error(command: Command, overrid
     assert any(word in line for word in (key, key.rstrip("s"), "merges", "dtype", "preset"))
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
@@ -167,7 +168,7 @@ def test_genes_of_a_choice_go_to_the_methods_that_have_them(command: Command) ->
     assert said.code == 0 and "dare_ties or task_arithmetic, 13 dimensions" in said.out, said
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [

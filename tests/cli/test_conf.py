@@ -100,6 +100,7 @@ def test_a_users_conf_elsewhere_is_found(tmp_path: Path, monkeypatch: pytest.Mon
     assert said.code == 0 and "5 evaluations" in said.out, said
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("preset", [choice for choice in GROUPS if choice.startswith("space=")])
 def test_every_space_can_search_for_subsets(preset: str, command: Command) -> None:
     """The key stands in every preset, so that it is set without a plus."""

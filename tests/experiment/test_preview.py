@@ -84,6 +84,7 @@ def test_a_sound_experiment_is_described(project: Path) -> None:
     assert not list(project.rglob("trials.jsonl")), "check begins nothing"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("mode", ["device", "pinned", "mmap"])
 def test_a_chosen_placement_is_said(project: Path, mode: str) -> None:
     said = evomerge("check", "+experiment=mine", *SMALL, f"model.placement={mode}", cwd=project)

@@ -165,6 +165,7 @@ def test_a_finished_run_evaluates_nothing(copied: Path, command: Command, monkey
     assert result["counts"]["items_scored_this_time"] == 0
 
 
+@pytest.mark.slow
 def test_a_larger_budget_continues_and_another_name_starts_anew(copied: Path, command: Command, tmp_path: Path) -> None:
     before = trials(copied)
     assert command("+experiment=quickstart", *SMALL, "budget.evaluations=24").code == 0
@@ -462,6 +463,7 @@ def prepares(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 TIES = (*TINY, "method=ties", "space.outer=joint")
 
 
+@pytest.mark.slow
 def test_a_later_sweep_and_replay_prepare_nothing(cache: Path, prepares: list[str], command: Command) -> None:
     assert command("+experiment=quickstart", *TIES, "name=first").code == 0
     assert len(prepares) == len(set(prepares)) == 38
@@ -496,6 +498,7 @@ def test_a_cache_that_takes_nothing_is_one_warning(
     assert (tmp_path / "runs" / "quickstart" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_an_expert_with_a_nan_does_not_stop_what_is_prepared(cache: Path, project: Path) -> None:
     path = project / "family" / "last" / "model.safetensors"
     tensors = load_file(path)
@@ -517,6 +520,7 @@ def test_another_compiler_place_or_batch_resumes(copied: Path, command: Command)
     assert (copied / "trials.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_leaving_unchanged_tensors_alone_changes_no_score(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -589,6 +593,7 @@ def test_every_member_of_a_front_can_be_built(project: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_floors_and_units_are_replayed_beside_the_same_baselines(project: Path) -> None:
     kept = ("objective.normalise=true", "+objective.keep.shift=best_expert - 0.5", "baselines.random_direction=true")
     said = evomerge("+experiment=mine", *SMALL, *kept, cwd=project)
@@ -615,6 +620,7 @@ def test_more_may_be_asked_of_a_finished_search(copied: Path, tmp_path: Path) ->
     assert paid_twice(copied) == []
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

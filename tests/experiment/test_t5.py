@@ -105,6 +105,7 @@ def scores(run: Path, key: str) -> dict[str, float]:
     return {i: s for line in own for i, s in zip(header["chunks"][line["chunk"]], line["scores"], strict=True)}
 
 
+@pytest.mark.slow
 def test_a_search_scores_as_lm_eval_does_on_the_merged_folder(untrained: Path, tmp_path: Path, command: Any) -> None:
     result = finished(untrained, tmp_path, command)
     run = tmp_path / "runs" / "t5"

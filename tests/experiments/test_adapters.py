@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "adapters"
 BASE = QUICKSTART / "family" / "base"
 COUNT = 20
+pytestmark = pytest.mark.slow
 
 
 def script(name: str) -> dict[str, Any]:
@@ -109,7 +110,6 @@ def test_the_search_is_described_without_reading_a_weight(out: Path) -> None:
     assert "a19: " in said.out and "20 dimensions: weight.a00" in said.out and "placement mmap: " in said.out
 
 
-@pytest.mark.slow
 def test_the_commands_run(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     commands = [
@@ -129,7 +129,6 @@ def test_the_commands_run(tmp_path: Path) -> None:
     assert again.returncode == 1 and b"is there already" in again.stderr
 
 
-@pytest.mark.slow
 def test_the_random_base_can_be_searched(tmp_path: Path) -> None:
     script("make_adapters.py")["make"](tmp_path, None, 2)
     model = load_model(tmp_path / "base", dtype="bfloat16")

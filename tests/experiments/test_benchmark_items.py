@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "benchmarks" / "items.py"
+pytestmark = pytest.mark.slow  # a process of its own
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

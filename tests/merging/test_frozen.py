@@ -89,6 +89,7 @@ def test_short_checkpoints_and_live_models(method: str, short: Family) -> None:
             assert found[0] == found[1]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("method", FROZEN)
 def test_adapters(method: str, llama: Family, tmp_path: Path) -> None:
     adapters = [save_adapter("llama", llama.ref, tmp_path / str(seed), 2 + seed, seed)[0] for seed in range(2)]
@@ -99,6 +100,7 @@ def test_adapters(method: str, llama: Family, tmp_path: Path) -> None:
         assert frozen is not recipe and bits(family, frozen) == bits(family, recipe)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("method", FROZEN)
 def test_it_survives_its_yaml_and_holds_its_origin(method: str, llama: Family, tmp_path: Path) -> None:
     materializer = Materializer(llama)
@@ -118,6 +120,7 @@ def test_it_survives_its_yaml_and_holds_its_origin(method: str, llama: Family, t
         assert again.notes[FROZEN_FROM] == original
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("method", FROZEN)
 def test_the_origin_builds_the_same_again(method: str, llama: Family) -> None:
     """What the notes hold is a recipe: with the head of the frozen one it is the native merge."""

@@ -259,7 +259,7 @@ def test_only_what_changes_is_written_again(method: str, llama: Folders, passes:
     assert written[2][0] == deep == written[3][0]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("method", METHODS)
 def test_other_methods_options_seeds_and_models_are_written_in_full(
     method: str, llama: Folders, passes: list[str]

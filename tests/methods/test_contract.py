@@ -93,6 +93,7 @@ def test_one_hot_is_the_expert_to_the_bit(name: str, dtype: str, kind: str, open
     assert bits(materializer, merged, dtype) == stored(materializer, folders.experts[place], dtype)
 
 
+@pytest.mark.sampled(11)
 @every_method
 def test_candidates_in_a_live_model_do_not_depend_on_the_last_one(name: str, open_family: Open) -> None:
     folders, materializer = open_family(method=name)
@@ -116,6 +117,7 @@ def test_a_fresh_process_state_gives_the_same_bits(name: str, open_family: Open)
     assert bits(materializer, some(name, folders)) == bits(materializer2, some(name, folders))
 
 
+@pytest.mark.sampled(11)
 @every_method
 def test_leaves_the_files_of_the_models_alone(name: str, open_family: Open) -> None:
     folders, materializer = open_family(method=name)
@@ -129,6 +131,7 @@ def test_leaves_the_files_of_the_models_alone(name: str, open_family: Open) -> N
     assert before == [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
+@pytest.mark.sampled(11)
 @every_method
 def test_sharding_changes_nothing(name: str, open_family: Open) -> None:
     whole, shards = open_family(method=name), open_family(shard="2KB", method=name)
@@ -203,6 +206,7 @@ def test_a_recipe_survives_its_yaml(name: str, tmp_path: Path, folders: Callable
         assert dump_recipe(again) == file.read_text()
 
 
+@pytest.mark.sampled(11)
 @every_method
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_broken_expert_is_a_failed_candidate(name: str, value: float, open_family: Open) -> None:

@@ -69,6 +69,7 @@ def threads() -> Iterator[list[int]]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [BLOCK - 1, 2 * BLOCK, 100 * BLOCK + 7])
 def test_the_number_of_threads_changes_no_bit(size: int, threads: list[int]) -> None:
     tensors, found = vectors(size), []

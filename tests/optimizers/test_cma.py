@@ -32,6 +32,7 @@ def test_learns_scales() -> None:
     assert best(create("cma", cube(6), [], 1, PLAIN), 250, np.full(6, 0.3), 10.0 ** np.arange(6)) < 1e-3
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("corner", [0.0, 1.0])
 def test_reaches_optima_on_the_edge(corner: float) -> None:
     assert best(create("cma", cube(4), [], 1, {}), 150, np.full(4, corner)) < 1e-4
@@ -106,6 +107,7 @@ def test_learns_a_rotated_ellipsoid(covariance: str) -> None:
     assert min(spent(create("cma", cube(8), [], 1, {"covariance": covariance, **PLAIN}), 2000, rotated(8))) < 1e-6
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("covariance", ["diagonal", "vd", "auto"])
 def test_many_dimensions_learn_faster_by_their_diagonal(covariance: str) -> None:
     scales = 10.0 ** np.linspace(0, 2, 60)

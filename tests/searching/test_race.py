@@ -92,7 +92,7 @@ def test_after_the_most_items_everyone_is_decided() -> None:
     assert decide(equal[:, :47], strata(47, 160), 2, RaceConfig(margin=1.0, most=48)) == ([], [])
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
 def test_the_best_is_seldom_rejected_by_the_certain_bound(alpha: float) -> None:
     """Ten candidates that differ by little: whoever is best on the whole slice is let go in fewer than alpha races."""

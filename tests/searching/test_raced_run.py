@@ -13,7 +13,7 @@ from tests.experiment.test_run import paid_twice, same_run, scores_of, without_t
 RACED = (*SMALL, "scorer.chunk_items=8", "race.least=8")
 
 
-@pytest.fixture(scope="module", params=["rotating", "informative"])
+@pytest.fixture(scope="module", params=["rotating", pytest.param("informative", marks=pytest.mark.slow)])
 def items(request: pytest.FixtureRequest) -> str:
     """What the items of a race are."""
     return f"race.items={request.param}"
@@ -58,7 +58,7 @@ def test_the_next_search_may_begin_at_its_best(raced: Path, items: str, tmp_path
     assert said.code == 0, said
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kept", [0.25, 0.5, 0.65])
 def test_cut_within_a_race_the_run_ends_the_same(raced: Path, items: str, tmp_path: Path, kept: float) -> None:
     folder = tmp_path / "runs" / "quickstart"

@@ -203,6 +203,7 @@ def test_methods_subsets_and_schedules_are_chosen_together(materializer: Materia
 CHOICES = ("space.schedule=[all, 'blocks:2']", "space.subset=true", "method=[task_arithmetic, breadcrumbs]")
 
 
+@pytest.mark.slow
 def test_a_run_over_all_choices_ends_and_repeats_for_nothing(tmp_path: Path) -> None:
     for _ in range(2):
         said = evomerge("+experiment=quickstart", *SMALL, *CHOICES, cwd=tmp_path)
@@ -251,6 +252,7 @@ def test_who_does_not_take_part_leaves_no_trace(method: str, materializer: Mater
             assert bits(materializer, recipe) == bits(materializer, alone)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("method", WEIGHTED)
 @pytest.mark.parametrize("absent", range(3))
 def test_another_model_in_the_place_of_the_absent_changes_no_bit(
@@ -277,7 +279,7 @@ def without(recipe: Recipe, models: Sequence[ModelRef]) -> Recipe:
     return replace(recipe, slices=(replace(part, sources=sources),))
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("method", WEIGHTED)
 def test_corners_of_weights_and_subset_merge(method: str, materializer: Materializer) -> None:
     """All the weight on an expert that does not take part: the others share it alike."""

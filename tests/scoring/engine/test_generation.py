@@ -59,7 +59,7 @@ def test_greedy_answers_are_those_of_lm_eval(shape, until) -> None:
     assert len(set(texts(ours))) > 5
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_stop_of_several_tokens_is_found_wherever_it_begins(shape) -> None:
     model, tokenizer = made(shape), tokenizer_of(shape)
@@ -71,7 +71,7 @@ def test_a_stop_of_several_tokens_is_found_wherever_it_begins(shape) -> None:
         assert all(len(answer.text) <= start and not answer.truncated for answer in ours)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_answers_do_not_depend_on_the_batch(shape) -> None:
     model, tokenizer, requests = made(shape), tokenizer_of(shape), ask(*PROMPTS)
@@ -212,6 +212,7 @@ def test_what_the_loop_does_not_obey_is_left_to_transformers(shape, options) -> 
     assert texts(ours) == by_lm_eval(model, tokenizer, requests)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_models_own_generation_config_counts(shape) -> None:
     model, tokenizer = made(shape), tokenizer_of(shape)
