@@ -464,12 +464,13 @@ TIES = (*TINY, "method=ties", "space.outer=joint")
 
 
 @pytest.mark.slow
-def test_a_later_sweep_and_replay_prepare_nothing(cache: Path, prepares: list[str], command: Command) -> None:
+def test_a_later_run_a_sweep_and_replay_prepare_nothing(cache: Path, prepares: list[str], command: Command) -> None:
     assert command("+experiment=quickstart", *TIES, "name=first").code == 0
     assert len(prepares) == len(set(prepares)) == 38
     files = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
     assert len(files) == 38
-    assert command("-m", "+experiment=quickstart", *TIES, "seed=4", "name=sweep").code == 0
+    assert command("+experiment=quickstart", *TIES, "name=second").code == 0
+    assert command("-m", "+experiment=quickstart", *TIES, "seed=4,5", "name=sweep").code == 0
     assert command("replay", "runs/first").code == 0
     assert len(prepares) == 38
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")} == files
