@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evomerge.atomic import write_atomically
 from evomerge.errors import ConfigError, EvomergeError
 from evomerge.lazy import on_demand
 from evomerge.version import __version__
@@ -114,7 +115,10 @@ def score(
 
     named: dict[str, Any] = {"num_fewshot": num_fewshot, "limit": limit, "apply_chat_template": apply_chat_template}
     named |= {"tasks": tasks, "dtype": dtype, "device": device, "batch_size": batch_size}
-    return score_model(str(model), {**named, **(settings or {})}, Console(quiet=True)).results
+    evaluation = score_model(str(model), {**named, **(settings or {})}, Console(quiet=True))
+    if out := (settings or {}).get("out"):
+        write_atomically(Path(out), evaluation.text())
+    return evaluation.results
 
 
 def replay(run: str | Path) -> "list[Replayed]":

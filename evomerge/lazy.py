@@ -17,8 +17,11 @@ def on_demand(page: str, path: str) -> Callable[[str], object]:
     `page` is the package's `__name__` and `path` the `__file__` of its `__init__.py`.
     """
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))  # `if TYPE_CHECKING:`
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     origins = {alias.name: node.module or "" for node in imports for alias in node.names}
+    module = sys.modules[page]
+    vars(module)["__dir__"] = lambda: sorted({*vars(module), *origins})  # for completion in a notebook
 
     def attribute(name: str) -> object:
         if not origins.get(name, "").startswith(f"{page}."):

@@ -29,7 +29,7 @@ def refuse_unknown_plugin(room: str, name: str, kind: str, others: tuple[str, ..
     known = (*others, *plugin_names(room))
     if name not in plugin_names(room):
         quoted = f"'{as_yaml(name)}'" if name else "''"
-        raise ConfigError(f"{kind} {quoted} is not known{did_you_mean(name, known)}; choose of {', '.join(known)}")
+        raise ConfigError(f"{kind} {quoted} is not known{did_you_mean(name, known)}; choose one of {', '.join(known)}")
 
 
 def load_plugin(room: str, name: str, kind: str, others: tuple[str, ...] = ()) -> ModuleType:

@@ -1,14 +1,16 @@
 """`import evomerge`: the functions that the commands have, their signatures, and that both give the same."""
 
 import inspect
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 import evomerge
-from tests.conftest import QUICKSTART
-from tests.conftest import evomerge as command
+from evomerge.experiment.defaults import with_defaults
+from tests.cli.test_conf import composed
+from tests.conftest import QUICKSTART, ROOT
 
 SIGNATURES = {
     "search": "(config: collections.abc.Mapping[str, typing.Any] | str | pathlib.Path,"
@@ -65,7 +67,9 @@ def test_a_recipe_as_a_value_is_merged_and_scored(twins: tuple[Path, evomerge.Re
     _, result = twins
     assert evomerge.merge(result.recipe, tmp_path / "merged") == result.fingerprint
     task = yaml.safe_load((result.folder / "config.yaml").read_text())["scorer"]["tasks"][0]
-    scores = evomerge.score(tmp_path / "merged", [task], device="cpu", limit=20)
+    out = {"out": str(tmp_path / "scores.json")}
+    scores = evomerge.score(tmp_path / "merged", [task], device="cpu", limit=20, settings=out)
+    assert json.loads((tmp_path / "scores.json").read_text())["results"] == scores["results"]
     assert scores["results"][task["name"]]["acc,none"] > 0.5
 
 
@@ -75,14 +79,10 @@ def test_a_run_replays(twins: tuple[Path, evomerge.Result]) -> None:
     assert all(value.same for value in values)
 
 
-def test_what_a_mapping_leaves_out_has_the_defaults_of_the_command_line(tmp_path: Path) -> None:
-    family, data = QUICKSTART / "family", QUICKSTART / "data"
-    written = yaml.safe_load((QUICKSTART.parents[1] / "conf" / "experiment" / "quickstart.yaml").read_text())
-    text = yaml.safe_dump(written, sort_keys=False).replace("${home:experiments/quickstart/family}", str(family))
-    config = yaml.safe_load(text.replace("${home:experiments/quickstart/data}", str(data)))
-    lines = evomerge.check({**config, "name": "mine"})
-    said = command("check", "+experiment=quickstart", "name=mine", cwd=tmp_path)
-    assert [line.split() for line in lines] == [line.split() for line in said.out.splitlines()]
+def test_what_a_mapping_leaves_out_has_the_defaults_of_the_command_line() -> None:
+    written = yaml.safe_load((ROOT / "conf" / "experiment" / "quickstart.yaml").read_text())
+    text = yaml.safe_dump(written, sort_keys=False).replace("${home:experiments/quickstart", f"{QUICKSTART}")
+    assert with_defaults(yaml.safe_load(text.replace("}/", "/"))) | {"name": "x"} == composed("+experiment=quickstart")
 
 
 def test_what_cannot_be_meant_is_one_line(finished: Path, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_what_cannot_be_meant_is_one_line(finished: Path, tmp_path: Path) -> Non
         (given, "give the run's folder, or a name"),
         ({**given, "name": "x", "budgte": {}}, "budgte: unknown key"),
         (tmp_path / "none.yaml", "none.yaml: No such file"),
-        (QUICKSTART.parents[1] / "conf" / "config.yaml", "Hydra has to compose it"),
+        (ROOT / "conf" / "config.yaml", "Hydra has to compose it"),
         (finished / "report.html", "not "),
     ):
         with pytest.raises(evomerge.EvomergeError, match=text) as caught:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from evomerge.atomic import write_atomically
 from evomerge.errors import ConfigError
 from evomerge.paths import refuse_unfinished
 from evomerge.recipes import load_recipe
@@ -70,8 +71,10 @@ def score(arguments: argparse.Namespace, console: Console) -> int:
     from evomerge.experiment import score_model
 
     evaluation = score_model(arguments.model, settings, Console(stderr=True))
-    for table in evaluation.tables():
+    for table in evaluation.tables():  # printed first: a full disk must not cost the scores
         _print(console, table)
+    if settings.get("out"):
+        write_atomically(Path(settings["out"]), evaluation.text())
     return 0
 
 
@@ -92,8 +95,9 @@ def report(arguments: argparse.Namespace, console: Console) -> int:
     from evomerge.report import save_figures, write_report
 
     refuse_unfinished(arguments.folder)
+    report = write_report(arguments.folder)
     figures = save_figures(arguments.folder, arguments.figures) if arguments.figures else []
-    for path in (write_report(arguments.folder), *figures):
+    for path in (report, *figures):
         _print(console, str(path))
     return 0
 

@@ -26,17 +26,9 @@ from evomerge.suggest import did_you_mean
 Job = Callable[[dict[str, Any], Path], None]
 NAMED_ENTRIES = ("experts", "space.genes", "baselines.methods", "baselines.recipes", "objective.keep")
 HYDRA_OPTIONS = (
-    "-m",
-    "--multirun",
-    "-c",
-    "--cfg",
-    "-i",
-    "--info",
-    "--resolve",
-    "-p",
-    "--package",
-    "-cd",
-    "--config-dir",
+    *("-m", "--multirun", "-r", "--run", "-c", "--cfg", "-i", "--info", "--resolve", "-p", "--package"),
+    *("-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "-sc", "--shell-completion"),
+    *("--hydra-help", "--experimental-rerun"),
 )
 
 
@@ -66,7 +58,7 @@ def for_each_job(overrides: Sequence[str], job: Job) -> int:
             _remove_empty(folder)
 
     _prepare_process(overrides)
-    with _one_line():
+    with _one_line("a file in conf/"):
         hydra.main(version_base="1.3", config_path=str(project_path("conf")), config_name="config")(task)()
     return max(codes, default=0)
 
@@ -85,20 +77,18 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 
 
 def plain_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """`key=value` arguments as plain objects; ConfigError where a value is not YAML."""
-    try:
+    """`key=value` arguments as plain objects; ConfigError where a value is not YAML or refers to another key."""
+    with _one_line("score: a value"):
         return _plain(OmegaConf.from_dotlist(list(settings)))
-    except YAMLError as error:
-        raise ConfigError(f"score: a value is not YAML: {' '.join(str(error).split())}") from None
 
 
 @contextlib.contextmanager
-def _one_line() -> Iterator[None]:
+def _one_line(what: str) -> Iterator[None]:
     """Every error of Hydra, OmegaConf and YAML as a ConfigError of one line."""
     try:
         yield
     except YAMLError as error:
-        raise ConfigError(f"a file in conf/ is not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error)) from None
     except ValueError as error:  # an error of Hydra that is not one of its exceptions

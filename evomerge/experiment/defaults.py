@@ -1,5 +1,6 @@
 """A search that Python code starts: its configuration, completed with the defaults of conf/, and its folder."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from evomerge.experiment.resume import refuse_changed
 from evomerge.paths import project_path, run_name
 
 OF_HYDRA = ("defaults", "hydra", "name")
+HYDRAS = re.compile(r"\$\{(home|run_name|hydra|oc\.\w+):")  # resolvers that only Hydra and the command line have
 
 
 def prepare_run(config: Mapping[str, Any] | str | Path, folder: str | Path | None) -> tuple[dict[str, Any], Path]:
@@ -58,7 +60,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(plain, dict):
         raise ConfigError(f"{path}: not a mapping of keys; give a configuration file")
-    if "defaults" in plain or "${" in path.read_text():
+    if "defaults" in plain or HYDRAS.search(path.read_text(encoding="utf-8")):
         name = path.stem
         raise ConfigError(f"{path}: Hydra has to compose it; use the command line: evomerge +experiment={name}")
     return plain

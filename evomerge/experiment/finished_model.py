@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.progress import track
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evomerge.atomic import write_atomically
 from evomerge.errors import ConfigError
 from evomerge.experiment.score_config import ScoreConfig, read_score_config
 from evomerge.export import open_recipe
@@ -34,7 +33,7 @@ SLICES = {"search": "all", "select": "all", "holdout": "all"}  # an entry wants 
 def score_model(source: str, given: Mapping[str, Any], progress: Console) -> Evaluation:
     """lm-eval's results for a checkpoint folder, a hub id or a recipe; `given` are keywords of `ScoreConfig`.
 
-    A bar on the console `progress` shows how far the requests are; with `out`, the results are written there as JSON.
+    A bar on the console `progress` shows how far the requests are. The caller writes the results to `out`.
     """
     config = read_score_config(given)
     check_device(config.device, is_local=True)
@@ -62,8 +61,6 @@ def score_model(source: str, given: Mapping[str, Any], progress: Console) -> Eva
         system_instruction=config.system_instruction,
         gen_kwargs=dict(config.gen_kwargs) if config.gen_kwargs else None,
     )
-    if config.out:
-        write_atomically(Path(config.out), evaluation.text())
     return evaluation
 
 

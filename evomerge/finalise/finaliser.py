@@ -137,7 +137,7 @@ class Finaliser:
         return compare(winner_items, others, self._evaluator.objective.weights, task_of, self._seed)
 
     def _scored_simplification(self, winner: Candidate, simplification: Simplification) -> Simplification:
-        """With its row and its difference to the winner on holdout, unless it took no step or could not be scored."""
+        """The simplification with its row and its difference to the winner, if it took a step and was scored."""
         items = self._evaluator.objective_items(simplification.candidate.key, "holdout")
         if not simplification.steps or not items:
             return simplification
@@ -149,14 +149,14 @@ class Finaliser:
         """The members that could be scored on holdout, with their rows; None for a single objective."""
         if not members:
             return None
-        as_yaml, baselines = (
+        scored, baselines = (
             [c for c in candidates if self._evaluator.item_scores(c.key, "holdout")]
             for candidates in (members, self._scored_baselines)
         )
-        points = self._objective_values(as_yaml, "holdout")
+        points = self._objective_values(scored, "holdout")
         hypervolume = normalised_hypervolume(points, [*points, *self._objective_values(baselines, "holdout")])
-        rows = tuple(self._row(c, "member") for c in as_yaml)
-        return ParetoFront(tuple(as_yaml), rows, self._evaluator.objective.tasks, hypervolume)
+        rows = tuple(self._row(c, "member") for c in scored)
+        return ParetoFront(tuple(scored), rows, self._evaluator.objective.tasks, hypervolume)
 
     def _row(self, candidate: Candidate, role: str, label: str | None = None) -> Row:
         scores = {name: self._evaluator.score(candidate.key, name) for name in SLICES}

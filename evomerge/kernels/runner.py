@@ -133,7 +133,7 @@ def _compile(entry: Entry, arguments: tuple[Tensor, ...]) -> Entry:
 
 
 def _examples(out: Tensor, numbers: Tensor, words: Tensor, *tensors: Tensor) -> Iterator[Tensor]:
-    """Example arguments of the same dtypes, whose sizes equal no other number in the trace."""
+    """Example arguments of the same dtypes, whose sizes are unusual: the compiler takes equal sizes for one symbol."""
     shape = (EXAMPLE_LENGTH,) if out.ndim == 1 else (EXAMPLE_WIDTH, EXAMPLE_WIDTH + 2)
     yield torch.empty(shape, dtype=out.dtype)
     yield numbers if numbers.ndim == 1 else numbers[:, :1].expand(-1, EXAMPLE_WIDTH, -1).contiguous()
@@ -144,7 +144,7 @@ def _examples(out: Tensor, numbers: Tensor, words: Tensor, *tensors: Tensor) -> 
 def _entry(kernel: Kernel) -> Entry:
     def entry(out: Tensor, numbers: Tensor, words: Tensor, *tensors: Tensor) -> Tensor:
         out.copy_(kernel(numbers, words, tensors))
-        # The compiler may read back values before they are rounded, so the bound applies to unrounded values.
+        # The compiler may read back values before they are rounded, so overflow is detected on these.
         return torch.where(out.abs().amax().float() < OVERFLOW_BOUND.get(out.dtype, torch.inf), 0.0, 1.0)
 
     # A new code object each time: Dynamo limits the number of compiled variants per code object.

@@ -182,7 +182,7 @@ class Materializer:
         return Sources(name, base, [self._placed(expert, entry.base) for expert in entry.experts], self.device)
 
     def _placed(self, source: InputTensor, base: InputTensor | None) -> LazyUpdate:
-        """A model's tensor as an update of `base`, or its weight if `base` is None, in its place between candidates.
+        """An expert's update of `base`, or a model's own weight if `base` is None, on the device that placement chose.
 
         All methods and recipes share one copy. A dense weight that an adapter produces (DoRA, an adapter of another
         base or as base) is computed again for each use, because storing such weights would take a whole model in fp32.

@@ -85,5 +85,5 @@ class Prepared:
 
 
 def _on_host(state: State) -> State:
-    """The state on the host, because the device may have no room for a bank that was computed on it."""
+    """The state in host memory: tensors as large as weights, computed on a GPU, may not fit there for long."""
     return {name: tensor.cpu() for name, tensor in state.items()}

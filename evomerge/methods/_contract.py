@@ -96,7 +96,7 @@ class Method(Protocol):
     EXACTNESS: Exactness
     OPTIONS: Mapping[str, tuple[str, ...]]
     ADAPTERS_ONLY: bool = False  # True: every expert must be a LoRA adapter of the base
-    BANKS_DEPEND_ON_EXPERTS: bool = False  # True: a search cannot vary the set of experts
+    BANKS_DEPEND_ON_EXPERTS: bool = False  # True: each set of experts needs banks of its own
     EXTENSIONS: tuple[str, ...] = ()  # parameters that mergekit's method of the same name does not read
 
     def prepare(self, setup: Setup) -> State:

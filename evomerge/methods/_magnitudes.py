@@ -64,7 +64,10 @@ def model_magnitude_threshold(setup: Setup, expert: int, density: float) -> floa
 
 
 def histogram_threshold(setup: Setup, expert: int, density: float) -> float:
-    """The same from a histogram of the top 20 bits of fp32 |δ|: at most one part in 4096 below the exact value."""
+    """The threshold of a density from a histogram of the top 20 bits of fp32 |δ|.
+
+    It is at most one part in 4096 below the exact value.
+    """
     memo = setup.model.memo
     if ("histogram", expert) not in memo:
         total = torch.zeros(1 << BITS, dtype=torch.int64)

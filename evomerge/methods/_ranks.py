@@ -120,7 +120,7 @@ def _kept_l1(setup: Setup, expert: int, share: float, side: str) -> float:
         keys = mask_keys(setup.seed, setup.sources.name, len(setup.sources))
         coins = (setup.sources.bank(f"coins.{expert // EXPERTS_PER_BYTE}") >> (expert % EXPERTS_PER_BYTE)) & 1
         delta = setup.sources.delta(expert).mul_(coins == (side == "heads")).flatten()
-        top = float(delta.abs().max())  # the table's fixed-point unit, even if the largest element is dropped
+        top = float(delta.abs().max())  # the unit of `exact_l1`, also if the largest element is dropped
         kept = [part < mask_threshold(share) for _, part in _drops.random_numbers(delta, keys[0], keys[1 + expert])]
         setup.memo[side, expert, share] = exact_l1(delta.mul_(torch.cat(kept)), top)
     return float(setup.memo[side, expert, share])

@@ -68,7 +68,7 @@ def triplets(matrix: Tensor, limit: int) -> Triplets:
 
 
 def of_factors(update: Factors, limit: int) -> Triplets:
-    """The same for scale·up@down, by QR of the factors: no matrix is larger than they are."""
+    """The leading singular triplets of scale·up@down, by QR of the factors: no matrix is larger than they are."""
     up, upper = torch.linalg.qr(update.up.double() * update.scale)
     down, lower = torch.linalg.qr(update.down.double().T)
     core = triplets(upper @ lower.T, limit)
@@ -76,7 +76,7 @@ def of_factors(update: Factors, limit: int) -> Triplets:
 
 
 def of_expert(sources: Sources, index: int, limit: int) -> Triplets:
-    """The same for one expert's task vector."""
+    """The leading singular triplets of one expert's task vector."""
     update = sources.update(index)
     return of_factors(update, limit) if isinstance(update, Factors) else triplets(sources.delta(index).double(), limit)
 

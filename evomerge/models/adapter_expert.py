@@ -40,7 +40,7 @@ class AdapterExpert:
         return self.adapter.sha256
 
     def untied(self, aliases: Mapping[str, str]) -> frozenset[str]:
-        """Of the base's tied paths, those whose tensors differ from their tied tensors once the adapter is applied."""
+        """The tied paths of the base that are no longer equal to their tied tensors once the adapter is applied."""
         return self._untied | (self.origin.untied(aliases) if self.origin else frozenset())
 
     def touches(self, place: Destination) -> bool:
@@ -100,7 +100,7 @@ class AdapterExpert:
     def _change(self, path: str) -> Factors | Tensor | None:
         name = self._names.get(path)
         if name is not None:
-            # A path that changes with a tied one is changed relative to its own base tensor, if the base has one.
+            # Where two tied paths have base tensors of their own, the update of each is added to its own.
             return self.adapter.update(name, lambda other: self._tensor(path if other == name else self._path(other)))
         replaced = self._replaced.get(path)
         return self.adapter.saved_base_weight(replaced, self._base_weight) if replaced else None

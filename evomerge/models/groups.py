@@ -51,7 +51,7 @@ def layer_of(name: str) -> tuple[str, int] | None:
 
 
 def shift_layer(name: str, stack: str, offset: int) -> str:
-    """The name of the same tensor `offset` layers deeper in its stack."""
+    """The name of the same tensor `offset` layers deeper in its stack; a negative offset is nearer to the input."""
     match = LAYER_PATTERN.match(name)
     if not match or match[1] != stack:
         return name

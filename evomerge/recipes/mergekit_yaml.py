@@ -113,7 +113,7 @@ def _out_dtype(document: Mapping[str, Any]) -> str | None:
     value = document.get("out_dtype") or document.get("dtype")
     dtype = None if value is None else str(value).removeprefix("torch.")
     if dtype not in (None, *DTYPES):
-        raise ConfigError(f"out_dtype {dtype}: choose of {', '.join(DTYPES)}")
+        raise ConfigError(f"out_dtype {dtype}: choose one of {', '.join(DTYPES)}")
     return dtype
 
 

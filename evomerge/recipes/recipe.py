@@ -1,7 +1,7 @@
 """Recipe: the frozen, explicit description of one merge.
 
-A recipe contains settings, not values per tensor: `evomerge.merging.plan` computes these. The names of the dataclass
-fields below are part of the content key, so they must not change.
+A recipe contains settings, not values per tensor: the function `plan` of `evomerge.merging` computes these. The names
+of the dataclass fields below are part of the content key, so they must not change.
 """
 
 import hashlib

@@ -91,10 +91,10 @@ def _tiles(record: Record) -> tuple[tuple[str, str, str], ...]:
 def _result(record: Record) -> str:
     tasks = list(record.winner["tasks"])
     rows = []
-    as_yaml = [*record.result["rows"], *alternative_rows(record.result)]
-    columns = [[row["scores"][name] for row in as_yaml] for name in SLICES]
-    columns += [[row["tasks"].get(task) for row in as_yaml] for task in tasks]
-    for place, row in enumerate(as_yaml):
+    shown_rows = [*record.result["rows"], *alternative_rows(record.result)]
+    columns = [[row["scores"][name] for row in shown_rows] for name in SLICES]
+    columns += [[row["tasks"].get(task) for row in shown_rows] for task in tasks]
+    for place, row in enumerate(shown_rows):
         best = row["role"] == "baseline" and row["label"] == record.result["best_baseline"]
         kind = "winner" if row["role"] == "winner" else BEST_BASELINE if best else ""
         cells = "".join(_score(column, place, "task" if i >= len(SLICES) else "") for i, column in enumerate(columns))

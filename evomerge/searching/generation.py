@@ -130,7 +130,7 @@ class _Race:
         return found | self._ranked_last(found)
 
     def _ranked_last(self, found: Mapping[str, Fitness]) -> dict[str, Fitness]:
-        """The rejected candidates, with scores lowered where necessary to rank below all others, in their own order."""
+        """The rejected candidates in their order, with scores lowered where necessary to rank below all others."""
         kept = [w.score for key, w in found.items() if key not in self._rejected and not math.isnan(w.score)]
         least = min(kept, default=math.inf)
         order = sorted((k for k in self._candidates if k in self._rejected), key=lambda key: -found[key].score)

@@ -42,7 +42,7 @@ class ItemOrder:
 
     @classmethod
     def by_level(cls, plan: Plan, levels: Mapping[str, str]) -> "ItemOrder":
-        """The chunks of `chunks_by_level`; generations begin with chunks up to the one that exhausts a level first."""
+        """The chunks of `chunks_by_level`; a generation may begin with any chunk before a level has no items left."""
         chunks = plan.chunks["search"]
         last = {levels[item]: place for place, chunk in enumerate(chunks, 1) for item in chunk.items}
         return cls(chunks, min(last.values()), levels)

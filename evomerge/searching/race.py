@@ -164,7 +164,7 @@ class _LeadTest:
 
 
 def confidence_sequence_width(seen: int, total: int, alpha: float) -> float:
-    """The width, in standard errors, of a one-sided asymptotic confidence sequence that is tightest at half a slice."""
+    """The width, in standard errors, of a one-sided confidence sequence that is tightest after half of the items."""
     rho = (-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / max(1.0, total / 2)
     grown = seen * rho + 1
     return math.sqrt(2 * grown / (seen * rho) * math.log(1 + math.sqrt(grown) / (2 * alpha)))

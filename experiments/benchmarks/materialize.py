@@ -67,7 +67,7 @@ def _words(parser: argparse.ArgumentParser, flag: str, text: str, known: object)
     names = list(known)  # type: ignore[call-overload]
     for word in text.split(","):
         if word not in names:
-            parser.error(f"{flag} {word}: choose of {', '.join(names)}")
+            parser.error(f"{flag} {word}: choose one of {', '.join(names)}")
     return text.split(",")
 
 

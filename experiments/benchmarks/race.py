@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     names = options.rules.split(";") if options.rules else list(RULES)
     for name in names:
         if name not in RULES:
-            parser.error(f"--rules {name}: choose of {'; '.join(RULES)}")
+            parser.error(f"--rules {name}: choose one of {'; '.join(RULES)}")
     searches = options.searches or (2 if options.quick else 200)
     machine, rows = environment("cpu", 1, numpy=np.__version__), list[Row]()
     for name in names:

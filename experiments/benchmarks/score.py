@@ -67,7 +67,7 @@ def _shapes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> lis
     names = (options.cases or ",".join(SHAPES)).split(",")
     for name in names:
         if name not in (*SHAPES, "growth"):
-            parser.error(f"--cases {name}: choose of {', '.join([*SHAPES, 'growth'])}")
+            parser.error(f"--cases {name}: choose one of {', '.join([*SHAPES, 'growth'])}")
     found = [shape for n in names for shape in (growth(SHAPES["reading"]) if n == "growth" else [SHAPES[n]])]
     return [Shape(s.name, 4, s.choices, s.shots, 20, min(s.answer, 20)) for s in found] if options.quick else found
 

@@ -76,7 +76,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.names = options.contestants.split(";") if options.contestants else list(CONTESTANTS)
     for name in options.names:
         if name not in CONTESTANTS:
-            parser.error(f"--contestants {name}: choose of {'; '.join(CONTESTANTS)}")
+            parser.error(f"--contestants {name}: choose one of {'; '.join(CONTESTANTS)}")
     return options
 
 

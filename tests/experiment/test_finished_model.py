@@ -59,13 +59,12 @@ def harness(folder: Path, tasks: list[dict[str, Any]], **options: Any) -> dict[s
     return found
 
 
-def test_a_folder_gets_the_table_of_the_harness(tmp_path: Path) -> None:
-    tasks, out = [task("shift"), task("last"), GENERATED], tmp_path / "results.json"
-    given = {"tasks": tasks, "limit": 40, "device": "cpu", "out": str(out)}
-    ours = score_model(str(SHIFT), given, Console(quiet=True))
+def test_a_folder_gets_the_table_of_the_harness() -> None:
+    tasks = [task("shift"), task("last"), GENERATED]
+    ours = score_model(str(SHIFT), {"tasks": tasks, "limit": 40, "device": "cpu"}, Console(quiet=True))
     theirs = harness(SHIFT, tasks, limit=40)
     assert ours.results["results"] == theirs and 0 < theirs["last"]["acc,none"] < 1
-    assert json.loads(out.read_text())["results"] == theirs
+    assert json.loads(ours.text())["results"] == theirs
     assert "|shift" in "".join(ours.tables())
 
 

@@ -32,4 +32,4 @@ def test_a_rule_that_is_not_there_is_one_line() -> None:
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    assert done.returncode == 2 and "--rules margn 1: choose of off; margin 1, 16 to 32 items;" in done.stderr
+    assert done.returncode == 2 and "--rules margn 1: choose one of off; margin 1, 16 to 32 items;" in done.stderr

@@ -165,7 +165,7 @@ def test_a_digest_names_values() -> None:
 WRITER = """
 import sys, torch
 from pathlib import Path
-from evomerge.prepared import Prepared
+from evomerge.merging.prepared import Prepared
 prepared = Prepared(Path(sys.argv[1]))
 for i in range(60):
     state = prepared.get("key", str(i), lambda: {"t": torch.arange(2000) * i})

@@ -166,7 +166,7 @@ def test_bad_settings_are_refused_by_their_key(name: str, settings: dict[str, An
 
 
 def test_a_misspelt_optimizer_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^optimizer 'cmaa' is not known \(did you mean 'cma'\?\); choose of cma, "):
+    with pytest.raises(ConfigError, match=r"^optimizer 'cmaa' is not known \(did you mean 'cma'\?\); choose one of"):
         create("cmaa", cube(3), [], 1, {})
 
 

@@ -58,7 +58,7 @@ class ScorerConfig:
 
     def check(self) -> None:
         """ConfigError for the first wrong key of a task or slice."""
-        read_tasks(self.tasks, self.slices, "scorer.tasks")
+        _ = self.entries
 
     @cached_property
     def entries(self) -> tuple["TaskEntry", ...]:

@@ -77,7 +77,7 @@ def test_auto_without_a_cluster_is_one_line() -> None:
     if any(process.info["name"] == "gcs_server" for process in psutil.process_iter(["name"])):
         pytest.skip("a Ray cluster runs on this machine")
     script = (
-        "from evomerge.errors import RunError; from evomerge.pools.ray import _connect\n"
+        "from evomerge.errors import RunError; from evomerge.workers.pools.ray import _connect\n"
         "try: _connect('auto')\n"
         "except RunError as error: print(error)"
     )
@@ -91,7 +91,7 @@ def test_auto_without_a_cluster_is_one_line() -> None:
 @pytest.mark.slow
 def test_a_wrong_address_is_one_line() -> None:
     script = (
-        "from evomerge.errors import RunError; from evomerge.pools.ray import _connect\n"
+        "from evomerge.errors import RunError; from evomerge.workers.pools.ray import _connect\n"
         "try: _connect('127.0.0.1:1')\n"
         "except RunError as error: print(error)"
     )
