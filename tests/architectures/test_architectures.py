@@ -10,7 +10,6 @@ from tests.architectures.page import PAGE, line, lines
 from tests.architectures.trials import tried
 
 SHORT = (
-    "emu3",
     "llama, tied",
     "marian",
     "mixtral",

@@ -234,6 +234,7 @@ def test_weights_that_are_no_floats(project: Path, refused: Checked) -> None:
     assert "model.norm.weight of dtype I8" in refused()
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("flag", [True, False])
 def test_an_expert_with_a_head_of_its_own_beside_a_tied_base(project: Path, flag: bool) -> None:

@@ -403,6 +403,7 @@ def test_cut_anywhere_it_ends_the_same(chosen: Path, tmp_path: Path, kept: float
     same_run(folder, chosen)
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("method", ["lines", "karcher"])
 def test_a_frozen_winner_is_what_was_scored(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,6 +485,7 @@ def test_other_weights_are_prepared_anew(cache: Path, prepares: list[str], proje
     assert len(prepares) == 2 * 38 and len(list(cache.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_cache_that_takes_nothing_is_one_warning(
     prepares: list[str], command: Command, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
@@ -570,6 +572,7 @@ def test_a_run_cut_off_before_anything_is_scored_leaves_a_merge(
 SEVERAL = ("optimizer=random", "objective.front=true", "objective.maximise=[last,max]", "finalise.cloud=2")
 
 
+@pytest.mark.slow
 def test_every_member_of_a_front_can_be_built(project: Path) -> None:
     said = evomerge("+experiment=mine", *SMALL, *SEVERAL, cwd=project)
     assert said.code == 0, said

@@ -14,6 +14,10 @@ from tests.toys import cube
 Loss = Callable[[Vector], float]
 MIXED = (Coordinate("method", 3, ordered=False), Coordinate("take.a", 2), Coordinate("rank", 6), Coordinate("w"))
 every_sampler = pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+# The Gaussian process fits a model for each point, which takes seconds; the fast suite has one test of it.
+each_but_gp_fast = pytest.mark.parametrize(
+    "sampler", [pytest.param(name, marks=pytest.mark.slow) if name == "gp" else name for name in sorted(SAMPLERS)]
+)
 
 
 def made(sampler: str, coordinates: tuple[Coordinate, ...], seed: int = 1, **rest: int) -> Optimizer:
@@ -35,7 +39,7 @@ def sphere(vector: Vector) -> float:
     return float(((vector - 0.3) ** 2).sum())
 
 
-@every_sampler
+@each_but_gp_fast
 def test_beats_the_first_generation(sampler: str) -> None:
     generations = 6 if sampler == "gp" else 12  # a Gaussian process needs few points, and much time for many
     found = [sphere(np.array(x)) for x in told(made(sampler, cube(4)), generations, sphere)]
@@ -54,7 +58,7 @@ def test_replays_exactly_with_failures_and_categories(sampler: str) -> None:
     assert other != whole[: len(other)]
 
 
-@every_sampler
+@each_but_gp_fast
 def test_categories_and_whole_numbers_are_asked_at_the_middle_of_their_cells(sampler: str) -> None:
     found = np.array(told(made(sampler, MIXED), 4, sphere))
     for place, coordinate in enumerate(MIXED[:3]):

@@ -131,6 +131,7 @@ def test_the_order_of_the_candidates_changes_nothing(order: tuple[int, ...]) -> 
     assert {order[row] for row in again[0]} == set(accepted) and {order[row] for row in again[1]} == set(rejected)
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
 def test_the_certain_bound_is_seldom_wrong_over_all_its_looks(alpha: float) -> None:

@@ -85,6 +85,7 @@ def test_workers_change_no_number(raced: Path, items: str, tmp_path: Path, worke
     assert scores_of(folder).items() >= scores_of(raced).items(), "some chunks are scored ahead, each once"
 
 
+@pytest.mark.slow
 def test_items_alone_end_a_search_and_widen_its_races(tmp_path: Path) -> None:
     budget = ("budget.evaluations=null", "budget.items=600")
     said = evomerge("+experiment=quickstart", *RACED, *budget, "race.most=8", cwd=tmp_path)
