@@ -109,6 +109,7 @@ def test_candidates_in_a_live_model_do_not_depend_on_the_last_one(name: str, ope
     assert found[0] == found[2] != found[1]
 
 
+@pytest.mark.sampled(11)
 @every_method
 def test_a_fresh_process_state_gives_the_same_bits(name: str, open_family: Open) -> None:
     folders, materializer = open_family(method=name)
@@ -139,6 +140,7 @@ def test_sharding_changes_nothing(name: str, open_family: Open) -> None:
     assert bits(whole[1], some(name, whole[0])) == bits(shards[1], some(name, shards[0]))
 
 
+@pytest.mark.sampled(11)
 @every_method
 @pytest.mark.parametrize("dtype", list(DTYPES))
 def test_writes_any_dtype_with_one_rounding(name: str, dtype: str, open_family: Open) -> None:
