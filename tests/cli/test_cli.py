@@ -279,6 +279,7 @@ def test_a_sweep_makes_a_run_folder_for_each_job(command: Command, tmp_path: Pat
     assert ["seed=1" in str(folders[0]), "seed=2" in str(folders[1])] == [True, True]
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_job_that_fails(command: Command, tmp_path: Path) -> None:
     said = command(
         "-m", "+experiment=quickstart", "scorer.slices={search: 4, select: 4, holdout: 4}", "budget.evaluations=0,2"

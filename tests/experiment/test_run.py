@@ -132,6 +132,7 @@ def test_killed_at_any_moment(finished: Path, tmp_path: Path, lines: int) -> Non
     same_run(folder, finished)
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.7, 0.97])
 def test_every_beginning_of_a_ledger_ends_the_same(finished: Path, tmp_path: Path, kept: float) -> None:
@@ -371,6 +372,7 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd / "runs" / "quickstart"
 
 
+@pytest.mark.slow
 def test_a_search_over_methods_and_experts(chosen: Path) -> None:
     result = json.loads((chosen / "result.json").read_text())
     defaults = [f"default ({name})" for name in ("task_arithmetic", "ties", "linear")]
@@ -382,6 +384,7 @@ def test_a_search_over_methods_and_experts(chosen: Path) -> None:
     assert "ties" in (chosen / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_its_recipe_rebuilds_and_replays(chosen: Path, tmp_path: Path) -> None:
     noted = yaml.safe_load((chosen / "recipe.yaml").read_text())["evomerge"]["fingerprint"]
     said = evomerge("merge", str(chosen / "recipe.yaml"), "merged", cwd=tmp_path)

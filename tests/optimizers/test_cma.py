@@ -32,12 +32,14 @@ def test_learns_scales() -> None:
     assert best(create("cma", cube(6), [], 1, PLAIN), 250, np.full(6, 0.3), 10.0 ** np.arange(6)) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("corner", [0.0, 1.0])
 def test_reaches_optima_on_the_edge(corner: float) -> None:
     assert best(create("cma", cube(4), [], 1, {}), 150, np.full(4, corner)) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("count", [3, 8, 20])
 def test_converges_after_many_seeds_too(count: int) -> None:

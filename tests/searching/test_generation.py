@@ -319,6 +319,7 @@ def test_starting_the_workers_is_no_pace(tmp_path: Path) -> None:
     assert made.scoring_seconds == pytest.approx(2.0 * made.scored_items / ITEMS)
 
 
+@pytest.mark.slow
 def test_time_ends_a_search_once_and_for_all(tmp_path: Path) -> None:
     """The hours of a budget end it at a generation that is noted: a repeated command ends there too."""
 

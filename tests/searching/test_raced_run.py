@@ -58,6 +58,7 @@ def test_the_next_search_may_begin_at_its_best(raced: Path, items: str, tmp_path
     assert said.code == 0, said
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("kept", [0.25, 0.5, 0.65])
 def test_cut_within_a_race_the_run_ends_the_same(raced: Path, items: str, tmp_path: Path, kept: float) -> None:

@@ -37,6 +37,7 @@ def make(folders: Folders, method: str, **changes: Any) -> tuple[Space, dict[str
     return space, experts, family
 
 
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("method", methods.names())
 def test_base_and_experts_are_rebuilt_to_the_bit_whatever_is_searched(method: str, folders: Folders) -> None:
     space, experts, family = make(folders, method, out_dtype="float32", seed=5)

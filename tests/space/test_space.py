@@ -230,6 +230,7 @@ def test_uniform_is_the_mean_for_the_methods_that_add_up(folders: Folders, mater
             assert torch.allclose(tensor, sum(expert[name] for expert in experts) / 3, atol=1e-6)  # type: ignore[arg-type]
 
 
+@pytest.mark.sampled(11)
 @every_method
 @pytest.mark.parametrize("outer", ["joint", "base"])
 def test_corners_and_random_points_merge(method: str, outer: str, materializer: Materializer) -> None:

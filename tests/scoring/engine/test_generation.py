@@ -204,6 +204,7 @@ def test_the_likeliest_of_one_is_the_greedy_answer(generator) -> None:
     assert generator.answer(ask(*PROMPTS, **SAMPLED, top_k=1)) == generator.answer(ask(*PROMPTS, until=[]))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"no_repeat_ngram_size": 2}, {"max_length": 60}], ids=str)
 @pytest.mark.parametrize("shape", ["llama", "t5"])
 def test_what_the_loop_does_not_obey_is_left_to_transformers(shape, options) -> None:
