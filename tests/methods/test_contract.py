@@ -109,7 +109,6 @@ def test_candidates_in_a_live_model_do_not_depend_on_the_last_one(name: str, ope
     assert found[0] == found[2] != found[1]
 
 
-@pytest.mark.sampled(11)
 @every_method
 def test_a_fresh_process_state_gives_the_same_bits(name: str, open_family: Open) -> None:
     folders, materializer = open_family(method=name)
