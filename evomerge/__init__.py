@@ -49,7 +49,7 @@ def search(
 
     `config` is a mapping of the keys of conf/config.yaml, or the path of a file with them, such as config.yaml of a
     run; keys that it leaves out have the defaults of the command line. Progress goes to `console`, by default nowhere.
-    Raises ConfigError for a key or value that cannot be meant, ExpertError, TaskError or RunError for what cannot be
+    Raises ConfigError for a wrong key or value, ExpertError, TaskError or RunError for what cannot be
     read, scored or continued. A candidate that fails is recorded and does not raise.
     """
     from rich.console import Console
@@ -85,8 +85,11 @@ def merge(
     if rank is not None and not adapter:
         raise ConfigError(f"rank={rank}: only an adapter has one; set adapter=True")
     from evomerge.export import merge_adapter, merge_recipe
+    from evomerge.recipes import Recipe
 
     source = Path(recipe) if isinstance(recipe, str) else recipe
+    if not isinstance(source, Recipe | Path):
+        raise ConfigError("recipe: give a Recipe, such as result.recipe, or the path of a recipe file")
     if adapter:
         return str(merge_adapter(source, Path(out), rank=rank, trust_remote_code=trust_remote_code))
     return merge_recipe(source, Path(out), trust_remote_code=trust_remote_code)

@@ -99,7 +99,11 @@ def test_what_cannot_be_meant_is_one_line(finished: Path, tmp_path: Path) -> Non
         assert "\n" not in str(caught.value)
     with pytest.raises(evomerge.EvomergeError, match="give a recipe file"):
         evomerge.merge(finished, tmp_path / "out")
+    with pytest.raises(evomerge.EvomergeError, match=r"such as result\.recipe"):
+        evomerge.merge(evomerge.Result.load(finished), tmp_path / "out")  # type: ignore[arg-type]
+    with pytest.raises(evomerge.EvomergeError, match="config=None: give a mapping"):
+        evomerge.check(None)  # type: ignore[arg-type]
     with pytest.raises(evomerge.EvomergeError, match="set adapter=True"):
         evomerge.merge(finished / "recipe.yaml", tmp_path / "out", rank=4)
-    with pytest.raises(evomerge.EvomergeError, match=r"no result\.json"):
+    with pytest.raises(evomerge.EvomergeError, match=r"no config\.yaml"):
         evomerge.Result.load(tmp_path)

@@ -34,7 +34,7 @@ def check(overrides: Sequence[str], console: Console) -> int:
         from evomerge.experiment import describe
 
         for line in describe(config, folder):
-            _print(console, line, markup=True)
+            _write(console, line)
 
     return for_each_job(overrides, show)
 
@@ -52,7 +52,7 @@ def merge(arguments: argparse.Namespace, console: Console) -> int:
         made = str(merge_adapter(recipe, out, rank=arguments.rank, trust_remote_code=trust))
     else:
         made = f"fingerprint {merge_recipe(recipe, out, trust_remote_code=trust)}"
-    _print(console, f"{out}: {made}")
+    _write(console, f"{out}: {made}")
     return 0
 
 
@@ -72,7 +72,7 @@ def score(arguments: argparse.Namespace, console: Console) -> int:
 
     evaluation = score_model(arguments.model, settings, Console(stderr=True))
     for table in evaluation.tables():  # printed first: a full disk must not cost the scores
-        _print(console, table)
+        _write(console, table)
     if settings.get("out"):
         write_atomically(Path(settings["out"]), evaluation.text())
     return 0
@@ -85,7 +85,7 @@ def replay(arguments: argparse.Namespace, console: Console) -> int:
     refuse_unfinished(arguments.folder)
     same = True
     for value in replay_run(arguments.folder):
-        _print(console, str(value))
+        _write(console, str(value))
         same &= value.same
     return 0 if same else 1
 
@@ -98,9 +98,10 @@ def report(arguments: argparse.Namespace, console: Console) -> int:
     report = write_report(arguments.folder)
     figures = save_figures(arguments.folder, arguments.figures) if arguments.figures else []
     for path in (report, *figures):
-        _print(console, str(path))
+        _write(console, str(path))
     return 0
 
 
-def _print(console: Console, text: str, *, markup: bool = False) -> None:
-    console.print(text, highlight=False, markup=markup, soft_wrap=True)
+def _write(console: Console, text: str) -> None:
+    """Write a line as it is: rich would take brackets in a path for markup, and break long lines."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

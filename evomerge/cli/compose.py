@@ -45,7 +45,8 @@ def for_each_job(overrides: Sequence[str], job: Job) -> int:
         try:
             settings = _plain(config)
             if isinstance(settings.get("experiment"), dict):  # a file of the group, placed at its own key
-                raise ConfigError("the experiment's file must begin with the line `# @package _global_`")
+                chosen = HydraConfig.get().runtime.choices["experiment"]
+                raise ConfigError(f"conf/experiment/{chosen}.yaml: its first line must be `# @package _global_`")
             read_config(settings)  # a misspelt key is reported before torch is imported
             refuse_changed(settings, _shortest(folder))
             job(settings, _shortest(folder))

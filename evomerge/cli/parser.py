@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run_command(arguments: Sequence[str], console: Console) -> int:
-    """Parse a command line and run its command; returns the exit code, ConfigError where it cannot be meant."""
+    """Parse a command line and run its command; returns its exit code. ConfigError if the line cannot be parsed."""
     parser, names = _parser()
     first, *rest = arguments or ("",)
     if first == "help":

@@ -21,7 +21,7 @@ GIVEN_TO_SPACE = ("method", "base", "experts", "layout", "touched", "settings", 
 class ExperimentConfig:
     """The keys of an experiment, each a section of the room that it configures; conf/config.yaml explains them all.
 
-    ConfigError names the first key or value that cannot be meant. `name` is the name of the run's folder. `methods` are
+    ConfigError names the first key or value that is wrong. `name` is the name of the run's folder. `methods` are
     the methods that the search may choose among, `textbook_merges` the rows that `baselines.methods` adds, by label.
     """
 

@@ -12,8 +12,10 @@ from evomerge.experiment.config import read_config
 from evomerge.experiment.resume import refuse_changed
 from evomerge.paths import project_path, run_name
 
-OF_HYDRA = ("defaults", "hydra", "name")
-HYDRAS = re.compile(r"\$\{(home|run_name|hydra|oc\.\w+):")  # resolvers that only Hydra and the command line have
+HYDRA_KEYS = ("defaults", "hydra", "name")
+HYDRA_RESOLVER = re.compile(
+    r"\$\{(home|run_name|hydra|oc\.\w+):"
+)  # resolvers that only Hydra and the command line have
 
 
 def prepare_run(config: Mapping[str, Any] | str | Path, folder: str | Path | None) -> tuple[dict[str, Any], Path]:
@@ -21,6 +23,8 @@ def prepare_run(config: Mapping[str, Any] | str | Path, folder: str | Path | Non
 
     ConfigError for a key or value that is not valid, RunError where the folder holds a run of another configuration.
     """
+    if not isinstance(config, Mapping | str | Path):
+        raise ConfigError(f"config={config!r}: give a mapping of keys, or the path of a configuration file")
     given = config if isinstance(config, Mapping) else read_file(Path(config))
     complete = with_defaults(given)
     if folder is None and not given.get("name"):
@@ -40,7 +44,7 @@ def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     conf = project_path("conf")
     top = _read(conf / "config.yaml")
     presets = {key: name for entry in top["defaults"] if isinstance(entry, dict) for key, name in entry.items()}
-    found = {key: value for key, value in top.items() if key not in OF_HYDRA}
+    found = {key: value for key, value in top.items() if key not in HYDRA_KEYS}
     for group, preset in presets.items():
         if not group.startswith("override "):
             section = given.get(group)
@@ -60,7 +64,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(plain, dict):
         raise ConfigError(f"{path}: not a mapping of keys; give a configuration file")
-    if "defaults" in plain or HYDRAS.search(path.read_text(encoding="utf-8")):
+    if "defaults" in plain or HYDRA_RESOLVER.search(path.read_text(encoding="utf-8")):
         name = path.stem
         raise ConfigError(f"{path}: Hydra has to compose it; use the command line: evomerge +experiment={name}")
     return plain

@@ -82,7 +82,9 @@ class Experiment:
     @cached_property
     def space(self) -> SearchSpace:
         """The search space."""
-        return self._spaces.build(self.config.methods, self.config.space)
+        return self._spaces.build(
+            self.config.methods, self.config.space_settings, self.config.space.get("subset", False)
+        )
 
     @cached_property
     def _spaces(self) -> SpaceBuilder:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import RunError
-from evomerge.paths import RECIPE, RESULT
+from evomerge.paths import RECIPE, RESULT, refuse_unfinished
 from evomerge.recipes import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -24,11 +24,10 @@ class Result:
     @classmethod
     def load(cls, folder: str | Path) -> "Result":
         """The result of a run's folder; RunError where the run has not finished."""
+        refuse_unfinished(Path(folder))
         path = Path(folder) / RESULT
         try:
             document = json.loads(path.read_text())
-        except OSError:
-            raise RunError(f"{path.parent}: no {RESULT}; give the folder of a finished run") from None
         except ValueError as error:
             raise RunError(f"{path}: damaged ({error}); repeat the run's command") from None
         return cls(path.parent, document)

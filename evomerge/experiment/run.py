@@ -119,6 +119,6 @@ def _report(console: Console, folder: Path, document: Mapping[str, Any], board: 
     console.print(result_table(document))
     console.print(comparison_table(document))
     for label, reason in list(board.failures().items())[:3]:
-        console.print(f"failed: {label}: {reason}", highlight=False, soft_wrap=True)
-    console.print(f"recipe: {folder / RECIPE}", highlight=False, soft_wrap=True)
-    console.print(f"report: {write_report(folder)}", highlight=False, soft_wrap=True)
+        console.print(f"failed: {label}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"recipe: {folder / RECIPE}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report: {write_report(folder)}", highlight=False, markup=False, soft_wrap=True)

@@ -25,13 +25,12 @@ class SpaceBuilder:
     out_dtype: str
     seed: int
 
-    def build(self, choices: Sequence[MethodConfig], section: Mapping[str, Any]) -> SearchSpace:
+    def build(self, choices: Sequence[MethodConfig], settings: Mapping[str, Any], subset: bool) -> SearchSpace:
         """The space of an experiment's `method` and `space` sections; ConfigError names the key that is wrong."""
-        settings = {key: value for key, value in section.items() if key != "subset"}
         refuse_unknown_genes(settings.get("genes", EMPTY), [method.name for method in choices])
         spaces = [self._by_schedule(method, settings, len(choices) > 1) for method in choices]
         space = spaces[0] if len(spaces) == 1 else MethodChoice(spaces)
-        return ExpertSubset(space, list(self.experts)) if section.get("subset") else space
+        return ExpertSubset(space, list(self.experts)) if subset else space
 
     def of_method(self, method: MethodConfig, settings: Mapping[str, Any] = EMPTY) -> Space:
         """The space of one method; `settings` are further keywords of `Space`."""
