@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from evomerge.space.build import SpaceBuilder
     from evomerge.space.genes import refuse_unknown_genes
     from evomerge.space.method_config import read_methods, read_textbook
-    from evomerge.space.space import SearchSpace, Space
+    from evomerge.space.search_space import SearchSpace
+    from evomerge.space.space import Space
     from evomerge.space.warm_start import initial_points
 else:
     __getattr__ = on_demand(__name__, __file__)

@@ -9,7 +9,8 @@ from evomerge.errors import ConfigError
 from evomerge.recipes import ModelRef, Recipe, Source, load_recipe, original_recipe, recipe_of_models
 from evomerge.schema import Label, Location
 from evomerge.space.genes import refuse_unknown_genes
-from evomerge.space.space import SearchSpace, Space
+from evomerge.space.search_space import SearchSpace
+from evomerge.space.space import Space
 
 CONTROL = "random_direction"  # label and method of the control row
 RESERVED = ("base", "uniform", "default", CONTROL, "centre", "model", "simpler", "winner")

@@ -12,7 +12,8 @@ from evomerge.schema import EMPTY
 from evomerge.space.categorical import ExpertSubset, MethodChoice, NestableSpace, ScheduleChoice
 from evomerge.space.genes import refuse_unknown_genes
 from evomerge.space.method_config import MethodConfig
-from evomerge.space.space import SearchSpace, Space
+from evomerge.space.search_space import SearchSpace
+from evomerge.space.space import Space
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from evomerge.errors import ConfigError
 from evomerge.optimizers import Coordinate, Vector
 from evomerge.recipes import Recipe
 from evomerge.space.inverse import RecipeGeneValues
-from evomerge.space.space import PRESENT_FROM, SearchSpace, Space
+from evomerge.space.search_space import SearchSpace
+from evomerge.space.space import PRESENT_FROM, Space
 
 # The coordinates of an expert that takes part or does not: in the middle of their half, so small steps do not flip it.
 PRESENT = (1.0 + PRESENT_FROM) / 2

@@ -5,7 +5,7 @@ Weights that the method normalises are coded as a point of the simplex.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -25,36 +25,6 @@ from evomerge.space.schedules import Schedule, Spec
 # Values at which these genes mask and scale nothing, so that weight 1 for a single expert gives that expert.
 NEUTRAL_VALUES = {"density": 1.0, "gamma": 0.0, "epsilon": 0.0, "lambda": 1.0, "base_model_weight": 0.0}
 PRESENT_FROM = 0.5  # the coordinate from which an expert takes part
-
-
-class SearchSpace(Protocol):
-    """The interface of search spaces: they decode points of the unit cube to recipes."""
-
-    method: str
-    out_dtype: str | None
-    seed: int
-    dimensions: int
-
-    def coordinates(self) -> list[Coordinate]:
-        """The coordinate of each axis."""
-
-    def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
-        """The point whose recipe is nearest, and its distance: the root mean square in units of the genes' ranges.
-
-        ConfigError if the recipe merges other models.
-        """
-
-    def decode(self, vector: Vector) -> Recipe:
-        """The recipe of a point; any point of the cube is a valid recipe."""
-
-    def seed_points(self) -> dict[str, Vector]:
-        """Label → point of the known merges with which a search begins."""
-
-    def default_points(self) -> dict[str, Vector]:
-        """Label → point of the textbook default of each method, which are baselines."""
-
-    def example_points(self) -> list[Vector]:
-        """One point of every method."""
 
 
 class Space:

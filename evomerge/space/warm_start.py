@@ -11,7 +11,7 @@ from evomerge.optimizers import Vector
 from evomerge.paths import LEDGER
 from evomerge.recipes import Recipe, load_recipe, original_recipe, parse_recipe
 from evomerge.schema import prefix_errors
-from evomerge.space.space import SearchSpace
+from evomerge.space.search_space import SearchSpace
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.evaluator import Candidate, Evaluator
 from evomerge.searching.loop import Leaderboard, search
 from evomerge.searching.race import RaceConfig
-from evomerge.space.space import SearchSpace
+from evomerge.space.search_space import SearchSpace
 from evomerge.workers.jobs import Outcome
 from evomerge.workers.pools import JobQueue, Pool
 

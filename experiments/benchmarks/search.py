@@ -23,7 +23,7 @@ from evomerge import optimizers
 from evomerge.optimizers import Optimizer
 from evomerge.searching.evaluator import Candidate
 from evomerge.searching.race import RaceConfig
-from evomerge.space.space import SearchSpace
+from evomerge.space.search_space import SearchSpace
 
 RIVAL = "CMA-ES as mergekit-evolve"
 CONTESTANTS: dict[str, dict[str, Any]] = {

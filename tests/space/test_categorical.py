@@ -20,7 +20,8 @@ from evomerge.recipes.document import to_document
 from evomerge.recipes.recipe import ModelRef, Recipe
 from evomerge.space.baselines import mandatory_baselines
 from evomerge.space.categorical import ExpertSubset, MethodChoice, ScheduleChoice
-from evomerge.space.space import SearchSpace, Space
+from evomerge.space.search_space import SearchSpace
+from evomerge.space.space import Space
 from tests.conftest import SMALL, evomerge
 from tests.families import Folders, save_family
 

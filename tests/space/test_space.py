@@ -18,7 +18,8 @@ from evomerge.models.groups import Layout, layer_of
 from evomerge.recipes import parse_recipe
 from evomerge.recipes.document import to_document
 from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
-from evomerge.space.space import SearchSpace, Space
+from evomerge.space.search_space import SearchSpace
+from evomerge.space.space import Space
 from tests.families import BUILDERS, Folders, save_family
 
 LAYERS = 4
