@@ -6,13 +6,12 @@ from typing import Any
 
 from evomerge import optimizers, trackers
 from evomerge.errors import ConfigError
-from evomerge.experiment.model_config import ModelConfig
 from evomerge.finalise import FinaliseConfig
 from evomerge.schema import Label, Location, Seed, build, check_section, check_value
 from evomerge.scoring.tasks import ScorerConfig
 from evomerge.searching import BudgetConfig, Objective, RaceConfig
 from evomerge.space import BaselinesConfig, Space, read_methods, read_textbook, refuse_unknown_genes
-from evomerge.workers import pools
+from evomerge.workers import ModelConfig, pools
 
 GIVEN_TO_SPACE = ("method", "base", "experts", "layout", "touched", "settings", "options", "out_dtype", "seed")
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -160,7 +159,7 @@ class Experiment:
     def worker_spec(self) -> WorkerSpec:
         """What every worker is made from; no weight is read for it."""
         experts, folder = tuple(self.experts.values()), str(self.prepared)
-        return WorkerSpec(self.base, experts, self.work, prepared=folder, **asdict(self.config.model))
+        return WorkerSpec(self.base, experts, self.work, self.config.model, prepared=folder)
 
     @cached_property
     def prepared(self) -> Path:

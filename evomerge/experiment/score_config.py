@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from evomerge.atomic import refuse_unwritable
 from evomerge.errors import ConfigError
-from evomerge.experiment.model_config import Device, Dtype, Scoring, Tokens
 from evomerge.schema import Count, Location, Natural, Range, build, prefix_errors
+from evomerge.workers import Device, Dtype, Scoring, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)

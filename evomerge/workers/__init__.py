@@ -10,13 +10,19 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.workers.jobs import Job, Outcome, WorkerSpec
+    from evomerge.workers.model_config import Device, Dtype, ModelConfig, Scoring, Tokens
     from evomerge.workers.worker import Worker
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
+    "Device",
+    "Dtype",
     "Job",
+    "ModelConfig",
     "Outcome",
+    "Scoring",
+    "Tokens",
     "Worker",
     "WorkerSpec",
 ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evomerge.recipes import ModelRef, Recipe
+from evomerge.workers.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from evomerge.scoring.engine import EncodedChunk
@@ -12,21 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """The arguments from which a worker is constructed."""
+    """The arguments from which a worker is constructed; `prepared` is the folder of what methods have prepared."""
 
     base: ModelRef
     experts: tuple[ModelRef, ...]
     work: Mapping[str, "EncodedChunk"]  # chunk id → its tokenised requests
-    dtype: str = "float32"
-    device: str = "auto"
-    attn_implementation: str | None = None
-    trust_remote_code: bool = False
-    batch_size: int = 16
-    batch_tokens: int = 4096
-    scoring: str = "auto"
-    max_length: int | None = None
-    compile: str = "auto"
-    placement: str = "auto"
+    model: ModelConfig
     prepared: str | None = None
 
 

@@ -26,31 +26,31 @@ class Worker:
     """Writes candidates into one model in place and computes the responses of their chunks."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self._work = dict(spec.work)
-        self._family = Family(spec.base, spec.experts, spec.trust_remote_code)
-        device = resolve_device(spec.device)
+        self._work, config = dict(spec.work), spec.model
+        self._family = Family(spec.base, spec.experts, config.trust_remote_code)
+        device = resolve_device(config.device)
         folder = self._family.base.folder
         self._model = load_model(
             folder,
-            dtype=spec.dtype,
+            dtype=config.dtype,
             device=device,
-            attn_implementation=spec.attn_implementation,
-            trust_remote_code=spec.trust_remote_code,
+            attn_implementation=config.attn_implementation,
+            trust_remote_code=config.trust_remote_code,
             untied=self._family.base.untied,
         )
         self._materializer = Materializer(
             self._family,
             device,
-            compiled=COMPILE[spec.compile],
-            placement=choose_placement(spec.placement, self._family, device, spec.dtype, loaded=True),
+            compiled=COMPILE[config.compile],
+            placement=choose_placement(config.placement, self._family, device, config.dtype, loaded=True),
             prepared=Path(spec.prepared) if spec.prepared else None,
         )
-        tokenizer = load_tokenizer(folder, spec.trust_remote_code)
+        tokenizer = load_tokenizer(folder, config.trust_remote_code)
         self._encoder = Encoder(
-            tokenizer, self._model.config, max_length=spec.max_length, batch_tokens=spec.batch_tokens
+            tokenizer, self._model.config, max_length=config.max_length, batch_tokens=config.batch_tokens
         )
-        sizes = {"batch_size": spec.batch_size, "batch_tokens": spec.batch_tokens}
-        self._engine = ScoringEngine(self._model, tokenizer, self._encoder, **sizes, path=spec.scoring)
+        sizes = {"batch_size": config.batch_size, "batch_tokens": config.batch_tokens}
+        self._engine = ScoringEngine(self._model, tokenizer, self._encoder, **sizes, path=config.scoring)
         self._loaded_key: str | None = None  # of the recipe that the model's weights are
 
     def attempt(self, job: Job) -> Outcome:

@@ -117,7 +117,7 @@ def test_every_space_can_search_for_subsets(preset: str, command: Command) -> No
 def test_the_model_keys_are_those_of_the_code() -> None:
     from dataclasses import fields
 
-    from evomerge.experiment.model_config import ModelConfig
+    from evomerge.workers.model_config import ModelConfig
 
     shown = yaml.safe_load((CONF / "config.yaml").read_text())["model"]
     assert list(shown) == [entry.name for entry in fields(ModelConfig)]

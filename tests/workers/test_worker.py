@@ -14,6 +14,7 @@ from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
 from evomerge.scoring.engine.encoder import EncodedChunk, Encoder
 from evomerge.scoring.protocol import Request
 from evomerge.workers.jobs import Job, WorkerSpec
+from evomerge.workers.model_config import ModelConfig
 from evomerge.workers.worker import Worker
 from tests.conftest import QUICKSTART
 
@@ -39,7 +40,7 @@ def job(recipe: Recipe, chunk: str = "search/0") -> Job:
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
-    yield Worker(WorkerSpec(BASE, EXPERTS, WORK, device="cpu"))
+    yield Worker(WorkerSpec(BASE, EXPERTS, WORK, ModelConfig(dtype="float32", device="cpu")))
 
 
 def test_an_answer_depends_on_the_candidate_and_on_nothing_before_it(worker: Worker) -> None:
@@ -123,7 +124,7 @@ def test_its_fingerprint_is_that_of_the_export(worker: Worker) -> None:
 
 
 def test_bfloat16_is_the_rounded_float32_merge() -> None:
-    half = Worker(WorkerSpec(BASE, EXPERTS, WORK, dtype="bfloat16", device="cpu"))
+    half = Worker(WorkerSpec(BASE, EXPERTS, WORK, ModelConfig(dtype="bfloat16", device="cpu")))
     recipe = merged(0.7, 0.2, dtype="bfloat16")
     assert half.attempt(job(recipe)).error is None
     exact = dict(Materializer(Family(BASE, EXPERTS)).tensors(recipe))
@@ -142,14 +143,19 @@ def test_it_reads_what_was_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def computed(setup: object) -> None:
         raise AssertionError("prepared again")
 
-    plain = Worker(WorkerSpec(BASE, EXPERTS, WORK, device="cpu"))
+    plain = Worker(WorkerSpec(BASE, EXPERTS, WORK, ModelConfig(dtype="float32", device="cpu")))
     wanted = plain.fingerprint(recipe)
     monkeypatch.setattr(ties, "prepare", computed)
-    assert Worker(WorkerSpec(BASE, EXPERTS, WORK, device="cpu", prepared=str(tmp_path))).fingerprint(recipe) == wanted
+    assert (
+        Worker(
+            WorkerSpec(BASE, EXPERTS, WORK, ModelConfig(dtype="float32", device="cpu"), prepared=str(tmp_path))
+        ).fingerprint(recipe)
+        == wanted
+    )
 
 
 @pytest.mark.parametrize("mode", ["device", "pinned", "mmap"])
 def test_every_place_gives_the_same_fingerprint(worker: Worker, mode: str) -> None:
-    placed = Worker(WorkerSpec(BASE, EXPERTS, WORK, device="cpu", placement=mode))
+    placed = Worker(WorkerSpec(BASE, EXPERTS, WORK, ModelConfig(dtype="float32", device="cpu", placement=mode)))
     for weights in ((0.5, 0.5), (1.0, 0.0), (0.5, 0.5)):
         assert placed.fingerprint(merged(*weights)) == worker.fingerprint(merged(*weights))

@@ -12,6 +12,7 @@ import pytest
 from evomerge.errors import ConfigError
 from evomerge.workers import pools
 from evomerge.workers.jobs import Job, WorkerSpec
+from evomerge.workers.model_config import ModelConfig
 from evomerge.workers.pools import JobQueue
 from evomerge.workers.pools import ray as ray_pool
 from tests.conftest import ROOT
@@ -41,7 +42,7 @@ def test_a_setting_that_cannot_be_met_is_refused_at_once(name: str, settings: Ma
         pools.check(name, settings)
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match=text):
-        pools.create(name, WorkerSpec(BASE, EXPERTS, {}), settings)
+        pools.create(name, WorkerSpec(BASE, EXPERTS, {}, ModelConfig(dtype="float32")), settings)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_a_wrong_address_is_one_line() -> None:
 
 
 def test_local_answers_every_job_and_leaves_out_what_is_dropped_meanwhile() -> None:
-    pool = pools.create("local", WorkerSpec(BASE, EXPERTS, WORK, device="cpu"), {})
+    pool = pools.create("local", WorkerSpec(BASE, EXPERTS, WORK, ModelConfig(dtype="float32", device="cpu")), {})
     good, bad = merged(0.5, 0.5), merged(1e40, 1.0)
     todo = [Job(r.key(), r, f"search/{i}") for r in (bad, good) for i in range(2)]
     jobs, outcomes = JobQueue(todo), []

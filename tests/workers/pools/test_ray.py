@@ -15,6 +15,7 @@ from evomerge.errors import ConfigError, RunError
 from evomerge.recipes.recipe import ModelRef
 from evomerge.workers import pools
 from evomerge.workers.jobs import Job, WorkerSpec
+from evomerge.workers.model_config import ModelConfig
 from evomerge.workers.pools import JobQueue
 from evomerge.workers.pools.ray import RayPool
 from tests.conftest import SMALL, evomerge
@@ -25,7 +26,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("default::ResourceWarning", "default::DeprecationWarning", "default::FutureWarning"),
 ]
-SPEC = WorkerSpec(BASE, EXPERTS, WORK, device="cpu")
+SPEC = WorkerSpec(BASE, EXPERTS, WORK, ModelConfig(dtype="float32", device="cpu"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -153,7 +154,11 @@ def test_two_workers_share_each_gpu(cluster: Any) -> None:
 
 
 def test_a_worker_that_cannot_start_is_one_line() -> None:
-    error = within(60, {"workers": 1, "address": "auto"}, WorkerSpec(ModelRef("/no/such/base"), (), {}, device="cpu"))
+    error = within(
+        60,
+        {"workers": 1, "address": "auto"},
+        WorkerSpec(ModelRef("/no/such/base"), (), {}, ModelConfig(dtype="float32", device="cpu")),
+    )
     assert isinstance(error, RunError) and "/no/such/base: no such folder" in str(error) and "\n" not in str(error)
 
 
