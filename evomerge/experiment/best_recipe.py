@@ -18,6 +18,9 @@ class BestRecipe:
     def work(self, done: int, total: int) -> None:
         """Progress within a generation is ignored."""
 
+    def descent(self, step: int, loss: float) -> None:
+        """A descent has no candidate before its end."""
+
     def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
         """Write the best recipe if it has changed.
 

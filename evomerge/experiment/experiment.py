@@ -10,7 +10,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from evomerge import optimizers, trackers
+from evomerge.errors import ConfigError
 from evomerge.experiment.config import ExperimentConfig, read_config
+from evomerge.ledger import Ledger
 from evomerge.merging import Materializer, cache_folder, digest, freeze
 from evomerge.models import (
     Family,
@@ -25,9 +27,10 @@ from evomerge.models import (
 )
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.schema import prefix_errors
+from evomerge.scoring import ItemLoss, task_of
 from evomerge.scoring.engine import EncodedChunk, Encoder, check_tokenizer
 from evomerge.scoring.tasks import LMEvalScorer
-from evomerge.searching import Objective
+from evomerge.searching import Objective, SlopeEvaluator, SlopeItems
 from evomerge.space import (
     CONTROL,
     SearchSpace,
@@ -128,11 +131,38 @@ class Experiment:
     @cached_property
     def work(self) -> dict[str, EncodedChunk]:
         """Chunk id → its requests as token ids and batches; TaskError where a prompt does not fit the model."""
+        chunks = (chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks)
+        return {chunk.id: self._encoder.encode(self.scorer.requests(chunk)) for chunk in chunks}
+
+    @cached_property
+    def _encoder(self) -> Encoder:
         model = self.config.model
         config = model_config(self.family.base.folder, model.trust_remote_code)
-        encoder = Encoder(self.tokenizer, config, max_length=model.max_length, batch_tokens=model.batch_tokens)
-        chunks = (chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks)
-        return {chunk.id: encoder.encode(self.scorer.requests(chunk)) for chunk in chunks}
+        return Encoder(self.tokenizer, config, max_length=model.max_length, batch_tokens=model.batch_tokens)
+
+    @cached_property
+    def item_losses(self) -> dict[str, ItemLoss]:
+        """Item → its differentiable loss, for the search slice of a search that uses slopes; else empty.
+
+        Tasks without a usable target are named and left out; ConfigError if none is left.
+        """
+        name, settings = self.config.chosen("optimizer", "cma"), self.config.settings("optimizer")
+        if not optimizers.uses_slopes(name, settings):
+            return {}
+        searched = [item for item in self.scorer.plan.items("search") if task_of(item) in self.objective.weights]
+        found = {item: loss for item in searched if (loss := self.scorer.loss(item)) is not None}
+        if left := {task_of(item) for item in searched} - {task_of(item) for item in found}:
+            log.warning("tasks without a right choice or target text are left out of the descent: %s", sorted(left))
+        if not found:
+            raise ConfigError(f"optimizer={name}: no task has a right choice or a target text; use another optimizer")
+        return found
+
+    def slopes(self, pool: pools.Pool, ledger: Ledger) -> SlopeEvaluator | None:
+        """What answers the slope requests of the optimizer; None if it makes none."""
+        if not self.item_losses:
+            return None
+        items = SlopeItems.of(tuple(self.item_losses), self.objective.weights)
+        return SlopeEvaluator(items, self.space, pool, ledger)
 
     def optimizer(self) -> optimizers.Optimizer:
         """A fresh optimizer, seeded with the points of `init` and of the space, each recipe once."""
@@ -159,7 +189,8 @@ class Experiment:
     def worker_spec(self) -> WorkerSpec:
         """What every worker is made from; no weight is read for it."""
         experts, folder = tuple(self.experts.values()), str(self.prepared)
-        return WorkerSpec(self.base, experts, self.work, self.config.model, prepared=folder)
+        losses = {item: self._encoder.encode_loss(loss) for item, loss in self.item_losses.items()}
+        return WorkerSpec(self.base, experts, self.work, self.config.model, prepared=folder, losses=losses)
 
     @cached_property
     def prepared(self) -> Path:

@@ -42,7 +42,8 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
             remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), start)
             display.show_time_left(remaining.seconds_left)
             callbacks: list[SearchCallback] = [display, BestRecipe(folder / RECIPE, evaluator), tracker]
-            board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race)
+            slopes = experiment.slopes(pool, ledger)
+            board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race, slopes)
             display.show_phase("finalise")
             labels = {ref: label for label, ref in experiment.experts.items()}
             result = Finaliser(evaluator, board, baselines, section.finalise, section.seed).run(space, labels)

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from evomerge.kernels.passes import apply
     from evomerge.kernels.runner import Runner
     from evomerge.kernels.sources import LazyUpdate, Sources, Update
+    from evomerge.kernels.tangents import (
+        LowRankTangents,
+        dense_derivatives,
+        is_zero,
+        low_rank_tangents,
+        same_form,
+        tangent,
+    )
     from evomerge.kernels.voting import (
         EXPERTS_PER_BYTE,
         Band,
@@ -47,6 +55,7 @@ __all__ = [
     "LazyUpdate",
     "LinComb",
     "LowRank",
+    "LowRankTangents",
     "Mask",
     "PerRow",
     "RankDrop",
@@ -59,9 +68,14 @@ __all__ = [
     "Vote",
     "apply",
     "concatenate_factors",
+    "dense_derivatives",
+    "is_zero",
+    "low_rank_tangents",
     "mask_keys",
     "mask_threshold",
+    "same_form",
     "shared_round",
+    "tangent",
     "uniform24",
     "vote",
 ]

@@ -65,6 +65,9 @@ class Rechunking:
     levels: Mapping[str, str]
 
 
+Slope = tuple[list[float], list[float] | None]  # losses of items, and the derivative of each coordinate
+
+
 class Ledger:
     """An append-only file of trials; opening an existing file loads everything that is recorded in it.
 
@@ -80,6 +83,8 @@ class Ledger:
         self.races: list[dict[str, Any]] = []
         self.rechunking: Rechunking | None = None
         self.race_limit: int | None = None  # items per candidate after which races end
+        self.slopes: dict[str, Slope] = {}  # digest of a request → its answer
+        self.slope_price: float | None = None  # of one item with its slope, in forward passes
         self.header: dict[str, Any] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,6 +160,18 @@ class Ledger:
         self._write({"most": items})
         self.race_limit = items
 
+    def append_slope(self, key: str, losses: list[float], derivatives: list[float] | None) -> Slope:
+        """Record the answer to a request of a descent, which `key` identifies."""
+        line = {"slope": key, "losses": losses, "derivatives": derivatives}
+        self._write(line)
+        self._apply(line)
+        return self.slopes[key]
+
+    def append_slope_price(self, price: float) -> None:
+        """Record what one item with its slope costs, in forward passes of the item."""
+        self._write({"price": price})
+        self.slope_price = price
+
     def copy_rechunked_scores(self, chunks: Mapping[str, Sequence[str]]) -> None:
         """Copy scores of a regrouped search slice back to its original `chunks` (id → items), in every trial."""
         if self.rechunking is not None:
@@ -191,6 +208,12 @@ class Ledger:
             return
         if "most" in line:
             self.race_limit = int(line["most"])
+            return
+        if "slope" in line:
+            self.slopes[line["slope"]] = (line["losses"], line.get("derivatives"))
+            return
+        if "price" in line:
+            self.slope_price = float(line["price"])
             return
         if "deal" in line:
             self.rechunking = Rechunking(line["deal"], line["levels"])

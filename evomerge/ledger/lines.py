@@ -24,6 +24,8 @@ KEYS = {  # kind of line → its keys; the kind is the key that only lines of th
     "race": ("race",),
     "most": ("most",),
     "deal": ("deal", "levels"),
+    "slope": ("slope", "losses", "derivatives"),
+    "price": ("price",),
 }
 MAX_SHOWN = 5  # line numbers listed in a message
 
@@ -159,8 +161,10 @@ def _subject_and_content(kind: str, line: Line) -> tuple[str, Any]:
         return json.dumps([kind, line["key"], line["chunk"]]), line["scores"]
     if kind == "error":
         return json.dumps([kind, line["key"], line["chunk"], line["error"]]), None
-    if kind in ("most", "deal"):
+    if kind in ("most", "deal", "price"):
         return kind, line
+    if kind == "slope":
+        return json.dumps([kind, line["slope"]]), line
     return json.dumps([kind, line], sort_keys=True), None
 
 
@@ -175,6 +179,12 @@ def _shape_problem(kind: str, line: Line) -> str | None:
         right = right and all(isinstance(key, str) for key in line["keys"])
     elif kind == "most":
         right = type(line["most"]) is int
+    elif kind == "price":
+        right = _are_numbers([line["price"]])
+    elif kind == "slope":
+        slope = line.get("derivatives")
+        right = isinstance(line["slope"], str) and _are_numbers(line.get("losses"))
+        right = right and (slope is None or _are_numbers(slope))
     elif kind == "deal":
         right = isinstance(line["deal"], dict) and isinstance(line.get("levels"), dict)
         right = right and all(isinstance(items, list) for items in line["deal"].values())
@@ -184,8 +194,11 @@ def _shape_problem(kind: str, line: Line) -> str | None:
 
 
 def _are_scores(line: Line) -> bool:
-    numbers = [line.get("seconds"), *(line["scores"] if isinstance(line["scores"], list) else [None])]
-    return all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+    return _are_numbers([line.get("seconds")]) and _are_numbers(line["scores"])
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(type(v) in (int, float) and math.isfinite(v) for v in values)
 
 
 def _are_counts(value: Any) -> bool:

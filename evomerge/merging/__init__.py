@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from evomerge.merging.options import COMPILE, PLACEMENTS
     from evomerge.merging.placement import PREFETCH_DEPTH, choose_placement, memory_need
     from evomerge.merging.prepared import cache_folder, digest
+    from evomerge.merging.slope_hooks import SlopeHooks, Sums
+    from evomerge.merging.tangents import Owner, TensorTangents, recipe_tangents
     from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, output_layers, plan
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -26,8 +28,12 @@ __all__ = [
     "Fingerprint",
     "InputTensor",
     "Materializer",
+    "Owner",
+    "SlopeHooks",
+    "Sums",
     "TensorMerge",
     "TensorPlan",
+    "TensorTangents",
     "base_layers",
     "cache_folder",
     "choose_placement",
@@ -37,4 +43,5 @@ __all__ = [
     "memory_need",
     "output_layers",
     "plan",
+    "recipe_tangents",
 ]

@@ -76,8 +76,7 @@ class Materializer:
         method, entries, setups = self._merge(recipe)
         for entry, setup in zip(entries, setups, strict=True):
             self._ensure_prepared(method, recipe, entry, setup)
-            genes = methods.Genes(entry.shared, tuple(e.values for e in entry.experts), entry.base.values)
-            yield TensorMerge(entry, setup, method.coefficients(setup, genes))
+            yield TensorMerge(entry, setup, method.coefficients(setup, entry.genes))
 
     def prepare(self, recipe: Recipe) -> Iterator[tuple[int, int]]:
         """Prepare all tensors for recipes of this method and these models; yields (tensors done, tensors)."""

@@ -5,7 +5,7 @@ these over those of the recipe (as in mergekit).
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evomerge import methods
 from evomerge.errors import ConfigError
@@ -30,6 +30,16 @@ class TensorPlan:
     base: InputTensor
     experts: tuple[InputTensor, ...]
     shared: Mapping[str, Scalar]
+
+    @property
+    def genes(self) -> methods.Genes:
+        """The values of the tensor's parameters, as a method's `coefficients` takes them."""
+        return methods.Genes(self.shared, tuple(expert.values for expert in self.experts), self.base.values)
+
+    def with_genes(self, genes: methods.Genes) -> "TensorPlan":
+        """The same inputs with other values."""
+        experts = tuple(replace(old, values=new) for old, new in zip(self.experts, genes.experts, strict=True))
+        return replace(self, base=replace(self.base, values=genes.base), experts=experts, shared=genes.shared)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from evomerge.methods._task_vectors import MaskOf, ScaleOf, ratio, unscaled
 
 GENES = (
     Gene("weight", 0.0, 1.5, 0.3, base=0.0),
-    Gene("density", 0.1, 1.0, 0.9, decimals=DENSITY_DECIMALS),
-    Gene("gamma", 0.0, 0.1, 0.01, decimals=DENSITY_DECIMALS),
+    Gene("density", 0.1, 1.0, 0.9, decimals=DENSITY_DECIMALS, slope=False),
+    Gene("gamma", 0.0, 0.1, 0.01, decimals=DENSITY_DECIMALS, slope=False),
     Gene("lambda", 0.0, 2.0, 1.0, per="group"),
 )
 WEIGHT_DENSITY_GAMMA = {"weight": None, "density": 1.0, "gamma": 0.01}

@@ -27,7 +27,8 @@ class Gene:
     """A named coefficient with its range and textbook default, either one per expert or one per tensor group.
 
     `base` is the value at which the method returns its base, if this gene alone can have that effect. A search rounds
-    values to `decimals`, so that tables prepared for a grid of values serve every candidate.
+    values to `decimals`, so that tables prepared for a grid of values serve every candidate. A gene that selects
+    elements, such as a density, has no `slope`: a small step changes nothing, or which elements are selected.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Gene:
     per: Literal["expert", "group"] = "expert"
     base: float | None = None
     decimals: int = DECIMALS
+    slope: bool = True
 
 
 @dataclass(frozen=True)

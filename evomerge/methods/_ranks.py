@@ -21,9 +21,9 @@ from evomerge.methods._task_vectors import MaskOf, ScaleOf, ratio, unscaled
 GENES = (
     Gene("weight", 0.0, 1.5, 0.5, base=0.0),
     Gene(
-        "density", 0.2, 0.8, 0.5, decimals=DENSITY_DECIMALS
+        "density", 0.2, 0.8, 0.5, decimals=DENSITY_DECIMALS, slope=False
     ),  # the probabilities are inside (0, 1) for every epsilon below
-    Gene("epsilon", 0.0, 0.19, 0.15, decimals=DENSITY_DECIMALS),
+    Gene("epsilon", 0.0, 0.19, 0.15, decimals=DENSITY_DECIMALS, slope=False),
     Gene("lambda", 0.0, 2.0, 1.0, per="group"),
 )
 WEIGHT_DENSITY_EPSILON = {"weight": None, "density": 1.0, "epsilon": 0.15}

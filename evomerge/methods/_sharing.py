@@ -11,7 +11,7 @@ from evomerge.methods._magnitudes import evict_oldest
 
 STEPS = 1000
 SCALE = 10**DECIMALS  # thresholds are k·10⁻⁶, the resolution of a search
-EPSILON = Gene("epsilon", 1 / SCALE, STEPS / SCALE, 1e-5, per="group", base=1e9)
+EPSILON = Gene("epsilon", 1 / SCALE, STEPS / SCALE, 1e-5, per="group", base=1e9, slope=False)
 
 
 def ram_coefficients(epsilon: float, scales: Sequence[float]) -> Consensus | LinComb:

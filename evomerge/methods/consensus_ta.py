@@ -14,7 +14,7 @@ from evomerge.kernels import Block, Consensus, LinComb
 from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State
 
 GENES = (
-    Gene("kappa", 0.2, 0.6, 0.4, decimals=2),  # the paper selects one of 0.2, 0.3 … 0.6 for each task
+    Gene("kappa", 0.2, 0.6, 0.4, decimals=2, slope=False),  # the paper selects one of 0.2, 0.3 … 0.6 for each task
     Gene("alpha", 0.0, 1.0, 0.3, per="group", base=0.0),
 )
 SHARED: Mapping[str, float | bool | None] = {"alpha": None, "k": 2.0}

@@ -13,7 +13,7 @@ from evomerge.methods._task_vectors import DIVISOR, WEIGHT_AND_DENSITY, WEIGHTED
 
 GENES = (
     Gene("weight", 0.0, 1.0, 1.0, base=0.0),
-    Gene("density", 0.05, 1.0, 0.2, decimals=DENSITY_DECIMALS),
+    Gene("density", 0.05, 1.0, 0.2, decimals=DENSITY_DECIMALS, slope=False),
     Gene("lambda", 0.0, 2.0, 1.0, per="group"),
 )
 SHARED: Mapping[str, float | bool | None] = {"normalize": True, "lambda": 1.0}

@@ -12,7 +12,7 @@ from evomerge.methods._task_vectors import WEIGHT_AND_DENSITY, drop, merge, resc
 
 GENES = (
     Gene("weight", 0.0, 1.5, 0.3, base=0.0),
-    Gene("density", 0.1, 1.0, 0.5, decimals=DENSITY_DECIMALS),
+    Gene("density", 0.1, 1.0, 0.5, decimals=DENSITY_DECIMALS, slope=False),
     Gene("lambda", 0.0, 2.0, 1.0, per="group"),
 )
 SHARED = shared_parameters(normalize=False, rescale=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from evomerge.kernels import Block, Consensus, LinComb
 from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State
 
-GENES = (Gene("threshold", 0.3, 1.0, 0.9, per="group", base=1.0),)
+GENES = (Gene("threshold", 0.3, 1.0, 0.9, per="group", base=1.0, slope=False),)
 SHARED: Mapping[str, float | bool | None] = {"threshold": None}
 PER_EXPERT: Mapping[str, float | None] = {}
 BASE: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from evomerge.kernels import Block, Consensus, LinComb
 from evomerge.methods import BaseModel, Exactness, Gene, Genes, Setup, State, _variance
 from evomerge.methods._magnitudes import DENSITY_DECIMALS
 
-GENES = (Gene("select_topk", 0.0, 1.0, 0.1, per="group", base=0.0, decimals=DENSITY_DECIMALS),)
+GENES = (Gene("select_topk", 0.0, 1.0, 0.1, per="group", base=0.0, decimals=DENSITY_DECIMALS, slope=False),)
 SHARED: Mapping[str, float | bool | None] = {"select_topk": 1.0, "int8_mask": False}
 PER_EXPERT: Mapping[str, float | None] = {}
 BASE: tuple[str, ...] = ()

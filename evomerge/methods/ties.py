@@ -21,7 +21,7 @@ from evomerge.methods._task_vectors import (
 
 GENES = (
     Gene("weight", 0.0, 1.0, 1.0, base=0.0),
-    Gene("density", 0.05, 1.0, 0.2, decimals=_magnitudes.DENSITY_DECIMALS),
+    Gene("density", 0.05, 1.0, 0.2, decimals=_magnitudes.DENSITY_DECIMALS, slope=False),
     Gene("lambda", 0.0, 2.0, 1.0, per="group"),
 )
 SHARED = shared_parameters(normalize=True, rescale=False)

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.optimizers._contract import MAX_POPULATION, Coordinate, Optimizer, Population
-    from evomerge.optimizers._registry import check, create, names, supports_several_objectives
+    from evomerge.optimizers._contract import (
+        MAX_POPULATION,
+        Coordinate,
+        Descent,
+        Optimizer,
+        Population,
+        SlopeOptimizer,
+        SlopeReply,
+        SlopeRequest,
+        Terms,
+    )
+    from evomerge.optimizers._registry import check, create, names, supports_several_objectives, uses_slopes
     from evomerge.optimizers._surrogate import Surrogate
     from evomerge.optimizers._vector import Vector
 else:
@@ -19,12 +29,18 @@ else:
 __all__ = [
     "MAX_POPULATION",
     "Coordinate",
+    "Descent",
     "Optimizer",
     "Population",
+    "SlopeOptimizer",
+    "SlopeReply",
+    "SlopeRequest",
     "Surrogate",
+    "Terms",
     "Vector",
     "check",
     "create",
     "names",
     "supports_several_objectives",
+    "uses_slopes",
 ]

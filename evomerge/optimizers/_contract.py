@@ -1,6 +1,6 @@
 """The interface of optimizers: they propose vectors of the unit cube and get the losses of these vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -25,6 +25,50 @@ class Coordinate:
     name: str
     levels: int = 0
     ordered: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class SlopeRequest:
+    """Items whose losses are wanted at a point, with their slope or not, by their places among those with a loss."""
+
+    vector: Vector
+    items: tuple[int, ...]
+    derivative: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class SlopeReply:
+    """The loss of each item of a request, and the slope of their weighted mean in each coordinate."""
+
+    losses: Vector
+    slope: Vector | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a descent may use: the task and the weight of every item that has a loss, and what it may spend.
+
+    `allowance` and `price` are in forward passes of one item: what all requests together may cost, and the cost of one
+    item with its slope. Weights have the mean 1; the weighted mean of the losses is what a descent lowers.
+    """
+
+    tasks: tuple[str, ...]
+    weights: tuple[float, ...]
+    allowance: float
+    price: float
+
+
+Descent = Generator[SlopeRequest, SlopeReply, None]
+
+
+class SlopeOptimizer(Protocol):
+    """An optimizer that also uses slopes; a module whose `create` may return one defines `uses_slopes(settings)`."""
+
+    def descent(self, terms: Terms) -> Descent:
+        """A generator that runs before the first `ask`: it yields requests and is sent the reply to each.
+
+        It is closed early where the budget ends sooner than the terms said.
+        """
 
 
 class Optimizer(Protocol):

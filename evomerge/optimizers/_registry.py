@@ -62,5 +62,11 @@ def supports_several_objectives(name: str) -> bool:
     return bool(getattr(_module(name), "SEVERAL_OBJECTIVES", False))
 
 
+def uses_slopes(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether the optimizer with these settings is a `SlopeOptimizer`, so that items need losses."""
+    asks = getattr(_module(name), "uses_slopes", None)
+    return bool(asks and asks(settings))
+
+
 def _module(name: str) -> Any:
     return importlib.import_module(f"evomerge.optimizers.{name}")

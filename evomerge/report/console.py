@@ -11,6 +11,8 @@ from evomerge.searching import Leaderboard
 
 PREPARATION_INTERVAL = 30.0  # seconds between two lines of a long preparation
 
+DESCENT_INTERVAL = 10  # steps of a descent between two lines
+
 
 class Display:
     """A callback of the search that prints a line per generation and, on a terminal, a bar for the current one."""
@@ -64,6 +66,13 @@ class Display:
             soft_wrap=True,
         )
         self._progress.update(self._bar, description=f"generation {number + 1}", completed=0, total=None)
+
+    def descent(self, step: int, loss: float) -> None:
+        """Show a step of a descent at the bar; every tenth is a line where there is no bar."""
+        self._progress.update(self._bar, description=f"descent, loss {loss:.4f}", completed=step, total=None)
+        if step % DESCENT_INTERVAL == 1 and not self._console.is_terminal:
+            elapsed = _duration(time.monotonic() - self._start)
+            self._console.print(f"descent {step:6d}  loss {loss:.4f}  {elapsed}", highlight=False)
 
     def show_preparation(self, done: int, total: int) -> None:
         """Update the bar to `done` of `total` prepared tensors; without a bar, print a line every 30 seconds."""

@@ -13,7 +13,7 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.scoring.answers import ANSWER_PROBLEMS, add_counts, count_answers, response_text, significantly_more
     from evomerge.scoring.lm_eval_context import SEED, lm_eval_seeds, silence_lm_eval
-    from evomerge.scoring.protocol import SLICES, Answer, Chunk, Counts, Plan, Request, Scorer, task_of
+    from evomerge.scoring.protocol import SLICES, Answer, Chunk, Counts, ItemLoss, Plan, Request, Scorer, task_of
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -24,6 +24,7 @@ __all__ = [
     "Answer",
     "Chunk",
     "Counts",
+    "ItemLoss",
     "Plan",
     "Request",
     "Scorer",

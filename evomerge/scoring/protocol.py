@@ -27,6 +27,19 @@ class Request:
 
 
 @dataclass(frozen=True)
+class ItemLoss:
+    """A differentiable loss of one item, computed from the log-likelihoods of its requests.
+
+    With `gold`, the requests are choices and the loss is −log softmax at the right one, after each log-likelihood is
+    divided by the choice's `lengths`. Without it, the loss is the mean negative log-likelihood of a token.
+    """
+
+    requests: tuple[Request, ...]
+    gold: int | None = None
+    lengths: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Answer:
     """A generated text; `truncated` if it reached its token limit before a stop sequence or an end token."""
 
@@ -96,3 +109,6 @@ class Scorer(Protocol):
 
     def answers(self, chunk: Chunk, responses: Sequence[Any]) -> Counts:
         """Counts of the generated answers among these responses; empty if nothing was generated."""
+
+    def loss(self, item: str) -> ItemLoss | None:
+        """The differentiable loss of an item; None if its task has no right choice and no target text."""

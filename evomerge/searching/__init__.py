@@ -11,6 +11,7 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.searching.budget import BudgetConfig, RemainingBudget
+    from evomerge.searching.descent import SlopeEvaluator, SlopeItems
     from evomerge.searching.evaluator import Candidate, Evaluator
     from evomerge.searching.generation import uses_races
     from evomerge.searching.item_order import ItemOrder
@@ -34,6 +35,8 @@ __all__ = [
     "RaceConfig",
     "RemainingBudget",
     "SearchCallback",
+    "SlopeEvaluator",
+    "SlopeItems",
     "diverse_subset",
     "knee",
     "ledger_header",

@@ -73,6 +73,7 @@ class RemainingBudget:
         self._candidates = 0
         self._items: dict[str, int] = {}  # recipe key → items that it was scored on
         self._costs: list[int] = []  # items that each generation has added
+        self._slopes = 0.0  # item equivalents of a descent
 
     def widen_race(self, race: RaceConfig, dimensions: int) -> RaceConfig:
         """The race with `most` raised to what the budget can pay for; decided once per search, in the ledger."""
@@ -95,7 +96,7 @@ class RemainingBudget:
 
     def next_generation_limit(self, generation: int) -> int:
         """The largest size of the generation that follows number `generation`; 0 ends the search."""
-        if self._budget.items is not None and sum(self._items.values()) >= self._budget.items:
+        if self._budget.items is not None and self._spent() >= self._budget.items:
             return 0
         if self._budget.evaluations is None and generation >= IDLE_LIMIT and not any(self._costs[-IDLE_LIMIT:]):
             return 0
@@ -110,6 +111,27 @@ class RemainingBudget:
         self._items |= {key: max(n, self._items.get(key, 0)) for key, n in items.items() if key not in baselines}
         self._costs.append(sum(self._items.values()) - before)
 
+    def record_slopes(self, equivalents: float) -> None:
+        """Count a request of a descent, in forward passes of one item; unlike scores, it counts each time."""
+        self._slopes += equivalents
+
+    def item_allowance(self) -> float:
+        """How many item equivalents the search may still spend; without a limit on items or hours, those of all
+        candidates that it may propose."""
+        bounds = [math.inf]
+        if self._budget.items is not None:
+            bounds.append(self._budget.items - self._spent())
+        pace = self._seconds_per_item()
+        if self._budget.hours is not None and pace:
+            bounds.append(self._seconds_until_end(self._budget.hours) / pace - self._reserve)
+        if self._budget.evaluations is not None:
+            whole = self._budget.evaluations * len(self._evaluator.plan.items("search"))
+            bounds.append(whole - self._spent())
+        return min(bounds)
+
+    def _spent(self) -> float:
+        return sum(self._items.values()) + self._slopes
+
     def seconds_left(self) -> float | None:
         """Estimated seconds until the command ends, at the average speed so far; None before the first score."""
         pace = self._seconds_per_item()
@@ -119,7 +141,7 @@ class RemainingBudget:
         left = math.inf if self._budget.evaluations is None else self._budget.evaluations - self._candidates
         items = left * (spent / self._candidates if self._candidates else slice_items)
         if self._budget.items is not None:
-            items = min(items, self._budget.items - spent)
+            items = min(items, self._budget.items - self._spent())
         seconds = pace * (max(0.0, items) + self._reserve)
         hours = self._budget.hours
         return seconds if hours is None else min(seconds, max(0.0, self._seconds_until_end(hours)))

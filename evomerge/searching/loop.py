@@ -6,13 +6,16 @@ It imports no optimizer, no Ray, no lm-eval and no torch. These are behind the p
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
+
+import numpy as np
 
 from evomerge.errors import RunError
-from evomerge.optimizers import Optimizer, Surrogate, Vector
+from evomerge.optimizers import Optimizer, SlopeOptimizer, Surrogate, Vector
 from evomerge.recipes import Recipe
 from evomerge.scoring import Scorer
 from evomerge.searching.budget import RemainingBudget
+from evomerge.searching.descent import DescentCallback, SlopeEvaluator, descend
 from evomerge.searching.evaluator import Candidate, Evaluator, ProgressCallback
 from evomerge.searching.generation import item_order, run_generation, uses_races
 from evomerge.searching.objective import Fitness
@@ -22,7 +25,7 @@ from evomerge.space import SearchSpace
 NO_RACE = RaceConfig(enabled=False)
 
 
-class SearchCallback(ProgressCallback, Protocol):
+class SearchCallback(ProgressCallback, DescentCallback, Protocol):
     """Receives the results of a search: progress display, writer of the best recipe so far, trackers."""
 
     def generation(self, number: int, board: "Leaderboard", scores: Sequence[float]) -> None:
@@ -77,12 +80,13 @@ def search(
     remaining: RemainingBudget,
     callbacks: Sequence[SearchCallback] = (),
     race: RaceConfig = NO_RACE,
+    slopes: SlopeEvaluator | None = None,
 ) -> Leaderboard:
     """Score the baselines, then generations until the budget is used up or the optimizer has no more points.
 
     If the budget ends within a generation, only its first candidates are scored and the optimizer is not told, so a
     search with a larger budget continues from the same state. The first baseline is the base; RunError if it cannot be
-    scored.
+    scored. With `slopes`, an optimizer that descends on slopes does so before the first generation.
     """
     board = Leaderboard(evaluator)
     board.add(first := _score_baselines(evaluator, baselines))
@@ -90,6 +94,8 @@ def search(
         race = remaining.widen_race(race, space.dimensions)
     order = item_order(evaluator, race)
     _notify(callbacks, 0, board, [board.fitness[candidate.key].score for candidate in first])
+    if slopes:
+        descend(cast(SlopeOptimizer, optimizer), slopes, remaining, np.full(space.dimensions, 0.5), callbacks)
     number = 0
     while (limit := remaining.next_generation_limit(number)) and (vectors := optimizer.ask(board.surrogate)):
         number += 1

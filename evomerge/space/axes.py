@@ -12,7 +12,7 @@ from evomerge.models import Group
 from evomerge.optimizers import Vector
 from evomerge.schema import Range, check_value
 from evomerge.space.schedules import Schedule, Spec
-from evomerge.space.simplex import from_cube, to_cube
+from evomerge.space.simplex import from_cube, jacobian, to_cube
 
 Coefficient = Annotated[float, Range(-1e6, 1e6)]
 
@@ -48,6 +48,16 @@ class Axes:
             values = self.gene.low + block * (self.gene.high - self.gene.low)
         rounded: Vector = np.round(values, self.gene.decimals)
         return rounded
+
+    def pull_back(self, vector: Vector, derivatives: Vector) -> Vector:
+        """The derivatives [coordinates] at a point, from those with respect to the values [schedule points, experts].
+
+        Those outside of the cube are those of its border; the rounding of values is ignored.
+        """
+        if not self.simplex:
+            return (derivatives * (self.gene.high - self.gene.low)).reshape(-1)
+        block = np.clip(vector[self.start : self.start + self.size], 0.0, 1.0).reshape(self.schedule.points, -1)
+        return np.concatenate([jacobian(row).T @ slopes for row, slopes in zip(block, derivatives, strict=True)])
 
     def encode(self, value: float | Sequence[float]) -> Vector | None:
         """The coordinates that give this value at every point of the schedule, or None if it is out of range.

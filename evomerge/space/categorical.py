@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from evomerge.errors import ConfigError
+from evomerge.merging import Owner
 from evomerge.optimizers import Coordinate, Vector
 from evomerge.recipes import Recipe
 from evomerge.space.inverse import RecipeGeneValues
@@ -31,6 +32,11 @@ class NestableSpace(SearchSpace, Protocol):
 
         None means that all experts take part.
         """
+
+    def pull_back(
+        self, vector: Vector, sums: Mapping[Owner, Vector], participation: Mapping[str, float] | None = None
+    ) -> Vector:
+        """The derivatives with respect to the coordinates of a point; `participation` as in `decode`."""
 
     def gene_values(self, recipe: Recipe) -> RecipeGeneValues:
         """The gene values of a recipe in the tensors of the space."""
@@ -60,8 +66,26 @@ class Choice:
 
     def decode(self, vector: Vector, participation: Mapping[str, float] | None = None) -> Recipe:
         """The recipe of a point, from the space that its first coordinate selects."""
-        place = min(int(np.clip(vector[0], 0.0, 1.0) * len(self._spaces)), len(self._spaces) - 1)
+        place = self._place(vector)
         return self._spaces[place].decode(vector[self._spans[place]], participation)
+
+    def _place(self, vector: Vector) -> int:
+        """The index of the space that a point selects."""
+        return min(int(np.clip(vector[0], 0.0, 1.0) * len(self._spaces)), len(self._spaces) - 1)
+
+    @property
+    def slope_genes(self) -> tuple[str, ...]:
+        """The genes of all spaces that have a slope."""
+        return tuple(dict.fromkeys(gene for space in self._spaces for gene in space.slope_genes))
+
+    def pull_back(
+        self, vector: Vector, sums: Mapping[Owner, Vector], participation: Mapping[str, float] | None = None
+    ) -> Vector:
+        """The derivatives of the coordinates of the selected space; those of the others are 0."""
+        place, found = self._place(vector), np.zeros(self.dimensions)
+        inner = self._spans[place]
+        found[inner] = self._spaces[place].pull_back(vector[inner], sums, participation)
+        return found
 
     def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
         """The point whose recipe is nearest, and its distance; only spaces of the recipe's method if there are any."""
@@ -148,9 +172,21 @@ class ExpertSubset:
 
     def decode(self, vector: Vector) -> Recipe:
         """The recipe of a point; an expert that does not take part has weight 0 or is left out."""
+        return self._space.decode(vector[len(self._labels) :], self._participation(vector))
+
+    def _participation(self, vector: Vector) -> dict[str, float]:
+        return dict(zip(self._labels, vector[: len(self._labels)].tolist(), strict=True))
+
+    @property
+    def slope_genes(self) -> tuple[str, ...]:
+        """The genes of the inner space that have a slope."""
+        return self._space.slope_genes
+
+    def pull_back(self, vector: Vector, sums: Mapping[Owner, Vector]) -> Vector:
+        """The derivatives of the inner space's coordinates; participation has no slope."""
         count = len(self._labels)
-        participation = dict(zip(self._labels, vector[:count].tolist(), strict=True))
-        return self._space.decode(vector[count:], participation)
+        inner = self._space.pull_back(vector[count:], sums, self._participation(vector))
+        return np.concatenate([np.zeros(count), inner])
 
     def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
         """The nearest point of the inner space, with the experts that have a weight in the recipe."""

@@ -11,7 +11,7 @@ from evomerge.errors import ConfigError
 from evomerge.merging import TensorPlan, plan
 from evomerge.models import Layout
 from evomerge.optimizers import Vector
-from evomerge.recipes import ModelRef, Recipe, evaluate
+from evomerge.recipes import ModelRef, Recipe
 from evomerge.space.axes import Axes
 
 
@@ -67,8 +67,7 @@ class RecipeGeneValues:
         """
         names = sorted(members)
         target = np.array([self._target_row(axes, name, additive_weights) for name in names])
-        points = range(axes.schedule.points)
-        basis = np.array([[self._schedule_weight(axes, point, name) for point in points] for name in names])
+        basis = np.array([axes.schedule.weights(self._layout.depth(name)) for name in names])
         rows = np.linalg.lstsq(basis, target, rcond=None)[0]
         coordinates = axes.nearest(rows)
         vector = np.zeros(axes.start + axes.size)
@@ -85,12 +84,6 @@ class RecipeGeneValues:
             return self.multipliers(name, found)
         total = sum(found)
         return [value / total for value in found] if axes.simplex and total else found
-
-    def _schedule_weight(self, axes: Axes, point: int, name: str) -> float:
-        """The weight of one point of the schedule in the interpolated value of a tensor."""
-        unit = [float(point == other) for other in range(axes.schedule.points)]
-        depth = self._layout.depth(name)
-        return float(evaluate(axes.schedule.expand(unit), (name,), depth) or 0.0)
 
     @cached_property
     def _plans(self) -> Mapping[str, TensorPlan]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge.errors import ConfigError
-from evomerge.recipes import Scalar
+from evomerge.recipes import Scalar, evaluate
 from evomerge.schema import as_yaml
 
 Spec = str | Mapping[str, int]  # a schedule in a configuration
@@ -40,6 +40,11 @@ class Schedule:
         if self.kind == "blocks":
             return tuple(values[layer * self.points // self.layers] for layer in range(self.layers))
         return tuple(values)
+
+    def weights(self, depth: float) -> list[float]:
+        """The weight of each point in the value of a tensor at this relative depth."""
+        units = ([float(point == other) for other in range(self.points)] for point in range(self.points))
+        return [float(evaluate(self.expand(unit), ("",), depth) or 0.0) for unit in units]
 
 
 def _kind_and_points(spec: Any) -> tuple[str, int]:

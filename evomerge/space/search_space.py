@@ -1,7 +1,9 @@
 """The interface between a search and its space, whatever choices the space holds."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
+from evomerge.merging import Owner
 from evomerge.optimizers import Coordinate, Vector
 from evomerge.recipes import Recipe
 
@@ -25,6 +27,16 @@ class SearchSpace(Protocol):
 
     def decode(self, vector: Vector) -> Recipe:
         """The recipe of a point; any point of the cube is a valid recipe."""
+
+    @property
+    def slope_genes(self) -> tuple[str, ...]:
+        """The searched genes that have a slope."""
+
+    def pull_back(self, vector: Vector, sums: Mapping[Owner, Vector]) -> Vector:
+        """The derivatives with respect to the coordinates of a point, from those with respect to its recipe's values.
+
+        Coordinates without a slope have the derivative 0.
+        """
 
     def seed_points(self) -> dict[str, Vector]:
         """Label → point of the known merges with which a search begins."""

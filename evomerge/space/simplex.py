@@ -4,6 +4,8 @@ import numpy as np
 
 from evomerge.optimizers import Vector
 
+STEP = 1e-6  # of differences; the derivative at 1 is infinite for more than two weights
+
 
 def from_cube(point: Vector) -> Vector:
     """Non-negative weights that sum to 1; a uniform distribution on the cube gives a uniform one on the simplex.
@@ -16,6 +18,16 @@ def from_cube(point: Vector) -> Vector:
         weights.append(left * share)
         left *= 1.0 - share
     return np.array([*weights, left])
+
+
+def jacobian(point: Vector) -> Vector:
+    """The derivatives [weights, coordinates] of `from_cube`, by central differences inside the cube."""
+    columns = []
+    for place in range(len(point)):
+        low, high = point.copy(), point.copy()
+        low[place], high[place] = max(0.0, point[place] - STEP), min(1.0 - STEP, point[place] + STEP)
+        columns.append((from_cube(high) - from_cube(low)) / (high[place] - low[place]))
+    return np.stack(columns, axis=1)
 
 
 def to_cube(weights: Vector) -> Vector:

@@ -11,6 +11,7 @@ import numpy as np
 
 from evomerge import methods
 from evomerge.errors import ConfigError
+from evomerge.merging import Owner
 from evomerge.methods import Gene
 from evomerge.models import Group, Layout
 from evomerge.optimizers import Coordinate, Vector
@@ -58,6 +59,7 @@ class Space:
         if any(group.frozen for group in self._group_members.groups):
             self._genes.refuse_frozen_groups()
         self.axes = self._axes()
+        self._bases: dict[tuple[str, Schedule], Vector] = {}
         self.dimensions = sum(axes.size for axes in self.axes)
         if not self.dimensions:
             raise ConfigError("space: nothing is left to search; free a gene or add an expert")
@@ -87,6 +89,44 @@ class Space:
             for column, expert in enumerate(axes.experts or (None,)):
                 tables.setdefault((axes.gene.name, expert), {})[axes.group.name] = tuple(values[:, column].tolist())
         return self._recipe(tables, absent)
+
+    @property
+    def slope_genes(self) -> tuple[str, ...]:
+        """The searched genes that have a slope."""
+        return tuple(gene.name for gene, _ in self._genes.free if gene.slope)
+
+    def pull_back(
+        self, vector: Vector, sums: Mapping[Owner, Vector], participation: Mapping[str, float] | None = None
+    ) -> Vector:
+        """The derivatives with respect to the coordinates of a point, from those with respect to its recipe's values.
+
+        `sums` maps a gene and the place of its expert in the recipe to one derivative per tensor of the layout; those
+        of experts that do not take part are 0.
+        """
+        absent = self._absent_experts(participation) if participation else frozenset()
+        present = [i for i in range(len(self.experts)) if i not in absent or self._keeps_absent_experts]
+        places = {expert: place for place, expert in enumerate(present) if expert not in absent}
+        found = np.zeros(self.dimensions)
+        for axes in self.axes:
+            basis = self._schedule_basis(axes)
+            table = np.zeros((len(basis), max(1, len(axes.experts))))
+            for column, expert in enumerate(axes.experts or (None,)):
+                if expert is None or expert in places:
+                    owner = (axes.gene.name, None if expert is None else places[expert])
+                    table[:, column] = sums.get(owner, 0.0)
+            found[axes.start : axes.start + axes.size] = axes.pull_back(vector, basis.T @ table)
+        return found
+
+    def _schedule_basis(self, axes: Axes) -> Vector:
+        """The weight of each point of the schedule in the value of each tensor, [tensors, schedule points]."""
+        key = (axes.group.name, axes.schedule)
+        if key not in self._bases:
+            layout, members = self._group_members.layout, self._group_members.members[axes.group.name]
+            self._bases[key] = np.zeros((len(layout.names), axes.schedule.points))
+            for place, name in enumerate(layout.names):
+                if name in members:
+                    self._bases[key][place] = axes.schedule.weights(layout.depth(name))
+        return self._bases[key]
 
     def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
         """The point whose recipe is nearest, and its distance; for another method only the genes in common count."""
@@ -142,6 +182,14 @@ class Space:
     def optional_experts(self) -> int:
         """The number of experts that may be left out, as the method needs the others."""
         return 0 if methods.banks_depend_on_experts(self._module) else len(self.experts) - self._module.EXPERTS[0]
+
+    @property
+    def _keeps_absent_experts(self) -> bool:
+        """Whether absent experts stay in the recipe with weight 0, so that tables prepared for all stay valid.
+
+        An unweighted sign election would count them, so there they are left out.
+        """
+        return "weight" in self._module.PER_EXPERT and self._recipe_options["options"].get("sign") != "unweighted"
 
     def _single_expert_point(self, weights: list[float]) -> Vector | None:
         """The point at which the merge is exactly one expert, or None; its weight is 1 and the others are 0."""
@@ -203,9 +251,7 @@ class Space:
             return {name: self._setting(name, tables.get((name, owner), {})) for name in names}
 
         sources = [Source(expert, settings("expert", i)) for i, expert in enumerate(self.experts) if i not in absent]
-        # Absent experts get weight 0, so that tables prepared for all experts stay valid. An unweighted sign election
-        # would count them, so there they are left out.
-        if "weight" in self._module.PER_EXPERT and self._recipe_options["options"].get("sign") != "unweighted":
+        if self._keeps_absent_experts:
             for i in sorted(absent):
                 sources.insert(i, Source(self.experts[i], {**settings("expert", i), "weight": 0.0}))
         shared = {**self._genes.settings, **settings("group", None)}

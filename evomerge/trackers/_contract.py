@@ -37,6 +37,9 @@ class Tracker:
     def work(self, done: int, total: int) -> None:
         """Does nothing: trackers log whole generations."""
 
+    def descent(self, step: int, loss: float) -> None:
+        """Does nothing: a descent comes before the first generation."""
+
     def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
         """Log the generation at step `number`."""
         self._evaluations += len(scores) if number else 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.workers.jobs import Job, Outcome, WorkerSpec
+    from evomerge.workers.jobs import Job, Outcome, Slopes, SlopeWork, WorkerSpec
     from evomerge.workers.model_config import Device, Dtype, ModelConfig, Scoring, Tokens
     from evomerge.workers.worker import Worker
 else:
@@ -22,6 +22,8 @@ __all__ = [
     "ModelConfig",
     "Outcome",
     "Scoring",
+    "SlopeWork",
+    "Slopes",
     "Tokens",
     "Worker",
     "WorkerSpec",

@@ -1,34 +1,72 @@
 """The values exchanged between the search and its workers, small enough to send to another machine."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.workers.model_config import ModelConfig
 
 if TYPE_CHECKING:
-    from evomerge.scoring.engine import EncodedChunk
+    from evomerge.merging import Owner
+    from evomerge.scoring.engine import EncodedChunk, EncodedLoss
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """The arguments from which a worker is constructed; `prepared` is the folder of what methods have prepared."""
+    """The arguments from which a worker is constructed; `prepared` is the folder of what methods have prepared.
+
+    `losses` holds the differentiable losses of items, for a search that uses slopes.
+    """
 
     base: ModelRef
     experts: tuple[ModelRef, ...]
     work: Mapping[str, "EncodedChunk"]  # chunk id → its tokenised requests
     model: ModelConfig
     prepared: str | None = None
+    losses: Mapping[str, "EncodedLoss"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SlopeWork:
+    """Items whose weighted losses are summed, and the genes by which the sum is differentiated; none: losses alone.
+
+    With `measure`, the price of the derivatives is measured as well.
+    """
+
+    items: tuple[str, ...]
+    weights: tuple[float, ...]
+    genes: tuple[str, ...] = ()
+    measure: bool = False
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """The loss of each item, and the derivatives of their weighted sum with respect to a recipe's values.
+
+    `sums` maps a gene and the place of its expert in the recipe (None if all share it) to one derivative per tensor.
+    `price` is the cost of both in forward passes of the same items, in floating-point operations.
+    """
+
+    losses: tuple[float, ...]
+    sums: Mapping["Owner", NDArray[np.float64]]
+    price: float | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """One chunk to be scored for one candidate; `key` is the recipe's content key."""
+    """One chunk to be scored for one candidate; `key` is the recipe's content key.
+
+    With `slope`, the job is a part of a batch whose slopes are wanted, and `chunk` is a name of that part.
+    """
 
     key: str
     recipe: Recipe
     chunk: str
+    slope: SlopeWork | None = None
 
 
 @dataclass(frozen=True)
@@ -39,3 +77,4 @@ class Outcome:
     responses: list[Any] | None = None
     error: str | None = None
     seconds: float = 0.0
+    slopes: Slopes | None = None

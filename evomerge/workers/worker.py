@@ -16,8 +16,9 @@ from evomerge.merging import COMPILE, Materializer, choose_placement, fingerprin
 from evomerge.models import Family, load_model, load_tokenizer, resolve_device
 from evomerge.recipes import Recipe
 from evomerge.scoring import Request
-from evomerge.scoring.engine import Encoder, ScoringEngine
-from evomerge.workers.jobs import Job, Outcome, WorkerSpec
+from evomerge.scoring.engine import Encoder, LossEngine, ScoringEngine
+from evomerge.workers.jobs import Job, Outcome, Slopes, SlopeWork, WorkerSpec
+from evomerge.workers.slopes import SlopeComputer
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +52,20 @@ class Worker:
         )
         sizes = {"batch_size": config.batch_size, "batch_tokens": config.batch_tokens}
         self._engine = ScoringEngine(self._model, tokenizer, self._encoder, **sizes, path=config.scoring)
+        trees = self._engine.plain_reason is None
+        losses = LossEngine(self._model, self._encoder, trees=trees, batch_tokens=config.batch_tokens)
+        self._slopes = SlopeComputer(self._model, self._family.base, self._materializer, losses, spec.losses)
         self._loaded_key: str | None = None  # of the recipe that the model's weights are
 
     def attempt(self, job: Job) -> Outcome:
         """Compute the responses of one chunk; an exception is returned as the candidate's failure."""
         start = time.perf_counter()
+        responses, slopes = None, None
         try:
-            responses = self._score(job)
+            if job.slope is None:
+                responses = self._score(job)
+            else:
+                slopes = self._differentiate(job, job.slope)
         except CandidateError as error:
             return Outcome(job, error=str(error))
         except Exception as error:  # no failure of a candidate, of whatever kind, may end the search
@@ -67,7 +75,7 @@ class Worker:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             return Outcome(job, error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-        return Outcome(job, responses, seconds=time.perf_counter() - start)
+        return Outcome(job, responses, seconds=time.perf_counter() - start, slopes=slopes)
 
     def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
         """Add chunks by their requests (chunk id → requests); used when the search slice is regrouped."""
@@ -82,6 +90,11 @@ class Worker:
         self._load(job.recipe)
         with torch.inference_mode():
             return self._engine.respond(self._work[job.chunk])
+
+    def _differentiate(self, job: Job, work: SlopeWork) -> Slopes:
+        self._load(job.recipe)
+        self._engine.forget()  # activations take the memory of cached prefixes
+        return self._slopes.compute(job.recipe, work)
 
     def _load(self, recipe: Recipe) -> None:
         """Write the candidate into the model, unless it is there already."""

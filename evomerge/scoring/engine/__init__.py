@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.scoring.engine.encoder import UNLIMITED, EncodedChunk, Encoder, check_tokenizer
+    from evomerge.scoring.engine.encoder import UNLIMITED, EncodedChunk, EncodedLoss, Encoder, check_tokenizer
+    from evomerge.scoring.engine.losses import LossEngine
     from evomerge.scoring.engine.options import PATHS
     from evomerge.scoring.engine.scoring_engine import ScoringEngine
     from evomerge.scoring.engine.tree import Pair
@@ -21,7 +22,9 @@ __all__ = [
     "PATHS",
     "UNLIMITED",
     "EncodedChunk",
+    "EncodedLoss",
     "Encoder",
+    "LossEngine",
     "Pair",
     "ScoringEngine",
     "check_tokenizer",

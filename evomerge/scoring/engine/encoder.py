@@ -12,12 +12,13 @@ from lm_eval.models.utils import configure_pad_token, resolve_max_length
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from evomerge.errors import TaskError
-from evomerge.scoring import Request
+from evomerge.scoring import ItemLoss, Request
 from evomerge.scoring.engine.batches import BatchPlan, plan
 from evomerge.scoring.engine.tree import Costs, Pair
 
 MAX_LOGIT_BYTES = 512 * 2**20
 """The largest size of a batch's logits in fp32."""
+NEVER = 1 << 40  # an overhead at which no shared beginning is worth a forward pass of its own
 UNLIMITED = 1 << 30  # a batch size for lm-eval's class, so that it passes on all requests at once
 
 
@@ -34,6 +35,25 @@ class EncodedChunk:
     owners: tuple[int, ...]
     batches: BatchPlan | None
     longest: int  # number of tokens of the longest input
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedLoss:
+    """An item's loss with the token pairs of its requests; `owners[i]` is the index of the request of pair i."""
+
+    loss: ItemLoss
+    pairs: tuple[Pair, ...]
+    owners: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens of the item if the requests share their context."""
+        return max(len(pair.context) for pair in self.pairs) + sum(len(pair.continuation) for pair in self.pairs)
+
+    @property
+    def row_tokens(self) -> int:
+        """The number of tokens of the item if each request has a row of its own."""
+        return sum(len(pair.context) + len(pair.continuation) for pair in self.pairs)
 
 
 class Encoder:
@@ -59,6 +79,15 @@ class Encoder:
 
     def encode(self, requests: Sequence[Request]) -> EncodedChunk:
         """Encode the requests of a chunk; TaskError names a prompt or an answer that does not fit the model."""
+        pairs, owners = self._pairs(requests)
+        return self._plan(tuple(requests), pairs, owners)
+
+    def encode_loss(self, loss: ItemLoss) -> EncodedLoss:
+        """Encode the requests of an item's loss; TaskError as in `encode`."""
+        pairs, owners = self._pairs(loss.requests)
+        return EncodedLoss(loss, tuple(pairs), tuple(owners))
+
+    def _pairs(self, requests: Sequence[Request]) -> tuple[list[Pair], list[int]]:
         pairs: list[Pair] = []
         owners: list[int] = []
         for place, request in enumerate(requests):
@@ -66,7 +95,7 @@ class Encoder:
             self._refuse_unfit(found, f"{request.kind} of {_short(request.arguments)}")
             pairs += found
             owners += [place] * len(found)
-        return self._plan(tuple(requests), pairs, owners)
+        return pairs, owners
 
     def encode_pairs(self, pairs: Sequence[Pair]) -> EncodedChunk:
         """Encode token pairs without requests, as lm-eval passes them to a model class; TaskError as in `encode`."""
@@ -87,10 +116,13 @@ class Encoder:
                     "the document, or raise max_length"
                 )
 
-    def smaller_batches(self, chunk: EncodedChunk, max_tokens: int) -> BatchPlan:
-        """The batches of a chunk with at most `max_tokens` tokens and scored positions, or a single unit."""
+    def batches(self, pairs: Sequence[Pair], max_tokens: int, cached: bool = True) -> BatchPlan:
+        """Batches of at most `max_tokens` tokens and scored positions, or of a single unit.
+
+        Without `cached`, shared beginnings are repeated in each unit instead of being kept in a KV cache.
+        """
         costs = replace(self._costs, max_tokens=max_tokens, max_states=min(self._costs.max_states, max_tokens))
-        return plan(chunk.pairs, self.max_length, costs)
+        return plan(pairs, self.max_length, costs if cached else replace(costs, overhead=NEVER))
 
 
 class _Recorder(HFLM):  # type: ignore[misc]

@@ -42,6 +42,15 @@ class TreeEngine:
         refuse_nonfinite(sums)
         return [(float(value), bool(missed == 0)) for value, missed in zip(sums, misses, strict=True)]
 
+    def sums(self, plan: BatchPlan) -> torch.Tensor:
+        """The log-likelihood of each pair [pairs] in fp32 on the device, for differentiation; nothing is kept."""
+        self.forget()
+        found = [part for batch in plan.batches if (part := self._run(batch, set())) is not None]
+        self.forget()
+        pairs = torch.from_numpy(np.concatenate([batch.pairs for batch in plan.batches])).to(self._model.device)
+        values = torch.cat([part[0] for part in found])
+        return values.new_zeros(plan.pairs).index_add(0, pairs, values)
+
     def _run(self, batch: Batch, used: set[Tokens]) -> torch.Tensor | None:
         """[2, targets]: log-probability, and whether the target is the most likely token; None without targets.
 

@@ -114,7 +114,7 @@ class ScoringEngine:
 
     def _batches(self, chunk: EncodedChunk, max_tokens: int | None) -> BatchPlan:
         assert chunk.batches is not None
-        return chunk.batches if max_tokens is None else self._encoder.smaller_batches(chunk, max_tokens)
+        return chunk.batches if max_tokens is None else self._encoder.batches(chunk.pairs, max_tokens)
 
     def _why_plain(self, path: str, model: PreTrainedModel) -> str | None:
         """Why the plain path is used, or None."""

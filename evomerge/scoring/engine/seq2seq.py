@@ -76,13 +76,24 @@ class Seq2SeqScorer:
             found |= zip(members, map(tuple, shift(labels=torch.tensor(members)).tolist()), strict=True)
         return found
 
-    def _run(self, rows: Sequence[_Row]) -> Iterator[tuple[int, float, bool]]:
-        device = self._model.device
+    def sums(self, pairs: Sequence[Pair]) -> Tensor:
+        """The log-likelihood of each pair [pairs] in fp32 on the device, in one batch, for differentiation."""
+        rows = self._rows(pairs)
+        values, _ = self._targets(rows)
+        owners = [number for row in rows for number, target in row.pairs for _ in target]
+        where = torch.tensor(owners, device=values.device)
+        return values.new_zeros(len(pairs)).index_add(0, where, values)
+
+    def _targets(self, rows: Sequence[_Row]) -> tuple[Tensor, Tensor]:
+        """[targets]: log-probability, and whether another token is more likely."""
         logits = self._logits(rows)
-        marks = torch.tensor(list(_marks(rows)), device=device)
+        marks = torch.tensor(list(_marks(rows)), device=self._model.device)
         where, targets = marks[:, 0], marks[:, 1]
         values = logits[where, targets].float() - logits.float().logsumexp(-1)[where]
-        misses = (logits.argmax(-1)[where] != targets).float()
+        return values, (logits.argmax(-1)[where] != targets).float()
+
+    def _run(self, rows: Sequence[_Row]) -> Iterator[tuple[int, float, bool]]:
+        values, misses = self._targets(rows)
         pairs = [pair for row in rows for pair in row.pairs]
         parts = torch.stack([values, misses]).cpu().double().split([len(target) for _, target in pairs], dim=1)
         for (number, _), part in zip(pairs, parts, strict=True):

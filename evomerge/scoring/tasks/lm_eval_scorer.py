@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from evomerge.errors import TaskError
-from evomerge.scoring import SLICES, Chunk, Counts, Plan, Request, add_counts, lm_eval_seeds, silence_lm_eval
+from evomerge.scoring import SLICES, Chunk, Counts, ItemLoss, Plan, Request, add_counts, lm_eval_seeds, silence_lm_eval
 from evomerge.scoring.tasks.dry_run import check_grading
 from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Prompting, TaskGrader, fewshot_split, freeze, own_split
+from evomerge.scoring.tasks.item_losses import item_loss
 from evomerge.scoring.tasks.loading import TaskLoader, choose_filter, choose_metric, label, override
 from evomerge.scoring.tasks.slices import Doc, draw, make_chunks
 from evomerge.scoring.tasks.task_entries import ScorerConfig, TaskEntry
@@ -83,6 +84,10 @@ class LMEvalScorer:
         by_item = dict(self._by_item(chunk, responses))
         counts = add_counts([grader.answers(docs, by_item) for grader, docs in self._by_grader(chunk)])
         return counts if counts["answers"] else {}
+
+    def loss(self, item: str) -> ItemLoss | None:
+        """The differentiable loss of an item; None if its task has no right choice and no target text."""
+        return item_loss(item, *self._docs[item])
 
     def _by_grader(self, chunk: Chunk) -> Iterable[tuple[TaskGrader, dict[str, FrozenDoc]]]:
         by_grader: dict[str, tuple[TaskGrader, dict[str, FrozenDoc]]] = {}

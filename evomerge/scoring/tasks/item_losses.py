@@ -1,0 +1,59 @@
+"""The differentiable loss of an item, from lm-eval's own task: its right choice, its target text, or its text."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from evomerge.scoring import ItemLoss, Request
+from evomerge.scoring.tasks.frozen_docs import FrozenDoc, TaskGrader
+
+CHOSEN, REFUSED = (0.0, True), (-1e4, False)  # answers of a model that is certain of one choice
+LENGTHS: Mapping[str, Callable[[str], int]] = {"acc_norm": len, "acc_bytes": lambda text: len(text.encode())}
+
+
+def item_loss(item: str, grader: TaskGrader, doc: FrozenDoc) -> ItemLoss | None:
+    """The loss of an item; None if the task has neither a right choice nor a target text.
+
+    The choices of `acc_norm` and `acc_bytes` are divided by their lengths as in lm-eval.
+    """
+    kind = grader.task.OUTPUT_TYPE
+    if kind == "multiple_choice":
+        return _of_choices(item, grader, doc)
+    if kind in ("loglikelihood", "loglikelihood_rolling"):
+        return ItemLoss(doc.requests())
+    target = _target(grader.task, doc.instances[0].doc)
+    if not target:
+        return None
+    context = doc.instances[0].args[0]
+    delimiter = getattr(grader.task.config, "target_delimiter", None) or " "
+    return ItemLoss((Request("loglikelihood", (context, f"{delimiter}{target}")),))
+
+
+def _of_choices(item: str, grader: TaskGrader, doc: FrozenDoc) -> ItemLoss | None:
+    """The choices of an item; the right one is the one whose answer gets the highest score.
+
+    No key of the task's configuration has to be interpreted for that: the right answer may follow from any of several.
+    """
+    choices = grader.task.doc_to_choice(doc.instances[0].doc)
+    count, every = len(choices), len(doc.instances)  # there are further requests for mutual information
+    scores = []
+    for chosen in range(count):
+        answers = [CHOSEN if place == chosen else REFUSED for place in range(count)] + [CHOSEN] * (every - count)
+        scores.append(grader.grade({item: doc}, {item: answers})[item])
+    if min(scores) == max(scores):
+        return None
+    length = LENGTHS.get(grader.metric)
+    lengths = None if length is None else tuple(float(max(1, length(choice))) for choice in choices)
+    return ItemLoss(doc.requests()[:count], scores.index(max(scores)), lengths)
+
+
+def _target(task: Any, doc: Any) -> str | None:
+    """The target text of a generation task; the first one if there are several."""
+    try:
+        target = task.doc_to_target(doc)
+        if isinstance(target, int) and not isinstance(target, bool):
+            target = task.doc_to_choice(doc)[target]
+    except Exception:  # a task may have no target, or compute it by code that fails
+        return None
+    if isinstance(target, list | tuple):
+        target = target[0] if target else None
+    return target.strip() or None if isinstance(target, str) else None

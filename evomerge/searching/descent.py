@@ -1,0 +1,153 @@
+"""A descent on slopes, before the first generation: requests of the optimizer, answered by the workers or the ledger.
+
+A request's items are divided into parts of PART items, which workers compute independently. Their sums are added in the
+order of the parts, so the result does not depend on the number of workers.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from evomerge.errors import RunError
+from evomerge.ledger import Ledger
+from evomerge.optimizers import SlopeOptimizer, SlopeReply, SlopeRequest, Terms, Vector
+from evomerge.recipes import Recipe
+from evomerge.scoring import task_of
+from evomerge.searching.budget import RemainingBudget
+from evomerge.space import SearchSpace
+from evomerge.workers import Job, Slopes, SlopeWork
+from evomerge.workers.pools import JobQueue, Pool
+
+log = logging.getLogger(__name__)
+
+PART = 8  # items of a job
+
+
+class DescentCallback(Protocol):
+    """Receives the progress of a descent."""
+
+    def descent(self, step: int, loss: float) -> None:
+        """Called after each request with a slope; `loss` is the mean loss of its items."""
+
+
+@dataclass(frozen=True)
+class SlopeItems:
+    """The items that have a loss and their weights in the mean loss, which have the mean 1."""
+
+    items: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    @classmethod
+    def of(cls, items: Sequence[str], task_weights: Mapping[str, float]) -> "SlopeItems":
+        """Items weighted so that the weighted mean is the weighted mean of the task means."""
+        sizes = {task: sum(task_of(item) == task for item in items) for task in task_weights}
+        total = sum(weight for task, weight in task_weights.items() if sizes[task])
+        share = {task: weight / total / sizes[task] for task, weight in task_weights.items() if sizes[task]}
+        return cls(tuple(items), tuple(len(items) * share[task_of(item)] for item in items))
+
+
+class SlopeEvaluator:
+    """Answers the slope requests of an optimizer, and records each answer in the ledger."""
+
+    def __init__(self, items: SlopeItems, space: SearchSpace, pool: Pool, ledger: Ledger) -> None:
+        self.items, self._space, self._pool, self._ledger = items, space, pool, ledger
+        self.computed = 0.0  # item equivalents that the workers have computed, without those found in the ledger
+        self.seconds = 0.0
+
+    def price(self, vector: Vector) -> float:
+        """The cost of one item with its slope, in forward passes; measured once per search.
+
+        RunError if the model or the method cannot be differentiated.
+        """
+        if self._ledger.slope_price is None:
+            work = self._work(tuple(range(min(PART, len(self.items.items)))), derivative=True, measure=True)
+            (slopes,) = self._compute(self._space.decode(vector), [work])
+            assert slopes.price is not None
+            self._ledger.append_slope_price(round(slopes.price, 3))
+        assert self._ledger.slope_price is not None
+        return self._ledger.slope_price
+
+    def reply(self, request: SlopeRequest, price: float) -> SlopeReply:
+        """The losses, and the slope if it is wanted, from the ledger or from the workers."""
+        recipe = self._space.decode(request.vector)
+        key = _digest(recipe.key(), [self.items.items[place] for place in request.items], request.derivative)
+        found = self._ledger.slopes.get(key)
+        if found is None:
+            parts = [request.items[first : first + PART] for first in range(0, len(request.items), PART)]
+            start = time.monotonic()
+            slopes = self._compute(recipe, [self._work(part, request.derivative, False) for part in parts])
+            self.seconds += time.monotonic() - start
+            self.computed += len(request.items) * (price if request.derivative else 1.0)
+            found = self._ledger.append_slope(key, *self._combined(request, slopes))
+        losses, slope = found
+        return SlopeReply(np.array(losses), None if slope is None else np.array(slope))
+
+    def _combined(self, request: SlopeRequest, slopes: Sequence[Slopes]) -> tuple[list[float], list[float] | None]:
+        losses = [loss for part in slopes for loss in part.losses]
+        if not request.derivative:
+            return losses, None
+        sums: dict[tuple[str, int | None], Vector] = {}
+        for part in slopes:
+            for owner, values in part.sums.items():
+                sums[owner] = sums[owner] + values if owner in sums else values
+        total = sum(self.items.weights[place] for place in request.items)
+        slope = self._space.pull_back(request.vector, sums) / total
+        return losses, [float(f"{value:.10g}") for value in slope]
+
+    def _work(self, places: Sequence[int], derivative: bool, measure: bool) -> SlopeWork:
+        items = tuple(self.items.items[place] for place in places)
+        weights = tuple(self.items.weights[place] for place in places)
+        return SlopeWork(items, weights, self._space.slope_genes if derivative else (), measure)
+
+    def _compute(self, recipe: Recipe, parts: Sequence[SlopeWork]) -> list[Slopes]:
+        key = recipe.key()
+        jobs = [Job(key, recipe, f"slope/{number}", part) for number, part in enumerate(parts)]
+        queue, found = JobQueue(jobs), dict[str, Slopes]()
+        for outcome in self._pool.run(queue):
+            queue.done(outcome.job)
+            if outcome.slopes is None:
+                raise RunError(
+                    f"the slopes of a candidate cannot be computed ({outcome.error}); choose optimizer=cma, or another "
+                    "start than slope"
+                )
+            found[outcome.job.chunk] = outcome.slopes
+        return [found[job.chunk] for job in jobs]
+
+
+def descend(
+    optimizer: SlopeOptimizer,
+    evaluator: SlopeEvaluator,
+    remaining: RemainingBudget,
+    start: Vector,
+    callbacks: Sequence[DescentCallback] = (),
+) -> None:
+    """Run the optimizer's descent until it ends, or until the budget does."""
+    price, items = evaluator.price(start), evaluator.items
+    remaining.record_slopes(min(PART, len(items.items)) * (1.0 + price))
+    tasks = tuple(task_of(item) for item in items.items)
+    descent = optimizer.descent(Terms(tasks, items.weights, remaining.item_allowance(), price))
+    step, reply = 0, None
+    try:
+        while True:
+            request = next(descent) if reply is None else descent.send(reply)
+            cost = len(request.items) * (price if request.derivative else 1.0)
+            if cost > remaining.item_allowance():
+                break
+            reply = evaluator.reply(request, price)
+            remaining.record_slopes(cost)
+            step += request.derivative
+            for callback in callbacks if request.derivative else ():
+                callback.descent(step, float(reply.losses.mean()))
+    except StopIteration:
+        pass
+    descent.close()
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=12).hexdigest()
