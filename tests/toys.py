@@ -7,7 +7,7 @@ from typing import Any
 from evomerge.errors import CandidateError
 from evomerge.ledger.ledger import Ledger
 from evomerge.models.groups import Layout
-from evomerge.optimizers import Coordinate, Optimizer, create
+from evomerge.optimizers import Coordinate, Optimizer, create, names
 from evomerge.recipes.recipe import ModelRef, Recipe
 from evomerge.scoring.protocol import SLICES, Chunk, Plan, Request
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
@@ -21,6 +21,7 @@ from evomerge.workers.pools import JobQueue
 BASE = ModelRef("base")
 EXPERTS = {"left": ModelRef("left"), "right": ModelRef("right")}
 NAMES = tuple(f"model.layers.{layer}.mlp.up_proj.weight" for layer in range(2))
+ASKING = tuple(name for name in names() if name != "slope")  # optimizers that propose candidates: slope has a descent
 BEST = (0.8, 0.3)  # the weights that ToyPool likes most
 
 

@@ -12,10 +12,13 @@ from evomerge.schema import Range
 
 DECAY, DECAY_SQUARES = 0.9, 0.99  # of the running means of slopes and of their squares
 EPSILON = 1e-8
+TRIED = 8  # items on which the seeds are compared; they differ by more than good merges do
 AVERAGED = 0.25  # the share of the steps, at the end, whose iterates are averaged (Polyak & Juditsky 1992)
 WORSE = 2  # a descent ends after so many passes that have not lowered the loss on the items kept for validation
 
 Rate = Annotated[float, Range(0, 1, without=(0,))]
+Batch = Annotated[int, Range(1, 10_000)]
+Passes = Annotated[int, Range(1, 1000)]
 Share = Annotated[float, Range(0, 0.5)]
 
 
@@ -37,7 +40,8 @@ class Descender:
     """One descent; `point`, `average` and `squares` are the last iterate, the result, and mean squared slopes."""
 
     def __init__(self, seeds: Sequence[Vector], dimensions: int, settings: DescentSettings, seed: int) -> None:
-        self._seeds = [np.clip(point, 0.0, 1.0) for point in seeds] or [np.full(dimensions, 0.5)]
+        points = [*(np.clip(point, 0.0, 1.0) for point in seeds), np.full(dimensions, 0.5)]
+        self._seeds = list({point.tobytes(): point for point in points}.values())
         self._settings, self._generator = settings, np.random.default_rng(seed)
         self.point = self.average = self._seeds[0]
         self.squares = np.zeros(dimensions)
@@ -45,15 +49,16 @@ class Descender:
         self.steps = 0
 
     def run(self, terms: Terms) -> Descent:
-        """Start from the seed with the lowest loss on the first batch, then descend for as long as the terms allow."""
+        """Start from the best of the seeds and the middle of the cube, then descend for as long as the terms allow."""
         order = stratified(terms.tasks, self._generator)
         kept = order[: int(self._settings.validation * len(order))]
         used = order[len(kept) :]
         batch = min(self._settings.batch, len(used))
         allowance = terms.allowance
-        if len(self._seeds) > 1 and allowance >= 4 * len(self._seeds) * batch:
-            yield from self._choose_seed(used[:batch], terms)
-            allowance -= len(self._seeds) * batch
+        tried = used[: min(TRIED, len(used))]
+        if len(self._seeds) > 1 and allowance >= 4 * len(self._seeds) * len(tried):
+            yield from self._choose_seed(tried, terms)
+            allowance -= len(self._seeds) * len(tried)
         per_pass = len(used) * terms.price + len(kept)
         steps = math.ceil(len(used) / batch) * self._settings.passes
         steps = min(steps, int(allowance / per_pass * len(used) / batch))

@@ -9,14 +9,14 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from evomerge.optimizers import Coordinate, Optimizer, Surrogate, Vector
+from evomerge.optimizers import Coordinate, Descent, Optimizer, SlopeOptimizer, Surrogate, Terms, Vector
 from evomerge.optimizers._distributions import Parameters
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,10 @@ class MirroredOptimizer:
         self._study: optuna.Study | None = None
         self._existing: list[FrozenTrial] = []  # trials in the study before this command
         self._count, self._broken = 0, False
+
+    def descent(self, terms: Terms) -> Descent:
+        """The requests of the wrapped optimizer's descent, which the mirror does not contain."""
+        return cast(SlopeOptimizer, self._optimizer).descent(terms)
 
     def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
         """The generation of the wrapped optimizer."""

@@ -30,11 +30,15 @@ def _covariance(name: str, randn: Randn) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Start:
-    """The mean, the step size in units of the cube's edge and the population with which a run starts."""
+    """The mean, the step size in units of the cube's edge and the population with which a run starts.
+
+    `scales` are factors of the step size, one for each axis; None means 1 for all.
+    """
 
     point: Vector
     sigma: float
     population: int
+    scales: Vector | None = None
 
 
 class Strategy:
@@ -55,6 +59,8 @@ class Strategy:
         # In many dimensions cma's default step-size rule needs pairs of mirrored points, which screening may separate.
         options |= {"AdaptSigma": CMAAdaptSigmaCSA}
         options |= {"minstd": self._half / margin} if self._half.any() else {}
+        if start.scales is not None:
+            options["CMA_stds"] = np.concatenate([start.scales, np.ones(padding)])
         point = np.full(size, 0.5)
         point[: self._dimensions] = np.clip(start.point, 0.0, 1.0)
         with warnings.catch_warnings():

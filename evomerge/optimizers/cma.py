@@ -1,13 +1,15 @@
 """CMA-ES inside the unit cube: the seeds, a run that starts at the best of them, and optional restarts."""
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import MAX_POPULATION, Coordinate, Vector
+from evomerge.optimizers import MAX_POPULATION, Coordinate, Descent, Terms, Vector
+from evomerge.optimizers._descent import Batch, Descender, DescentSettings, Passes, Rate
 from evomerge.optimizers._restarts import KINDS, Restarts, rounded_up
 from evomerge.optimizers._surrogate import Surrogate
 from evomerge.schema import OneOf, Range
@@ -18,10 +20,16 @@ if TYPE_CHECKING:
 COVARIANCES = ("auto", "full", "diagonal", "vd")
 DIAGONAL_FROM = 24  # dimensions from which a full covariance adapts too slowly for a thousand candidates
 VD_FROM = 10  # dimensions that cma's vd sampler requires
+STARTS = ("seeds", "slope")
+AFTER_DESCENT = 0.25  # a descent ends near an optimum: the first step is so many times as large as without it
+SCALES = (1 / 3, 3.0)  # the smallest and the largest relative length of an axis
 
 
 class CMA:
     """The seeds are the first generation; the first run starts at the best of them.
+
+    With a descent, its last and its averaged iterate replace the seeds, and the first run starts at the better of them,
+    with a smaller step and with axes that are shorter where the squared slopes are large.
 
     If the search provides a surrogate model, `factor` times as many points are sampled and the most promising returned.
     """
@@ -34,19 +42,30 @@ class CMA:
         covariance: str,
         tolerance: float,
         factor: int,
+        descender: Descender | None = None,
+        share: float = 0.5,
     ) -> None:
+        self._descender, self._share = descender, share
         self._coordinates, self._restarts = tuple(coordinates), restarts
         self._covariance, self._tolerance = covariance, tolerance
         self._seeds = [np.clip(point, 0.0, 1.0) for point in seeds]
-        self._run = (
-            None if seeds else self._started(np.full(len(coordinates), 0.5), restarts.population, restarts.sigma)
-        )
+        middle = np.full(len(coordinates), 0.5)
+        if descender and not seeds:
+            self._seeds = [middle]
+        self._run = None if self._seeds else self._started(middle, restarts.population, restarts.sigma)
         self._factor = factor
         self._ended: list[tuple[float, Vector]] = []  # best loss and centre of each finished run
         self._asked = 0
 
+    def descent(self, terms: Terms) -> Descent:
+        """The requests of the descent, which may spend a share of the budget."""
+        assert self._descender is not None
+        return self._descender.run(replace(terms, allowance=self._share * terms.allowance))
+
     def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
         """The seeds, then one sampled generation per call."""
+        if self._descender and self._descender.steps and self._run is None:
+            self._seeds = [self._descender.average, self._descender.point]
         if self._run is None:
             vectors = [point.copy() for point in self._seeds]
         elif surrogate and self._factor > 1:
@@ -63,7 +82,7 @@ class CMA:
         if self._run is None:
             best = int(np.argmin(losses))
             point = self._seeds[best] if math.isfinite(losses[best]) else np.full(len(self._coordinates), 0.5)
-            self._run = self._started(point, self._restarts.population, self._restarts.sigma)
+            self._run = self._started(point, self._restarts.population, *self._first_steps())
             return
         self._run.tell(losses)
         spent = self._run.generations * self._run.population
@@ -77,14 +96,30 @@ class CMA:
         runs = [*self._ended, *([(self._run.best, self._run.centre())] if self._run else [])]
         return min(runs, key=lambda run: run[0])[1] if runs else None
 
-    def _started(self, point: Vector, population: int, sigma: float) -> "Strategy":
+    def _first_steps(self) -> tuple[float, Vector | None]:
+        """The step size of the first run, and the relative lengths of its axes."""
+        if not (self._descender and self._descender.steps):
+            return self._restarts.sigma, None
+        squares = self._descender.squares
+        known = squares > 0
+        scales = np.ones(len(squares))
+        if known.any():
+            scales[known] = np.clip((squares[known] / np.median(squares[known])) ** -0.25, *SCALES)
+        return AFTER_DESCENT * self._restarts.sigma, scales
+
+    def _started(self, point: Vector, population: int, sigma: float, scales: Vector | None = None) -> "Strategy":
         from evomerge.optimizers._strategy import Start, Strategy  # cma takes seconds to import: not for a check
 
-        return Strategy(Start(point, sigma, population), self._coordinates, self._covariance, self._normal)
+        return Strategy(Start(point, sigma, population, scales), self._coordinates, self._covariance, self._normal)
 
     def _normal(self, *size: int) -> Vector:
         """Normal variates from the seeded generator; cma's default is numpy's global random state."""
         return self._restarts.generator.standard_normal(size)
+
+
+def uses_slopes(settings: Mapping[str, Any]) -> bool:
+    """Whether a descent comes first."""
+    return settings.get("start") == "slope"
 
 
 def create(
@@ -99,12 +134,18 @@ def create(
     restarts: Annotated[str, OneOf(KINDS)] = "none",
     tolerance: float = 0.002,
     screen: Annotated[int, Range(1, 100)] = 4,
+    start: Annotated[str, OneOf(STARTS)] = "seeds",
+    share: Annotated[float, Range(0, 1, without=(0,))] = 0.5,
+    rate: Rate = 0.03,
+    batch: Batch = 16,
+    passes: Passes = 3,
 ) -> CMA:
     """`population` None is 4 + ⌊1.5 ln n⌋; `sigma` is the first step size in units of the cube's edge.
 
     Populations are rounded up to a multiple of `multiple_of`, the number of workers. `covariance` auto is full below
     DIAGONAL_FROM dimensions, diagonal above. The surrogate model selects each generation from `screen` times as many
     points; 1 turns this off. With `restarts`, a run ends when all axes have a standard deviation below `tolerance`.
+    With `start` slope, a descent with the settings of optimizer=slope comes first, for at most a `share` of the budget.
     """
     if not 0 < tolerance < sigma:
         raise ConfigError(f"optimizer.tolerance={tolerance}: give a step below sigma={sigma}, above 0")
@@ -116,4 +157,7 @@ def create(
         covariance = "full" if len(coordinates) < DIAGONAL_FROM else "diagonal"
     first = rounded_up(population or 4 + int(1.5 * math.log(len(coordinates))), multiple_of)
     plan = Restarts(restarts, first, sigma, multiple_of, np.random.default_rng(seed))
-    return CMA(coordinates, seeds, plan, covariance, tolerance, screen)
+    descender = None
+    if start == "slope":
+        descender = Descender(seeds, len(coordinates), DescentSettings(rate, batch, passes, 0.0), seed)
+    return CMA(coordinates, seeds, plan, covariance, tolerance, screen, descender, share)

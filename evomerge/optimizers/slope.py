@@ -5,11 +5,10 @@ without a slope, such as densities, keep the values of the point that the descen
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from evomerge.optimizers import Coordinate, Descent, Surrogate, Terms, Vector
-from evomerge.optimizers._descent import Descender, DescentSettings, Rate, Share
-from evomerge.schema import Range
+from evomerge.optimizers._descent import Batch, Descender, DescentSettings, Passes, Rate, Share
 
 
 class Slope:
@@ -44,9 +43,9 @@ def create(
     seeds: Sequence[Vector],
     seed: int,
     *,
-    rate: Rate = 0.05,
-    batch: Annotated[int, Range(1, 10_000)] = 16,
-    passes: Annotated[int, Range(1, 1000)] = 3,
+    rate: Rate = 0.03,
+    batch: Batch = 16,
+    passes: Passes = 3,
     validation: Share = 0.0,
 ) -> Slope:
     """Steps of at most `rate` of the cube's edge on `batch` items each; every item of the slice is used `passes` times.

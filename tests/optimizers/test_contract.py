@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evomerge import optimizers
 from evomerge.errors import ConfigError
 from evomerge.optimizers import Optimizer, Surrogate, Vector, create
-from tests.toys import cube
+from tests.toys import ASKING, cube
 
 Loss = Callable[[Vector], float]
-every_optimizer = pytest.mark.parametrize("name", optimizers.names())
+every_optimizer = pytest.mark.parametrize("name", ASKING)
 POPULATION = {"population": 6}
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evomerge import optimizers
 from evomerge.errors import RunError
 from evomerge.optimizers import Surrogate, Vector
 from evomerge.workers.jobs import Job
-from tests.toys import BEST, Run, ToyPool, toy_baselines, toy_optimizer, toy_space, weights
+from tests.toys import ASKING, BEST, Run, ToyPool, toy_baselines, toy_optimizer, toy_space, weights
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -42,7 +41,7 @@ def test_exactly_the_budget_is_asked(tmp_path: Path, budget: int) -> None:
     assert [len(scores) for scores in run.scores[1:-1]] == [5, 6][: budget // 6]  # five seeds, then populations
 
 
-@pytest.mark.parametrize("name", optimizers.names())
+@pytest.mark.parametrize("name", ASKING)
 def test_a_larger_budget_continues_exactly(tmp_path: Path, name: str) -> None:
     whole = Run(tmp_path / "whole.jsonl")
     expected = whole.search(27, toy_optimizer(name))
@@ -56,7 +55,7 @@ def test_a_larger_budget_continues_exactly(tmp_path: Path, name: str) -> None:
     assert sorted(first.pool.paid() + second.pool.paid()) == sorted(whole.pool.paid())
 
 
-@pytest.mark.parametrize("name", optimizers.names())
+@pytest.mark.parametrize("name", ASKING)
 def test_a_repeated_search_pays_nothing(tmp_path: Path, name: str) -> None:
     Run(tmp_path / "trials.jsonl").search(12, toy_optimizer(name))
     before = (tmp_path / "trials.jsonl").read_bytes()
@@ -116,7 +115,7 @@ def beyond(job: Job) -> bool:
     return float(weights(job.recipe)[0]) > 0.9 and job.key != toy_baselines()["left"].key()
 
 
-@pytest.mark.parametrize("name", optimizers.names())
+@pytest.mark.parametrize("name", ASKING)
 def test_failed_candidates_are_recorded_rank_last_and_stop_nothing(tmp_path: Path, name: str) -> None:
     pool = ToyPool(fails=lambda job: "out of memory" if beyond(job) else None)
     run = Run(tmp_path / "trials.jsonl", pool)
@@ -130,7 +129,7 @@ def test_failed_candidates_are_recorded_rank_last_and_stop_nothing(tmp_path: Pat
     assert all("recipe" in line for line in recorded), "a failure must say what failed"
 
 
-@pytest.mark.parametrize("name", optimizers.names())
+@pytest.mark.parametrize("name", ASKING)
 def test_a_resumed_search_remembers_failures(tmp_path: Path, name: str) -> None:
     def pool() -> ToyPool:
         return ToyPool(fails=lambda job: "out of memory" if beyond(job) else None)

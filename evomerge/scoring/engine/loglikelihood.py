@@ -95,7 +95,8 @@ def tree_mask(batch: Batch, dtype: torch.dtype, device: torch.device) -> torch.T
     place = torch.arange(ends.shape[1], device=device)
     attends = (place[None, None, :] <= place[None, :, None]) & (place[None, :, None] < ends[:, None, :])
     attends = torch.nn.functional.pad(attends, (len(batch.prefix), 0), value=True)
-    return torch.where(attends, 0.0, torch.finfo(dtype).min).to(dtype).unsqueeze(1)
+    lowest = torch.tensor(torch.finfo(dtype).min, dtype=dtype, device=device)
+    return torch.where(attends, lowest.new_zeros(()), lowest).unsqueeze(1)
 
 
 def _target_log_probabilities(logits: torch.Tensor, scored: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

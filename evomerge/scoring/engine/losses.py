@@ -113,12 +113,15 @@ def _loss(item: EncodedLoss, values: Tensor) -> Tensor:
 def _checkpointed(model: PreTrainedModel) -> Iterator[None]:
     """Within the context, layers keep only their inputs; they must be in training mode, their parts are not."""
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    # transformers renames it in version 6
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    disable = getattr(model, "activation_checkpointing_disable", model.gradient_checkpointing_disable)
+    enable({"use_reentrant": False})
     try:
         for layer in layers:
             layer.training = True
         yield
     finally:
-        model.gradient_checkpointing_disable()
+        disable()
         for layer in layers:
             layer.training = False
