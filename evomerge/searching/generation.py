@@ -108,6 +108,8 @@ class _Race:
         scores, strata = self._matrix(self._running, seen)
         already_accepted = len(self._stopped) - len(self._rejected)
         accepted, rejected = decide(scores, strata, max(0, self._parents - already_accepted), self._config)
+        if not accepted and not rejected:
+            return
         leader = int(np.argmax(strata.means(scores)))
         for row in {*accepted, *rejected} - {leader}:
             self._stopped[self._running[row]] = seen

@@ -28,11 +28,11 @@ DECIMALS = 12  # means are rounded, so that two means which differ by rounding e
 class RaceConfig:
     """When a race stops a candidate before it has seen the whole slice.
 
-    No candidate stops before `least` items. Two candidates are distinguished if they differ by `margin` standard
-    errors; after `most` items all candidates but the leader stop, in their present order. `alpha` replaces both: it is
-    the probability that a pair is ever distinguished wrongly. `widen` raises `most` if the items or hours of the budget
-    pay for more. `items` chooses the order: rotating from generation to generation, fixed, or informative, which takes
-    items first on which baselines disagree.
+    No candidate stops before `least` items and before an item of every task of the objective. Two candidates are
+    distinguished if they differ by `margin` standard errors; after `most` items all candidates but the leader stop, in
+    their present order. `alpha` replaces both: it is the probability that a pair is ever distinguished wrongly. `widen`
+    raises `most` if the items or hours of the budget pay for more. `items` chooses the order: rotating from generation
+    to generation, fixed, or informative, which takes items first on which baselines disagree.
     """
 
     enabled: bool = True
@@ -81,6 +81,11 @@ class Strata:
     item_weights: Matrix
     task_sizes: NDArray[np.int64]
     task_weights: Matrix
+
+    @property
+    def covers_tasks(self) -> bool:
+        """Whether an item of every task has been seen; before that, a part of the score is unknown."""
+        return bool((np.bincount(self.tasks, minlength=len(self.task_sizes)) > 0).all())
 
     def means(self, scores: Matrix) -> Matrix:
         """The weighted mean of task means for each row of scores [rows, items]; equal rows have bitwise equal means."""
@@ -136,9 +141,11 @@ def decide(scores: Matrix, strata: Strata, best: int, config: RaceConfig) -> tup
     """The rows accepted as being among the `best` highest, and the rows rejected as not being among them.
 
     `scores` is [candidates, items] on the items that all of them have seen; rows with equal means keep their order.
+    Nothing is decided before every task of the objective has been seen, not even after `most` items: an unseen task
+    may reverse any order.
     """
     seen = scores.shape[1]
-    if seen < config.least:
+    if seen < config.least or not strata.covers_tasks:
         return [], []
     order = np.argsort(-strata.means(scores), kind="stable")
     inside, outside = order[:best], order[best:]
