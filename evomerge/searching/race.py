@@ -99,20 +99,48 @@ class Strata:
         with deviations of plus and minus its range, so that the error of a row without variance is not zero. The
         effective sample size of weighted items is (Σw)²/Σw².
         """
-        squared = np.array([(self.item_weights[self.tasks == task] ** 2).sum() for task in range(len(self.task_sizes))])
-        present = squared > 0
-        seen = np.where(present, self._weight_sums() ** 2 / np.where(present, squared, 1.0), 0.0)
-        residuals = (differences - self._task_means(differences)[:, self.tasks]) * self.item_weights
-        variance = (self._task_sums(residuals**2) / np.where(present, squared, 1.0) * seen + 2 * ranges**2) / (seen + 1)
-        unseen = 1 - np.bincount(self.tasks, minlength=len(self.task_sizes)) / self.task_sizes
-        squared_error = np.where(present, variance / np.maximum(seen, 1.0) * unseen, 0.0)
+        seen = self._effective_sizes()
+        variance = (self._mean_squares(differences) * seen + 2 * ranges**2) / (seen + 1)
+        squared_error = np.where(seen > 0, variance / np.maximum(seen, 1.0) * self._unseen_shares(), 0.0)
         errors: Matrix = np.sqrt(squared_error @ self._task_shares() ** 2)
         return errors
+
+    def error_variances(self, rows: Matrix) -> Matrix:
+        """The variance of each row's mean as an estimate of the mean over the slice, without pseudo-items: unbiased.
+
+        A task of which one item is seen has the mean variance of the others.
+        """
+        seen = self._effective_sizes()
+        several = np.bincount(self.tasks, minlength=len(seen)) > 1
+        if not several.any():
+            return np.zeros(len(rows))
+        variance = self._mean_squares(rows) / np.where(several, 1 - 1 / np.maximum(seen, 1.0), 1.0)
+        variance = np.where(several, variance, variance[:, several].mean(1, keepdims=True))
+        variances: Matrix = variance / np.maximum(seen, 1.0) * self._unseen_shares() @ self._task_shares() ** 2
+        return variances
 
     def ranges(self, scores: Matrix) -> Matrix:
         """The range (maximum − minimum) of each task's scores."""
         columns = [scores[:, self.tasks == task] for task in range(len(self.task_sizes))]
         return np.array([np.ptp(column) if column.size else 0.0 for column in columns])
+
+    def _effective_sizes(self) -> Matrix:
+        """[tasks]: the effective number of seen items, (Σw)²/Σw²; 0 for a task without items."""
+        squared = self._task_sums(self.item_weights[None, :] ** 2)[0]
+        sizes: Matrix = self._weight_sums() ** 2 / np.where(squared > 0, squared, 1.0)
+        return sizes
+
+    def _mean_squares(self, rows: Matrix) -> Matrix:
+        """[rows, tasks]: the weighted mean of the squared deviations from the mean; 0 for a task without items."""
+        squared = self._task_sums(self.item_weights[None, :] ** 2)[0]
+        residuals = (rows - self._task_means(rows)[:, self.tasks]) * self.item_weights
+        squares: Matrix = self._task_sums(residuals**2) / np.where(squared > 0, squared, 1.0)
+        return squares
+
+    def _unseen_shares(self) -> Matrix:
+        """[tasks]: the share of the slice's items that is not seen."""
+        shares: Matrix = 1 - np.bincount(self.tasks, minlength=len(self.task_sizes)) / self.task_sizes
+        return shares
 
     def _task_means(self, values: Matrix) -> Matrix:
         """[rows, tasks]: weighted means over the items of each task; 0 for a task without items."""

@@ -210,7 +210,7 @@ def test_a_small_task_of_great_weight_is_not_forgotten(tmp_path: Path) -> None:
         scored = run_generation(made, asked, RaceConfig(), item_order(made, RaceConfig()), number)
         ledger.close()
         ranked = sorted(scored.fitness, key=lambda key: -scored.fitness[key].score)
-        assert set(ranked[:3]) == good and ranked[0] in scored.complete
+        assert set(ranked[:3]) == good and scored.complete <= good
         assert len(scored.complete) == 1 and sum(scored.items_seen.values()) < 0.6 * 6 * 103
 
 
