@@ -36,9 +36,11 @@ from evomerge.space import (
     SearchSpace,
     SpaceBuilder,
     initial_points,
+    items_used_by,
     load_baseline_recipe,
     mandatory_baselines,
     random_direction_recipe,
+    recorded_used_items,
     textbook_recipe,
 )
 from evomerge.workers import WorkerSpec, pools
@@ -49,10 +51,13 @@ EXTRA_FINALISTS = 2  # points that the search did not ask for: the optimizer's c
 
 
 class Experiment:
-    """Models, space, baselines, tasks and the rest of one search; what is wrong with a part is raised as it is made."""
+    """Models, space, baselines, tasks and the rest of one search; what is wrong with a part is raised as it is made.
 
-    def __init__(self, config: ExperimentConfig) -> None:
-        self.config = config
+    `folder` is the run's folder. A run that has begun keeps the slices that its ledger has.
+    """
+
+    def __init__(self, config: ExperimentConfig, folder: Path | None = None) -> None:
+        self.config, self._folder = config, folder
         self.pool_name = config.chosen("pool", "local")
         check_device(config.model.device, is_local=self.pool_name == "local")
 
@@ -118,7 +123,13 @@ class Experiment:
     @cached_property
     def scorer(self) -> LMEvalScorer:
         """The tasks, loaded and frozen."""
-        return LMEvalScorer(self.config.scorer, self.tokenizer, self.config.seed)
+        return LMEvalScorer(self.config.scorer, self.tokenizer, self.config.seed, self.used_items)
+
+    @cached_property
+    def used_items(self) -> frozenset[str]:
+        """The items by which the runs of `init` were chosen, as the ledger has recorded them if the run has begun."""
+        recorded = recorded_used_items(self._folder) if self._folder else None
+        return frozenset(items_used_by(self.config.init) if recorded is None else recorded)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -222,6 +233,6 @@ class Experiment:
         )
 
 
-def from_config(config: Mapping[str, Any]) -> Experiment:
-    """The experiment of a composed configuration; ConfigError as in `read_config`."""
-    return Experiment(read_config(config))
+def from_config(config: Mapping[str, Any], folder: Path | None = None) -> Experiment:
+    """The experiment of a composed configuration, for a run in `folder`; ConfigError as in `read_config`."""
+    return Experiment(read_config(config), folder)

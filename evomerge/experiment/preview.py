@@ -20,7 +20,7 @@ SHOWN = 6
 
 def describe(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
     """The lines of the description; no weight is read. A problem raises the error that the search would raise."""
-    experiment = from_config(config)
+    experiment = from_config(config, folder)
     yield from _models(experiment)
     yield from _placement(experiment)
     yield from _search(experiment)
@@ -87,6 +87,9 @@ def _scoring(experiment: Experiment) -> Iterator[str]:
         batches = [found for chunk in plan.chunks[name] if (found := experiment.work[chunk.id].batches)]
         tokens = f", {sum(found.tokens for found in batches)} tokens a candidate" * bool(batches)
         yield f"slice     {name}: {len(plan.items(name))} items in {len(plan.chunks[name])} chunks{tokens}"
+    if experiment.used_items:
+        count = experiment.scorer.withheld
+        yield f"init      was chosen by {count} of the documents; select and holdout are drawn from the others"
 
 
 def _folder(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> Iterator[str]:

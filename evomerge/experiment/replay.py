@@ -45,7 +45,7 @@ def open_run(folder: Path) -> tuple[Experiment, Recipe, dict[str, Any]]:
     except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({reason}); repeat the run's command") from None
-    return from_config(config), load_recipe(folder / RECIPE), result
+    return from_config(config, folder), load_recipe(folder / RECIPE), result
 
 
 def replay_run(folder: Path) -> Iterator[Replayed]:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, Any]:
     """Search, or continue the search of this folder, and return what result.json holds."""
     start = time.monotonic()
-    experiment = from_config(config)
+    experiment = from_config(config, folder)
     # These raise for everything that can be wrong before weights are read.
     space, scorer, optimizer = experiment.space, experiment.scorer, experiment.optimizer()
     baselines, section = experiment.baselines, experiment.config
@@ -65,7 +65,8 @@ def _open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path
     """Open the ledger and write the configuration and a first recipe, so that an interrupted run leaves a valid one."""
     known = ledger_header(experiment.scorer, fixed_part(config))
     models = experiment.family.hashes()
-    ledger = Ledger(folder / LEDGER, {**known, "models": models, "versions": versions()})
+    used = {"used": sorted(experiment.used_items), "contents": experiment.scorer.contents("search", "select")}
+    ledger = Ledger(folder / LEDGER, {**known, "models": models, "versions": versions(), **used})
     _warn_of_other_versions(ledger)
     write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
     if not (folder / RECIPE).exists():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evomerge.ledger import Rechunking
+from evomerge.searching.estimates import Control
 from evomerge.searching.evaluator import Candidate, Evaluator, Stage
 from evomerge.searching.item_order import ItemOrder, agreement_levels, chunks_by_level
 from evomerge.searching.objective import FAILED, Fitness, Objective
@@ -108,6 +109,8 @@ class _Race:
         scores, strata = self._matrix(self._running, seen)
         already_accepted = len(self._stopped) - len(self._rejected)
         accepted, rejected = decide(scores, strata, max(0, self._parents - already_accepted), self._config)
+        if not accepted and not rejected:
+            return
         leader = int(np.argmax(strata.means(scores)))
         for row in {*accepted, *rejected} - {leader}:
             self._stopped[self._running[row]] = seen
@@ -115,19 +118,27 @@ class _Race:
         self._running = [key for key in self._running if key not in self._stopped]
 
     def _fitnesses(self) -> dict[str, Fitness]:
-        """The fitness of every candidate.
-
-        That of a stopped candidate is estimated as the leader's score plus the difference between the two on the items
-        that both have seen. If no candidate was completed, it is the candidate's own mean.
-        """
+        """The fitness of every candidate; that of a stopped one is an estimate."""
         found = {key: self._evaluator.fitness(key, "search") for key in self._running}
         found |= dict.fromkeys(self._failed, FAILED)
-        leader = max(self._running, key=lambda key: found[key].score, default=None)
-        for key, seen in self._stopped.items():
-            scores, strata = self._matrix([key, leader or key], seen)
-            own, leading = strata.means(scores)
-            found[key] = Fitness(float(own) + (found[leader].score - float(leading) if leader else 0.0))
+        found |= {key: Fitness(score) for key, score in self._estimates(found).items()}
         return found | self._ranked_last(found)
+
+    def _estimates(self, found: Mapping[str, Fitness]) -> dict[str, float]:
+        """The estimated scores of the stopped candidates; their own means if no candidate was completed."""
+        estimates: dict[str, float] = {}
+        ran = [key for key in self._candidates if key not in self._failed]
+        whole = np.array([found[key].score for key in self._running])
+        control = None
+        for seen in sorted(set(self._stopped.values())):
+            rows = [key for key in ran if self._stopped.get(key, len(self._chunks)) >= seen]
+            scores, strata = self._matrix(rows, seen)
+            means = strata.means(scores)
+            if self._running:
+                control = control or Control.fit(scores, strata, len(self._running))
+                means = control.estimates(means, [rows.index(key) for key in self._running], whole)
+            estimates |= {k: float(mean) for k, mean in zip(rows, means, strict=True) if self._stopped.get(k) == seen}
+        return estimates
 
     def _ranked_last(self, found: Mapping[str, Fitness]) -> dict[str, Fitness]:
         """The rejected candidates in their order, with scores lowered where necessary to rank below all others."""

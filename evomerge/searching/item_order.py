@@ -50,10 +50,11 @@ class ItemOrder:
     def generation_chunks(self, number: int) -> tuple[Chunk, ...]:
         """The chunks in the order of one generation.
 
-        The order rotates because otherwise the same few items would decide every generation.
+        The order rotates because otherwise the same few items would decide every generation. Chunks that are needed to
+        cover all tasks come first, because a race decides nothing before.
         """
-        first = number % self.rotating_chunks
-        return (*self.chunks[first : self.rotating_chunks], *self.chunks[:first], *self.chunks[self.rotating_chunks :])
+        first, end = number % self.rotating_chunks, self.rotating_chunks
+        return _tasks_first((*self.chunks[first:end], *self.chunks[:first], *self.chunks[end:]))
 
     def strata(self, items: Sequence[str], weights: Mapping[str, float]) -> Strata:
         """The strata of the seen items; `weights` maps each task of the objective to its weight."""
@@ -74,6 +75,16 @@ class ItemOrder:
 
     def _level(self, item: str) -> str:
         return self.levels.get(item, "")
+
+
+def _tasks_first(chunks: Sequence[Chunk]) -> tuple[Chunk, ...]:
+    """The chunks with those first that hold a task which no chunk before them holds; otherwise the order is kept."""
+    early, late, seen = list[Chunk](), list[Chunk](), set[str]()
+    for chunk in chunks:
+        tasks = set(map(task_of, chunk.items))
+        (late if tasks <= seen else early).append(chunk)
+        seen |= tasks
+    return (*early, *late)
 
 
 def agreement_levels(plan: Plan, baselines: Sequence[Mapping[str, float]]) -> dict[str, str]:

@@ -28,11 +28,11 @@ DECIMALS = 12  # means are rounded, so that two means which differ by rounding e
 class RaceConfig:
     """When a race stops a candidate before it has seen the whole slice.
 
-    No candidate stops before `least` items. Two candidates are distinguished if they differ by `margin` standard
-    errors; after `most` items all candidates but the leader stop, in their present order. `alpha` replaces both: it is
-    the probability that a pair is ever distinguished wrongly. `widen` raises `most` if the items or hours of the budget
-    pay for more. `items` chooses the order: rotating from generation to generation, fixed, or informative, which takes
-    items first on which baselines disagree.
+    No candidate stops before `least` items and before an item of every task of the objective. Two candidates are
+    distinguished if they differ by `margin` standard errors; after `most` items all candidates but the leader stop, in
+    their present order. `alpha` replaces both: it is the probability that a pair is ever distinguished wrongly. `widen`
+    raises `most` if the items or hours of the budget pay for more. `items` chooses the order: rotating from generation
+    to generation, fixed, or informative, which takes items first on which baselines disagree.
     """
 
     enabled: bool = True
@@ -82,6 +82,11 @@ class Strata:
     task_sizes: NDArray[np.int64]
     task_weights: Matrix
 
+    @property
+    def covers_tasks(self) -> bool:
+        """Whether an item of every task has been seen; before that, a part of the score is unknown."""
+        return bool((np.bincount(self.tasks, minlength=len(self.task_sizes)) > 0).all())
+
     def means(self, scores: Matrix) -> Matrix:
         """The weighted mean of task means for each row of scores [rows, items]; equal rows have bitwise equal means."""
         means: Matrix = np.round(self._task_means(scores) @ self._task_shares(), DECIMALS)
@@ -94,20 +99,48 @@ class Strata:
         with deviations of plus and minus its range, so that the error of a row without variance is not zero. The
         effective sample size of weighted items is (Σw)²/Σw².
         """
-        squared = np.array([(self.item_weights[self.tasks == task] ** 2).sum() for task in range(len(self.task_sizes))])
-        present = squared > 0
-        seen = np.where(present, self._weight_sums() ** 2 / np.where(present, squared, 1.0), 0.0)
-        residuals = (differences - self._task_means(differences)[:, self.tasks]) * self.item_weights
-        variance = (self._task_sums(residuals**2) / np.where(present, squared, 1.0) * seen + 2 * ranges**2) / (seen + 1)
-        unseen = 1 - np.bincount(self.tasks, minlength=len(self.task_sizes)) / self.task_sizes
-        squared_error = np.where(present, variance / np.maximum(seen, 1.0) * unseen, 0.0)
+        seen = self._effective_sizes()
+        variance = (self._mean_squares(differences) * seen + 2 * ranges**2) / (seen + 1)
+        squared_error = np.where(seen > 0, variance / np.maximum(seen, 1.0) * self._unseen_shares(), 0.0)
         errors: Matrix = np.sqrt(squared_error @ self._task_shares() ** 2)
         return errors
+
+    def error_variances(self, rows: Matrix) -> Matrix:
+        """The variance of each row's mean as an estimate of the mean over the slice, without pseudo-items: unbiased.
+
+        A task of which one item is seen has the mean variance of the others.
+        """
+        seen = self._effective_sizes()
+        several = np.bincount(self.tasks, minlength=len(seen)) > 1
+        if not several.any():
+            return np.zeros(len(rows))
+        variance = self._mean_squares(rows) / np.where(several, 1 - 1 / np.maximum(seen, 1.0), 1.0)
+        variance = np.where(several, variance, variance[:, several].mean(1, keepdims=True))
+        variances: Matrix = variance / np.maximum(seen, 1.0) * self._unseen_shares() @ self._task_shares() ** 2
+        return variances
 
     def ranges(self, scores: Matrix) -> Matrix:
         """The range (maximum − minimum) of each task's scores."""
         columns = [scores[:, self.tasks == task] for task in range(len(self.task_sizes))]
         return np.array([np.ptp(column) if column.size else 0.0 for column in columns])
+
+    def _effective_sizes(self) -> Matrix:
+        """[tasks]: the effective number of seen items, (Σw)²/Σw²; 0 for a task without items."""
+        squared = self._task_sums(self.item_weights[None, :] ** 2)[0]
+        sizes: Matrix = self._weight_sums() ** 2 / np.where(squared > 0, squared, 1.0)
+        return sizes
+
+    def _mean_squares(self, rows: Matrix) -> Matrix:
+        """[rows, tasks]: the weighted mean of the squared deviations from the mean; 0 for a task without items."""
+        squared = self._task_sums(self.item_weights[None, :] ** 2)[0]
+        residuals = (rows - self._task_means(rows)[:, self.tasks]) * self.item_weights
+        squares: Matrix = self._task_sums(residuals**2) / np.where(squared > 0, squared, 1.0)
+        return squares
+
+    def _unseen_shares(self) -> Matrix:
+        """[tasks]: the share of the slice's items that is not seen."""
+        shares: Matrix = 1 - np.bincount(self.tasks, minlength=len(self.task_sizes)) / self.task_sizes
+        return shares
 
     def _task_means(self, values: Matrix) -> Matrix:
         """[rows, tasks]: weighted means over the items of each task; 0 for a task without items."""
@@ -136,9 +169,11 @@ def decide(scores: Matrix, strata: Strata, best: int, config: RaceConfig) -> tup
     """The rows accepted as being among the `best` highest, and the rows rejected as not being among them.
 
     `scores` is [candidates, items] on the items that all of them have seen; rows with equal means keep their order.
+    Nothing is decided before every task of the objective has been seen, not even after `most` items: an unseen task
+    may reverse any order.
     """
     seen = scores.shape[1]
-    if seen < config.least:
+    if seen < config.least or not strata.covers_tasks:
         return [], []
     order = np.argsort(-strata.means(scores), kind="stable")
     inside, outside = order[:best], order[best:]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from evomerge.space.method_config import read_methods, read_textbook
     from evomerge.space.search_space import SearchSpace
     from evomerge.space.space import Space
+    from evomerge.space.used_items import items_used_by, recorded_used_items
     from evomerge.space.warm_start import initial_points
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -34,11 +35,13 @@ __all__ = [
     "Space",
     "SpaceBuilder",
     "initial_points",
+    "items_used_by",
     "load_baseline_recipe",
     "mandatory_baselines",
     "random_direction_recipe",
     "read_methods",
     "read_textbook",
+    "recorded_used_items",
     "refuse_unknown_genes",
     "textbook_recipe",
 ]

@@ -13,7 +13,8 @@ import pytest
 from evomerge.ledger.ledger import Ledger
 from evomerge.ledger.reading import read_trials
 from evomerge.optimizers import Surrogate, Vector
-from evomerge.scoring.protocol import SLICES, Chunk, Plan
+from evomerge.scoring.protocol import SLICES, Chunk, Plan, task_of
+from evomerge.scoring.tasks.slices import make_chunks
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.evaluator import Candidate, Evaluator
 from evomerge.searching.generation import GenerationResult, item_order, run_generation
@@ -175,6 +176,42 @@ def test_after_the_most_items_only_the_leader_goes_on(tmp_path: Path) -> None:
     assert sorted(scored.items_seen.values()) == [32] * 9 + [CHUNKS * ITEMS]
     best = max(scored.fitness, key=lambda key: scored.fitness[key].score)
     assert scored.fitness[best].score >= max(scored.fitness[key].score for key in scored.complete)
+
+
+class SmallTask(ToyScorer):
+    """A hundred items of a task with weight 1, and three of a task with weight 10."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        tasks = {"large": 100, "small": 3}
+        self.plan = Plan(
+            {
+                name: make_chunks(name, {t: [f"{t}/{name}/{i}" for i in range(n)] for t, n in tasks.items()}, 8)
+                for name in SLICES
+            },
+            {"large": 1.0, "small": 10.0},
+        )
+
+
+def test_a_small_task_of_great_weight_is_not_forgotten(tmp_path: Path) -> None:
+    """Three candidates are good at the small task, three at the large one, which is nearly all that the chunks hold."""
+    scorer, asked = SmallTask(), candidates(6)
+    good = {candidate.key for candidate in asked[3:]}
+    chunks = {chunk.id: chunk for chunk in scorer.plan.chunks["search"]}
+
+    def answers(job: Job) -> list[Any]:
+        draw = np.random.default_rng([*job.key.encode()[:8], int(job.chunk.rpartition("/")[2])])
+        chance = {"small": float(job.key in good), "large": 0.5 if job.key in good else 0.9}
+        return [float(draw.random() < chance[task_of(item)]) for item in chunks[job.chunk].items]
+
+    for number in range(len(chunks)):
+        ledger = Ledger(tmp_path / str(number), ledger_header(scorer, {}))
+        made = Evaluator(scorer, ToyPool(answers=answers), ledger)
+        scored = run_generation(made, asked, RaceConfig(), item_order(made, RaceConfig()), number)
+        ledger.close()
+        ranked = sorted(scored.fitness, key=lambda key: -scored.fitness[key].score)
+        assert set(ranked[:3]) == good and scored.complete <= good
+        assert len(scored.complete) == 1 and sum(scored.items_seen.values()) < 0.6 * 6 * 103
 
 
 def test_a_failed_candidate_leaves_the_race_and_has_no_worth(tmp_path: Path) -> None:

@@ -108,3 +108,25 @@ def test_only_tasks_that_count_are_drawn_from() -> None:
     items = [item for item in ANEW.items("search") if task_of(item) == "b"][:40]
     strata = order.strata(items, {"b": 2.0})
     assert list(strata.task_weights) == [2.0] and list(strata.task_sizes) == [len(ITEMS["b"])]
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"a": 100, "b": 3}, {f"t{task}": 12 for task in range(20)}, {"a": 5, "b": 60, "c": 1}]
+)
+def test_every_generation_begins_with_the_chunks_that_cover_the_tasks(sizes: dict[str, int]) -> None:
+    items = {task: [f"{task}/{i}" for i in range(count)] for task, count in sizes.items()}
+    chunks = make_chunks("search", items, 8)
+    order = ItemOrder.as_drawn(Plan({"search": chunks}, dict.fromkeys(items, 1.0)), rotating=True)
+    for number in range(len(chunks)):
+        ordered, seen = order.generation_chunks(number), set[str]()
+        assert sorted(chunk.id for chunk in ordered) == sorted(chunk.id for chunk in chunks)
+        assert ordered[0] == chunks[number], "a few items must not begin every generation"
+        for chunk in ordered:
+            new = {task_of(item) for item in chunk.items} - seen
+            assert new or seen == set(sizes)
+            seen |= new
+
+
+def test_chunks_that_hold_all_tasks_keep_their_order() -> None:
+    chunks = PLAN.chunks["search"]
+    assert ItemOrder.as_drawn(PLAN, rotating=True).generation_chunks(3) == (*chunks[3:], *chunks[:3])

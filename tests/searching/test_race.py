@@ -78,6 +78,15 @@ def test_nobody_stops_before_enough_is_seen_or_where_all_are_equal() -> None:
     assert decide(equal, strata(60, 100), 2, RULE) == ([], [])
 
 
+def test_nobody_is_decided_before_every_task_is_seen() -> None:
+    """One task of which nothing is known may reverse any order, even after the most items."""
+    scores, rule = answers([0.1, 0.5, 0.9], 60, 0), RaceConfig(margin=0.0, least=8, most=48)
+    one_task = Strata(np.zeros(60, dtype=np.int64), np.ones(60), np.array([100, 3]), np.array([1.0, 10.0]))
+    assert not one_task.covers_tasks and decide(scores, one_task, 1, rule) == ([], [])
+    both = Strata(np.arange(60) // 59, np.ones(60), np.array([100, 3]), np.array([1.0, 10.0]))
+    assert both.covers_tasks and decide(scores, both, 1, rule)[1]
+
+
 def test_clear_cases_stop_at_once() -> None:
     scores = answers([0.9, 0.1, 0.85, 0.2], 16, 3)
     accepted, rejected = decide(scores, strata(16, 100), 2, RULE)

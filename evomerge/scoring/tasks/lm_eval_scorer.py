@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -22,15 +22,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+HASH_DIGITS = 16  # of a content hash, in a ledger's header
+
 
 class LMEvalScorer:
     """Gives each item the score that it has in `lm_eval.simple_evaluate` of the whole task.
 
     An item id is `TASK/SPLIT/ROW`. In a group it is `TASK/LEAF/ROW`, or `TASK/LEAF/SPLIT/ROW` if `splits` names another
-    split than lm-eval's. Metrics for which lower is better are negated.
+    split than lm-eval's. Metrics for which lower is better are negated. `used` holds ids or content hashes of documents
+    that `select` and `holdout` must not hold; `withheld` counts the documents of the tasks that it matches.
     """
 
-    def __init__(self, config: ScorerConfig, tokenizer: "PreTrainedTokenizerBase | None", seed: int) -> None:
+    def __init__(
+        self,
+        config: ScorerConfig,
+        tokenizer: "PreTrainedTokenizerBase | None",
+        seed: int,
+        used: Collection[str] = frozenset(),
+    ) -> None:
         if config.fewshot_as_multiturn and not config.apply_chat_template:
             raise TaskError("fewshot_as_multiturn needs apply_chat_template=true; set both, or neither")
         multiturn = config.apply_chat_template if config.fewshot_as_multiturn is None else config.fewshot_as_multiturn
@@ -38,12 +47,15 @@ class LMEvalScorer:
         prompting = Prompting(config.system_instruction, template, multiturn)
         self._docs: dict[str, tuple[TaskGrader, FrozenDoc]] = {}
         drawn: dict[str, dict[str, tuple[str, ...]]] = {}
+        self.withheld = 0
         with silence_lm_eval():
             loader = TaskLoader(config.include_path)
             for entry in config.entries:
                 with lm_eval_seeds():
                     frozen = _FrozenEntry(entry, loader.load(entry), prompting, config.num_fewshot, config.gen_kwargs)
-                drawn[entry.name] = draw(entry.name, frozen.pools, entry.slice_sizes, seed)
+                barred = frozen.contents_of(used)
+                self.withheld += sum(doc.content in barred for _, doc in frozen.docs.values())
+                drawn[entry.name] = draw(entry.name, frozen.pools, entry.slice_sizes, seed, barred)
                 kept = [item for items in drawn[entry.name].values() for item in items]
                 self._docs |= {item: frozen.docs[item] for item in kept}
         self._refuse_leaks(drawn)
@@ -63,6 +75,10 @@ class LMEvalScorer:
             for item in self.plan.items(slice_):
                 digest.update(f"{slice_} {item} {self._docs[item][1].digest()}\n".encode())
         return digest.hexdigest()
+
+    def contents(self, *slices: str) -> dict[str, str]:
+        """Item → a hash of its content, for the items of the slices; equal for equal documents of any task or run."""
+        return {item: _short(self._docs[item][1]) for slice_ in slices for item in self.plan.items(slice_)}
 
     def requests(self, chunk: Chunk) -> tuple[Request, ...]:
         """The requests of a chunk, item by item, in a fixed order."""
@@ -140,6 +156,11 @@ class _FrozenEntry:
             grader = TaskGrader(shown, task, metric, sign, choose_filter(shown, task, entry.filter))
             self._add(entry, grader, name, prompting)
 
+    def contents_of(self, used: Collection[str]) -> set[str]:
+        """The contents of the documents that `used` names by id or by hash."""
+        named = ((item, doc) for item, (_, doc) in self.docs.items())
+        return {doc.content for item, doc in named if item in used or _short(doc) in used}
+
     def _add(self, entry: TaskEntry, grader: TaskGrader, name: str, prompting: Prompting) -> None:
         default = own_split(grader.task)
         splits = {slice_: entry.splits.get(slice_, default) for slice_ in SLICES}
@@ -158,6 +179,10 @@ class _FrozenEntry:
             for slice_, slice_split in splits.items():
                 if slice_split == split:
                     self.pools[slice_] += [Doc(item, doc.content) for item, doc in docs.items()]
+
+
+def _short(doc: FrozenDoc) -> str:
+    return doc.content[:HASH_DIGITS]
 
 
 def _prefix(entry: str, leaf: str, split: str, default: str) -> str:

@@ -1,7 +1,7 @@
 """The drawing of items for slices, and their division into chunks: pure functions of the seed, one task at a time."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
@@ -24,21 +24,30 @@ class Doc:
 
 
 def draw(
-    task: str, pools: Mapping[str, Sequence[Doc]], sizes: Mapping[str, SliceSize], seed: int
+    task: str,
+    pools: Mapping[str, Sequence[Doc]],
+    sizes: Mapping[str, SliceSize],
+    seed: int,
+    used: Collection[str] = frozenset(),
 ) -> dict[str, tuple[str, ...]]:
     """Slice → item ids, disjoint in ids and in content; `pools` holds the documents that each slice may take.
 
     A draw depends on the seed, the task's name and its documents, not on other tasks. Slices with explicit ids come
     first, then those with counts, then those with `all`. A drawn slice skips documents whose content is in another one.
+    `used` holds contents by which earlier runs have chosen recipes: `select` and `holdout` skip them too, and are drawn
+    before `search`, which may hold them.
     """
     taken: dict[str, tuple[Doc, ...]] = {}
-    for slice_ in sorted(SLICES, key=lambda name: _priority(sizes[name])):
-        size = sizes[slice_]
+    for slice_ in sorted(SLICES, key=lambda name: (_priority(sizes[name]), bool(used) and name == "search")):
+        size, barred = sizes[slice_], frozenset() if slice_ == "search" else used
         if isinstance(size, tuple):
             docs = _explicit(task, slice_, size, pools[slice_])
             _refuse_overlap(task, slice_, docs, taken)
+            _refuse_used(task, slice_, docs, barred)
         else:
-            docs = _drawn(task, slice_, size, _free(task, slice_, pools[slice_], taken, seed))
+            free = _free(task, slice_, pools[slice_], taken, seed)
+            unused = [doc for doc in free if doc.content not in barred]
+            docs = _drawn(task, slice_, size, unused, len(free) - len(unused))
         taken[slice_] = docs
     return {slice_: tuple(doc.item for doc in taken[slice_]) for slice_ in SLICES}
 
@@ -93,6 +102,14 @@ def _refuse_overlap(task: str, slice_: str, docs: Iterable[Doc], taken: Mapping[
             )
 
 
+def _refuse_used(task: str, slice_: str, docs: Iterable[Doc], used: Collection[str]) -> None:
+    if items := [doc.item for doc in docs if doc.content in used]:
+        raise TaskError(
+            f"task '{task}': a run of init has searched or selected on {_some(items)}, so {slice_} cannot hold it; "
+            f"list others, or begin without init"
+        )
+
+
 def _free(task: str, slice_: str, pool: Sequence[Doc], taken: Mapping[str, tuple[Doc, ...]], seed: int) -> list[Doc]:
     """The documents whose content is in no other slice, in a random order that depends on seed, task and slice."""
     blocked = {doc.content for docs in taken.values() for doc in docs}
@@ -101,7 +118,12 @@ def _free(task: str, slice_: str, pool: Sequence[Doc], taken: Mapping[str, tuple
     return [pool[i] for i in order if pool[i].content not in blocked]
 
 
-def _drawn(task: str, slice_: str, size: int | Literal["all"], free: Sequence[Doc]) -> tuple[Doc, ...]:
+def _drawn(task: str, slice_: str, size: int | Literal["all"], free: Sequence[Doc], used: int = 0) -> tuple[Doc, ...]:
+    if used and (not free or (size != "all" and size > len(free))):
+        raise TaskError(
+            f"task '{task}': {slice_} asks for {size} items, but runs of init have searched or selected on {used} of "
+            f"the documents and leave {len(free)}; ask for fewer, or begin without init"
+        )
     if not free:
         raise TaskError(f"task '{task}': slice {slice_} is empty: the others hold everything; make them smaller")
     if size == "all":

@@ -95,3 +95,32 @@ def test_chunks_are_equal_and_stratified() -> None:
         share = Counter(item[0] for item in chunk.items)
         assert abs(share["a"] - 20) <= 1 and abs(share["b"] - 8) <= 1 and abs(share["c"] - 1.4) < 1
     assert chunks == make_chunks("search", items, 32)
+
+
+@pytest.mark.parametrize("sizes", [(30, 20, 20), (30, "all", 20), ("all", 20, 20), (30, 20, "all")])
+def test_used_contents_are_in_search_alone(sizes: tuple[Any, ...]) -> None:
+    docs = pool(100, content=lambda i: str(i % 95))  # five documents stand twice
+    wanted, used = dict(zip(("search", "select", "holdout"), sizes, strict=True)), {str(i) for i in range(40)}
+    slices = draw("t", dict.fromkeys(wanted, docs), wanted, 0, used)
+    contents = {doc.item: doc.content for doc in docs}
+    assert not {contents[item] for name in ("select", "holdout") for item in slices[name]} & used
+    assert {contents[item] for item in slices["search"]} & used
+    assert all(len(slices[name]) == size for name, size in wanted.items() if size != "all")
+    assert draw("t", dict.fromkeys(wanted, docs), wanted, 0, set()) == drawn(wanted, docs)
+
+
+@pytest.mark.parametrize(
+    ("holdout", "message"),
+    [
+        (
+            70,
+            "holdout asks for 70 items, but runs of init have searched or selected on 40 of the documents and leave 40",
+        ),
+        ((3, 90), "a run of init has searched or selected on t/test/3, so holdout cannot hold it; list others"),
+    ],
+)
+def test_too_few_unused_documents_are_one_line(holdout: Any, message: str) -> None:
+    wanted = {"search": 10, "select": 20, "holdout": holdout}
+    with pytest.raises(TaskError, match=message) as error:
+        draw("t", dict.fromkeys(wanted, pool(100)), wanted, 0, {str(i) for i in range(40)})
+    assert "init" in str(error.value) and "\n" not in str(error.value)
