@@ -1,6 +1,7 @@
 """Descent on slopes: convergence, bounds, costs, batches, validation, and CMA-ES that starts from it."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_spends_no_more_than_it_may(allowance: float, validation: float) -> None
 
 def test_the_steps_fall_to_nothing_also_where_the_budget_is_short() -> None:
     requests = [r for r in run(slope(batch=8).descent(terms(allowance=130.0))) if r.derivative]
-    steps = [np.abs(b.vector - a.vector).max() for a, b in zip(requests, requests[1:], strict=False)]
+    steps = [np.abs(b.vector - a.vector).max() for a, b in pairwise(requests)]
     assert 4 <= len(requests) < 12 and steps[-1] < 0.6 * steps[0]
 
 
@@ -100,7 +101,7 @@ def test_validation_keeps_the_iterate_with_the_lowest_loss_and_ends_a_descent_th
         if not request.derivative:
             if started:
                 kept.update(request.items)
-            return SlopeReply(np.full(len(request.items), ((request.vector - 0.4) ** 2).sum()))
+            return SlopeReply(np.full(len(request.items), ((request.vector - 0.35) ** 2).sum()))
         started.append(True)
         assert not kept & set(request.items)
         return SlopeReply(np.zeros(len(request.items)), -np.ones(5))
@@ -108,7 +109,7 @@ def test_validation_keeps_the_iterate_with_the_lowest_loss_and_ends_a_descent_th
     optimizer = slope([np.full(5, 0.3)], validation=0.25, passes=40, batch=8, rate=0.05)
     requests = run(optimizer.descent(terms()), over_fitting)
     centre = optimizer.centre()
-    assert len(kept) == 8 and len(requests) < 40 * 3 and np.abs(centre - 0.4).max() < 0.15
+    assert len(kept) == 8 and len(requests) < 40 * 3 and np.abs(centre - 0.35).max() < 0.15
 
 
 def test_weights_of_items_choose_the_seed() -> None:
