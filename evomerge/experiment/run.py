@@ -50,7 +50,7 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
             writer = RecipeWriter(folder, experiment.frozen, experiment.family.hashes(), pool.fingerprint)
             fingerprint = writer.write(result)
         document = result.as_dict() | {"layers": experiment.family.layout.layers}
-        document |= _record(board, evaluator, ledger, fingerprint, time.monotonic() - start)
+        document |= _record(board, evaluator, ledger, fingerprint, remaining.spent, time.monotonic() - start)
         write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
         tracker.finish(document)
     finally:
@@ -93,7 +93,7 @@ def _start(experiment: Experiment, display: Display) -> pools.Pool:
 
 
 def _record(
-    board: Leaderboard, evaluator: Evaluator, ledger: Ledger, fingerprint: str, seconds: float
+    board: Leaderboard, evaluator: Evaluator, ledger: Ledger, fingerprint: str, spent: float, seconds: float
 ) -> dict[str, Any]:
     """The counts, times and versions of result.json; logs a warning where the ledger holds other candidates."""
     trials = [trial for key, trial in ledger.trials.items() if key in evaluator.evaluated]
@@ -108,6 +108,7 @@ def _record(
             "stopped_early": len(board.stopped()),
             "holdout_looks": count_holdout_uses(ledger.slice_uses),
             "items_scored": sum(trial.items for trial in trials),
+            "search_item_equivalents": round(spent),
             "items_scored_this_time": evaluator.scored_items,
         },
         "seconds": {"this_time": round(seconds, 2), "scoring_in_all": round(sum(trial.seconds for trial in trials), 2)},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.ledger.ledger import Ledger, Rechunking
+    from evomerge.ledger.ledger import Ledger, Rechunking, SlopePrice
     from evomerge.ledger.reading import complete_scores, plan_of, read_trials, refuse_other_search
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -18,6 +18,7 @@ else:
 __all__ = [
     "Ledger",
     "Rechunking",
+    "SlopePrice",
     "complete_scores",
     "plan_of",
     "read_trials",

@@ -65,6 +65,17 @@ class Rechunking:
     levels: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class SlopePrice:
+    """The cost of one item with its slope, in forward passes of the item, and the allowance when it was measured.
+
+    The allowance of a budget in hours depends on the speed of the machine; a resumed search keeps the first one.
+    """
+
+    price: float
+    allowance: float
+
+
 Slope = tuple[list[float], list[float] | None]  # losses of items, and the derivative of each coordinate
 
 
@@ -84,7 +95,7 @@ class Ledger:
         self.rechunking: Rechunking | None = None
         self.race_limit: int | None = None  # items per candidate after which races end
         self.slopes: dict[str, Slope] = {}  # digest of a request → its answer
-        self.slope_price: float | None = None  # of one item with its slope, in forward passes
+        self.slope_price: SlopePrice | None = None
         self.header: dict[str, Any] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,9 +178,9 @@ class Ledger:
         self._apply(line)
         return self.slopes[key]
 
-    def append_slope_price(self, price: float) -> None:
-        """Record what one item with its slope costs, in forward passes of the item."""
-        self._write({"price": price})
+    def append_slope_price(self, price: SlopePrice) -> None:
+        """Record the price of slopes, once per search."""
+        self._write({"price": price.price, "allowance": price.allowance})
         self.slope_price = price
 
     def copy_rechunked_scores(self, chunks: Mapping[str, Sequence[str]]) -> None:
@@ -213,7 +224,7 @@ class Ledger:
             self.slopes[line["slope"]] = (line["losses"], line.get("derivatives"))
             return
         if "price" in line:
-            self.slope_price = float(line["price"])
+            self.slope_price = SlopePrice(float(line["price"]), float(line["allowance"]))
             return
         if "deal" in line:
             self.rechunking = Rechunking(line["deal"], line["levels"])

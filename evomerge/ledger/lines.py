@@ -25,7 +25,7 @@ KEYS = {  # kind of line → its keys; the kind is the key that only lines of th
     "most": ("most",),
     "deal": ("deal", "levels"),
     "slope": ("slope", "losses", "derivatives"),
-    "price": ("price",),
+    "price": ("price", "allowance"),
 }
 MAX_SHOWN = 5  # line numbers listed in a message
 
@@ -180,7 +180,7 @@ def _shape_problem(kind: str, line: Line) -> str | None:
     elif kind == "most":
         right = type(line["most"]) is int
     elif kind == "price":
-        right = _are_numbers([line["price"]])
+        right = _are_numbers([line["price"], line.get("allowance")])
     elif kind == "slope":
         slope = line.get("derivatives")
         right = isinstance(line["slope"], str) and _are_numbers(line.get("losses"))

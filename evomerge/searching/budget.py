@@ -96,7 +96,7 @@ class RemainingBudget:
 
     def next_generation_limit(self, generation: int) -> int:
         """The largest size of the generation that follows number `generation`; 0 ends the search."""
-        if self._budget.items is not None and self._spent() >= self._budget.items:
+        if self._budget.items is not None and self.spent >= self._budget.items:
             return 0
         if self._budget.evaluations is None and generation >= IDLE_LIMIT and not any(self._costs[-IDLE_LIMIT:]):
             return 0
@@ -115,22 +115,29 @@ class RemainingBudget:
         """Count a request of a descent, in forward passes of one item; unlike scores, it counts each time."""
         self._slopes += equivalents
 
+    @property
+    def limits_hours(self) -> bool:
+        """Whether time limits the search, so that an allowance cannot be derived from the ledger."""
+        return self._budget.hours is not None
+
+    @property
+    def spent(self) -> float:
+        """The items of candidates and the item equivalents of a descent so far."""
+        return sum(self._items.values()) + self._slopes
+
     def item_allowance(self) -> float:
         """How many item equivalents the search may still spend; without a limit on items or hours, those of all
         candidates that it may propose."""
         bounds = [math.inf]
         if self._budget.items is not None:
-            bounds.append(self._budget.items - self._spent())
+            bounds.append(self._budget.items - self.spent)
         pace = self._seconds_per_item()
         if self._budget.hours is not None and pace:
             bounds.append(self._seconds_until_end(self._budget.hours) / pace - self._reserve)
         if self._budget.evaluations is not None:
             whole = self._budget.evaluations * len(self._evaluator.plan.items("search"))
-            bounds.append(whole - self._spent())
+            bounds.append(whole - self.spent)
         return min(bounds)
-
-    def _spent(self) -> float:
-        return sum(self._items.values()) + self._slopes
 
     def seconds_left(self) -> float | None:
         """Estimated seconds until the command ends, at the average speed so far; None before the first score."""
@@ -141,7 +148,7 @@ class RemainingBudget:
         left = math.inf if self._budget.evaluations is None else self._budget.evaluations - self._candidates
         items = left * (spent / self._candidates if self._candidates else slice_items)
         if self._budget.items is not None:
-            items = min(items, self._budget.items - self._spent())
+            items = min(items, self._budget.items - self.spent)
         seconds = pace * (max(0.0, items) + self._reserve)
         hours = self._budget.hours
         return seconds if hours is None else min(seconds, max(0.0, self._seconds_until_end(hours)))

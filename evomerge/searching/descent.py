@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from evomerge.errors import RunError
-from evomerge.ledger import Ledger
+from evomerge.ledger import Ledger, SlopePrice
 from evomerge.optimizers import SlopeOptimizer, SlopeReply, SlopeRequest, Terms, Vector
 from evomerge.recipes import Recipe
 from evomerge.scoring import task_of
@@ -27,6 +27,7 @@ from evomerge.workers.pools import JobQueue, Pool
 log = logging.getLogger(__name__)
 
 PART = 8  # items of a job
+UNLIMITED = 1e12  # an allowance that JSON can hold
 
 
 class DescentCallback(Protocol):
@@ -60,18 +61,23 @@ class SlopeEvaluator:
         self.computed = 0.0  # item equivalents that the workers have computed, without those found in the ledger
         self.seconds = 0.0
 
-    def price(self, vector: Vector) -> float:
-        """The cost of one item with its slope, in forward passes; measured once per search.
+    def price(self, vector: Vector, allowance: float) -> SlopePrice:
+        """The cost of one item with its slope, in forward passes; measured once per search, in operations.
 
         RunError if the model or the method cannot be differentiated.
         """
         if self._ledger.slope_price is None:
-            work = self._work(tuple(range(min(PART, len(self.items.items)))), derivative=True, measure=True)
+            work = self._work(tuple(range(self.measured)), derivative=True, measure=True)
             (slopes,) = self._compute(self._space.decode(vector), [work])
             assert slopes.price is not None
-            self._ledger.append_slope_price(round(slopes.price, 3))
+            self._ledger.append_slope_price(SlopePrice(round(slopes.price, 3), round(allowance, 3)))
         assert self._ledger.slope_price is not None
         return self._ledger.slope_price
+
+    @property
+    def measured(self) -> int:
+        """The number of items by which the price is measured."""
+        return min(PART, len(self.items.items))
 
     def reply(self, request: SlopeRequest, price: float) -> SlopeReply:
         """The losses, and the slope if it is wanted, from the ledger or from the workers."""
@@ -128,16 +134,19 @@ def descend(
     callbacks: Sequence[DescentCallback] = (),
 ) -> None:
     """Run the optimizer's descent until it ends, or until the budget does."""
-    price, items = evaluator.price(start), evaluator.items
-    remaining.record_slopes(min(PART, len(items.items)) * (1.0 + price))
+    recorded, items = evaluator.price(start, min(remaining.item_allowance(), UNLIMITED)), evaluator.items
+    price = recorded.price
+    allowance = recorded.allowance if remaining.limits_hours else remaining.item_allowance()
+    remaining.record_slopes(evaluator.measured * (1.0 + price))
     tasks = tuple(task_of(item) for item in items.items)
-    descent = optimizer.descent(Terms(tasks, items.weights, remaining.item_allowance(), price))
+    terms = Terms(tasks, items.weights, allowance - evaluator.measured * (1.0 + price), price)
+    descent = optimizer.descent(terms)
     step, reply = 0, None
     try:
         while True:
             request = next(descent) if reply is None else descent.send(reply)
             cost = len(request.items) * (price if request.derivative else 1.0)
-            if cost > remaining.item_allowance():
+            if not remaining.limits_hours and cost > remaining.item_allowance():
                 break
             reply = evaluator.reply(request, price)
             remaining.record_slopes(cost)

@@ -1,0 +1,186 @@
+"""A descent on slopes in a whole run: the same after a kill and with any number of workers, and paid for."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evomerge.errors import RunError
+from evomerge.ledger.ledger import Ledger
+from evomerge.optimizers import SlopeReply, SlopeRequest
+from evomerge.scoring.protocol import task_of
+from evomerge.searching.descent import PART, SlopeEvaluator, SlopeItems
+from evomerge.workers.jobs import Job, Outcome, Slopes
+from tests.conftest import SMALL, evomerge
+from tests.experiment.test_run import same_run
+from tests.toys import BEST, ToyPool, toy_space
+
+DESCENT = (*SMALL, "optimizer=slope")
+MIXED = (*SMALL, "optimizer=cma", "optimizer.start=slope")
+
+
+class SlopePool(ToyPool):
+    """Slopes of the toy's score, the same in each of its two tensors; every item has the same loss."""
+
+    def outcome(self, job: Job) -> Outcome:
+        if job.slope is None or self._fails(job):
+            return super().outcome(job)
+        self.jobs.append(job)
+        weights = [float(source.settings["weight"]) for source in job.recipe.slices[0].sources]
+        loss = sum((w - b) ** 2 for w, b in zip(weights, BEST, strict=True))
+        total = sum(job.slope.weights)
+        sums = {("weight", i): np.full(2, total * (w - b)) for i, (w, b) in enumerate(zip(weights, BEST, strict=True))}
+        wanted = job.slope.genes
+        slopes = Slopes((loss,) * len(job.slope.items), sums if wanted else {}, 2.5 if job.slope.measure else None)
+        return Outcome(job, slopes=slopes)
+
+
+ITEMS = SlopeItems.of([f"a/{i}" for i in range(20)] + [f"b/{i}" for i in range(5)], {"a": 1.0, "b": 3.0, "c": 1.0})
+
+
+Make = Callable[..., SlopeEvaluator]
+
+
+@pytest.fixture
+def evaluator(tmp_path: Path) -> Iterator[Make]:
+    """Makes evaluators over one ledger, which is opened anew for each."""
+    opened: list[Ledger] = []
+
+    def make(pool: ToyPool | None = None) -> SlopeEvaluator:
+        for ledger in opened:
+            ledger.close()
+        opened.append(Ledger(tmp_path / "trials.jsonl", {}))
+        return SlopeEvaluator(ITEMS, toy_space(), pool or SlopePool(), opened[-1])
+
+    yield make
+    opened[-1].close()
+
+
+def request(x: float = 0.5, items: int = 25, derivative: bool = True) -> SlopeRequest:
+    return SlopeRequest(np.full(2, x), tuple(range(items)), derivative)
+
+
+def test_weights_give_every_task_its_share_of_the_mean_loss() -> None:
+    share = {
+        task: sum(w for item, w in zip(ITEMS.items, ITEMS.weights, strict=True) if task_of(item) == task)
+        for task in "ab"
+    }
+    assert sum(ITEMS.weights) == pytest.approx(25) and share["b"] == pytest.approx(3 * share["a"])
+
+
+def test_a_slope_is_that_of_the_weighted_mean_loss_in_the_cube(evaluator: Make) -> None:
+    found = evaluator().reply(request(), 2.0)
+    value = 0.5 * 1.5  # of a weight, whose range is 1.5
+    assert found.losses.tolist() == pytest.approx([sum((value - b) ** 2 for b in BEST)] * 25)
+    assert found.slope is not None
+    assert found.slope.tolist() == pytest.approx([1.5 * 2 * (value - b) for b in BEST])
+
+
+def test_a_batch_is_shared_among_workers_in_parts(evaluator: Make) -> None:
+    pool = SlopePool()
+    evaluator(pool).reply(request(), 2.0)
+    parts = [job.slope.items for job in pool.jobs if job.slope]
+    assert [len(part) for part in parts] == [PART, PART, PART, 1]
+    assert [item for part in parts for item in part] == list(ITEMS.items)
+
+
+def test_an_answer_that_is_recorded_is_not_computed_again(evaluator: Make) -> None:
+    first = evaluator()
+    asked = [request(), request(derivative=False), request(x=0.4), request(items=3)]
+    answers = [first.reply(one, 2.0) for one in asked]
+    assert first.computed == 2.0 * (25 + 25 + 3) + 25
+    pool = SlopePool()
+    second = evaluator(pool)
+
+    def plain(reply: SlopeReply) -> tuple[Any, Any]:
+        return reply.losses.tolist(), None if reply.slope is None else reply.slope.tolist()
+
+    assert [plain(second.reply(one, 2.0)) for one in asked] == [plain(answer) for answer in answers]
+    assert not pool.jobs and second.computed == 0.0
+
+
+def test_the_price_is_measured_once(evaluator: Make) -> None:
+    first = evaluator()
+    assert first.price(np.full(2, 0.5), 100.0).price == 2.5
+    pool = SlopePool()
+    assert evaluator(pool).price(np.zeros(2), 50.0).allowance == 100.0
+    assert not pool.jobs
+
+
+def test_a_model_that_cannot_be_differentiated_ends_the_run_with_a_remedy(evaluator: Make) -> None:
+    pool = SlopePool(fails=lambda job: "RuntimeError: no backward" if job.slope else None)
+    with pytest.raises(RunError, match="cannot be computed .RuntimeError: no backward.; choose optimizer=cma"):
+        evaluator(pool).price(np.zeros(2), 1.0)
+
+
+@pytest.fixture(scope="module", params=[DESCENT, MIXED], ids=["slope", "cma"])
+def overrides(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    found: tuple[str, ...] = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def descended(overrides: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cwd = tmp_path_factory.mktemp("descended")
+    said = evomerge("+experiment=quickstart", *overrides, cwd=cwd)
+    assert said.code == 0 and "descent      1  loss" in said.out, said
+    return cwd / "runs" / "quickstart"
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    return [float(np.mean(line["losses"])) for line in lines if line.get("derivatives")]
+
+
+def test_the_loss_falls_and_the_merge_is_better_than_its_start(descended: Path) -> None:
+    found = losses(descended)
+    assert np.mean(found[-2:]) < 0.8 * np.mean(found[:2])
+    rows = json.loads((descended / "result.json").read_text())["rows"]
+    assert rows[-1]["scores"]["select"] > max(row["scores"]["select"] for row in rows[:-1])
+
+
+def test_its_cost_is_in_the_result(descended: Path, overrides: tuple[str, ...]) -> None:
+    counts = json.loads((descended / "result.json").read_text())["counts"]
+    lines = [json.loads(line) for line in (descended / "trials.jsonl").read_text().splitlines()]
+    price = next(line["price"] for line in lines if "price" in line)
+    assert 1.5 < price < 4.0
+    slopes = [line for line in lines if "slope" in line]
+    cost = sum(len(line["losses"]) * (price if line["derivatives"] else 1.0) for line in slopes) + 8 * (1 + price)
+    if overrides == DESCENT:
+        assert counts["search_item_equivalents"] == pytest.approx(cost, abs=1)
+    else:
+        assert counts["search_item_equivalents"] > cost
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.8])
+def test_cut_anywhere_the_run_ends_the_same(
+    descended: Path, overrides: tuple[str, ...], tmp_path: Path, kept: float
+) -> None:
+    folder = tmp_path / "runs" / "quickstart"
+    folder.mkdir(parents=True)
+    data = (descended / "trials.jsonl").read_bytes()
+    (folder / "trials.jsonl").write_bytes(data[: int(len(data) * kept)])
+    assert evomerge("+experiment=quickstart", *overrides, cwd=tmp_path).code == 0
+    same_run(folder, descended)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default::ResourceWarning", "default::DeprecationWarning", "default::FutureWarning")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_no_number(descended: Path, overrides: tuple[str, ...], tmp_path: Path, workers: int) -> None:
+    pytest.importorskip("ray")
+    pool = ("pool=ray", f"pool.workers={workers}", "pool.num_cpus=0.25")
+    said = evomerge("+experiment=quickstart", *overrides, *pool, cwd=tmp_path)
+    assert said.code == 0, said
+    folder = tmp_path / "runs" / "quickstart"
+    assert (folder / "recipe.yaml").read_bytes() == (descended / "recipe.yaml").read_bytes()
+    assert losses(folder) == losses(descended)
+
+
+def test_a_replay_finds_the_same_scores(descended: Path) -> None:
+    said = evomerge("replay", str(descended), cwd=descended)
+    assert said.code == 0 and "DIFFERS" not in said.out, said
