@@ -6,7 +6,7 @@ recipe before saves seconds and nothing else.
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from evomerge.optimizers import Optimizer
 from evomerge.recipes.recipe import Recipe
 from evomerge.scoring.protocol import Request
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
+from evomerge.searching.descent import SlopeEvaluator, SlopeItems
 from evomerge.searching.evaluator import Candidate, Evaluator
 from evomerge.searching.loop import Leaderboard, search
 from evomerge.searching.race import RaceConfig
@@ -35,16 +36,17 @@ class Memo:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._known: dict[tuple[str, str], Outcome] = {}
+        self._known: dict[tuple[str, str], Outcome] = {}  # (recipe, chunk or slopes)
         self._holding: str | None = None
 
     def run(self, jobs: JobQueue) -> Iterator[Outcome]:
         """Outcomes one by one, as from a single worker."""
         while job := jobs.next(self._holding):
             self._holding = job.key
-            if (job.key, job.chunk) not in self._known:
-                (self._known[job.key, job.chunk],) = self._pool.run(JobQueue([job]))
-            yield self._known[job.key, job.chunk]
+            key = (job.key, repr(job.slope) if job.slope else job.chunk)
+            if key not in self._known:
+                (self._known[key],) = self._pool.run(JobQueue([job]))
+            yield replace(self._known[key], job=job)
 
     def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
         """As the pool has it; the memo lasts where the same items are dealt the same way."""
@@ -78,13 +80,20 @@ class _Recorder:
     def work(self, done: int, total: int) -> None:
         """Nothing between generations."""
 
+    def descent(self, step: int, loss: float) -> None:
+        """Nothing: a descent has no merge before its end."""
+
     def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
         """The state before this generation is told; the baselines are everybody's and cost nothing."""
         self._free = self._free if number else self._evaluator.scored_items
+        self.end(board, self._evaluator.scored_items - self._free)
+
+    def end(self, board: Leaderboard, items: int) -> None:
+        """The state after so many items."""
         best = [candidate for candidate, _ in board.ranked()[:TOP]]
         believed = {"centre": self._optimizer.centre(), "model": board.surrogate.best() if self._modelled else None}
         more = [Candidate.of(name, self._space.decode(point)) for name, point in believed.items() if point is not None]
-        self.moments.append(Moment(self._evaluator.scored_items - self._free, best[0], (*best, *more)))
+        self.moments.append(Moment(items, best[0], (*best, *more)))
 
 
 class Arena:
@@ -96,7 +105,8 @@ class Arena:
         self.experiment = self.variant({})
         for _ in self.experiment.prepare():
             pass
-        self._pool = self.experiment.pool(self.experiment.worker_spec())
+        self._losing = self.variant({"name": "slope"})  # has losses of its items
+        self._pool = self.experiment.pool(self._losing.worker_spec())
         self._memo = Memo(self._pool)
         scratch = Path(tempfile.mkdtemp(prefix="arena-"))
         self._scores = Evaluator(self.experiment.scorer, self._memo, Ledger(scratch / "trials.jsonl", {}))
@@ -115,23 +125,31 @@ class Arena:
         return from_config(plain | {"optimizer": dict(optimizer), "baselines": {}})  # rivals are rows of their own
 
     def play(
-        self, optimizer: Optimizer, space: SearchSpace, items: int, race: RaceConfig, modelled: bool = True
+        self,
+        optimizer: Optimizer,
+        space: SearchSpace,
+        items: int,
+        race: RaceConfig,
+        modelled: bool = True,
+        slopes: bool = False,
     ) -> list[Moment]:
-        """One search of so many items, a moment for every generation; `modelled`: the model's best is a finalist."""
+        """One search of so many items, a moment for every generation; `modelled`: the model's best is a finalist.
+
+        With `slopes` the optimizer descends first, and the last moment is that of the end of the search.
+        """
         with tempfile.TemporaryDirectory(prefix="arena-") as folder:
             ledger = Ledger(Path(folder) / "trials.jsonl", {})
             evaluator = Evaluator(self.experiment.scorer, self._memo, ledger)
             recorder = _Recorder(evaluator, space, optimizer, modelled)
             budget = BudgetConfig(evaluations=items, items=items)
-            search(
-                evaluator,
-                space,
-                optimizer,
-                self.experiment.baselines,
-                RemainingBudget(budget, evaluator, ledger),
-                [recorder],
-                race,
-            )
+            remaining = RemainingBudget(budget, evaluator, ledger)
+            answers = None
+            if slopes:
+                weighted = SlopeItems.of(tuple(self._losing.item_losses), evaluator.objective.weights)
+                answers = SlopeEvaluator(weighted, space, self._memo, ledger)
+            board = search(evaluator, space, optimizer, self.experiment.baselines, remaining, [recorder], race, answers)
+            if slopes:
+                recorder.end(board, round(remaining.spent))
             ledger.close()
         return recorder.moments
 

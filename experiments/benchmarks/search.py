@@ -34,6 +34,8 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
     "cma": {"name": "cma"},
     "cma, screen=1": {"name": "cma", "screen": 1},
     "cma, screen=1, λ=4+3ln n": {"name": "cma", "screen": 1, "population": 0},
+    "slope": {"name": "slope"},
+    "cma, start=slope": {"name": "cma", "start": "slope"},
     "optuna tpe": {"name": "optuna", "sampler": "tpe"},
     "optuna gp": {"name": "optuna", "sampler": "gp"},
     "optuna cma": {"name": "optuna", "sampler": "cma"},
@@ -41,7 +43,7 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
     "optuna nsga3": {"name": "optuna", "sampler": "nsga3"},
     "optuna qmc": {"name": "optuna", "sampler": "qmc"},
 }
-SHARES = (0.25, 0.4, 0.5, 1.0)  # of the items
+SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)  # of the items
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,28 @@ def compete(arena: Arena, name: str, race: RaceConfig, options: argparse.Namespa
     space = wide_space(arena) if name == RIVAL else arena.experiment.space
     items, start = options.candidates * arena.items, time.monotonic()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
+    if optimizers.uses_slopes(CONTESTANTS[name].get("name", "random"), CONTESTANTS[name]):
+        return _descend(arena, name, race, options)
     runs = [arena.play(optimizer(arena, name, space, seed), space, items, race, name != RIVAL) for seed in seeds]
     row = _row(name, "on" if race.enabled else "off", options) | {"seconds": time.monotonic() - start}
     row["items"] = [run[-1].items for run in runs]
     row["generations"] = [len(run) - 1 for run in runs]
     row["at"] = {str(share): standing(arena, [_at(run, share * items) for run in runs]) for share in SHARES}
     return row
+
+
+def _descend(arena: Arena, name: str, race: RaceConfig, options: argparse.Namespace) -> Row:
+    """A contestant with a descent, whose length follows from the budget: a search of its own for each share."""
+    space, start = arena.experiment.space, time.monotonic()
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    row, ends = _row(name, "on" if race.enabled else "off", options), {}
+    for share in SHARES:
+        items = int(share * options.candidates * arena.items)
+        runs = [arena.play(optimizer(arena, name, space, seed), space, items, race, True, True) for seed in seeds]
+        ends[str(share)] = [run[-1] for run in runs]
+    last = ends[str(SHARES[-1])]
+    row |= {"seconds": time.monotonic() - start, "items": [end.items for end in last], "generations": [0] * len(last)}
+    return row | {"at": {share: standing(arena, moments) for share, moments in ends.items()}}
 
 
 def _at(run: list[Moment], items: float) -> Moment:

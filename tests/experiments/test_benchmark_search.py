@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "benchmarks" / "search.py"
 pytestmark = pytest.mark.slow  # a process of its own
-SOME = ["CMA-ES as mergekit-evolve", "random", "cma", "optuna tpe"]
+SOME = ["CMA-ES as mergekit-evolve", "random", "cma", "slope", "optuna tpe"]
 STATIC = [
     "best expert",
     "uniform average",
@@ -49,7 +49,7 @@ def test_nobody_spends_more_than_the_budget_and_a_generation(quick: tuple[str, l
 
 def test_scores_are_known_at_every_share(quick: tuple[str, list[dict[str, Any]]]) -> None:
     for row in quick[1]:
-        assert list(row["at"]) == ["0.25", "0.4", "0.5", "1.0"]
+        assert list(row["at"]) == ["0.05", "0.1", "0.25", "0.5", "1.0"]
         for scores in row["at"].values():
             assert set(scores) == {"search", "select", "holdout", "holdout of the leader"}
             assert all(0.0 <= value <= 1.0 for values in scores.values() for value in values)
