@@ -28,7 +28,8 @@ class Gene:
 
     `base` is the value at which the method returns its base, if this gene alone can have that effect. A search rounds
     values to `decimals`, so that tables prepared for a grid of values serve every candidate. A gene that selects
-    elements, such as a density, has no `slope`: a small step changes nothing, or which elements are selected.
+    elements, such as a density, has no `slope`: a small step changes nothing, or which elements are selected. A gene
+    with `values` takes only these, and no slope.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Gene:
     base: float | None = None
     decimals: int = DECIMALS
     slope: bool = True
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ class Axes:
         """The gene's values [schedule points, experts] at a point of the cube; `vector` has all coordinates."""
         coordinates = np.clip(vector[self.start : self.start + self.size], 0.0, 1.0)
         block = coordinates.reshape(self.schedule.points, self.columns)
+        if self.gene.values:
+            cells = np.minimum((block * len(self.gene.values)).astype(np.int64), len(self.gene.values) - 1)
+            return np.array(self.gene.values)[cells]
         if self.simplex:
             values = np.array([from_cube(row) for row in block])
         else:
@@ -54,6 +57,8 @@ class Axes:
 
         Those outside of the cube are those of its border; the rounding of values is ignored.
         """
+        if not self.gene.slope:
+            return np.zeros(self.size)
         if not self.simplex:
             return (derivatives * (self.gene.high - self.gene.low)).reshape(-1)
         block = np.clip(vector[self.start : self.start + self.size], 0.0, 1.0).reshape(self.schedule.points, -1)
@@ -75,6 +80,9 @@ class Axes:
             weights = np.clip(values, 0.0, None)
             weights[weights.sum(axis=1) == 0.0] = 1.0
             return np.concatenate([to_cube(row / row.sum()) for row in weights])
+        if self.gene.values:
+            distances = np.abs(values.reshape(-1, 1) - np.array(self.gene.values))
+            return np.asarray((distances.argmin(1) + 0.5) / len(self.gene.values), dtype=np.float64)
         scaled = (values - self.gene.low) / (self.gene.high - self.gene.low)
         return np.asarray(np.clip(scaled, 0.0, 1.0), dtype=np.float64).reshape(-1)
 
@@ -84,6 +92,10 @@ class Axes:
 
     def _in_range(self, values: Vector) -> Vector | None:
         low, high = self.gene.low, self.gene.high
+        if self.gene.values:
+            cells = self.nearest(values)
+            chosen = np.array(self.gene.values)[(cells * len(self.gene.values)).astype(np.int64)]
+            return cells if np.allclose(chosen, values, rtol=0.0, atol=1e-9) else None
         if (values < low - 1e-9).any() or (values > high + 1e-9).any():
             return None
         scaled: Vector = np.clip((values - low) / (high - low), 0.0, 1.0)
@@ -92,12 +104,13 @@ class Axes:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneRange:
-    """The settings of a gene in an experiment; None means the method's own."""
+    """The settings of a gene in an experiment; None means the method's own. `values` are the only ones it may take."""
 
     low: Coefficient | None = None
     high: Coefficient | None = None
     default: Coefficient | None = None
     value: Coefficient | None = None
+    values: Sequence[Coefficient] | None = None
     schedule: Spec | None = None
 
 
@@ -118,6 +131,8 @@ def narrow(gene: Gene, override: Any, schedule: Any) -> tuple[Gene, float | None
         if len(override) > 1:
             raise ConfigError(f"{where}: a gene fixed by value takes no other key")
         return gene, float(settings.value), schedule
+    if settings.values is not None:
+        return _with_values(gene, settings, where), None, settings.schedule or schedule
     low = gene.low if settings.low is None else float(settings.low)
     high = gene.high if settings.high is None else float(settings.high)
     if not low < high:
@@ -126,3 +141,15 @@ def narrow(gene: Gene, override: Any, schedule: Any) -> tuple[Gene, float | None
     if not low <= default <= high:
         raise ConfigError(f"{where}.default={default}: outside of {low} to {high}")
     return replace(gene, low=low, high=high, default=default), None, settings.schedule or schedule
+
+
+def _with_values(gene: Gene, settings: GeneRange, where: str) -> Gene:
+    """The gene with a list of values instead of a range; its default is the nearest to the method's, or the given."""
+    values = tuple(sorted(set(map(float, settings.values or ()))))
+    if settings.low is not None or settings.high is not None or len(values) < 2:
+        raise ConfigError(f"{where}: list at least two values, without low and high")
+    wanted = gene.default if settings.default is None else float(settings.default)
+    default = min(values, key=lambda value: abs(value - wanted))
+    if settings.default is not None and default != wanted:
+        raise ConfigError(f"{where}.default={wanted}: not one of its values")
+    return replace(gene, low=values[0], high=values[-1], default=default, values=values, slope=False)

@@ -82,7 +82,7 @@ class Genes:
 
     def _narrow(self, gene: Gene, override: Any, schedule: Any) -> None:
         if gene.name == "weight" and self.normalizes and isinstance(override, Mapping):
-            for key in ("low", "high", "default"):
+            for key in ("low", "high", "default", "values"):
                 if key in override:
                     raise ConfigError(
                         f"space.genes.weight.{key}: {self._method} normalises its weights, so they have no range; "

@@ -65,13 +65,14 @@ class Space:
             raise ConfigError("space: nothing is left to search; free a gene or add an expert")
 
     def coordinates(self) -> list[Coordinate]:
-        """A continuous axis per gene, expert, group and point of the schedule, which are the parts of its name."""
+        """An axis per gene, expert, group and point of the schedule, which are the parts of its name."""
         found = []
         for axes in self.axes:
             owners = [self.labels[i] for i in axes.experts][: axes.columns] or ["all"]
             for point in range(axes.schedule.points):
                 place = f"[{point}]" if axes.schedule.points > 1 else ""
-                found += [Coordinate(f"{axes.gene.name}.{owner}.{axes.group.name}{place}") for owner in owners]
+                names = [f"{axes.gene.name}.{owner}.{axes.group.name}{place}" for owner in owners]
+                found += [Coordinate(name, len(axes.gene.values)) for name in names]
         return found
 
     def decode(self, vector: Vector, participation: Mapping[str, float] | None = None) -> Recipe:

@@ -57,9 +57,23 @@ def test_narrowing() -> None:
         ({"default": 3}, "space.genes.weight.default=3.0: outside of 0.0 to 2.0"),
         ("half", "space.genes.weight=half: give a number"),
         (None, "space.genes.weight=null: give a number"),
+        ({"values": [1]}, "space.genes.weight: list at least two values, without low and high"),
+        ({"values": [0, 1], "low": 0}, "space.genes.weight: list at least two values, without low and high"),
+        ({"values": [0, 1], "default": 0.5}, "space.genes.weight.default=0.5: not one of its values"),
     ],
 )
 def test_a_wrong_override_is_one_line(override: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         narrow(GENE, override, "all")
     assert message in str(caught.value)
+
+
+def test_a_list_of_values_divides_the_axis_into_cells() -> None:
+    gene, fixed, _ = narrow(GENE, {"values": [1, 0, -0.5]}, "all")
+    assert fixed is None and gene.values == (-0.5, 0.0, 1.0) and gene.default == 0.0 and not gene.slope
+    own = Axes(gene, GROUP, Schedule("all", 1, 8), (0, 1, 2, 3), simplex=False, start=0)
+    assert own.decode(np.array([0.0, 0.34, 0.99, 1.0])).tolist() == [[-0.5, 0.0, 1.0, 1.0]]
+    encoded = own.encode([1.0, -0.5, 0.0, 0.0])
+    assert encoded is not None and own.decode(encoded).tolist() == [[1.0, -0.5, 0.0, 0.0]]
+    assert own.encode(0.5) is None
+    assert own.decode(own.nearest(np.array([[0.9, 0.2, -0.4, 7.0]]))).tolist() == [[1.0, 0.0, -0.5, 1.0]]
