@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from evomerge import optimizers, trackers
-from evomerge.errors import ConfigError
 from evomerge.experiment.config import ExperimentConfig, read_config
+from evomerge.experiment.descent_losses import find_losses
 from evomerge.ledger import Ledger
 from evomerge.merging import Materializer, cache_folder, digest, freeze
 from evomerge.models import (
@@ -27,7 +27,7 @@ from evomerge.models import (
 )
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.schema import prefix_errors
-from evomerge.scoring import ItemLoss, task_of
+from evomerge.scoring import ItemLoss
 from evomerge.scoring.engine import EncodedChunk, Encoder, check_tokenizer
 from evomerge.scoring.tasks import LMEvalScorer
 from evomerge.searching import Objective, SlopeEvaluator, SlopeItems
@@ -153,20 +153,9 @@ class Experiment:
 
     @cached_property
     def item_losses(self) -> dict[str, ItemLoss]:
-        """Item → its differentiable loss, for the search slice of a search that uses slopes; else empty.
-
-        Tasks without a usable target are named and left out; ConfigError if none is left.
-        """
+        """Item → its differentiable loss, for the search slice of a search that uses slopes; else empty."""
         name, settings = self.config.chosen("optimizer", "cma"), self.config.settings("optimizer")
-        if not optimizers.uses_slopes(name, settings):
-            return {}
-        searched = [item for item in self.scorer.plan.items("search") if task_of(item) in self.objective.weights]
-        found = {item: loss for item in searched if (loss := self.scorer.loss(item)) is not None}
-        if left := {task_of(item) for item in searched} - {task_of(item) for item in found}:
-            log.warning("tasks without a right choice or target text are left out of the descent: %s", sorted(left))
-        if not found:
-            raise ConfigError(f"optimizer={name}: no task has a right choice or a target text; use another optimizer")
-        return found
+        return find_losses(self.scorer, self.objective, name) if optimizers.uses_slopes(name, settings) else {}
 
     def slopes(self, pool: pools.Pool, ledger: Ledger) -> SlopeEvaluator | None:
         """What answers the slope requests of the optimizer; None if it makes none."""

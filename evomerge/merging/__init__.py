@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from evomerge.merging.placement import PREFETCH_DEPTH, choose_placement, memory_need
     from evomerge.merging.prepared import cache_folder, digest
     from evomerge.merging.slope_hooks import SlopeHooks, Sums
-    from evomerge.merging.tangents import Owner, TensorTangents, recipe_tangents
+    from evomerge.merging.tangents import TensorTangents, recipe_tangents
     from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, output_layers, plan
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -28,7 +28,6 @@ __all__ = [
     "Fingerprint",
     "InputTensor",
     "Materializer",
-    "Owner",
     "SlopeHooks",
     "Sums",
     "TensorMerge",

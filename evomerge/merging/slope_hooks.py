@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from evomerge.kernels import LowRankTangents, dense_derivatives, low_rank_tangents
-from evomerge.merging.tangents import Owner, TensorTangents
+from evomerge.merging.tangents import TensorTangents
+from evomerge.methods import Owner
 from evomerge.models import Base
 
 Sums = dict[Owner, NDArray[np.float64]]  # gene and expert → the derivative with respect to its value in each tensor

@@ -7,12 +7,10 @@ from evomerge import methods
 from evomerge.errors import CandidateError
 from evomerge.kernels import Coefficients, is_zero, same_form, tangent
 from evomerge.merging.materializer import Materializer, TensorMerge
-from evomerge.methods import Gene, Genes, Method
+from evomerge.methods import Gene, Genes, Method, Owner
 from evomerge.recipes import Recipe
 
 STEP = 1e-4  # of central differences, in units of a gene's range: errors of 1e-8 beside rounding errors of 1e-12
-
-Owner = tuple[str, int | None]  # a gene, and the place of its expert among the recipe's; None if all share it
 
 
 @dataclass(frozen=True)

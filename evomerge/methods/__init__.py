@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.methods._contract import DECIMALS, BaseModel, Exactness, Gene, Genes, Method, Setup, State, WholeModel
+    from evomerge.methods._contract import (
+        DECIMALS,
+        BaseModel,
+        Exactness,
+        Gene,
+        Genes,
+        Method,
+        Owner,
+        Setup,
+        State,
+        WholeModel,
+    )
     from evomerge.methods._registry import (
         adapters_only,
         banks_depend_on_experts,
@@ -34,6 +45,7 @@ __all__ = [
     "Gene",
     "Genes",
     "Method",
+    "Owner",
     "Setup",
     "State",
     "WholeModel",

@@ -18,6 +18,7 @@ Exactness = Literal["exact", "frozen-linear", "distribution-only", "native"]
 BaseModel = Literal["required", "optional"]
 Values = Mapping[str, float | bool]
 State: TypeAlias = "dict[str, Tensor]"
+Owner = tuple[str, int | None]  # a gene, and the place of its expert in the recipe; None if all share it
 FloatArray = NDArray[np.float64]
 DECIMALS = 6  # of a decoded value: finer than any difference that matters to a merge, and readable in YAML
 

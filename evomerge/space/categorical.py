@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from evomerge.errors import ConfigError
-from evomerge.merging import Owner
+from evomerge.methods import Owner
 from evomerge.optimizers import Coordinate, Vector
 from evomerge.recipes import Recipe
 from evomerge.space.inverse import RecipeGeneValues

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from evomerge.merging import Owner
+from evomerge.methods import Owner
 from evomerge.optimizers import Coordinate, Vector
 from evomerge.recipes import Recipe
 

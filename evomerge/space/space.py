@@ -11,8 +11,7 @@ import numpy as np
 
 from evomerge import methods
 from evomerge.errors import ConfigError
-from evomerge.merging import Owner
-from evomerge.methods import Gene
+from evomerge.methods import Gene, Owner
 from evomerge.models import Group, Layout
 from evomerge.optimizers import Coordinate, Vector
 from evomerge.recipes import FilteredValue, ModelRef, Recipe, Setting, Source, recipe_of_models, simplify_setting
@@ -21,6 +20,7 @@ from evomerge.space.axes import Axes, GeneSpec
 from evomerge.space.genes import Genes
 from evomerge.space.group_members import GroupMembers
 from evomerge.space.inverse import RecipeGeneValues
+from evomerge.space.pulling_back import PullBack
 from evomerge.space.schedules import Schedule, Spec
 
 # Values at which these genes mask and scale nothing, so that weight 1 for a single expert gives that expert.
@@ -59,7 +59,7 @@ class Space:
         if any(group.frozen for group in self._group_members.groups):
             self._genes.refuse_frozen_groups()
         self.axes = self._axes()
-        self._bases: dict[tuple[str, Schedule], Vector] = {}
+        self._pull_back = PullBack(self.axes, self._group_members)
         self.dimensions = sum(axes.size for axes in self.axes)
         if not self.dimensions:
             raise ConfigError("space: nothing is left to search; free a gene or add an expert")
@@ -107,27 +107,7 @@ class Space:
         absent = self._absent_experts(participation) if participation else frozenset()
         present = [i for i in range(len(self.experts)) if i not in absent or self._keeps_absent_experts]
         places = {expert: place for place, expert in enumerate(present) if expert not in absent}
-        found = np.zeros(self.dimensions)
-        for axes in self.axes:
-            basis = self._schedule_basis(axes)
-            table = np.zeros((len(basis), max(1, len(axes.experts))))
-            for column, expert in enumerate(axes.experts or (None,)):
-                if expert is None or expert in places:
-                    owner = (axes.gene.name, None if expert is None else places[expert])
-                    table[:, column] = sums.get(owner, 0.0)
-            found[axes.start : axes.start + axes.size] = axes.pull_back(vector, basis.T @ table)
-        return found
-
-    def _schedule_basis(self, axes: Axes) -> Vector:
-        """The weight of each point of the schedule in the value of each tensor, [tensors, schedule points]."""
-        key = (axes.group.name, axes.schedule)
-        if key not in self._bases:
-            layout, members = self._group_members.layout, self._group_members.members[axes.group.name]
-            self._bases[key] = np.zeros((len(layout.names), axes.schedule.points))
-            for place, name in enumerate(layout.names):
-                if name in members:
-                    self._bases[key][place] = axes.schedule.weights(layout.depth(name))
-        return self._bases[key]
+        return self._pull_back(vector, sums, places)
 
     def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
         """The point whose recipe is nearest, and its distance; for another method only the genes in common count."""

@@ -11,7 +11,7 @@ from evomerge.recipes import ModelRef, Recipe
 from evomerge.workers.model_config import ModelConfig
 
 if TYPE_CHECKING:
-    from evomerge.merging import Owner
+    from evomerge.methods import Owner
     from evomerge.scoring.engine import EncodedChunk, EncodedLoss
 
 
