@@ -14,6 +14,8 @@ CHANGEABLE_IN_SECTION = {
     "model": ("batch_size", "batch_tokens", "device", "compile", "placement"),
     "optimizer": ("mirror",),
 }
+# Settings of cma that were added later; without a descent they have no effect, and older ledgers do not have them.
+OF_A_DESCENT = ("start", "share", "rate", "batch", "passes")
 
 
 def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,6 +24,9 @@ def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
     for section, changeable in CHANGEABLE_IN_SECTION.items():
         if isinstance(fixed.get(section), Mapping):
             fixed[section] = {key: value for key, value in fixed[section].items() if key not in changeable}
+    optimizer = fixed.get("optimizer")
+    if isinstance(optimizer, Mapping) and optimizer.get("name") == "cma" and optimizer.get("start") != "slope":
+        fixed["optimizer"] = {key: value for key, value in optimizer.items() if key not in OF_A_DESCENT}
     return fixed
 
 
