@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.kernels.coefficients import Coefficients, Consensus, LinComb, LowRank, PerRow, Weight
@@ -96,12 +95,12 @@ class LowRankTangents:
         """x @ downᵀ [tokens, q] in fp32, for inputs [..., columns]."""
         return inputs.detach().reshape(-1, inputs.shape[-1]).float() @ self.down.T
 
-    def contract(self, projected: Tensor, output_gradient: Tensor) -> NDArray[np.float64]:
-        """The derivatives [n], from `project(inputs)` and the output's gradient [..., rows]."""
+    def contract(self, projected: Tensor, output_gradient: Tensor) -> Tensor:
+        """The derivatives [n] in float64, from `project(inputs)` and the output's gradient [..., rows]."""
         gradient = output_gradient.reshape(-1, output_gradient.shape[-1]).float() @ self.up
         if self.cores.ndim == 2:
-            return (self.cores @ (gradient * projected).sum(0).double()).cpu().numpy()
-        return torch.einsum("npq,pq->n", self.cores, (gradient.T @ projected).double()).cpu().numpy()
+            return self.cores @ (gradient * projected).sum(0).double()
+        return torch.einsum("npq,pq->n", self.cores, (gradient.T @ projected).double())
 
 
 def low_rank_tangents(tangents: Sequence[Coefficients], sources: Sources) -> LowRankTangents | None:
@@ -130,23 +129,22 @@ def low_rank_tangents(tangents: Sequence[Coefficients], sources: Sources) -> Low
     return LowRankTangents(up, down, diagonals.to(sources.device))
 
 
-def dense_derivatives(
-    gradient: Tensor, at: Coefficients, tangents: Sequence[Coefficients], sources: Sources
-) -> NDArray[np.float64]:
-    """⟨gradient, tangent⟩ for each tangent of a tensor with coefficients `at`; `gradient` has the tensor's shape.
+def dense_derivatives(gradient: Tensor, at: Coefficients, tangents: Sequence[Coefficients], sources: Sources) -> Tensor:
+    """⟨gradient, tangent⟩ [n] in float64 for each tangent of a tensor with coefficients `at`, on the gradient's device.
 
-    For an elementwise rule, the derivatives with respect to its numbers are computed by autograd, a tile at a time.
+    `gradient` has the tensor's shape. For an elementwise rule, the derivatives with respect to its numbers are computed
+    by autograd, a tile at a time.
     """
     if isinstance(at, Consensus):
         numbers = torch.tensor([one.numbers for one in tangents if isinstance(one, Consensus)], dtype=torch.float64)
-        return (numbers @ _numbers_gradient(gradient, at, sources)).numpy()
+        return numbers.to(gradient.device) @ _numbers_gradient(gradient, at, sources)
     if isinstance(at, LowRank):
         low_rank = low_rank_tangents(tangents, sources)
         assert low_rank is not None
         product = low_rank.up.T @ gradient.float() @ low_rank.down.T
-        return torch.einsum("npq,pq->n", low_rank.cores, product.double()).cpu().numpy()
+        return torch.einsum("npq,pq->n", low_rank.cores, product.double())
     products = _InnerProducts(gradient, sources)
-    return np.array([products.of(one) for one in tangents if isinstance(one, LinComb)])
+    return torch.stack([products.of(one) for one in tangents if isinstance(one, LinComb)])
 
 
 class _InnerProducts:
@@ -154,17 +152,21 @@ class _InnerProducts:
 
     def __init__(self, gradient: Tensor, sources: Sources) -> None:
         self._gradient, self._sources = gradient, sources
-        self._known: dict[Key, NDArray[np.float64]] = {}
+        self._known: dict[Key, Tensor] = {}
 
-    def of(self, tangent: LinComb) -> float:
+    def of(self, tangent: LinComb) -> Tensor:
         experts = enumerate(zip(tangent.experts, self._sources.kinds, strict=True))
         terms: list[tuple[Key, Weight]] = [(i, weight) for i, (weight, kind) in experts if kind != "none"]
         terms += [(f"direction.{j}", weight) for j, weight in enumerate(tangent.directions)]
         excess = _excess(tangent)
         terms += [(None, excess)] if _any(excess, TINY) else []
-        return sum(_weighted(self._rows(key), weight) for key, weight in terms if _any(weight))
+        total = torch.zeros((), dtype=torch.float64, device=self._gradient.device)
+        for key, weight in terms:
+            if _any(weight):
+                total = total + _weighted(self._rows(key), weight)
+        return total
 
-    def _rows(self, key: Key) -> NDArray[np.float64]:
+    def _rows(self, key: Key) -> Tensor:
         """⟨gradient, tensor⟩ of each row; a tensor of one axis has one row for each element."""
         if key not in self._known:
             gradient = self._gradient.reshape(len(self._gradient), -1) if self._gradient.ndim else self._gradient
@@ -174,22 +176,23 @@ class _InnerProducts:
             else:
                 other = self._sources.delta(key) if isinstance(key, int) else self._sources.dense(key).float()
                 projected = gradient.float() * other.reshape(gradient.shape)
-            self._known[key] = projected.sum(-1, dtype=torch.float64).reshape(-1).cpu().numpy()
+            self._known[key] = projected.sum(-1, dtype=torch.float64).reshape(-1)
         return self._known[key]
 
 
-def _weighted(rows: NDArray[np.float64], weight: Weight) -> float:
-    values = np.array(weight.values) if isinstance(weight, PerRow) else weight
-    return float((rows * values).sum())
+def _weighted(rows: Tensor, weight: Weight) -> Tensor:
+    if not isinstance(weight, PerRow):
+        return rows.sum() * weight
+    return (rows * torch.tensor(weight.values, dtype=torch.float64).to(rows.device)).sum()
 
 
 def _numbers_gradient(gradient: Tensor, at: Consensus, sources: Sources) -> Tensor:
-    """∂/∂numbers of ⟨gradient, base + rule(δ₁ … δ_N)⟩, float64 [k] on the host."""
+    """∂/∂numbers of ⟨gradient, base + rule(δ₁ … δ_N)⟩, float64 [k]."""
     kernel = Elementwise(at.rule, sources.kinds)
     numbers = torch.tensor(at.numbers, dtype=torch.float32, device=sources.device)
     updates = [update for i in range(len(sources)) if (update := sources.update(i)) is not None]
     inputs = [sources.base, *updates, *(sources.bank(name) for name in at.bank)]
-    total = torch.zeros(len(at.numbers), dtype=torch.float64)
+    total = torch.zeros(len(at.numbers), dtype=torch.float64, device=sources.device)
     for rows in Tiles(gradient):
         flat = [(tile(one, rows) if isinstance(one, Factors) else one[rows]).reshape(-1) for one in inputs]
         start = rows.start * gradient[:1].numel()
@@ -200,5 +203,5 @@ def _numbers_gradient(gradient: Tensor, at: Consensus, sources: Sources) -> Tens
             merged = kernel(leaf, words, flat)
             if merged.requires_grad:
                 (part,) = torch.autograd.grad(merged, leaf, gradient[rows].reshape(-1).float())
-                total += part.double().cpu()
+                total += part.double()
     return total

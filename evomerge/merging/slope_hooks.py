@@ -24,7 +24,7 @@ Sums = dict[Owner, NDArray[np.float64]]  # gene and expert → the derivative wi
 
 
 class SlopeHooks:
-    """While it is entered, each backward pass adds the derivatives of its loss to `sums`.
+    """While it is entered, each backward pass adds the derivatives of its loss to `sums`, on the model's device.
 
     `base` knows the model's parameters by the recipe's tensors; `embeddings` are the modules from which the
     graph begins, as no parameter needs a gradient otherwise. `tensors` is the number of tensors of the recipe.
@@ -42,7 +42,17 @@ class SlopeHooks:
         self._tangents, self._tensors = tangents, tensors
         self._handles: list[RemovableHandle] = []
         self._trained: list[nn.Parameter] = []
-        self.sums: Sums = {}
+        self._sums: dict[int, Tensor] = {}  # place of a tensor → one derivative for each of its tangents, on the device
+
+    @property
+    def sums(self) -> Sums:
+        """The derivatives so far, on the host."""
+        found: Sums = {}
+        for tensor in self._tangents:
+            if tensor.place in self._sums:
+                for owner, value in zip(tensor.tangents, self._sums[tensor.place].tolist(), strict=True):
+                    found.setdefault(owner, np.zeros(self._tensors))[tensor.place] = value
+        return found
 
     def __enter__(self) -> "SlopeHooks":
         owners = Counter(id(p) for module in self._model.modules() for p in module._parameters.values())
@@ -76,11 +86,11 @@ class SlopeHooks:
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
         """Drop what the block has added to `sums` if it raises, so that it can be repeated."""
-        before = {owner: values.copy() for owner, values in self.sums.items()}
+        before = dict(self._sums)
         try:
             yield
         except BaseException:
-            self.sums = before
+            self._sums = before
             raise
 
     def _project(self, tensor: TensorTangents, low_rank: LowRankTangents) -> Callable[..., None]:
@@ -102,9 +112,9 @@ class SlopeHooks:
 
         return backward
 
-    def _add(self, tensor: TensorTangents, derivatives: NDArray[np.float64]) -> None:
-        for owner, derivative in zip(tensor.tangents, derivatives.tolist(), strict=True):
-            self.sums.setdefault(owner, np.zeros(self._tensors))[tensor.place] += derivative
+    def _add(self, tensor: TensorTangents, derivatives: Tensor) -> None:
+        known = self._sums.get(tensor.place)
+        self._sums[tensor.place] = derivatives if known is None else known + derivatives
 
 
 def _begin_graph(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -146,7 +146,7 @@ def descend(
         while True:
             request = next(descent) if reply is None else descent.send(reply)
             cost = len(request.items) * (price if request.derivative else 1.0)
-            if not remaining.limits_hours and cost > remaining.item_allowance():
+            if cost > remaining.item_allowance():
                 break
             reply = evaluator.reply(request, price)
             remaining.record_slopes(cost)

@@ -66,3 +66,9 @@ def test_no_folder_is_made_for_such_a_name(command: Command, tmp_path: Path, nam
     said = command("check", "+experiment=quickstart", f"name={name}").refused(2)
     assert said.startswith("evomerge: name=")
     assert list(tmp_path.iterdir()) == [] and not (tmp_path.parent / "x").exists()
+
+
+def test_settings_that_cma_got_later_do_not_separate_old_runs_from_new_ones() -> None:
+    old = {"name": "cma", "sigma": 0.2}
+    assert fixed_part({"optimizer": {**old, "start": "seeds", "rate": 0.03}}) == {"optimizer": old}
+    assert fixed_part({"optimizer": {**old, "start": "slope"}}) != {"optimizer": old}
