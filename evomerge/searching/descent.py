@@ -61,6 +61,10 @@ class SlopeEvaluator:
         self.computed = 0.0  # item equivalents that the workers have computed, without those found in the ledger
         self.seconds = 0.0
 
+    def weigh(self, task_weights: Mapping[str, float]) -> None:
+        """Weight the items by task from now on."""
+        self.items = SlopeItems.of(self.items.items, task_weights)
+
     def price(self, vector: Vector, allowance: float) -> SlopePrice:
         """The cost of one item with its slope, in forward passes; measured once per search, in operations.
 

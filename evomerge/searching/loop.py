@@ -95,6 +95,7 @@ def search(
     order = item_order(evaluator, race)
     _notify(callbacks, 0, board, [board.fitness[candidate.key].score for candidate in first])
     if slopes:
+        slopes.weigh(evaluator.objective.loss_weights(evaluator.baseline_means("search")))
         descend(cast(SlopeOptimizer, optimizer), slopes, remaining, np.full(space.dimensions, 0.5), callbacks)
     number = 0
     while (limit := remaining.next_generation_limit(number)) and (vectors := optimizer.ask(board.surrogate)):

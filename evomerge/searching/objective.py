@@ -124,6 +124,10 @@ class Objective:
         kept = ((item, score, task_of(item)) for item, score in scores.items() if task_of(item) in units)
         return {item: (score - units[task][0]) / units[task][1] for item, score, task in kept}
 
+    def loss_weights(self, references: References) -> dict[str, float]:
+        """Task → the weight of its loss: that of its mean, divided by the unit in which the task is measured."""
+        return {task: weight / self._origin_and_unit(task, references)[1] for task, weight in self.weights.items()}
+
     def loss(self, fitness: Fitness) -> Loss:
         """The loss that an optimizer minimises: the negative score, or +inf for a failure.
 

@@ -198,3 +198,10 @@ def test_a_baseline_that_failed_is_named() -> None:
 )
 def test_it_says_what_it_does(settings: dict[str, Any], words: str) -> None:
     assert str(objective(**settings)) == words
+
+
+def test_losses_weigh_as_much_as_the_means_that_they_stand_for() -> None:
+    assert objective().loss_weights(REFERENCES) == WEIGHTS
+    assert objective(maximise=["math", "law"]).loss_weights(REFERENCES) == {"math": 1.0, "law": 2.0}
+    units = objective(normalise=True).loss_weights(REFERENCES)
+    assert units["math"] == pytest.approx(1.0 / 0.5) and units["law"] == pytest.approx(2.0 / 0.4)
