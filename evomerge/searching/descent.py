@@ -27,6 +27,7 @@ from evomerge.workers.pools import JobQueue, Pool
 log = logging.getLogger(__name__)
 
 PART = 8  # items of a job
+REMEDY = "choose optimizer=cma with optimizer.start=seeds"
 UNLIMITED = 1e12  # an allowance that JSON can hold
 
 
@@ -120,6 +121,8 @@ class SlopeEvaluator:
                 sums[owner] = sums[owner] + values if owner in sums else values
         total = sum(self.items.weights[place] for place in request.items)
         slope = self._space.pull_back(request.vector, sums) / total
+        if not np.isfinite(slope).all():  # a ledger holds no such number
+            raise RunError(f"the slopes of a candidate are not finite; set model.dtype=float32, or {REMEDY}")
         return losses, [float(f"{value:.10g}") for value in slope]
 
     def _work(self, places: Sequence[int], derivative: bool, measure: bool) -> SlopeWork:
@@ -134,10 +137,7 @@ class SlopeEvaluator:
         for outcome in self._pool.run(queue):
             queue.done(outcome.job)
             if outcome.slopes is None:
-                raise RunError(
-                    f"the slopes of a candidate cannot be computed ({outcome.error}); choose optimizer=cma, or another "
-                    "start than slope"
-                )
+                raise RunError(f"the slopes of a candidate cannot be computed ({outcome.error}); {REMEDY}")
             found[outcome.job.chunk] = outcome.slopes
         return [found[job.chunk] for job in jobs]
 

@@ -125,6 +125,19 @@ def test_a_model_that_cannot_be_differentiated_ends_the_run_with_a_remedy(evalua
         evaluator(pool).price(np.zeros(2), 1.0)
 
 
+def test_a_slope_that_is_not_finite_is_not_recorded(evaluator: Make) -> None:
+    class Overflowing(SlopePool):
+        def outcome(self, job: Job) -> Outcome:
+            found = super().outcome(job)
+            assert found.slopes is not None
+            found.slopes.sums["weight", 0][1] = np.nan
+            return found
+
+    with pytest.raises(RunError, match=r"not finite; set model\.dtype=float32, or choose optimizer=cma"):
+        evaluator(Overflowing()).reply(request(), 2.0)
+    assert evaluator().reply(request(), 2.0).slope is not None, "the ledger can be read"
+
+
 class SlowPool(SlopePool):
     """A job takes a minute."""
 
