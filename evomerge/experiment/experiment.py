@@ -155,12 +155,10 @@ class Experiment:
     def item_losses(self) -> dict[str, ItemLoss]:
         """Item → its differentiable loss, for the search slice of a search that uses slopes; else empty."""
         name, settings = self.config.chosen("optimizer", "cma"), self.config.settings("optimizer")
-        return find_losses(self.scorer, self.objective, name) if optimizers.uses_slopes(name, settings) else {}
+        return find_losses(self.scorer, self.objective, self.space) if optimizers.uses_slopes(name, settings) else {}
 
-    def slopes(self, pool: pools.Pool, ledger: Ledger) -> SlopeEvaluator | None:
-        """What answers the slope requests of the optimizer; None if it makes none."""
-        if not self.item_losses:
-            return None
+    def slopes(self, pool: pools.Pool, ledger: Ledger) -> SlopeEvaluator:
+        """What answers the slope requests of an optimizer that descends."""
         items = SlopeItems.of(tuple(self.item_losses), self.objective.weights)
         return SlopeEvaluator(items, self.space, pool, ledger)
 

@@ -74,8 +74,8 @@ def _search(experiment: Experiment) -> Iterator[str]:
     yield f"budget    {budget}: {budget.describe_cost(len(experiment.scorer.plan.items('search')))}"
     yield f"          then about {experiment.reserve()} items of select and holdout"
     if items := experiment.item_losses:
-        slopes = ", ".join(space.slope_genes) or "no gene"
-        yield f"descent   {len(items)} items of the search slice have a loss; {slopes} has a slope"
+        slopes = ", ".join(space.slope_genes)
+        yield f"descent   {len(items)} items of the search slice have a loss; genes with a slope: {slopes}"
     raced = uses_races(experiment.objective, race)
     why = "" if experiment.objective.single_score else ": a front or floors need every item"
     wider = " or more, as the budget allows" if race.can_widen and budget.limits_items else ""

@@ -32,7 +32,7 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
     experiment = from_config(config, folder)
     # These raise for everything that can be wrong before weights are read.
     space, scorer, optimizer = experiment.space, experiment.scorer, experiment.optimizer()
-    baselines, section = experiment.baselines, experiment.config
+    baselines, losses, section = experiment.baselines, experiment.item_losses, experiment.config
     ledger = _open_ledger(experiment, config, folder)
     display = Display(console, section.budget.evaluations)
     pool, tracker = pools.LazyPool(lambda: _start(experiment, display)), experiment.tracker(folder, config)
@@ -42,7 +42,7 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
             remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), start)
             display.show_time_left(remaining.seconds_left)
             callbacks: list[SearchCallback] = [display, BestRecipe(folder / RECIPE, evaluator), tracker]
-            slopes = experiment.slopes(pool, ledger)
+            slopes = experiment.slopes(pool, ledger) if losses else None
             board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race, slopes)
             display.show_phase("finalise")
             labels = {ref: label for label, ref in experiment.experts.items()}

@@ -15,7 +15,10 @@ STEP = 1e-4  # of central differences, in units of a gene's range: errors of 1e-
 
 @dataclass(frozen=True)
 class TensorTangents:
-    """The derivatives of one tensor's coefficients with respect to the value of each gene that moves it."""
+    """The derivatives of one tensor's coefficients with respect to the value of each gene that moves it.
+
+    `merge` is the merge at the point of the derivatives, which is not the recipe's where the method changes its rule.
+    """
 
     merge: TensorMerge
     place: int  # of the tensor among all of the recipe
@@ -30,8 +33,11 @@ def recipe_tangents(materializer: Materializer, recipe: Recipe, genes: Sequence[
     method = methods.load(recipe.method)
     searched = [gene for gene in method.GENES if gene.name in genes and gene.slope]
     for place, merge in enumerate(materializer.tensor_merges(recipe)):
-        found = _tangents(method, merge, searched) or _tangents(method, _shifted(method, merge, searched), searched)
-        moving = {owner: one for owner, one in (found or {}).items() if not is_zero(one, merge.setup.sources)}
+        found = _tangents(method, merge, searched)
+        if found is None:
+            merge = _shifted(method, merge, searched)
+            found = _tangents(method, merge, searched) or {}
+        moving = {owner: one for owner, one in found.items() if not is_zero(one, merge.setup.sources)}
         if moving:
             yield TensorTangents(merge, place, moving)
 

@@ -83,20 +83,22 @@ class Descender:
     def _descend(self, used: Sequence[int], kept: Sequence[int], batch: int, steps: int, terms: Terms) -> Descent:
         order: list[int] = []
         best, worse, result = math.inf, 0, self.average
-        for step in range(1, steps + 1):
-            if len(order) < batch:
-                order = [*order, *self._shuffled(used, terms)]
-            items, order = tuple(order[:batch]), order[batch:]
-            reply = yield SlopeRequest(self.point, items)
-            assert reply.slope is not None
-            self._step(reply.slope, step, steps)
-            if kept and (step * batch) % len(used) < batch:
-                loss = yield from self._validate(kept, terms)
-                best, worse, result = (loss, 0, self.average) if loss < best else (best, worse + 1, result)
-                if worse == WORSE:
-                    break
-        if math.isfinite(best):
-            self.average = result
+        try:
+            for step in range(1, steps + 1):
+                if len(order) < batch:
+                    order = [*order, *self._shuffled(used, terms)]
+                items, order = tuple(order[:batch]), order[batch:]
+                reply = yield SlopeRequest(self.point, items)
+                assert reply.slope is not None
+                self._step(reply.slope, step, steps)
+                if kept and (step * batch) % len(used) < batch:
+                    loss = yield from self._validate(kept, terms)
+                    best, worse, result = (loss, 0, self.average) if loss < best else (best, worse + 1, result)
+                    if worse == WORSE:
+                        break
+        finally:  # also where the budget ends first, and the generator is closed
+            if math.isfinite(best):
+                self.average = result
 
     def _validate(self, kept: Sequence[int], terms: Terms) -> Generator[SlopeRequest, SlopeReply, float]:
         reply = yield SlopeRequest(self.average, tuple(kept), derivative=False)

@@ -47,12 +47,19 @@ def create(
 
 
 def check(name: str, settings: Mapping[str, Any]) -> None:
-    """ConfigError for an unknown optimizer or setting, or an unwritable mirror; creates no optimizer and no file."""
+    """ConfigError for an unknown optimizer or setting, or a mirror that is useless or cannot be written.
+
+    Creates no optimizer and no file.
+    """
     given = {key: value for key, value in settings.items() if key != "mirror"}
     check_section(load_plugin("optimizers", name, "optimizer").create, given, "optimizer", reserved=("objectives",))
     mirror = settings.get("mirror")
     check_value(mirror, Location | None, "optimizer.mirror")
     if mirror:
+        if not getattr(_module(name), "PROPOSES_CANDIDATES", True):
+            raise ConfigError(
+                f"optimizer.mirror: optimizer={name} proposes no candidates, so it has no trials; unset it"
+            )
         with prefix_errors("optimizer.mirror"):
             refuse_unwritable(Path(mirror))
 

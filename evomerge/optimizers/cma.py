@@ -29,7 +29,8 @@ class CMA:
     """The seeds are the first generation; the first run starts at the best of them.
 
     With a descent, its last and its averaged iterate replace the seeds, and the first run starts at the better of them,
-    with a smaller step and with axes that are shorter where the squared slopes are large.
+    with a smaller step and with axes that are shorter where the squared slopes are large. Axes without a slope begin
+    as long as without a descent.
 
     If the search provides a surrogate model, `factor` times as many points are sampled and the most promising returned.
     """
@@ -92,9 +93,11 @@ class CMA:
             self._run = self._started(point, *self._restarts.next(spent))
 
     def centre(self) -> Vector | None:
-        """The mean of the run that has found the lowest loss; None before the first run."""
+        """The mean of the run that has found the lowest loss; before the first run the end of the descent, or None."""
         runs = [*self._ended, *([(self._run.best, self._run.centre())] if self._run else [])]
-        return min(runs, key=lambda run: run[0])[1] if runs else None
+        if runs:
+            return min(runs, key=lambda run: run[0])[1]
+        return self._descender.average if self._descender and self._descender.steps else None
 
     def _first_steps(self) -> tuple[float, Vector | None]:
         """The step size of the first run, and the relative lengths of its axes."""
@@ -102,7 +105,7 @@ class CMA:
             return self._restarts.sigma, None
         squares = self._descender.squares
         known = squares > 0
-        scales = np.ones(len(squares))
+        scales = np.full(len(squares), 1 / AFTER_DESCENT)  # the descent has not moved axes without a slope
         if known.any():
             scales[known] = np.clip((squares[known] / np.median(squares[known])) ** -0.25, *SCALES)
         return AFTER_DESCENT * self._restarts.sigma, scales

@@ -10,6 +10,8 @@ from typing import Any
 from evomerge.optimizers import Coordinate, Descent, Surrogate, Terms, Vector
 from evomerge.optimizers._descent import Batch, Descender, DescentSettings, Origin, Passes, Rate, Share
 
+PROPOSES_CANDIDATES = False  # so a mirror would stay empty
+
 
 class Slope:
     """A single descent; it asks for no candidate, and its average is the result."""

@@ -85,7 +85,8 @@ class RemainingBudget:
 
     def _affordable_items(self, least: int, dimensions: int) -> int:
         """Items per candidate if the budget is shared by enough candidates; `least` if it only counts candidates."""
-        pace, bounds = self._seconds_per_item(), [math.inf if self._budget.items is None else float(self._budget.items)]
+        pace, limit = self._seconds_per_item(), self._budget.items
+        bounds = [math.inf if limit is None else max(0.0, limit - self._slopes)]
         if self._budget.hours is not None and pace:
             bounds.append(self._seconds_until_end(self._budget.hours) / pace - self._reserve)
         items, tasks = self._evaluator.plan.items("search"), self._evaluator.objective.weights
@@ -101,7 +102,7 @@ class RemainingBudget:
         if self._budget.evaluations is None and generation >= IDLE_LIMIT and not any(self._costs[-IDLE_LIMIT:]):
             return 0
         left = sys.maxsize if self._budget.evaluations is None else self._budget.evaluations - self._candidates
-        return max(0, left) if self._budget.hours is None or self._in_time(generation, self._budget.hours) else 0
+        return max(0, left) if self._budget.hours is None or self._begins_in_time(generation, self._budget.hours) else 0
 
     def record(self, candidates: int, items: Mapping[str, int]) -> None:
         """Count a generation: the number of its candidates, and recipe key → items scored; no item counts twice."""
@@ -128,12 +129,27 @@ class RemainingBudget:
     def item_allowance(self) -> float:
         """How many item equivalents the search may still spend; without a limit on items or hours, those of all
         candidates that it may propose."""
+        bounds, pace = [self._counted_allowance()], self._seconds_per_item()
+        if self._budget.hours is not None and pace:
+            bounds.append(self._seconds_until_end(self._budget.hours) / pace - self._reserve)
+        return min(bounds)
+
+    def pays_for(self, equivalents: float, recorded: bool, pace: float | None) -> bool:
+        """Whether a request of a descent may be made; one whose answer is `recorded` takes no time.
+
+        `pace` is the number of seconds per item equivalent of the descent, which counts where no candidate has been
+        scored by this command. If time has run out, the ledger records that, so a repeated command ends there.
+        """
+        if equivalents > self._counted_allowance():
+            return False
+        pace = self._seconds_per_item() or pace
+        return self._budget.hours is None or recorded or self._in_time(0, self._budget.hours, equivalents, pace)
+
+    def _counted_allowance(self) -> float:
+        """The item equivalents that are left by the limits on items and candidates."""
         bounds = [math.inf]
         if self._budget.items is not None:
             bounds.append(self._budget.items - self.spent)
-        pace = self._seconds_per_item()
-        if self._budget.hours is not None and pace:
-            bounds.append(self._seconds_until_end(self._budget.hours) / pace - self._reserve)
         if self._budget.evaluations is not None:
             whole = self._budget.evaluations * len(self._evaluator.plan.items("search"))
             bounds.append(whole - self.spent)
@@ -153,19 +169,23 @@ class RemainingBudget:
         hours = self._budget.hours
         return seconds if hours is None else min(seconds, max(0.0, self._seconds_until_end(hours)))
 
-    def _in_time(self, generation: int, hours: float) -> bool:
+    def _begins_in_time(self, generation: int, hours: float) -> bool:
         """Whether there is time for finalise and for one more generation, as costly as the costliest recent one.
 
         The assumed cost is at least one slice, that of the leader: recent generations may have been in the ledger and
         thus have added no items.
         """
+        cost = max([len(self._evaluator.plan.items("search")), *self._costs[-RECENT:]])
+        return self._in_time(generation, hours, cost, self._seconds_per_item())
+
+    def _in_time(self, generation: int, hours: float, cost: float, pace: float | None) -> bool:
+        """Whether there is time for finalise and `cost` more items; if not, the ledger records after which generation.
+
+        Without a `pace` this command has computed nothing yet, so there is no speed to extrapolate.
+        """
         if {"after": generation, "budget": asdict(self._budget)} in self._ledger.stops:
             return False
-        pace = self._seconds_per_item()
-        if pace is None:
-            return True  # this command has scored nothing yet, so there is no speed to extrapolate
-        cost = max([len(self._evaluator.plan.items("search")), *self._costs[-RECENT:]])
-        if pace * (cost + self._reserve) <= self._seconds_until_end(hours):
+        if pace is None or pace * (cost + self._reserve) <= self._seconds_until_end(hours):
             return True
         self._ledger.append_stop(generation, asdict(self._budget))
         return False

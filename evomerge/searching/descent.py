@@ -59,7 +59,7 @@ class SlopeEvaluator:
     def __init__(self, items: SlopeItems, space: SearchSpace, pool: Pool, ledger: Ledger) -> None:
         self.items, self._space, self._pool, self._ledger = items, space, pool, ledger
         self.computed = 0.0  # item equivalents that the workers have computed, without those found in the ledger
-        self.seconds = 0.0
+        self.seconds = 0.0  # in which they were computed
 
     def weigh(self, task_weights: Mapping[str, float]) -> None:
         """Weight the items by task from now on."""
@@ -83,10 +83,19 @@ class SlopeEvaluator:
         """The number of items by which the price is measured."""
         return min(PART, len(self.items.items))
 
+    @property
+    def pace(self) -> float | None:
+        """Seconds per item equivalent; None if this command has computed none."""
+        return self.seconds / self.computed if self.computed else None
+
+    def is_recorded(self, request: SlopeRequest) -> bool:
+        """Whether the ledger has the answer to a request."""
+        return self._key(self._space.decode(request.vector), request) in self._ledger.slopes
+
     def reply(self, request: SlopeRequest, price: float) -> SlopeReply:
         """The losses, and the slope if it is wanted, from the ledger or from the workers."""
         recipe = self._space.decode(request.vector)
-        key = _digest(recipe.key(), [self.items.items[place] for place in request.items], request.derivative)
+        key = self._key(recipe, request)
         found = self._ledger.slopes.get(key)
         if found is None:
             parts = [request.items[first : first + PART] for first in range(0, len(request.items), PART)]
@@ -97,6 +106,9 @@ class SlopeEvaluator:
             found = self._ledger.append_slope(key, *self._combined(request, slopes))
         losses, slope = found
         return SlopeReply(np.array(losses), None if slope is None else np.array(slope))
+
+    def _key(self, recipe: Recipe, request: SlopeRequest) -> str:
+        return _digest(recipe.key(), [self.items.items[place] for place in request.items], request.derivative)
 
     def _combined(self, request: SlopeRequest, slopes: Sequence[Slopes]) -> tuple[list[float], list[float] | None]:
         losses = [loss for part in slopes for loss in part.losses]
@@ -150,7 +162,7 @@ def descend(
         while True:
             request = next(descent) if reply is None else descent.send(reply)
             cost = len(request.items) * (price if request.derivative else 1.0)
-            if cost > remaining.item_allowance():
+            if not remaining.pays_for(cost, evaluator.is_recorded(request), evaluator.pace):
                 break
             reply = evaluator.reply(request, price)
             remaining.record_slopes(cost)
@@ -160,6 +172,8 @@ def descend(
     except StopIteration:
         pass
     descent.close()
+    if not step:
+        log.warning("the budget does not pay for a step of the descent, so there is none")
 
 
 def _digest(*parts: object) -> str:

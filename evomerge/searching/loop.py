@@ -90,13 +90,13 @@ def search(
     """
     board = Leaderboard(evaluator)
     board.add(first := _score_baselines(evaluator, baselines))
-    if uses_races(evaluator.objective, race):
-        race = remaining.widen_race(race, space.dimensions)
     order = item_order(evaluator, race)
     _notify(callbacks, 0, board, [board.fitness[candidate.key].score for candidate in first])
     if slopes:
         slopes.weigh(evaluator.objective.loss_weights(evaluator.baseline_means("search")))
         descend(cast(SlopeOptimizer, optimizer), slopes, remaining, np.full(space.dimensions, 0.5), callbacks)
+    if uses_races(evaluator.objective, race):
+        race = remaining.widen_race(race, space.dimensions)
     number = 0
     while (limit := remaining.next_generation_limit(number)) and (vectors := optimizer.ask(board.surrogate)):
         number += 1

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from evomerge import methods
+from evomerge.errors import CandidateError
 from evomerge.merging.materializer import Materializer
 from evomerge.merging.slope_hooks import SlopeHooks, Sums
 from evomerge.merging.tangents import recipe_tangents
@@ -161,3 +163,22 @@ def test_values_at_the_ends_of_their_ranges_have_slopes(name: str, open_family: 
     recipe = recipes.recipe(name, folders.base, folders.experts[: recipes.count(name)], weights=(0.5, 0.0, 0.2), **ends)
     for tensor in recipe_tangents(materializer, recipe, [gene.name for gene in genes]):
         assert tensor.tangents
+
+
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 0.0, 0.0)], ids=["an expert", "the base"])
+@pytest.mark.parametrize("name", [name for name in methods.names() if "weight" in methods.load(name).PER_EXPERT])
+def test_the_points_of_the_base_and_of_an_expert_have_slopes(
+    name: str, weights: tuple[float, ...], open_family: Open
+) -> None:
+    """A method may be linear there and elementwise beside it; slopes at the kink are those of the side in the range."""
+    folders, materializer = open_family("llama", method=name)
+    count = recipes.count(name)
+    recipe = recipes.recipe(name, folders.base, folders.experts[:count], weights=weights[:count])
+    try:
+        model = live(materializer)
+        materializer.write(recipe, model)
+    except CandidateError:
+        pytest.skip("weights that sum to 0 are refused")
+    found = slopes(materializer, recipe, model)
+    assert all(np.isfinite(values).all() for values in found.values())

@@ -73,3 +73,10 @@ def test_a_mirror_is_a_path_that_can_be_written(tmp_path: Path) -> None:
             create("random", COORDINATES, [], 1, {"mirror": given})
     create("random", COORDINATES, [], 1, {"mirror": str(tmp_path / "new" / "log")})
     assert [path.name for path in tmp_path.iterdir()] == ["file"], "nothing is left behind"
+
+
+def test_an_optimizer_that_proposes_nothing_has_no_mirror(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^optimizer\.mirror: optimizer=slope proposes no candidates"):
+        create("slope", COORDINATES, [], 1, {"mirror": str(tmp_path / "log")})
+    create("cma", COORDINATES, [], 1, {"mirror": str(tmp_path / "log"), "start": "slope"})
+    create("slope", COORDINATES, [], 1, {"mirror": None})

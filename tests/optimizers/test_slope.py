@@ -164,3 +164,39 @@ def test_cma_without_a_step_of_a_descent_begins_with_its_seeds() -> None:
     optimizer: Any = create("cma", cube(5), [np.zeros(5)], 1, {"start": "slope"})
     assert not run(optimizer.descent(terms(allowance=0.0)))
     assert (optimizer.ask()[0] == 0).all()
+
+
+def test_cma_searches_axes_without_a_slope_as_widely_as_without_a_descent() -> None:
+    def first_axis_alone(request: SlopeRequest) -> SlopeReply:
+        slope = np.array([request.vector[0] - 0.3, 0.0, 0.0])
+        return SlopeReply(np.full(len(request.items), slope[0] ** 2), slope if request.derivative else None)
+
+    spread = []
+    for start in ("slope", "seeds"):
+        optimizer: Any = create("cma", cube(3), [np.full(3, 0.4)], 1, {"start": start, "population": 400, "screen": 1})
+        if start == "slope":
+            run(optimizer.descent(terms()), first_axis_alone)
+        optimizer.tell(first := optimizer.ask(), [0.0] * len(first))
+        spread.append(np.std(optimizer.ask(), axis=0))
+    assert spread[0][0] < 0.5 * spread[1][0]
+    assert spread[0][1:] == pytest.approx(spread[1][1:], rel=0.1)
+
+
+def test_the_end_of_a_descent_is_the_centre_of_a_cma_that_had_no_budget_left() -> None:
+    optimizer: Any = create("cma", cube(5), [np.zeros(5)], 1, {"start": "slope"})
+    assert optimizer.centre() is None
+    run(optimizer.descent(terms()))
+    assert (optimizer.centre() == optimizer.ask()[0]).all()
+
+
+def test_a_descent_that_is_closed_early_keeps_the_iterate_with_the_lowest_loss() -> None:
+    optimizer = slope([np.full(5, 0.3)], validation=0.5, batch=8, rate=0.1)
+    descent, reply, validated = optimizer.descent(terms()), None, []
+    while len(validated) < 2:
+        request = next(descent) if reply is None else descent.send(reply)
+        reply = SlopeReply(np.full(len(request.items), request.vector[0]), -np.ones(5) if request.derivative else None)
+        if not request.derivative and len(request.items) == 16:
+            validated.append(request.vector)
+    descent.send(reply)
+    descent.close()
+    assert (optimizer.centre() == validated[0]).all()

@@ -10,13 +10,15 @@ import pytest
 
 from evomerge.errors import RunError
 from evomerge.ledger.ledger import Ledger
-from evomerge.optimizers import SlopeReply, SlopeRequest
+from evomerge.optimizers import SlopeReply, SlopeRequest, create
 from evomerge.scoring.protocol import task_of
-from evomerge.searching.descent import PART, SlopeEvaluator, SlopeItems
+from evomerge.searching.budget import BudgetConfig, RemainingBudget
+from evomerge.searching.descent import PART, SlopeEvaluator, SlopeItems, descend
+from evomerge.searching.race import RaceConfig
 from evomerge.workers.jobs import Job, Outcome, Slopes
 from tests.conftest import SMALL, evomerge
 from tests.experiment.test_run import same_run
-from tests.toys import BEST, ToyPool, toy_space
+from tests.toys import BEST, Run, ToyPool, cube, toy_space
 
 DESCENT = (*SMALL, "optimizer=slope")
 MIXED = (*SMALL, "optimizer=cma", "optimizer.start=slope")
@@ -42,6 +44,13 @@ ITEMS = SlopeItems.of([f"a/{i}" for i in range(20)] + [f"b/{i}" for i in range(5
 
 
 Make = Callable[..., SlopeEvaluator]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    made = Run(tmp_path / "trials.jsonl")
+    yield made
+    made.ledger.close()
 
 
 @pytest.fixture
@@ -114,6 +123,60 @@ def test_a_model_that_cannot_be_differentiated_ends_the_run_with_a_remedy(evalua
     pool = SlopePool(fails=lambda job: "RuntimeError: no backward" if job.slope else None)
     with pytest.raises(RunError, match="cannot be computed .RuntimeError: no backward.; choose optimizer=cma"):
         evaluator(pool).price(np.zeros(2), 1.0)
+
+
+class SlowPool(SlopePool):
+    """A job takes a minute."""
+
+    def __init__(self, clock: list[float]) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def outcome(self, job: Job) -> Outcome:
+        self._clock[0] += 60.0
+        return super().outcome(job)
+
+
+@pytest.mark.parametrize("scored", [True, False], ids=["baselines scored", "baselines in the ledger"])
+def test_a_descent_that_time_has_ended_ends_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scored: bool
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
+    def command(hours: float) -> tuple[list[float], int]:
+        """The end of the descent, and the number of jobs that were computed."""
+        pool = SlowPool(clock)
+        run = Run(tmp_path / "trials.jsonl", pool)
+        if scored:
+            run.evaluator.scored_items, run.evaluator.scoring_seconds = 60, 60.0
+        remaining = RemainingBudget(BudgetConfig(evaluations=None, hours=hours), run.evaluator, run.ledger)
+        optimizer: Any = create("slope", cube(2), [], 1, {"passes": 1000})
+        try:
+            descend(optimizer, SlopeEvaluator(ITEMS, toy_space(), pool, run.ledger), remaining, np.full(2, 0.5))
+        finally:
+            run.ledger.close()
+        return optimizer.centre().tolist(), len(pool.jobs)
+
+    first, jobs = command(1.0)
+    assert 50 < jobs <= 62
+    assert command(1.0) == (first, 0)
+    longer, more = command(1.2)
+    assert more > 50 and longer != first
+
+
+def test_a_descent_that_the_budget_does_not_pay_for_is_told(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    remaining = RemainingBudget(BudgetConfig(items=10), run.evaluator, run.ledger)
+    optimizer: Any = create("slope", cube(2), [], 1, {})
+    descend(optimizer, SlopeEvaluator(ITEMS, toy_space(), SlopePool(), run.ledger), remaining, np.full(2, 0.5))
+    assert optimizer.centre() is None and "does not pay for a step" in caplog.text
+    assert remaining.spent == PART * 3.5, "the price was measured"
+
+
+def test_a_descent_leaves_less_for_races(run: Run) -> None:
+    remaining = RemainingBudget(BudgetConfig(items=64), run.evaluator, run.ledger)
+    remaining.record_slopes(32.0)
+    assert remaining.widen_race(RaceConfig(least=1, most=1), 2).most == 2
 
 
 @pytest.fixture(scope="module", params=[DESCENT, MIXED], ids=["slope", "cma"])

@@ -10,22 +10,23 @@ CHOSEN, REFUSED = (0.0, True), (-1e4, False)  # answers of a model that is certa
 LENGTHS: Mapping[str, Callable[[str], int]] = {"acc_norm": len, "acc_bytes": lambda text: len(text.encode())}
 
 
-def item_loss(item: str, grader: TaskGrader, doc: FrozenDoc) -> ItemLoss | None:
+def item_loss(item: str, grader: TaskGrader, doc: FrozenDoc, chat: bool = False) -> ItemLoss | None:
     """The loss of an item; None if the task has neither a right choice nor a target text.
 
-    The choices of `acc_norm` and `acc_bytes` are divided by their lengths as in lm-eval.
+    The choices of `acc_norm` and `acc_bytes` are divided by their lengths as in lm-eval. With `chat`, prompts are
+    conversations, so a target text begins a turn of its own.
     """
     kind = grader.task.OUTPUT_TYPE
     if kind == "multiple_choice":
         return _of_choices(item, grader, doc)
     if kind in ("loglikelihood", "loglikelihood_rolling"):
-        return ItemLoss(doc.requests())
+        requests = doc.requests()
+        return ItemLoss(requests) if all(request.arguments[-1] for request in requests) else None  # not of no text
     target = _target(grader.task, doc.instances[0].doc)
     if not target:
         return None
     context = doc.instances[0].args[0]
-    delimiter = getattr(grader.task.config, "target_delimiter", None) or " "
-    return ItemLoss((Request("loglikelihood", (context, f"{delimiter}{target}")),))
+    return ItemLoss((Request("loglikelihood", (context, _delimiter(grader.task.config, context, chat) + target)),))
 
 
 def _of_choices(item: str, grader: TaskGrader, doc: FrozenDoc) -> ItemLoss | None:
@@ -46,14 +47,25 @@ def _of_choices(item: str, grader: TaskGrader, doc: FrozenDoc) -> ItemLoss | Non
     return ItemLoss(doc.requests()[:count], scores.index(max(scores)), lengths)
 
 
+def _delimiter(config: Any, context: str, chat: bool) -> str:
+    """The text between a prompt and its target, as between the question and the answer of a few-shot example."""
+    if getattr(config, "gen_prefix", None):
+        return "" if context[-1:].isspace() else " "
+    return "" if chat else str(getattr(config, "target_delimiter", " "))
+
+
 def _target(task: Any, doc: Any) -> str | None:
     """The target text of a generation task; the first one if there are several."""
+    config = task.config
     try:
         target = task.doc_to_target(doc)
-        if isinstance(target, int) and not isinstance(target, bool):
+        if isinstance(target, list | tuple):
+            target = target[0] if target else None
+        if type(target) is int and config.doc_to_choice is not None:
             target = task.doc_to_choice(doc)[target]
     except Exception:  # a task may have no target, or compute it by code that fails
         return None
-    if isinstance(target, list | tuple):
-        target = target[0] if target else None
+    is_placeholder = not isinstance(config.doc_to_target, str)
+    if type(target) in (int, float) and not is_placeholder:  # a column of numbers
+        target = str(target)
     return target.strip() or None if isinstance(target, str) else None

@@ -45,6 +45,7 @@ class LMEvalScorer:
         multiturn = config.apply_chat_template if config.fewshot_as_multiturn is None else config.fewshot_as_multiturn
         template = _chat_template(tokenizer) if config.apply_chat_template else None
         prompting = Prompting(config.system_instruction, template, multiturn)
+        self._chat = template is not None
         self._docs: dict[str, tuple[TaskGrader, FrozenDoc]] = {}
         drawn: dict[str, dict[str, tuple[str, ...]]] = {}
         self.withheld = 0
@@ -103,7 +104,7 @@ class LMEvalScorer:
 
     def loss(self, item: str) -> ItemLoss | None:
         """The differentiable loss of an item; None if its task has no right choice and no target text."""
-        return item_loss(item, *self._docs[item])
+        return item_loss(item, *self._docs[item], self._chat)
 
     def _by_grader(self, chunk: Chunk) -> Iterable[tuple[TaskGrader, dict[str, FrozenDoc]]]:
         by_grader: dict[str, tuple[TaskGrader, dict[str, FrozenDoc]]] = {}

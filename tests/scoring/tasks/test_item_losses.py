@@ -61,6 +61,50 @@ def test_a_generation_task_has_the_text_of_its_target(choice: Any, freeze: Freez
         assert request.kind == "loglikelihood" and request.arguments == (f"{row}?", f" answer {row}")
 
 
+@pytest.mark.parametrize(
+    ("changes", "delimiter"),
+    [({}, " "), ({"target_delimiter": ""}, ""), ({"target_delimiter": "\n"}, "\n"), ({"gen_prefix": "It is"}, " ")],
+    ids=["by default", "none", "a line", "after a prefix"],
+)
+@pytest.mark.parametrize("shots", [0, 1])
+def test_a_target_follows_its_prompt_as_in_a_few_shot_example(
+    choice: Any, freeze: Freeze, changes: Mapping[str, Any], delimiter: str, shots: int
+) -> None:
+    examples = [{**ROWS[0], "q": "first?", "text": "an example"}]
+    more = {"num_fewshot": shots, "fewshot_config": {"sampler": "first_n", "samples": examples}} if shots else {}
+    spec = choice(rows={"validation": ROWS}, doc_to_target="text", **GENERATE, **changes, **more)
+    for row, loss in losses(freeze({"name": "gen", "spec": spec})).items():
+        assert loss is not None
+        context, answer = loss.requests[0].arguments
+        assert answer == f"{delimiter}answer {row}"
+        assert not shots or f"{delimiter}an example" in context
+
+
+def test_a_target_of_a_conversation_is_a_turn_of_its_own(choice: Any, freeze: Freeze) -> None:
+    spec = choice(rows={"validation": ROWS}, doc_to_target="text", **GENERATE)
+    for row, loss in losses(freeze({"name": "gen", "spec": spec}, apply_chat_template=True)).items():
+        assert loss is not None and loss.requests[0].arguments == (f"[user]{row}?;[assistant]", f"answer {row}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "target"),
+    [
+        ({"doc_to_target": "gold"}, lambda i: str(i % 3)),
+        ({"doc_to_target": 0}, None),
+        ({"doc_to_target": "gold", "doc_to_choice": "choices"}, lambda i: ROWS[i]["choices"][i % 3]),
+        ({"doc_to_target": "texts"}, lambda i: f"answer {i}"),
+    ],
+    ids=["a column of numbers", "a placeholder", "a choice", "several"],
+)
+def test_a_target_that_is_no_text(
+    choice: Any, freeze: Freeze, changes: Mapping[str, Any], target: Callable[[int], str] | None
+) -> None:
+    rows = [{**row, "texts": [row["text"], "else"]} for row in ROWS]
+    spec = choice(rows={"validation": rows}, **{**GENERATE, **changes})
+    for row, loss in losses(freeze({"name": "gen", "spec": spec})).items():
+        assert (None if loss is None else loss.requests[0].arguments[1]) == (target and f" {target(row)}")
+
+
 @pytest.mark.parametrize("target", ["", "   "])
 def test_a_target_of_no_text_is_no_loss(choice: Any, freeze: Freeze, target: str) -> None:
     rows = [{**row, "text": target} for row in ROWS]
@@ -69,14 +113,18 @@ def test_a_target_of_no_text_is_no_loss(choice: Any, freeze: Freeze, target: str
     assert set(losses(freeze({"name": "gen", "spec": spec})).values()) == {None}
 
 
-def test_a_log_likelihood_task_has_its_own_requests(choice: Any, freeze: Freeze) -> None:
+def test_a_log_likelihood_task_has_its_own_requests_unless_they_have_no_text(choice: Any, freeze: Freeze) -> None:
+    rows = [{**row, "text": row["text"] if row["gold"] else ""} for row in ROWS]
     spec = choice(
-        rows={"validation": ROWS},
+        rows={"validation": rows},
         doc_to_target="text",
         doc_to_choice=None,
         output_type="loglikelihood",
         metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
     )
     for row, loss in losses(freeze({"name": "ll", "spec": spec})).items():
+        if row % 3 == 0:
+            assert loss is None
+            continue
         assert loss is not None and loss.gold is None
         assert loss.requests[0].arguments == (f"{row}?", f"answer {row}")
