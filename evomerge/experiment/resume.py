@@ -15,7 +15,7 @@ CHANGEABLE_IN_SECTION = {
     "optimizer": ("mirror",),
 }
 # Settings of cma that were added later; without a descent they have no effect, and older ledgers do not have them.
-OF_A_DESCENT = ("start", "share", "rate", "batch", "passes")
+OF_A_DESCENT = ("start", "share", "rate", "batch", "passes", "origin")
 
 
 def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:

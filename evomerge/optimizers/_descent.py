@@ -7,8 +7,8 @@ from typing import Annotated
 
 import numpy as np
 
-from evomerge.optimizers import Descent, SlopeReply, SlopeRequest, Terms, Vector
-from evomerge.schema import Range
+from evomerge.optimizers import Coordinate, Descent, SlopeReply, SlopeRequest, Terms, Vector
+from evomerge.schema import OneOf, Range
 
 DECAY, DECAY_SQUARES = 0.9, 0.99  # of the running means of slopes and of their squares
 EPSILON = 1e-8
@@ -19,6 +19,7 @@ WORSE = 2  # a descent ends after so many passes that have not lowered the loss 
 Rate = Annotated[float, Range(0, 1, without=(0,))]
 Batch = Annotated[int, Range(1, 10_000)]
 Passes = Annotated[int, Range(1, 1000)]
+Origin = Annotated[str, OneOf(("auto", "middle", "seeds"))]
 Share = Annotated[float, Range(0, 0.5)]
 
 
@@ -27,21 +28,29 @@ class DescentSettings:
     """Steps of at most `rate` of the cube's edge, falling to 0 by a cosine, on `batch` items each.
 
     Every item is used `passes` times, or less often if the budget does not pay for that. A share `validation` of the
-    items is not descended on: the averaged iterate with the lowest loss on them is the result.
+    items is not descended on: the averaged iterate with the lowest loss on them is the result. The `origin` is the
+    middle of the cube, or the seed with the lowest loss on TRIED items; auto is the latter if there are categories.
     """
 
     rate: float
     batch: int
     passes: int
-    validation: float
+    validation: float = 0.0
+    origin: str = "auto"
 
 
 class Descender:
     """One descent; `point`, `average` and `squares` are the last iterate, the result, and mean squared slopes."""
 
-    def __init__(self, seeds: Sequence[Vector], dimensions: int, settings: DescentSettings, seed: int) -> None:
-        points = [*(np.clip(point, 0.0, 1.0) for point in seeds), np.full(dimensions, 0.5)]
-        self._seeds = list({point.tobytes(): point for point in points}.values())
+    def __init__(
+        self, coordinates: Sequence[Coordinate], seeds: Sequence[Vector], settings: DescentSettings, seed: int
+    ) -> None:
+        dimensions = len(coordinates)
+        origin = settings.origin
+        if origin == "auto":  # the middle of categories is an arbitrary one of them
+            origin = "seeds" if any(c.levels and not c.ordered for c in coordinates) else "middle"
+        chosen = [np.clip(point, 0.0, 1.0) for point in seeds] if origin == "seeds" else []
+        self._seeds = chosen or [np.full(dimensions, 0.5)]
         self._settings, self._generator = settings, np.random.default_rng(seed)
         self.point = self.average = self._seeds[0]
         self.squares = np.zeros(dimensions)
@@ -49,7 +58,7 @@ class Descender:
         self.steps = 0
 
     def run(self, terms: Terms) -> Descent:
-        """Start from the best of the seeds and the middle of the cube, then descend for as long as the terms allow."""
+        """Choose the origin, then descend for as long as the terms allow."""
         order = stratified(terms.tasks, self._generator)
         kept = order[: int(self._settings.validation * len(order))]
         used = order[len(kept) :]

@@ -9,7 +9,7 @@ import numpy as np
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers import MAX_POPULATION, Coordinate, Descent, Terms, Vector
-from evomerge.optimizers._descent import Batch, Descender, DescentSettings, Passes, Rate
+from evomerge.optimizers._descent import Batch, Descender, DescentSettings, Origin, Passes, Rate
 from evomerge.optimizers._restarts import KINDS, Restarts, rounded_up
 from evomerge.optimizers._surrogate import Surrogate
 from evomerge.schema import OneOf, Range
@@ -142,6 +142,7 @@ def create(
     rate: Rate = 0.03,
     batch: Batch = 16,
     passes: Passes = 3,
+    origin: Origin = "auto",
 ) -> CMA:
     """`population` None is 4 + ⌊1.5 ln n⌋; `sigma` is the first step size in units of the cube's edge.
 
@@ -162,5 +163,5 @@ def create(
     plan = Restarts(restarts, first, sigma, multiple_of, np.random.default_rng(seed))
     descender = None
     if start == "slope":
-        descender = Descender(seeds, len(coordinates), DescentSettings(rate, batch, passes, 0.0), seed)
+        descender = Descender(coordinates, seeds, DescentSettings(rate, batch, passes, origin=origin), seed)
     return CMA(coordinates, seeds, plan, covariance, tolerance, screen, descender, share)

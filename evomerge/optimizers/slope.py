@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.optimizers import Coordinate, Descent, Surrogate, Terms, Vector
-from evomerge.optimizers._descent import Batch, Descender, DescentSettings, Passes, Rate, Share
+from evomerge.optimizers._descent import Batch, Descender, DescentSettings, Origin, Passes, Rate, Share
 
 PROPOSES_CANDIDATES = False  # so a mirror would stay empty
 
 
 class Slope:
-    """A single descent, from the best of the seeds; it asks for no candidate, and its average is the result."""
+    """A single descent; it asks for no candidate, and its average is the result."""
 
     def __init__(self, descender: Descender) -> None:
         self._descender = descender
@@ -49,9 +49,11 @@ def create(
     batch: Batch = 16,
     passes: Passes = 3,
     validation: Share = 0.0,
+    origin: Origin = "auto",
 ) -> Slope:
     """Steps of at most `rate` of the cube's edge on `batch` items each; every item of the slice is used `passes` times.
 
-    With `validation`, the descent ends early where it no longer lowers the loss of that share of the items.
+    With `validation`, the descent ends early where it no longer lowers the loss of that share of the items. It starts
+    from the middle of the cube, or from the best of the seeds.
     """
-    return Slope(Descender(seeds, len(coordinates), DescentSettings(rate, batch, passes, validation), seed))
+    return Slope(Descender(coordinates, seeds, DescentSettings(rate, batch, passes, validation, origin), seed))

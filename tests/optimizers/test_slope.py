@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evomerge.optimizers import Descent, SlopeReply, SlopeRequest, Terms, Vector, create, names, uses_slopes
+from evomerge.optimizers import Coordinate, Descent, SlopeReply, SlopeRequest, Terms, Vector, create, names, uses_slopes
 from evomerge.optimizers._descent import stratified
 from tests.toys import cube
 
@@ -72,7 +72,7 @@ def test_every_pass_uses_each_item_once_and_each_batch_has_its_share_of_every_ta
 @pytest.mark.parametrize("allowance", [0.0, 30.0, 100.0, 200.0])
 @pytest.mark.parametrize("validation", [0.0, 0.25])
 def test_spends_no_more_than_it_may(allowance: float, validation: float) -> None:
-    optimizer = slope([np.zeros(5), np.ones(5)], validation=validation)
+    optimizer = slope([np.zeros(5), np.ones(5)], validation=validation, origin="seeds")
     requests = run(optimizer.descent(terms(allowance=allowance)))
     assert cost(requests) <= allowance + len(requests[-1].items if requests else ())
     assert (optimizer.centre() is None) == (not any(request.derivative for request in requests))
@@ -86,10 +86,18 @@ def test_the_steps_fall_to_nothing_also_where_the_budget_is_short() -> None:
 
 def test_starts_from_the_seed_with_the_lowest_loss() -> None:
     good, bad = np.clip(OPTIMA, 0.0, 1.0), np.full(5, 0.9)
-    requests = run(slope([bad, good]).descent(terms()))
-    tried = requests[:3]  # the two, and the middle of the cube
+    requests = run(slope([bad, good], origin="seeds").descent(terms()))
+    tried = requests[:2]
     assert not any(r.derivative for r in tried) and len({r.items for r in tried}) == 1
-    assert requests[3].derivative and (requests[3].vector == good).all()
+    assert requests[2].derivative and (requests[2].vector == good).all()
+
+
+def test_starts_in_the_middle_unless_there_are_categories() -> None:
+    (first, *_) = run(slope([np.zeros(5)]).descent(terms()))
+    assert first.derivative and (first.vector == 0.5).all()
+    axes = [*cube(4), Coordinate("method", 2, ordered=False)]
+    (first, *_) = run(create("slope", axes, [np.zeros(5)], 1, {}).descent(terms()))  # type: ignore[attr-defined]
+    assert (first.vector == 0).all()
 
 
 def test_validation_keeps_the_iterate_with_the_lowest_loss_and_ends_a_descent_that_over_fits() -> None:
@@ -106,7 +114,7 @@ def test_validation_keeps_the_iterate_with_the_lowest_loss_and_ends_a_descent_th
         assert not kept & set(request.items)
         return SlopeReply(np.zeros(len(request.items)), -np.ones(5))
 
-    optimizer = slope([np.full(5, 0.3)], validation=0.25, passes=40, batch=8, rate=0.05)
+    optimizer = slope([np.full(5, 0.3)], validation=0.25, passes=40, batch=8, rate=0.05, origin="seeds")
     requests = run(optimizer.descent(terms()), over_fitting)
     centre = optimizer.centre()
     assert len(kept) == 8 and len(requests) < 40 * 3 and np.abs(centre - 0.35).max() < 0.15
@@ -116,12 +124,11 @@ def test_weights_of_items_choose_the_seed() -> None:
     def losses(request: SlopeRequest) -> SlopeReply:
         """Item 0 wants the second seed, all others the first."""
         wanted = np.array([float(item == 0) for item in request.items])
-        away = (request.vector[0] - wanted) ** 2 + (request.vector[0] == 0.5)  # not the middle of the cube
-        return SlopeReply(away, np.zeros(5) if request.derivative else None)
+        return SlopeReply(np.abs(request.vector[0] - wanted), np.zeros(5) if request.derivative else None)
 
     seeds = [np.zeros(5), np.ones(5)]
     for weights, first in (([1.0] * 4, 0.0), ([40.0, 1.0, 1.0, 1.0], 1.0)):
-        requests = run(slope(seeds, batch=4).descent(terms(4, weights=weights)), losses)
+        requests = run(slope(seeds, batch=4, origin="seeds").descent(terms(4, weights=weights)), losses)
         assert next(r for r in requests if r.derivative).vector[0] == first
 
 
