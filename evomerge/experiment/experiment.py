@@ -163,15 +163,21 @@ class Experiment:
         return SlopeEvaluator(items, self.space, pool, ledger)
 
     def optimizer(self) -> optimizers.Optimizer:
-        """A fresh optimizer, seeded with the points of `init` and of the space, each recipe once."""
+        """A fresh optimizer, seeded with the points of `init` and of the space, each recipe once.
+
+        With `init`, a descent begins at one of these points, unless its origin is set to the middle.
+        """
         points = [*initial_points(self.space, self.config.init).values(), *self.space.seed_points().values()]
         seeds = list({self.space.decode(point).key(): point for point in points}.values())
+        settings = self.config.settings("optimizer")
+        if self.config.init and settings.get("origin") == "auto":
+            settings["origin"] = "seeds"
         return optimizers.create(
             self.config.chosen("optimizer", "cma"),
             self.space.coordinates(),
             seeds,
             self.config.seed,
-            self.config.settings("optimizer"),
+            settings,
             self.objective.loss_count,
         )
 

@@ -45,16 +45,15 @@ class Descender:
     def __init__(
         self, coordinates: Sequence[Coordinate], seeds: Sequence[Vector], settings: DescentSettings, seed: int
     ) -> None:
-        dimensions = len(coordinates)
         origin = settings.origin
         if origin == "auto":  # the middle of categories is an arbitrary one of them
             origin = "seeds" if any(c.levels and not c.ordered for c in coordinates) else "middle"
         chosen = [np.clip(point, 0.0, 1.0) for point in seeds] if origin == "seeds" else []
-        self._seeds = chosen or [np.full(dimensions, 0.5)]
+        self._seeds = chosen or [np.array([_middle(c.levels) for c in coordinates])]
         self._settings, self._generator = settings, np.random.default_rng(seed)
         self.point = self.average = self._seeds[0]
-        self.squares = np.zeros(dimensions)
-        self._means = np.zeros(dimensions)
+        self.squares = np.zeros(len(coordinates))
+        self._means = np.zeros(len(coordinates))
         self.steps = 0
 
     def run(self, terms: Terms) -> Descent:
@@ -118,6 +117,11 @@ class Descender:
         self.point = np.clip(self.point - rate * mean / (np.sqrt(square) + EPSILON), 0.0, 1.0)
         count = max(1, step - math.floor((1 - AVERAGED) * steps))  # iterates in the average, this one included
         self.average = self.point if count == 1 else self.average + (self.point - self.average) / count
+
+
+def _middle(levels: int) -> float:
+    """The middle of an axis; if it has levels, that of the cell around it, as a point between two cells is unstable."""
+    return (levels // 2 + 0.5) / levels if levels else 0.5
 
 
 def stratified(tasks: Sequence[str], generator: np.random.Generator) -> list[int]:

@@ -5,9 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evomerge.experiment.experiment import from_config
+from evomerge.optimizers import Terms
+from evomerge.recipes import load_recipe
 from evomerge.scoring.protocol import Plan
 from tests.cli.test_conf import composed
 from tests.conftest import SMALL, evomerge
@@ -98,3 +101,16 @@ def test_a_run_that_an_older_version_began_keeps_its_slices(finished: Path, tmp_
     (folder / "trials.jsonl").write_text("".join([json.dumps(begun) + "\n", *lines[1:]]))
     said = evomerge("check", "+experiment=quickstart", *SMALL, f"init=[{finished}]", "name=old", cwd=tmp_path)
     assert said.code == 0 and "will be resumed" in said.out, said
+
+
+@pytest.mark.parametrize(("origin", "begins"), [("auto", True), ("seeds", True), ("middle", False)])
+@pytest.mark.parametrize("optimizer", ["optimizer=slope", "optimizer.start=slope"])
+def test_a_descent_begins_from_the_other_run(finished: Path, optimizer: str, origin: str, begins: bool) -> None:
+    known = f"init=[{finished / 'recipe.yaml'}]"
+    overrides = ("+experiment=quickstart", *SMALL, "seed=2", known, optimizer, f"optimizer.origin={origin}")
+    experiment = from_config(composed(*overrides))
+    made: Any = experiment.optimizer()
+    request = next(made.descent(Terms(("copy",) * 16, (1.0,) * 16, 1e6, 2.5)))
+    point, _ = experiment.space.nearest(load_recipe(finished / "recipe.yaml"))
+    assert np.allclose(request.vector, point) == begins
+    assert request.derivative != begins, "seeds are compared by their losses"

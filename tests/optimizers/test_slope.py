@@ -100,6 +100,14 @@ def test_starts_in_the_middle_unless_there_are_categories() -> None:
     assert (first.vector == 0).all()
 
 
+@pytest.mark.parametrize(("levels", "middle"), [(0, 0.5), (2, 0.75), (3, 0.5), (4, 0.625)])
+def test_the_middle_of_levels_is_that_of_a_cell(levels: int, middle: float) -> None:
+    """A point between two cells would flip with the smallest step of the search that follows."""
+    optimizer: Any = create("slope", [*cube(4), Coordinate("takes_part", levels)], [], 1, {})
+    (first, *_) = run(optimizer.descent(terms()))
+    assert first.vector.tolist() == [0.5, 0.5, 0.5, 0.5, middle]
+
+
 def test_validation_keeps_the_iterate_with_the_lowest_loss_and_ends_a_descent_that_over_fits() -> None:
     kept: set[int] = set()
     started: list[bool] = []
