@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from evomerge import optimizers, trackers
+from evomerge.errors import TaskError
 from evomerge.experiment.config import ExperimentConfig, read_config
 from evomerge.experiment.descent_losses import find_losses
 from evomerge.ledger import Ledger
@@ -28,7 +30,7 @@ from evomerge.models import (
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.schema import prefix_errors
 from evomerge.scoring import ItemLoss
-from evomerge.scoring.engine import EncodedChunk, Encoder, check_tokenizer
+from evomerge.scoring.engine import EncodedChunk, EncodedLoss, Encoder, check_tokenizer
 from evomerge.scoring.tasks import LMEvalScorer
 from evomerge.searching import Objective, SlopeEvaluator, SlopeItems
 from evomerge.space import (
@@ -157,9 +159,22 @@ class Experiment:
         name, settings = self.config.chosen("optimizer", "cma"), self.config.settings("optimizer")
         return find_losses(self.scorer, self.objective, self.space) if optimizers.uses_slopes(name, settings) else {}
 
+    @cached_property
+    def _encoded_losses(self) -> dict[str, EncodedLoss]:
+        """Item → its loss as token ids; items that do not fit the model are counted in a warning and left out."""
+        found = {}
+        for item, loss in self.item_losses.items():
+            with suppress(TaskError):
+                found[item] = self._encoder.encode_loss(loss)
+        if self.item_losses and not found:
+            raise TaskError("no item fits the model with its target, so there is no descent; raise model.max_length")
+        if left := len(self.item_losses) - len(found):
+            log.warning("%d items do not fit the model with their targets: they are left out of the descent", left)
+        return found
+
     def slopes(self, pool: pools.Pool, ledger: Ledger) -> SlopeEvaluator:
         """What answers the slope requests of an optimizer that descends."""
-        items = SlopeItems.of(tuple(self.item_losses), self.objective.weights)
+        items = SlopeItems.of(tuple(self._encoded_losses), self.objective.weights)
         return SlopeEvaluator(items, self.space, pool, ledger)
 
     def optimizer(self) -> optimizers.Optimizer:
@@ -193,7 +208,7 @@ class Experiment:
     def worker_spec(self) -> WorkerSpec:
         """What every worker is made from; no weight is read for it."""
         experts, folder = tuple(self.experts.values()), str(self.prepared)
-        losses = {item: self._encoder.encode_loss(loss) for item, loss in self.item_losses.items()}
+        losses = self._encoded_losses
         return WorkerSpec(self.base, experts, self.work, self.config.model, prepared=folder, losses=losses)
 
     @cached_property

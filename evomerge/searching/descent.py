@@ -16,7 +16,7 @@ import numpy as np
 
 from evomerge.errors import RunError
 from evomerge.ledger import Ledger, SlopePrice
-from evomerge.optimizers import SlopeOptimizer, SlopeReply, SlopeRequest, Terms, Vector
+from evomerge.optimizers import Descent, SlopeOptimizer, SlopeReply, SlopeRequest, Terms, Vector
 from evomerge.recipes import Recipe
 from evomerge.scoring import task_of
 from evomerge.searching.budget import RemainingBudget
@@ -109,7 +109,9 @@ class SlopeEvaluator:
         return SlopeReply(np.array(losses), None if slope is None else np.array(slope))
 
     def _key(self, recipe: Recipe, request: SlopeRequest) -> str:
-        return _digest(recipe.key(), [self.items.items[place] for place in request.items], request.derivative)
+        # A slope is that of a point: several points may have the same recipe, under several schedules for instance.
+        items = [self.items.items[place] for place in request.items]
+        return _digest(recipe.key(), request.vector.tolist(), items, request.derivative)
 
     def _combined(self, request: SlopeRequest, slopes: Sequence[Slopes]) -> tuple[list[float], list[float] | None]:
         losses = [loss for part in slopes for loss in part.losses]
@@ -150,30 +152,52 @@ def descend(
     callbacks: Sequence[DescentCallback] = (),
 ) -> None:
     """Run the optimizer's descent until it ends, or until the budget does."""
-    recorded, items = evaluator.price(start, min(remaining.item_allowance(), UNLIMITED)), evaluator.items
-    price = recorded.price
-    allowance = recorded.allowance if remaining.limits_hours else remaining.item_allowance()
-    remaining.record_slopes(evaluator.measured * (1.0 + price))
-    tasks = tuple(task_of(item) for item in items.items)
-    terms = Terms(tasks, items.weights, allowance - evaluator.measured * (1.0 + price), price)
-    descent = optimizer.descent(terms)
-    step, reply = 0, None
-    try:
-        while True:
-            request = next(descent) if reply is None else descent.send(reply)
-            cost = len(request.items) * (price if request.derivative else 1.0)
-            if not remaining.pays_for(cost, evaluator.is_recorded(request), evaluator.pace):
-                break
-            reply = evaluator.reply(request, price)
-            remaining.record_slopes(cost)
-            step += request.derivative
-            for callback in callbacks if request.derivative else ():
-                callback.descent(step, float(reply.losses.mean()))
-    except StopIteration:
-        pass
+    terms = _terms(evaluator, remaining, start)
+    descent, steps, reply = optimizer.descent(terms), 0, None
+    while (request := _next(descent, reply)) is not None:
+        reply = _reply(request, evaluator, remaining, terms.price, steps)
+        if reply is None:
+            break
+        steps += request.derivative
+        for callback in callbacks if request.derivative else ():
+            callback.descent(steps, float(reply.losses.mean()))
     descent.close()
-    if not step:
-        log.warning("the budget does not pay for a step of the descent, so there is none")
+    if not steps:
+        log.warning("no step of the descent was made: the budget does not pay for a step, or the first one failed")
+
+
+def _terms(evaluator: SlopeEvaluator, remaining: RemainingBudget, start: Vector) -> Terms:
+    """What the descent may spend, once the price is measured and counted."""
+    recorded, items = evaluator.price(start, min(remaining.item_allowance(), UNLIMITED)), evaluator.items
+    allowance = recorded.allowance if remaining.limits_hours else remaining.item_allowance()
+    spent = evaluator.measured * (1.0 + recorded.price)
+    remaining.record_slopes(spent)
+    tasks = tuple(task_of(item) for item in items.items)
+    return Terms(tasks, items.weights, allowance - spent, recorded.price)
+
+
+def _next(descent: Descent, reply: SlopeReply | None) -> SlopeRequest | None:
+    """The next request of a descent, or None at its end."""
+    try:
+        return next(descent) if reply is None else descent.send(reply)
+    except StopIteration:
+        return None
+
+
+def _reply(
+    request: SlopeRequest, evaluator: SlopeEvaluator, remaining: RemainingBudget, price: float, steps: int
+) -> SlopeReply | None:
+    """The reply to a request; None where the budget does not pay for it, or where it fails, which ends the descent."""
+    cost = len(request.items) * (price if request.derivative else 1.0)
+    if not remaining.pays_for(cost, evaluator.is_recorded(request), evaluator.pace):
+        return None
+    try:
+        reply = evaluator.reply(request, price)
+    except RunError as error:  # a point that diverged or cannot be built ends the descent, not the search
+        log.warning("the descent ends after %d steps: %s", steps, error)
+        return None
+    remaining.record_slopes(cost)
+    return reply
 
 
 def _digest(*parts: object) -> str:

@@ -5,9 +5,12 @@ from typing import cast
 
 import pytest
 
+from evomerge.errors import TaskError
 from evomerge.experiment.descent_losses import find_losses
+from evomerge.experiment.experiment import from_config
 from evomerge.scoring import Chunk, ItemLoss, Plan, Request, Scorer
 from evomerge.searching import Objective
+from tests.cli.test_conf import composed
 from tests.conftest import QUICKSTART, SMALL, Command, Said
 from tests.toys import toy_space
 
@@ -68,3 +71,18 @@ def test_a_task_without_a_loss_is_named_and_left_out(caplog: pytest.LogCaptureFi
     found = find_losses(cast(Scorer, Half()), objective, toy_space())
     assert list(found) == ["a/0", "a/1"]  # the objective does not count c
     assert [message.rpartition(": ")[2] for message in caplog.messages] == ["['b']"]
+
+
+@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.filterwarnings("ignore:.*searchpath.*")
+def test_items_whose_target_is_too_long_are_counted_and_left_out(fits: bool, caplog: pytest.LogCaptureFixture) -> None:
+    experiment = from_config(composed("+experiment=quickstart", *SMALL, "optimizer=slope"))
+    long = ItemLoss((Request("loglikelihood", ("a", " b" * 5000)),))
+    known = dict(list(experiment.item_losses.items())[: 3 if fits else 0])
+    experiment.__dict__["item_losses"] = {**known, "copy/test/none": long}
+    if not fits:
+        with pytest.raises(TaskError, match=r"no item fits the model with its target.*raise model\.max_length"):
+            experiment.worker_spec()
+        return
+    assert list(experiment.worker_spec().losses) == list(known)
+    assert "1 items do not fit the model with their targets" in caplog.text

@@ -138,6 +138,25 @@ def test_a_slope_that_is_not_finite_is_not_recorded(evaluator: Make) -> None:
     assert evaluator().reply(request(), 2.0).slope is not None, "the ledger can be read"
 
 
+def test_a_point_that_cannot_be_computed_ends_the_descent_and_not_the_search(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A descent may diverge after some steps; its iterates so far are its result."""
+    seen: list[Job] = []
+
+    def fails(job: Job) -> str | None:
+        seen.append(job)
+        return "RuntimeError: overflow" if len(seen) > 5 else None
+
+    run = Run(tmp_path / "trials.jsonl", SlopePool(fails))
+    optimizer: Any = create("slope", cube(2), [], 1, {"batch": PART})
+    remaining = RemainingBudget(BudgetConfig(items=10_000), run.evaluator, run.ledger)
+    descend(optimizer, SlopeEvaluator(ITEMS, toy_space(), run.pool, run.ledger), remaining, np.full(2, 0.5))
+    run.ledger.close()
+    assert "the descent ends after 4 steps" in caplog.text and "overflow" in caplog.text
+    assert optimizer.centre() is not None
+
+
 class SlowPool(SlopePool):
     """A job takes a minute."""
 
