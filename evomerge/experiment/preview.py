@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from evomerge import optimizers
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
@@ -71,7 +72,9 @@ def _search(experiment: Experiment) -> Iterator[str]:
     yield f"space     {space.method}, {space.dimensions} dimensions: {', '.join(names[:SHOWN])}{more}"
     yield f"baselines {', '.join(experiment.baselines)}"
     budget, race = experiment.config.budget, experiment.config.race
-    yield f"budget    {budget}: {budget.describe_cost(len(experiment.scorer.plan.items('search')))}"
+    proposes = optimizers.proposes_candidates(experiment.config.chosen("optimizer", "cma"))
+    cost = budget.describe_cost(len(experiment.scorer.plan.items("search"))) if proposes else "for one descent"
+    yield f"budget    {budget}: {cost}"
     yield f"          then about {experiment.reserve()} items of select and holdout"
     if items := experiment.item_losses:
         slopes = ", ".join(space.slope_genes)

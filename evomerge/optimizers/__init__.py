@@ -20,7 +20,14 @@ if TYPE_CHECKING:
         SlopeRequest,
         Terms,
     )
-    from evomerge.optimizers._registry import check, create, names, supports_several_objectives, uses_slopes
+    from evomerge.optimizers._registry import (
+        check,
+        create,
+        names,
+        proposes_candidates,
+        supports_several_objectives,
+        uses_slopes,
+    )
     from evomerge.optimizers._surrogate import Surrogate
     from evomerge.optimizers._vector import Vector
 else:
@@ -41,6 +48,7 @@ __all__ = [
     "check",
     "create",
     "names",
+    "proposes_candidates",
     "supports_several_objectives",
     "uses_slopes",
 ]

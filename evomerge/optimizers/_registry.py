@@ -56,7 +56,7 @@ def check(name: str, settings: Mapping[str, Any]) -> None:
     mirror = settings.get("mirror")
     check_value(mirror, Location | None, "optimizer.mirror")
     if mirror:
-        if not getattr(_module(name), "PROPOSES_CANDIDATES", True):
+        if not proposes_candidates(name):
             raise ConfigError(
                 f"optimizer.mirror: optimizer={name} proposes no candidates, so it has no trials; unset it"
             )
@@ -67,6 +67,11 @@ def check(name: str, settings: Mapping[str, Any]) -> None:
 def supports_several_objectives(name: str) -> bool:
     """Whether `tell` of this optimizer accepts a tuple of losses per candidate."""
     return bool(getattr(_module(name), "SEVERAL_OBJECTIVES", False))
+
+
+def proposes_candidates(name: str) -> bool:
+    """Whether this optimizer asks for candidates to be scored; a module that does not sets PROPOSES_CANDIDATES."""
+    return bool(getattr(_module(name), "PROPOSES_CANDIDATES", True))
 
 
 def uses_slopes(name: str, settings: Mapping[str, Any]) -> bool:
