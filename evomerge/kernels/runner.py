@@ -69,11 +69,11 @@ class Runner:
         ) // width or 1
         parts = list(_row_slices(out.shape[0], step, start, width))
         if len(parts) == 1:
-            return self._call(kernel, small, (out, numbers, _words(start, words, out.device), *tensors))
+            return self._call(kernel, small, (out, numbers, index_words(start, words, out.device), *tensors))
         flags = []
         for part in parts:
             part_numbers = numbers[:, part] if numbers.ndim == 3 else numbers
-            part_words = _words(start + part.start * width, words, out.device)
+            part_words = index_words(start + part.start * width, words, out.device)
             inputs = (part_numbers, part_words, *(tensor[part] for tensor in tensors))
             flags.append(self._call(kernel, small, (out[part], *inputs)))
         return torch.stack(flags).sum()
@@ -162,6 +162,7 @@ def _row_slices(rows: int, step: int, start: int, width: int) -> Iterator[slice]
 
 
 @lru_cache(maxsize=1 << 12)
-def _words(index: int, words: tuple[int, ...], device: torch.device) -> Tensor:
+def index_words(index: int, words: tuple[int, ...], device: torch.device) -> Tensor:
+    """The int32 words of a kernel: the low and high 32 bits of an element's index, then the given ones."""
     low = ((index & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
     return torch.tensor([low, index >> 32, *words], dtype=torch.int32).to(device, non_blocking=True)

@@ -16,6 +16,7 @@ from evomerge.kernels.coefficients import Coefficients, Consensus, LinComb, LowR
 from evomerge.kernels.consensus import Elementwise
 from evomerge.kernels.factors import Factors
 from evomerge.kernels.lowrank import Tiles, tile
+from evomerge.kernels.runner import index_words
 from evomerge.kernels.sources import Key, Sources
 
 TINY = 1e-9  # a derivative of the base's coefficient below this is the rounding error of a sum of weights
@@ -195,9 +196,7 @@ def _numbers_gradient(gradient: Tensor, at: Consensus, sources: Sources) -> Tens
     total = torch.zeros(len(at.numbers), dtype=torch.float64, device=sources.device)
     for rows in Tiles(gradient):
         flat = [(tile(one, rows) if isinstance(one, Factors) else one[rows]).reshape(-1) for one in inputs]
-        start = rows.start * gradient[:1].numel()
-        low = ((start & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
-        words = torch.tensor([low, start >> 32, *at.words], dtype=torch.int32, device=sources.device)
+        words = index_words(rows.start * gradient[:1].numel(), at.words, sources.device)
         with torch.enable_grad():
             leaf = numbers.detach().requires_grad_()
             merged = kernel(leaf, words, flat)

@@ -27,7 +27,7 @@ class SlopeHooks:
     """While it is entered, each backward pass adds the derivatives of its loss to `sums`, on the model's device.
 
     `base` knows the model's parameters by the recipe's tensors; `embeddings` are the modules from which the
-    graph begins, as no parameter needs a gradient otherwise. `tensors` is the number of tensors of the recipe.
+    graph begins, as no parameter needs a gradient otherwise.
     """
 
     def __init__(
@@ -36,10 +36,9 @@ class SlopeHooks:
         embeddings: Sequence[nn.Module],
         base: Base,
         tangents: Sequence[TensorTangents],
-        tensors: int,
     ) -> None:
         self._model, self._embeddings, self._places = model, embeddings, base.destination
-        self._tangents, self._tensors = tangents, tensors
+        self._tangents = tangents
         self._handles: list[RemovableHandle] = []
         self._trained: list[nn.Parameter] = []
         self._sums: dict[int, Tensor] = {}  # place of a tensor → one derivative for each of its tangents, on the device
@@ -51,7 +50,7 @@ class SlopeHooks:
         for tensor in self._tangents:
             if tensor.place in self._sums:
                 for owner, value in zip(tensor.tangents, self._sums[tensor.place].tolist(), strict=True):
-                    found.setdefault(owner, np.zeros(self._tensors))[tensor.place] = value
+                    found.setdefault(owner, np.zeros(len(self._places)))[tensor.place] = value
         return found
 
     def __enter__(self) -> "SlopeHooks":

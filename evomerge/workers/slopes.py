@@ -38,7 +38,6 @@ class SlopeComputer:
             _token_embeddings(self._model),
             self._base,
             self._tangents(recipe, work.genes),
-            len(self._base.destination),
         )
         if not work.measure:
             with hooks:

@@ -102,13 +102,13 @@ class Case:
         self.materializer.write(recipe, self.model)
         tangents = list(recipe_tangents(self.materializer, recipe, self.space.slope_genes))
         embeddings = [self.model.get_input_embeddings()]
-        with SlopeHooks(self.model, embeddings, self.base, tangents, len(self.base.destination)) as hooks:
+        with SlopeHooks(self.model, embeddings, self.base, tangents) as hooks:
             self.engine.backward(self.items, [1.0] * len(self.items), hooks.all_or_nothing)
         assert self.space.pull_back(vector, hooks.sums).any()
 
     def graph(self) -> None:
         """Forward and backward through the activations alone, without any coefficient."""
-        with SlopeHooks(self.model, [self.model.get_input_embeddings()], self.base, [], 0):
+        with SlopeHooks(self.model, [self.model.get_input_embeddings()], self.base, []):
             self.engine.backward(self.items, [1.0] * len(self.items))
 
 

@@ -48,7 +48,7 @@ def slopes(materializer: Materializer, recipe: Recipe, model: Any) -> Sums:
     tangents = list(recipe_tangents(materializer, recipe, genes))
     base = materializer.family.base
     materializer.write(recipe, model)
-    with SlopeHooks(model, embeddings(model), base, tangents, len(base.destination)) as hooks:
+    with SlopeHooks(model, embeddings(model), base, tangents) as hooks:
         loss(model).backward()
     return hooks.sums
 
@@ -133,7 +133,7 @@ def test_adapters_need_no_gradient_of_a_weight(open_family: Open, tmp_path: Any)
     model, recipe = live(materializer), recipes.some("task_arithmetic", folders)
     tangents = list(recipe_tangents(materializer, recipe, ["weight"]))
     base = materializer.family.base
-    with SlopeHooks(model, embeddings(model), base, tangents, len(base.destination)) as hooks:
+    with SlopeHooks(model, embeddings(model), base, tangents) as hooks:
         assert not any(parameter.requires_grad for parameter in model.parameters())
         loss(model).backward()
     assert hooks.sums
@@ -144,7 +144,7 @@ def test_a_pass_that_fails_adds_nothing(open_family: Open) -> None:
     model, recipe = live(materializer), recipes.some("task_arithmetic", folders)
     tangents = list(recipe_tangents(materializer, recipe, ["weight"]))
     base = materializer.family.base
-    with SlopeHooks(model, embeddings(model), base, tangents, len(base.destination)) as hooks:
+    with SlopeHooks(model, embeddings(model), base, tangents) as hooks:
         loss(model).backward()
         before = {owner: values.copy() for owner, values in hooks.sums.items()}
         with pytest.raises(RuntimeError, match="out of memory"), hooks.all_or_nothing():
