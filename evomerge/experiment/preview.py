@@ -1,6 +1,5 @@
 """The description of a search that `check` prints: models, placement, space, budget, tasks and the run's folder."""
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,9 @@ def describe(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
 def _models(experiment: Experiment) -> Iterator[str]:
     family = experiment.family
     shapes = family.base.skeleton.parameters
-    total = sum(map(math.prod, shapes.values()))
     stacks = ", ".join(f"{layers} layers in {stack}" for stack, layers in family.layout.stacks.items())
-    yield f"base      {experiment.base}: {total / 1e6:.1f}M parameters, {len(shapes)} tensors, {stacks}"
+    size = f"{family.base.parameter_count / 1e6:.1f}M parameters"
+    yield f"base      {experiment.base}: {size}, {len(shapes)} tensors, {stacks}"
     for label, ref in experiment.experts.items():
         maker = family.trained_on(ref)
         origin = f", an adapter trained on {maker}" if maker else ""

@@ -117,8 +117,10 @@ def _inline(entry: TaskEntry) -> dict[str, Any]:
 
 
 def _is_local(entry: TaskEntry) -> bool:
-    """Whether a spec needs no hub: its data are files and its metrics are lm-eval's."""
-    return str((entry.spec or {}).get("dataset_path")) in _PACKAGED_DATASETS_MODULES and not foreign_metrics(entry)
+    """Whether a spec needs no hub: its data are files or made by a function, and its metrics are lm-eval's."""
+    spec = entry.spec or {}
+    has_data = "custom_dataset" in spec or str(spec.get("dataset_path")) in _PACKAGED_DATASETS_MODULES
+    return has_data and not foreign_metrics(entry)
 
 
 def _refuse_unsuited(name: str, task: Task) -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any
 
 from evomerge.errors import ConfigError
 from evomerge.schema import EMPTY, Count, Location, Natural, OneOf, Range, Text, check_value
 from evomerge.scoring import SLICES
+from evomerge.scoring.tasks.own_task import file_spec
 from evomerge.scoring.tasks.slices import SliceSize
 from evomerge.suggest import did_you_mean
 
@@ -29,6 +31,7 @@ class TaskConfig(Slices):
     """The keys of a task or group in an experiment."""
 
     name: Name
+    file: Location | None = None
     spec: Mapping[str, Any] | None = None
     weight: Annotated[float, Range(0, 1e6, without=(0,))] = 1.0
     metric: str | None = None
@@ -108,7 +111,7 @@ def _entry(given: TaskConfig, slices: Mapping[str, Any], where: str) -> TaskEntr
         name=given.name,
         slice_sizes={slice_: _slice_size(given, slices, slice_, where) for slice_ in SLICES},
         weight=float(given.weight),
-        spec=given.spec,
+        spec={**file_spec(Path(given.file)), **(given.spec or {})} if given.file else given.spec,
         metric=given.metric,
         filter=given.filter,
         splits=dict(given.splits or {}),
