@@ -1,5 +1,6 @@
 """A finished run as a value: its rows, its recipe, its figures."""
 
+import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,6 +70,10 @@ class Result:
         import pandas
 
         return pandas.DataFrame(self.rows).set_index("label")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the line of `str`, and the rows as a table."""
+        return f"<p>{html.escape(str(self))}</p>{self.to_pandas().to_html(float_format='{:.3f}'.format)}"
 
     def save_figures(self, out: str | Path) -> list[Path]:
         """Write the search curve and the holdout bars as PNG and SVG; ConfigError without matplotlib."""

@@ -20,7 +20,7 @@ ANSWER = ("answer", "target", *INDEX, "correct", "correct_answer", "answerkey", 
 ANSWERS = (*ANSWER, "response", "completion", "reference")
 # One column for each choice: a, b, c; option_a, choice1, ending0, opa, …
 CHOICE_COLUMN = re.compile(r"(?:(?:option|choice|answer|ending|op|sol)s?)?[ _-]?([a-z]|\d{1,2})")
-STARTS = ("a", "1", "0")
+STARTS = ("a", "0", "1")
 LIMIT = 60  # characters of a value in a message
 
 
