@@ -13,6 +13,7 @@ from evomerge.scoring.tasks.dry_run import check_grading
 from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Prompting, TaskGrader, fewshot_split, freeze, own_split
 from evomerge.scoring.tasks.item_losses import item_loss
 from evomerge.scoring.tasks.loading import TaskLoader, choose_filter, choose_metric, label, override
+from evomerge.scoring.tasks.shown_item import show_item
 from evomerge.scoring.tasks.slices import Doc, draw, make_chunks
 from evomerge.scoring.tasks.task_entries import ScorerConfig, TaskEntry
 
@@ -105,6 +106,10 @@ class LMEvalScorer:
     def loss(self, item: str) -> ItemLoss | None:
         """The differentiable loss of an item; None if its task has no right choice and no target text."""
         return item_loss(item, *self._docs[item], self._chat)
+
+    def show_item(self, item: str) -> list[str]:
+        """The lines that describe an item as a model reads it."""
+        return list(show_item(item, *self._docs[item], self._chat))
 
     def _by_grader(self, chunk: Chunk) -> Iterable[tuple[TaskGrader, dict[str, FrozenDoc]]]:
         by_grader: dict[str, tuple[TaskGrader, dict[str, FrozenDoc]]] = {}
