@@ -15,7 +15,7 @@ from evomerge.environment import machine, versions
 from evomerge.experiment.best_recipe import BestRecipe
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
-from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses
+from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses, describe_twins, same_weights
 from evomerge.ledger import Ledger
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
 from evomerge.recipes import dump_recipe
@@ -49,7 +49,10 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
             result = Finaliser(evaluator, board, baselines, section.finalise, section.seed).run(space, labels)
             writer = RecipeWriter(folder, experiment.frozen, experiment.family.hashes(), pool.fingerprint)
             fingerprint = writer.write(result)
+            suspects = same_weights(result.suspects, fingerprint, pool.fingerprint, folder / RESULT)
         document = result.as_dict() | {"layers": experiment.family.layout.layers}
+        twins = describe_twins(result.twins(fingerprint, suspects), experiment.experts)
+        document |= {"winner_is": twins, "suspects": suspects}
         document |= _record(board, evaluator, ledger, fingerprint, remaining.spent, time.monotonic() - start)
         write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
         tracker.finish(document)

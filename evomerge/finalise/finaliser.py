@@ -11,6 +11,7 @@ from evomerge.finalise.rows import Row
 from evomerge.finalise.sensitivity import measure_sensitivity
 from evomerge.finalise.simplification import Simplification, eliminate_backward
 from evomerge.finalise.statistics import PairedTest, compare
+from evomerge.finalise.twins import find_suspects
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.scoring import SLICES, task_of
 from evomerge.searching import (
@@ -130,6 +131,7 @@ class Finaliser:
             self._comparisons(winner, {label: scores for label, scores in items.items() if scores}),
             _generalisation_gap(rows),
             evaluator.objective.floors(evaluator.baseline_means("holdout")),
+            suspects=find_suspects(evaluator, winner, self._scored_baselines),
         )
 
     def _comparisons(self, winner: Candidate, others: Mapping[str, Mapping[str, float]]) -> tuple[PairedTest, ...]:
