@@ -12,6 +12,7 @@ from rich.console import Console
 
 from evomerge.atomic import write_atomically
 from evomerge.environment import machine, versions
+from evomerge.experiment.baseline_check import BaselineCheck
 from evomerge.experiment.best_recipe import BestRecipe
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
@@ -41,7 +42,8 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
             evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
             remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), start)
             display.show_time_left(remaining.seconds_left)
-            callbacks: list[SearchCallback] = [display, BestRecipe(folder / RECIPE, evaluator), tracker]
+            check = BaselineCheck(evaluator, scorer.chances("search"), display.print_line)
+            callbacks: list[SearchCallback] = [display, check, BestRecipe(folder / RECIPE, evaluator), tracker]
             slopes = experiment.slopes(pool, ledger) if losses else None
             board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race, slopes)
             display.show_phase("finalise")
@@ -52,7 +54,7 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
             suspects = same_weights(result.suspects, fingerprint, pool.fingerprint, folder / RESULT)
         document = result.as_dict() | {"layers": experiment.family.layout.layers}
         twins = describe_twins(result.twins(fingerprint, suspects), experiment.experts)
-        document |= {"winner_is": twins, "suspects": suspects}
+        document |= {"winner_is": twins, "suspects": suspects, "task_warnings": check.warnings}
         document |= _record(board, evaluator, ledger, fingerprint, remaining.spent, time.monotonic() - start)
         write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
         tracker.finish(document)

@@ -40,6 +40,10 @@ class Display:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
+    def print_line(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def show_time_left(self, seconds_left: Callable[[], float | None]) -> None:
         """Show the time left after each generation; `seconds_left` returns None while it is unknown."""
         self._seconds_left = seconds_left

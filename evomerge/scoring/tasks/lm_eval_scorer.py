@@ -11,7 +11,7 @@ from evomerge.errors import TaskError
 from evomerge.scoring import SLICES, Chunk, Counts, ItemLoss, Plan, Request, add_counts, lm_eval_seeds, silence_lm_eval
 from evomerge.scoring.tasks.dry_run import check_grading
 from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Prompting, TaskGrader, fewshot_split, freeze, own_split
-from evomerge.scoring.tasks.item_losses import item_loss
+from evomerge.scoring.tasks.item_losses import chance_of, item_loss
 from evomerge.scoring.tasks.loading import TaskLoader, choose_filter, choose_metric, label, override
 from evomerge.scoring.tasks.shown_item import show_item
 from evomerge.scoring.tasks.slices import Doc, draw, make_chunks
@@ -106,6 +106,11 @@ class LMEvalScorer:
     def loss(self, item: str) -> ItemLoss | None:
         """The differentiable loss of an item; None if its task has no right choice and no target text."""
         return item_loss(item, *self._docs[item], self._chat)
+
+    def chances(self, slice_name: str) -> dict[str, float]:
+        """Item → the probability that a guess is right, for the items of a slice that have choices and an accuracy."""
+        docs = {item: self._docs[item] for item in self.plan.items(slice_name)}
+        return {item: chance for item, pair in docs.items() if (chance := chance_of(*pair)) is not None}
 
     def show_item(self, item: str) -> list[str]:
         """The lines that describe an item as a model reads it."""
