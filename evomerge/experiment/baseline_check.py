@@ -8,6 +8,7 @@ from evomerge.searching import Evaluator, Leaderboard
 
 LEVEL = 0.95  # of the interval around a share of right answers
 STEPS = 40  # of a bisection: about twelve digits
+Line = tuple[str, str]  # Warning or Note, and its text
 ADVICE = "look at an item of it, which `evomerge check` shows"
 
 
@@ -34,7 +35,7 @@ class BaselineCheck:
         rows = [self._evaluator.item_scores(key, "search") for key in self._evaluator.baselines.values()]
         self.warnings = find_warnings([row for row in rows if row], self._chances)
         for line in self.warnings:
-            self._print_line(f"warning: {line}")
+            self._print_line(line)
 
 
 def find_warnings(rows: Sequence[Mapping[str, float]], chances: Mapping[str, float]) -> list[str]:
@@ -45,23 +46,23 @@ def find_warnings(rows: Sequence[Mapping[str, float]], chances: Mapping[str, flo
         scores = [[score for item, score in row.items() if task_of(item) == task] for row in rows]
         guesses = [chances[item] for item in rows[0] if task_of(item) == task and item in chances]
         line = _equal(scores) or (_chance(scores, guesses) if len(guesses) == len(scores[0]) else None)
-        found += [f"task '{task}': {line}"] * bool(line)
+        found += [f"{line[0]}: task '{task}': {line[1]}"] if line else []
     return found
 
 
-def _equal(scores: Sequence[Sequence[float]]) -> str | None:
-    """The warning of a task whose rows all have the same mean; None if they differ, or if there is one row."""
+def _equal(scores: Sequence[Sequence[float]]) -> Line | None:
+    """The line of a task whose rows all have the same mean; None if they differ, or if there is one row."""
     means = {round(math.fsum(row) / len(row), 9) for row in scores}
     if len(means) > 1 or len(scores) < 2:
         return None
     (mean,) = means
     if mean == 1:
-        return f"every baseline is right on all {len(scores[0])} items, so a merge can only lose there"
-    return f"every baseline has the same score, {mean:.3f} on {len(scores[0])} items; {ADVICE}"
+        return "Note", f"every baseline is right on all {len(scores[0])} items, so a merge can only lose there"
+    return "Warning", f"every baseline has the same score, {mean:.3f} on {len(scores[0])} items; {ADVICE}"
 
 
-def _chance(scores: Sequence[Sequence[float]], guesses: Sequence[float]) -> str | None:
-    """The warning of a task on which the exact binomial interval of every row reaches down to chance."""
+def _chance(scores: Sequence[Sequence[float]], guesses: Sequence[float]) -> Line | None:
+    """The line of a task on which the exact binomial interval of every row reaches down to chance."""
     count, chance = len(guesses), math.fsum(guesses) / len(guesses)
     if not all(score in (0.0, 1.0) for row in scores for score in row):
         return None
@@ -69,7 +70,7 @@ def _chance(scores: Sequence[Sequence[float]], guesses: Sequence[float]) -> str 
     low, high = binomial_interval(best, count)
     if low > chance:
         return None
-    return (
+    return "Warning", (
         f"no baseline is better than chance: scores from {worst / count:.3f} to {best / count:.3f} on {count} items, "
         f"the best with an exact {LEVEL:.0%} interval from {low:.3f} to {high:.3f}, and guessing gives {chance:.3f}; "
         f"{ADVICE}"

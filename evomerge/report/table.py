@@ -95,7 +95,7 @@ def _twins(result: Document) -> list[str]:
 
 def notes(result: Document) -> Iterator[str]:
     """The sentences that belong to the claim: ties, gap, answers, floors, sensitivity, simpler recipe, front."""
-    yield from (f"Warning: {line}" for line in result.get("task_warnings", ()))
+    yield from result.get("task_warnings", ())
     yield from _ties(result)
     yield from _gap(result["gap"])
     yield from _answers(result)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 from scipy.stats import binomtest
 
-from evomerge.experiment.baseline_check import binomial_interval, find_warnings
+from evomerge.experiment.baseline_check import ADVICE, binomial_interval, find_warnings
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 5), (5, 5), (1, 20), (46, 200), (700, 1000), (1, 1)])
@@ -26,9 +26,8 @@ def test_baselines_at_chance_are_named_with_their_scores() -> None:
     (line,) = find_warnings([row("news", hits) for hits in (46, 52, 49)], chances("news"))
     interval = binomtest(52, 200).proportion_ci(0.95, "exact")
     assert line == (
-        "task 'news': no baseline is better than chance: scores from 0.230 to 0.260 on 200 items, the best with "
-        f"an exact 95% interval from {interval.low:.3f} to {interval.high:.3f}, and guessing gives 0.250; look at an item of "
-        "it, which `evomerge check` shows"
+        "Warning: task 'news': no baseline is better than chance: scores from 0.230 to 0.260 on 200 items, the best "
+        f"with an exact 95% interval from {interval.low:.3f} to {interval.high:.3f}, and guessing gives 0.250; {ADVICE}"
     )
 
 
@@ -45,7 +44,7 @@ def test_worse_than_chance_is_a_warning_too() -> None:
 @pytest.mark.parametrize(("hits", "words"), [(0, "the same score, 0.000"), (50, "the same score"), (200, "only lose")])
 def test_equal_rows_are_a_warning_whatever_the_task(hits: int, words: str) -> None:
     (line,) = find_warnings([row("maths", hits)] * 3, {})
-    assert words in line and line.startswith("task 'maths': every baseline")
+    assert words in line and "task 'maths': every baseline" in line
     assert find_warnings([row("maths", hits)], {}) == [], "a single row is equal to nothing else"
 
 
@@ -58,7 +57,7 @@ def test_a_task_without_choices_has_no_chance() -> None:
 def test_each_task_is_looked_at_alone() -> None:
     rows = [row("good", good) | row("bad", bad) for good, bad in ((150, 50), (90, 52))]
     (line,) = find_warnings(rows, chances("good") | chances("bad"))
-    assert line.startswith("task 'bad'")
+    assert "task 'bad'" in line
 
 
 def test_items_with_other_numbers_of_choices_have_a_mean_chance() -> None:
