@@ -63,6 +63,10 @@ class Experiment:
         self.pool_name = config.chosen("pool", "local")
         check_device(config.model.device, is_local=self.pool_name == "local")
 
+    def check(self) -> None:
+        """Make the parts of which one may be wrong; no weight is read."""
+        _ = self.space, self.scorer, self.optimizer(), self.baselines, self.item_losses
+
     @cached_property
     def base(self) -> ModelRef:
         """The base's reference; a hub model at the commit that is read."""

@@ -12,7 +12,7 @@ from evomerge.ledger import refuse_other_search
 from evomerge.merging import PREFETCH_DEPTH, choose_placement, memory_need
 from evomerge.models import resolve_device
 from evomerge.paths import LEDGER
-from evomerge.scoring import SLICES
+from evomerge.scoring import SLICES, Plan, task_of
 from evomerge.searching import ledger_header, uses_races
 
 SHOWN = 6
@@ -92,9 +92,19 @@ def _scoring(experiment: Experiment) -> Iterator[str]:
         batches = [found for chunk in plan.chunks[name] if (found := experiment.work[chunk.id].batches)]
         tokens = f", {sum(found.tokens for found in batches)} tokens a candidate" * bool(batches)
         yield f"slice     {name}: {len(plan.items(name))} items in {len(plan.chunks[name])} chunks{tokens}"
+    for item in _first_items(plan):
+        lines = experiment.scorer.show_item(item)
+        yield f"item      {lines[0]}"
+        yield from (f"          {line}" for line in lines[1:])
     if experiment.used_items:
         count = experiment.scorer.withheld
         yield f"init      was chosen by {count} of the documents; select and holdout are drawn from the others"
+
+
+def _first_items(plan: Plan) -> list[str]:
+    """An item of each task, of the search slice where it has one."""
+    items = [item for name in SLICES for item in plan.items(name)]
+    return list({task_of(item): item for item in reversed(items)}.values())[::-1]
 
 
 def _folder(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.errors import RunError
 from evomerge.paths import RECIPE, RESULT, refuse_unfinished
 from evomerge.recipes import Recipe, load_recipe
+from evomerge.report import standing_row
 
 if TYPE_CHECKING:
     import pandas
@@ -47,6 +48,11 @@ class Result:
     def verdict(self) -> str:
         """`better`, `tie` or `worse`: the winner against the best baseline on holdout."""
         return str(self.document["verdict"])
+
+    @property
+    def winner_is(self) -> list[str]:
+        """The labels of the baselines that are the winner itself, as a recipe or as weights; empty for a new merge."""
+        return [twin["label"] for twin in self.document.get("winner_is", ())]
 
     @property
     def best_baseline(self) -> str:
@@ -89,5 +95,7 @@ class Result:
     def __str__(self) -> str:
         """The winner and what it is worth, in one line."""
         winner = self.rows[-1]
+        if itself := standing_row(self.document):
+            return f"{self.folder}: nothing better was found: the winner is {itself}, {winner['holdout']} on holdout"
         verdict = f"verdict against the best baseline ({self.best_baseline}): {self.verdict}"
         return f"{self.folder}: {winner['label']} has {winner['holdout']} on holdout; {verdict}"

@@ -1,7 +1,7 @@
 """Selects the winner of a search on `select` and compares it with every baseline on `holdout`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from evomerge.errors import RunError
@@ -11,6 +11,7 @@ from evomerge.finalise.rows import Row
 from evomerge.finalise.sensitivity import measure_sensitivity
 from evomerge.finalise.simplification import Simplification, eliminate_backward
 from evomerge.finalise.statistics import PairedTest, compare
+from evomerge.finalise.twins import find_suspects
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.scoring import SLICES, task_of
 from evomerge.searching import (
@@ -26,7 +27,10 @@ from evomerge.space import SearchSpace
 
 
 class Finaliser:
-    """Selects the winner of a finished search and compares it with the baselines; `run` does all of it."""
+    """Selects the winner of a finished search and compares it with the baselines; `run` does all of it.
+
+    `show_phase` gets the name of each step as it begins.
+    """
 
     def __init__(
         self,
@@ -35,8 +39,10 @@ class Finaliser:
         baselines: Mapping[str, Recipe],
         config: FinaliseConfig,
         seed: int,
+        show_phase: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._evaluator, self._board, self._config, self._seed = evaluator, board, config, seed
+        self._show_phase = show_phase
         self._baselines = [Candidate.of(label, recipe) for label, recipe in baselines.items()]
         self._scored_baselines = [c for c in self._baselines if evaluator.error(c.key, "search") is None]
 
@@ -47,15 +53,20 @@ class Finaliser:
         `select`.
         """
         evaluator, config = self._evaluator, self._config
+        self._show_phase("finalists")
         finalists = self._finalists(space)
+        self._show_phase("select")
         evaluator.evaluate(finalists, "select")
         while True:
             members = self._front_members(finalists)
             winner = self._winner(finalists, members)
+            self._show_phase("simplify")
             simplification = eliminate_backward(evaluator, winner, config.simplify, labels) if config.simplify else None
+            self._show_phase("cloud")
             sensitivity = measure_sensitivity(evaluator, winner, space.decode, config.cloud, config.radius, self._seed)
             on_holdout = [winner, *self._scored_baselines, *members]
             on_holdout += [simplification.candidate] if simplification else []
+            self._show_phase("holdout")
             evaluator.record_slice_use("holdout", [candidate.key for candidate in on_holdout])
             evaluator.evaluate(on_holdout, "holdout")
             if evaluator.error(winner.key, "holdout") is None:
@@ -130,6 +141,7 @@ class Finaliser:
             self._comparisons(winner, {label: scores for label, scores in items.items() if scores}),
             _generalisation_gap(rows),
             evaluator.objective.floors(evaluator.baseline_means("holdout")),
+            suspects=find_suspects(evaluator, winner, self._scored_baselines),
         )
 
     def _comparisons(self, winner: Candidate, others: Mapping[str, Mapping[str, float]]) -> tuple[PairedTest, ...]:

@@ -43,6 +43,12 @@ class Findings:
     simplification: Simplification | None = None
     sensitivity: Sensitivity | None = None
     front: ParetoFront | None = None
+    suspects: tuple[Candidate, ...] = ()  # baselines with other recipes that score as the winner does on every item
+
+    def twins(self, fingerprint: str, suspects: Mapping[str, str]) -> list[str]:
+        """The labels of the baselines that are the winner itself: by recipe, or by the fingerprints of `suspects`."""
+        same = {label for label, found in suspects.items() if found == fingerprint}
+        return [row.label for row in self.rows[:-1] if row.key == self.winner.key or row.label in same]
 
     @property
     def interval(self) -> ConfidenceInterval:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
+from evomerge.ledger.differences import show_differences
 from evomerge.ledger.lines import HEADER_KEYS, complete_length, read_lines
 from evomerge.scoring import Chunk, Plan
 
@@ -15,7 +16,6 @@ DIFFERENT = {
     "chunks": "other items",
     "items": "other prompts or answers",
 }
-MAX_SHOWN = 4  # differences listed in a message
 
 
 def read_trials(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -74,26 +74,13 @@ def refuse_header_mismatch(path: Path, recorded: Mapping[str, Any], expected: Ma
     expected = json.loads(json.dumps(expected))  # JSON turns keys into strings, as in the file
     for key in HEADER_KEYS:
         if key in expected and recorded.get(key) != expected[key]:
-            other = f"{DIFFERENT.get(key, 'another version')} ({_difference(recorded.get(key), expected[key])})"
-            raise RunError(f"{path}: holds scores of {other}; go back to it, or give the new search another name")
+            other = f"{DIFFERENT.get(key, 'another version')} ({show_differences(recorded.get(key), expected[key])})"
+            raise RunError(f"{path}: holds scores of {other}; go back to it, or {_afresh(path.parent)}")
 
 
-def _difference(old: Any, new: Any) -> str:
-    """The first few keys that differ between two header entries, with both values."""
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return f"{old} → {new}"
-    before, after = _flatten(old), _flatten(new)
-    keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
-    shown = [f"{key}: {before.get(key, 'absent')} → {after.get(key, 'absent')}" for key in keys[:MAX_SHOWN]]
-    return "; ".join(shown) + (f" and {len(keys) - MAX_SHOWN} more" if len(keys) > MAX_SHOWN else "")
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def _afresh(folder: Path) -> str:
+    """How to start the search afresh: the first free name beside the folder of the run, or what to delete."""
+    number = next(n for n in range(2, 10_000) if not folder.with_name(f"{folder.name}-{n}").exists())
+    other = folder.with_name(f"{folder.name}-{number}")
+    given = f"name={other.relative_to('runs')}" if other.is_relative_to("runs") else f"hydra.run.dir={other}"
+    return f"start afresh: add {given} to the command, or delete {folder}"

@@ -10,6 +10,13 @@ from evomerge.scoring import ANSWER_PROBLEMS, SLICES
 from evomerge.searching import FLOOR_TOLERANCE
 
 Document = Mapping[str, Any]  # the contents of result.json
+STANDING = {  # kind of a baseline → its name in a sentence
+    "base": "the base",
+    "expert": "the expert '{}'",
+    "uniform": "the uniform average",
+    "default": "the textbook default of the method",
+    "baseline": "the baseline '{}'",
+}
 VERDICTS = {
     "better": "better than the best baseline",
     "tie": "a tie with the best baseline",
@@ -55,13 +62,15 @@ def claim(result: Document) -> str:
     """What the run shows about the winner and the best baseline, in one sentence."""
     uses = result["counts"]["holdout_looks"]
     reuse = f"; the holdout was used {uses} times, and a choice made after the first may overfit it" * (uses > 1)
-    if result["rows"][-1]["label"] == result["best_baseline"]:
-        return f"The search found nothing better than a baseline: the winner is {result['best_baseline']}{reuse}"
+    nothing = f"Nothing better was found: the winner is {itself}" if (itself := standing_row(result)) else ""
+    if nothing and result["best_baseline"] in (result["rows"][-1]["label"], *_twins(result)):
+        return f"{nothing}{reuse}"
     comparison = next(c for c in result["comparisons"] if c["label"] == result["best_baseline"])
     baseline = next(row for row in result["rows"] if row["label"] == comparison["label"])
     keeps_floors = bool(result["floors"]) and not _broken_floors(result["floors"], baseline["tasks"])
     floors = " that keeps the floors" * keeps_floors
     return (
+        f"{nothing}{'. ' * bool(nothing)}"
         f"On holdout the winner is {VERDICTS[result['verdict']]}{floors} ({comparison['label']}): "
         f"{format_difference(comparison)}, {comparison['interval']['level']:.0%} interval, "
         f"p {format_p(comparison['corrected'])} "
@@ -69,8 +78,24 @@ def claim(result: Document) -> str:
     )
 
 
+def standing_row(result: Document) -> str | None:
+    """The baseline that the winner is, in words such as `the expert 'math' itself`; None for a new merge.
+
+    Results that an earlier version wrote have no kinds of baselines.
+    """
+    winner = result["rows"][-1]
+    same = [{"label": row["label"], "kind": "baseline"} for row in result["rows"][:-1] if row["key"] == winner["key"]]
+    twins = result.get("winner_is", same)
+    return f"{STANDING[twins[0]['kind']].format(twins[0]['label'])} itself" if twins else None
+
+
+def _twins(result: Document) -> list[str]:
+    return [twin["label"] for twin in result.get("winner_is", ())]
+
+
 def notes(result: Document) -> Iterator[str]:
     """The sentences that belong to the claim: ties, gap, answers, floors, sensitivity, simpler recipe, front."""
+    yield from result.get("task_warnings", ())
     yield from _ties(result)
     yield from _gap(result["gap"])
     yield from _answers(result)

@@ -12,7 +12,7 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.scoring.answers import ANSWER_PROBLEMS, add_counts, count_answers, response_text, significantly_more
-    from evomerge.scoring.lm_eval_context import SEED, lm_eval_seeds, silence_lm_eval
+    from evomerge.scoring.lm_eval_context import SEED, compiled_templates, lm_eval_seeds, silence_lm_eval
     from evomerge.scoring.protocol import SLICES, Answer, Chunk, Counts, ItemLoss, Plan, Request, Scorer, task_of
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -29,6 +29,7 @@ __all__ = [
     "Request",
     "Scorer",
     "add_counts",
+    "compiled_templates",
     "count_answers",
     "lm_eval_seeds",
     "response_text",

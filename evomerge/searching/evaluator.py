@@ -84,6 +84,8 @@ class Evaluator:
             if begun is None:  # the time until the workers have started does not belong to the speed of scoring
                 begun = time.monotonic() - outcome.seconds
             self._record(outcome)
+            begun, before = time.monotonic(), begun
+            self.scoring_seconds += begun - before
             queue.complete(outcome.job)
             for callback in self._callbacks:
                 callback.work(done, done + len(queue.missing))

@@ -29,6 +29,15 @@ def item_loss(item: str, grader: TaskGrader, doc: FrozenDoc, chat: bool = False)
     return ItemLoss((Request("loglikelihood", (context, _delimiter(grader.task.config, context, chat) + target)),))
 
 
+def chance_of(grader: TaskGrader, doc: FrozenDoc) -> float | None:
+    """The probability that a guess among the choices is right; None without choices, or for another metric."""
+    if grader.task.OUTPUT_TYPE != "multiple_choice" or grader.metric not in ("acc", *LENGTHS):
+        return None
+    contexts = [instance.args[0] for instance in doc.instances]
+    choices = contexts.count(contexts[0])  # mutual information has further requests, with another context
+    return 1 / (choices if choices > 1 else len(contexts))  # several contexts of one continuation are choices too
+
+
 def _of_choices(item: str, grader: TaskGrader, doc: FrozenDoc) -> ItemLoss | None:
     """The choices of an item; the right one is the one whose answer gets the highest score.
 

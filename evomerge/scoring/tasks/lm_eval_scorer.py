@@ -8,11 +8,23 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from evomerge.errors import TaskError
-from evomerge.scoring import SLICES, Chunk, Counts, ItemLoss, Plan, Request, add_counts, lm_eval_seeds, silence_lm_eval
+from evomerge.scoring import (
+    SLICES,
+    Chunk,
+    Counts,
+    ItemLoss,
+    Plan,
+    Request,
+    add_counts,
+    compiled_templates,
+    lm_eval_seeds,
+    silence_lm_eval,
+)
 from evomerge.scoring.tasks.dry_run import check_grading
 from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Prompting, TaskGrader, fewshot_split, freeze, own_split
-from evomerge.scoring.tasks.item_losses import item_loss
+from evomerge.scoring.tasks.item_losses import chance_of, item_loss
 from evomerge.scoring.tasks.loading import TaskLoader, choose_filter, choose_metric, label, override
+from evomerge.scoring.tasks.shown_item import show_item
 from evomerge.scoring.tasks.slices import Doc, draw, make_chunks
 from evomerge.scoring.tasks.task_entries import ScorerConfig, TaskEntry
 
@@ -49,7 +61,7 @@ class LMEvalScorer:
         self._docs: dict[str, tuple[TaskGrader, FrozenDoc]] = {}
         drawn: dict[str, dict[str, tuple[str, ...]]] = {}
         self.withheld = 0
-        with silence_lm_eval():
+        with silence_lm_eval(), compiled_templates():
             loader = TaskLoader(config.include_path)
             for entry in config.entries:
                 with lm_eval_seeds():
@@ -92,8 +104,9 @@ class LMEvalScorer:
         """
         by_item = dict(self._by_item(chunk, responses))
         scores: dict[str, float] = {}
-        for grader, docs in self._by_grader(chunk):
-            scores |= grader.grade(docs, by_item)
+        with compiled_templates():
+            for grader, docs in self._by_grader(chunk):
+                scores |= grader.grade(docs, by_item)
         return {item: scores[item] for item in chunk.items}
 
     def answers(self, chunk: Chunk, responses: Sequence[Any]) -> Counts:
@@ -104,7 +117,18 @@ class LMEvalScorer:
 
     def loss(self, item: str) -> ItemLoss | None:
         """The differentiable loss of an item; None if its task has no right choice and no target text."""
-        return item_loss(item, *self._docs[item], self._chat)
+        with compiled_templates():
+            return item_loss(item, *self._docs[item], self._chat)
+
+    def chances(self, slice_name: str) -> dict[str, float]:
+        """Item → the probability that a guess is right, for the items of a slice that have choices and an accuracy."""
+        docs = {item: self._docs[item] for item in self.plan.items(slice_name)}
+        return {item: chance for item, pair in docs.items() if (chance := chance_of(*pair)) is not None}
+
+    def show_item(self, item: str) -> list[str]:
+        """The lines that describe an item as a model reads it."""
+        with compiled_templates():
+            return list(show_item(item, *self._docs[item], self._chat))
 
     def _by_grader(self, chunk: Chunk) -> Iterable[tuple[TaskGrader, dict[str, FrozenDoc]]]:
         by_grader: dict[str, tuple[TaskGrader, dict[str, FrozenDoc]]] = {}

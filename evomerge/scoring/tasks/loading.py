@@ -18,8 +18,10 @@ from lm_eval.tasks import TaskManager
 from evomerge.errors import TaskError
 from evomerge.hub import offline_reason
 from evomerge.schema import as_yaml
+from evomerge.scoring.tasks.csv_text import read_as_text, read_numbers_as_places
 from evomerge.scoring.tasks.task_entries import TaskEntry, suggestion
 from evomerge.scoring.tasks.task_errors import foreign_metrics, load_problem, raising_task_error
+from evomerge.scoring.tasks.unrendered import refuse_unrendered
 
 NAMED = re.compile(r"""^[ -]*(?:["']?(?:task|group|tag)["']?:|-)[ \[]*["']?([^\s"'#\[\],]+)""", re.MULTILINE)
 NO_TASKS = (".py", ".pyc", ".md", ".txt", ".json", ".jsonl", ".csv", ".tsv")
@@ -43,13 +45,23 @@ class TaskLoader:
         offline = None if _is_local(entry) else offline_reason()
         try:
             tasks: dict[str, Task] = manager.load([target])["tasks"]
+            if entry.spec is not None and entry.spec.get("dataset_path") == "csv":
+                read_numbers_as_places(tasks[entry.name])
         except Exception as error:  # lm-eval and its data loaders may raise anything
             raise TaskError(f"task '{entry.name}' {load_problem(error, entry, offline)}") from error
         if not tasks:
             raise TaskError(f"task '{entry.name}' is a group without tasks; list its tasks in its YAML file")
         for name, task in tasks.items():
             _refuse_unsuited(label(entry, name), task)
+            refuse_unrendered(label(entry, name), task)
         return tasks
+
+    def load_spec(self, entry: TaskEntry) -> str | dict[str, Any]:
+        """What `lm_eval.simple_evaluate` takes as a task: its name, or the complete spec; TaskError as in `load`."""
+        tasks = self.load(entry)
+        if entry.spec is None:
+            return entry.name
+        return {**_inline(entry), "doc_to_target": tasks[entry.name].config.doc_to_target}
 
     @property
     def manager(self) -> TaskManager:
@@ -113,7 +125,7 @@ def _inline(entry: TaskEntry) -> dict[str, Any]:
             raise TaskError(f"task '{entry.name}': unknown key '{as_yaml(key)}' in spec{suggestion(key, SPEC_KEYS)}")
     if not spec.get("dataset_path") and not spec.get("custom_dataset"):
         raise TaskError(f"task '{entry.name}': spec has no dataset_path; write json, csv or a data set's id")
-    return {**spec, "task": entry.name}
+    return {**read_as_text(spec), "task": entry.name}
 
 
 def _is_local(entry: TaskEntry) -> bool:
