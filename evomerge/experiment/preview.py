@@ -80,7 +80,7 @@ def _search(experiment: Experiment) -> Iterator[str]:
         slopes = ", ".join(space.slope_genes)
         yield f"descent   {len(items)} items of the search slice have a loss; genes with a slope: {slopes}"
     raced = uses_races(experiment.objective, race)
-    why = "" if experiment.objective.single_score else ": a front or floors need every item"
+    why = "" if experiment.objective.single_score else ": a front, floors or a corpus-level metric need every item"
     wider = " or more, as the budget allows" if race.can_widen and budget.limits_items else ""
     yield f"race      {race}{wider}" if raced else f"race      off{why}"
 

@@ -55,7 +55,8 @@ def replay_run(folder: Path) -> Iterator[Replayed]:
     pool = experiment.pool(experiment.worker_spec())
     scratch = folder / "replay.partial"
     scratch.unlink(missing_ok=True)
-    ledger, held = Ledger(scratch, {}), Ledger(folder / LEDGER, {})
+    functions = {"functions": dict(experiment.scorer.functions)} if experiment.scorer.functions else {}
+    ledger, held = Ledger(scratch, {}), Ledger(folder / LEDGER, functions)
     try:
         recorded = Evaluator(experiment.scorer, pool, held, objective=experiment.objective)
         recorded.baselines = {label: recipe.key() for label, recipe in experiment.baselines.items()}
@@ -65,8 +66,7 @@ def replay_run(folder: Path) -> Iterator[Replayed]:
         yield Replayed("fingerprint", result["fingerprint"], pool.fingerprint(recipe))
         for name, score in result["rows"][-1]["scores"].items():
             evaluator.evaluate([candidate], name)
-            means = evaluator.plan.by_task(evaluator.item_scores(candidate.key, name))
-            fitness = experiment.objective.fitness(means, recorded.baseline_means(name))
+            fitness = experiment.objective.fitness(evaluator.means(candidate.key, name), recorded.baseline_means(name))
             yield Replayed(f"score on {name}", score, fitness.score)
     finally:
         pool.close()

@@ -160,7 +160,9 @@ class Finaliser:
 
     def _row(self, candidate: Candidate, role: str, label: str | None = None) -> Row:
         scores = {name: self._evaluator.score(candidate.key, name) for name in SLICES}
-        tasks = self._evaluator.plan.by_task(self._evaluator.item_scores(candidate.key, "holdout"))
+        shown = {*self._evaluator.plan.weights, *self._evaluator.objective.lengths}
+        measures = self._evaluator.means(candidate.key, "holdout")
+        tasks = {name: value for name, value in measures.items() if name in shown}
         answers = self._evaluator.answer_counts(candidate.key, "holdout")
         return Row(label or candidate.label, role, candidate.key, scores, tasks, answers)
 

@@ -1,0 +1,94 @@
+"""Corpus-level metrics: a number computed from the values of all items together, as F1 or BLEU, instead of their mean.
+
+An aggregate has a name by which it is found again, so that a ledger can be read without the task: that of lm-eval's
+registry, or `module:function` of the user's.
+"""
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import lm_eval.api.metrics as lm_eval_metrics
+import numpy as np
+from lm_eval.api.registry import AGGREGATION_REGISTRY
+
+from evomerge.errors import CandidateError, TaskError
+from evomerge.scoring.tasks.own_functions import load_function, number_problem
+
+assert lm_eval_metrics  # its import fills the registry
+WITHOUT_A_VALUE = ("bypass", "mean", "nanmean")  # no corpus-level metric is computed by these
+REMEMBERED = 4096  # values of an aggregate that are kept, as a search asks for the same ones many times
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """Computes the value of a metric from the values of its items; `sign` is -1 if lower is better."""
+
+    name: str
+    sign: float
+    function: Callable[[list[Any]], Any]
+
+    def __call__(self, values: Sequence[Any]) -> float:
+        """The metric, higher is better; NaN if it is not finite, TaskError if it is not a number."""
+        found: float = self._remembered(json.dumps(list(values)))
+        return found
+
+    @property
+    def _remembered(self) -> Callable[[str], float]:
+        return _cache_of(self)
+
+    def compute(self, text: str) -> float:
+        """The metric of values in JSON."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of F1 without any positive, which is 0
+            try:
+                found = self.function(json.loads(text))
+            except (OverflowError, ZeroDivisionError):
+                return math.nan
+        problem = number_problem(found)
+        if problem and problem.endswith("not a number"):
+            raise TaskError(f"aggregate={self.name}: its value {problem}; return one number")
+        return math.nan if problem else self.sign * float(found)
+
+
+@lru_cache(maxsize=64)
+def _cache_of(aggregate: Aggregate) -> Callable[[str], float]:
+    return lru_cache(maxsize=REMEMBERED)(aggregate.compute)
+
+
+def name_of(function: Callable[..., Any]) -> str | None:
+    """The name of an aggregation of lm-eval's, or None for a function that its registry does not have."""
+    names = (name for name in AGGREGATION_REGISTRY if name not in WITHOUT_A_VALUE)
+    return next((name for name in names if AGGREGATION_REGISTRY[name] is function), None)
+
+
+def find_aggregate(name: str, sign: float, where: str = "aggregate") -> Aggregate:
+    """The aggregate with this name; TaskError if there is none."""
+    function: Callable[[list[Any]], Any] = load_function(name, where) if ":" in name else AGGREGATION_REGISTRY[name]
+    return Aggregate(name, sign, function)
+
+
+def as_record(value: Any, item: str) -> Any:
+    """An item's value in the form in which JSON returns it; CandidateError for infinite numbers, TaskError for objects.
+
+    Lists of records and of texts are kept, so an aggregate can be computed again from the ledger.
+    """
+    try:
+        return json.loads(json.dumps(value, allow_nan=False, default=_plain))
+    except ValueError:
+        raise CandidateError(
+            f"item {item}: a value of its metric is not finite; the merged weights are no use"
+        ) from None
+    except TypeError:
+        kind = type(value).__name__
+        raise TaskError(f"item {item}: its value is a {kind}; return numbers, texts, or lists of them") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError
