@@ -25,11 +25,11 @@ class Trial:
     """The recorded results of one recipe: its scores or its failure, chunk by chunk."""
 
     scores: dict[str, list[Any]] = field(default_factory=dict)  # chunk id → one score per item, in chunk order
-    lengths: dict[str, list[float | None]] = field(default_factory=dict)  # chunk id → tokens of each item's answers
     errors: dict[str, str] = field(default_factory=dict)  # chunk id → why the candidate could not be scored on it
     answers: dict[str, dict[str, int]] = field(default_factory=dict)  # chunk id → counts of generated answers
     seconds: float = 0.0
     items: int = 0  # items that were scored, each counted when its chunk was scored
+    lengths: dict[str, list[float | None]] = field(default_factory=dict)  # chunk id → tokens of each item's answers
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Add a line of scores or of a failure; scores replace an earlier failure on the same chunk."""

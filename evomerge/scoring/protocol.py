@@ -83,7 +83,10 @@ class CorpusMetric(Protocol):
         """-1 if lower values of the metric are better."""
 
     def __call__(self, values: Sequence[Any]) -> float:
-        """The metric, higher is better; NaN if it is not finite."""
+        """The metric, higher is better; NaN if it is not finite. Values are remembered."""
+
+    def compute(self, values: Sequence[Any]) -> float:
+        """The same, not remembered."""
 
 
 @dataclass(frozen=True)

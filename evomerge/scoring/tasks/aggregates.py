@@ -33,20 +33,15 @@ class Aggregate:
     function: Callable[[list[Any]], Any]
 
     def __call__(self, values: Sequence[Any]) -> float:
-        """The metric, higher is better; NaN if it is not finite, TaskError if it is not a number."""
-        found: float = self._remembered(json.dumps(list(values)))
-        return found
+        """The metric, higher is better; NaN if it is not finite, TaskError if it is not a number. It is remembered."""
+        return _remembered(self, json.dumps(list(values)))
 
-    @property
-    def _remembered(self) -> Callable[[str], float]:
-        return _cache_of(self)
-
-    def compute(self, text: str) -> float:
-        """The metric of values in JSON."""
+    def compute(self, values: Sequence[Any]) -> float:
+        """The same, not remembered."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of F1 without any positive, which is 0
             try:
-                found = self.function(json.loads(text))
+                found = self.function(list(values))
             except (OverflowError, ZeroDivisionError):
                 return math.nan
         problem = number_problem(found)
@@ -55,9 +50,9 @@ class Aggregate:
         return math.nan if problem else self.sign * float(found)
 
 
-@lru_cache(maxsize=64)
-def _cache_of(aggregate: Aggregate) -> Callable[[str], float]:
-    return lru_cache(maxsize=REMEMBERED)(aggregate.compute)
+@lru_cache(maxsize=REMEMBERED)
+def _remembered(aggregate: Aggregate, text: str) -> float:
+    return aggregate.compute(json.loads(text))
 
 
 def name_of(function: Callable[..., Any]) -> str | None:

@@ -10,7 +10,12 @@ import yaml
 from evomerge.errors import TaskError
 from evomerge.scoring.tasks import loading as tasks
 
-F1 = {"metric": "f1", "aggregation": "f1", "higher_is_better": True}
+
+def spread(values: list[float]) -> float:
+    return max(values) - min(values)
+
+
+SPREAD = {"metric": "acc", "aggregation": spread, "higher_is_better": True}
 
 
 @pytest.fixture
@@ -49,7 +54,6 @@ def test_a_wrong_entry(refused, choice, changes, message) -> None:
             {"dataset_kwargs": {"data_files": {"validation": "/none/x.jsonl"}}},
             "Unable to find '/none/x.jsonl'",
         ),
-        ({"metric_list": [F1]}, "metric 'f1' is not a mean over items; it has no such metric"),
         ({"num_fewshot": 0, "shots": 2}, "fixes num_fewshot to 0"),
         ({"shots": 100}, "cannot build its prompts"),
         ({"unsafe_code": True}, "runs code that the model writes"),
@@ -62,9 +66,11 @@ def test_a_wrong_spec(refused, choice, changes, message) -> None:
     assert message in refused({"name": "mc", "spec": spec, **shots})
 
 
-def test_metrics_that_would_work_are_named(refused, choice) -> None:
-    metrics = [F1, {"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
-    assert "not a mean over items; use acc" in refused({"name": "mc", "spec": choice(metric_list=metrics)})
+def test_an_aggregation_that_has_no_name_is_refused(refused, choice) -> None:
+    line = refused({"name": "mc", "spec": choice(metric_list=[SPREAD])})
+    assert "metric 'acc' is no mean over items, nor in lm-eval's registry; name its function: aggregate: path" in line
+    metrics = [SPREAD, {"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True}]
+    assert "use acc_norm, or name its function" in refused({"name": "mc", "spec": choice(metric_list=metrics)})
 
 
 @pytest.mark.parametrize(("text", "message"), [("", "has no documents"), ("{broken\n", "JSON parse error")])
