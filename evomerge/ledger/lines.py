@@ -203,7 +203,7 @@ def _are_scores(line: Line) -> bool:
 
 
 def _is_score(value: Any) -> bool:
-    return isinstance(value, list | str | dict) or _are_numbers([value])
+    return isinstance(value, list | dict) or _are_numbers([value])
 
 
 def _are_numbers(values: Any) -> bool:

@@ -73,14 +73,19 @@ def as_record(value: Any, item: str) -> Any:
     Lists of records and of texts are kept, so an aggregate can be computed again from the ledger.
     """
     try:
-        return json.loads(json.dumps(value, allow_nan=False, default=_plain))
+        record = json.loads(json.dumps(value, allow_nan=False, default=_plain))
     except ValueError:
         raise CandidateError(
             f"item {item}: a value of its metric is not finite; the merged weights are no use"
         ) from None
     except TypeError:
         kind = type(value).__name__
-        raise TaskError(f"item {item}: its value is a {kind}; return numbers, texts, or lists of them") from None
+        raise TaskError(
+            f"item {item}: its value is a {kind}; return a number, or a list of numbers and texts"
+        ) from None
+    if record is None or isinstance(record, str):
+        raise TaskError(f"item {item}: its value is {record!r:.60}; return a number, or a list of numbers and texts")
+    return float(record) if isinstance(record, bool) else record
 
 
 def _plain(value: Any) -> Any:

@@ -200,9 +200,7 @@ class _FrozenEntry:
             grader = make(shown, task, entry, metric)
             metric = metric or (None if entry.score else grader.metric)
             if grader.aggregate and len(tasks) > 1:
-                raise TaskError(
-                    f"task '{entry.name}' is a group, and '{grader.metric}' is corpus-level; list its tasks"
-                )
+                raise TaskError(f"task '{entry.name}' is a group, and its metric is corpus-level; list its tasks")
             self._add(entry, grader, name, prompting)
 
     def contents_of(self, used: Collection[str]) -> set[str]:

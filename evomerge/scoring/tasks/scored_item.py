@@ -9,8 +9,6 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
-from evomerge.errors import TaskError
-
 
 @dataclass(frozen=True)
 class ScoredItem:
@@ -42,7 +40,7 @@ class ScoredItem:
     def texts(self) -> tuple[str, ...]:
         """All generated answers after the filter: one, or as many as the task's `repeats`."""
         if not self.raw:
-            raise TaskError(f"item {self.id} has no text: its task generates no answers; use loglikelihoods")
+            raise AttributeError(f"item {self.id} has no text: its task generates no answers; use loglikelihoods")
         listed = (one for response in self.responses for one in (response if _is_list(response) else [response]))
         return tuple(map(str, listed))
 
@@ -55,14 +53,14 @@ class ScoredItem:
     def tokens(self) -> float:
         """The length of the generated answer in tokens of the model's tokenizer; the mean of several answers."""
         if not self.lengths:
-            raise TaskError(f"item {self.id} has no tokens: its task generates no answers; use loglikelihoods")
+            raise AttributeError(f"item {self.id} has no tokens: its task generates no answers; use loglikelihoods")
         return sum(self.lengths) / len(self.lengths)
 
     @cached_property
     def loglikelihoods(self) -> tuple[float, ...]:
         """The log-likelihood of each choice in nats; of a task without choices, that of each request."""
         if self.raw:
-            raise TaskError(f"item {self.id} has no loglikelihoods: its task generates answers; use text")
+            raise AttributeError(f"item {self.id} has no loglikelihoods: its task generates answers; use text")
         values = tuple(float(one[0] if _is_list(one) else one) for one in self.responses)
         return values[: len(self.choices)] if self.choices else values
 

@@ -54,11 +54,14 @@ def score(items):
 """
 
 
-@pytest.mark.parametrize("target", ["gold", "{{choices[gold]}}"])
+LETTERS = {"doc_to_choice": ["A", "B", "C"], "doc_to_target": "{{'ABC'[gold]}}"}
+
+
+@pytest.mark.parametrize("changes", [{}, LETTERS], ids=["number", "text"])
 def test_from_log_likelihoods_it_is_the_accuracy_that_lm_eval_has(
-    function: Write, choice: Any, freeze: Any, score: Any, target: str
+    function: Write, choice: Any, freeze: Any, score: Any, changes: dict[str, Any]
 ) -> None:
-    spec = choice(doc_to_target=target)
+    spec = choice(**changes)
     theirs = score(freeze({"name": "mc", "spec": spec, "metric": "acc"}), "search", "holdout")
     own = score(freeze({"name": "mc", "spec": spec, "score": function(CHOOSE)}), "search", "holdout")
     assert own == theirs and set(own.values()) == {0.0, 1.0}
@@ -281,6 +284,6 @@ def test_a_corpus_level_metric_of_a_group_is_refused(function: Write, choice: An
 def test_the_gold_choice_of_a_descent_is_that_of_the_metric(function: Write, choice: Any, freeze: Any) -> None:
     plain = freeze({"name": "mc", "spec": choice()})
     items = plain.plan.items("search")
-    for entry in ({"score": function(CHOOSE)}, {"score": function(PAIRS), "aggregate": "scores.py:balanced"}):
-        own = freeze({"name": "mc", "spec": choice(), **entry})
+    for text, more in ((CHOOSE, {}), (PAIRS, {"aggregate": "scores.py:balanced"})):
+        own = freeze({"name": "mc", "spec": choice(), "score": function(text), **more})
         assert [own.loss(item).gold for item in items] == [plain.loss(item).gold for item in items]

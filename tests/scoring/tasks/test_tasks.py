@@ -10,12 +10,11 @@ import yaml
 from evomerge.errors import TaskError
 from evomerge.scoring.tasks import loading as tasks
 
-
-def spread(values: list[float]) -> float:
+# A file of a user's, which lm-eval includes: its functions have no name in lm-eval's registry.
+SPREAD = """
+def spread(values):
     return max(values) - min(values)
-
-
-SPREAD = {"metric": "acc", "aggregation": spread, "higher_is_better": True}
+"""
 
 
 @pytest.fixture
@@ -66,11 +65,16 @@ def test_a_wrong_spec(refused, choice, changes, message) -> None:
     assert message in refused({"name": "mc", "spec": spec, **shots})
 
 
-def test_an_aggregation_that_has_no_name_is_refused(refused, choice) -> None:
-    line = refused({"name": "mc", "spec": choice(metric_list=[SPREAD])})
-    assert "metric 'acc' is no mean over items, nor in lm-eval's registry; name its function: aggregate: path" in line
-    metrics = [SPREAD, {"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True}]
-    assert "use acc_norm, or name its function" in refused({"name": "mc", "spec": choice(metric_list=metrics)})
+@pytest.mark.parametrize("more", [[], [{"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True}]])
+def test_an_aggregation_that_has_no_name_is_refused(refused, choice, tmp_path: Path, more) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "functions.py").write_text(SPREAD)
+    text = yaml.safe_dump(choice(task="mc", metric_list=[{"metric": "acc", "aggregation": "HERE"}, *more]))
+    (folder / "mc.yaml").write_text(text.replace("HERE", "!function functions.spread"))
+    line = refused("mc", include_path=str(folder))
+    assert "metric 'acc' is no mean over items, nor in lm-eval's registry" in line
+    assert "name its function: aggregate: path" in line and ("use acc_norm, or" in line) == bool(more)
 
 
 @pytest.mark.parametrize(("text", "message"), [("", "has no documents"), ("{broken\n", "JSON parse error")])
