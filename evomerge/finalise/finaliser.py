@@ -123,13 +123,16 @@ class Finaliser:
         winner_label = next((c.label for c in self._baselines if c.key == winner.key), "winner")
         rows.append(self._row(winner, "winner", winner_label))
         others = [c for c in self._scored_baselines if c.key != winner.key]
+        levels = evaluator.objective.floors(evaluator.baseline_means("holdout"))
+        lengths = evaluator.objective.lengths
         return Findings(
             winner,
             best_baseline.label,
             tuple(rows),
             self._comparisons(winner, {c.label: c.key for c in others}),
             _generalisation_gap(rows),
-            evaluator.objective.floors(evaluator.baseline_means("holdout")),
+            {name: level for name, level in levels.items() if name not in lengths},
+            {name: -level for name, level in levels.items() if name in lengths},
         )
 
     def _comparisons(self, winner: Candidate, others: Mapping[str, str]) -> tuple[PairedTest, ...]:
@@ -167,11 +170,11 @@ class Finaliser:
 
     def _row(self, candidate: Candidate, role: str, label: str | None = None) -> Row:
         scores = {name: self._evaluator.score(candidate.key, name) for name in SLICES}
-        shown = {*self._evaluator.plan.weights, *self._evaluator.objective.lengths}
         measures = self._evaluator.means(candidate.key, "holdout")
-        tasks = {name: value for name, value in measures.items() if name in shown}
+        tasks = {task: measures[task] for task in self._evaluator.plan.weights if task in measures}
+        lengths = {name: -measures[name] for name in self._evaluator.objective.lengths if name in measures}
         answers = self._evaluator.answer_counts(candidate.key, "holdout")
-        return Row(label or candidate.label, role, candidate.key, scores, tasks, answers)
+        return Row(label or candidate.label, role, candidate.key, scores, tasks, answers, lengths)
 
 
 def _least_violating(candidates: Sequence[Candidate], violations: Sequence[float]) -> list[Candidate]:
