@@ -10,7 +10,7 @@ import yaml
 
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
-from evomerge.ledger import Ledger
+from evomerge.ledger import Ledger, refuse_other_search
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT, refuse_unfinished
 from evomerge.recipes import Recipe, load_recipe
 from evomerge.searching import Candidate, Evaluator
@@ -49,14 +49,18 @@ def open_run(folder: Path) -> tuple[Experiment, Recipe, dict[str, Any]]:
 
 
 def replay_run(folder: Path) -> Iterator[Replayed]:
-    """Rebuild the winner and score it again on every slice; yields the fingerprint, then each score."""
+    """Rebuild the winner and score it again on every slice; yields the fingerprint, then each score.
+
+    RunError where a scoring function of the user's has changed.
+    """
     experiment, recipe, result = open_run(folder)
+    if functions := experiment.scorer.functions:
+        refuse_other_search(folder / LEDGER, {"functions": functions})
     candidate = Candidate.of("winner", recipe)
     pool = experiment.pool(experiment.worker_spec())
     scratch = folder / "replay.partial"
     scratch.unlink(missing_ok=True)
-    functions = {"functions": dict(experiment.scorer.functions)} if experiment.scorer.functions else {}
-    ledger, held = Ledger(scratch, {}), Ledger(folder / LEDGER, functions)
+    ledger, held = Ledger(scratch, {}), Ledger(folder / LEDGER, {})
     try:
         recorded = Evaluator(experiment.scorer, pool, held, objective=experiment.objective)
         recorded.baselines = {label: recipe.key() for label, recipe in experiment.baselines.items()}
