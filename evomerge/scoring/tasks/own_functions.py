@@ -23,22 +23,26 @@ LIKE = "a function, as in my_module:score or path/to/file.py:score"
 
 @dataclass(frozen=True)
 class OwnFunction:
-    """A function of the user's; `where` names it in messages, `digest` is a hash of its source file."""
+    """A function of the user's; `where` names it in messages, `digest` is a hash of its source file.
+
+    Modules in `folder` can be imported while it runs.
+    """
 
     name: str
     where: str
     file: str
+    folder: str
     digest: str
     function: Callable[[list[Any]], Any]
 
     def __call__(self, argument: list[Any]) -> Any:
         """The function's value; TaskError with the file and line if it raises an exception."""
-        with _raising(self.where, "fails", self.file):
+        with _raising(self.where, "fails", self.file), _importable(self.folder):
             return self.function(argument)
 
     def values(self, items: Sequence[Any]) -> list[Any]:
         """One value for each item; TaskError for another number of values."""
-        with _raising(self.where, "fails", self.file):
+        with _raising(self.where, "fails", self.file), _importable(self.folder):
             found = self.function(list(items))
             listed = None if found is None or isinstance(found, str) else list(found)
         if listed is None:
@@ -55,7 +59,10 @@ def load_function(name: str, where: str) -> OwnFunction:
     """
     place, _, attribute = name.rpartition(":")
     shown = f"{where}={name}"
-    module = _from_file(Path(place), shown) if place.endswith(".py") else _from_name(place, shown)
+    is_file = place.endswith(".py")
+    folder = str(Path(place).resolve().parent if is_file else Path.cwd())
+    with _importable(folder):
+        module = _from_file(Path(place), shown) if is_file else _from_name(place, shown, folder)
     function = getattr(module, attribute, None)
     if function is None:
         known = [key for key, value in vars(module).items() if callable(value)]
@@ -63,7 +70,8 @@ def load_function(name: str, where: str) -> OwnFunction:
     if not callable(function):
         raise TaskError(f"{shown}: '{attribute}' is {type(function).__name__}, not a function; name a function")
     file = str(module.__file__)
-    return OwnFunction(name, shown, file, hashlib.sha256(Path(file).read_bytes()).hexdigest()[:HASH_DIGITS], function)
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:HASH_DIGITS]
+    return OwnFunction(name, shown, file, folder, digest, function)
 
 
 def as_number(value: Any) -> float | None:
@@ -96,23 +104,29 @@ def _from_file(path: Path, shown: str) -> ModuleType:
     return module
 
 
-def _from_name(name: str, shown: str) -> ModuleType:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
+def _from_name(name: str, shown: str, folder: str) -> ModuleType:
     try:
         with _raising(shown, "cannot be imported", ""):
             module = importlib.reload(sys.modules[name]) if name in sys.modules else importlib.import_module(name)
     except TaskError as error:
         cause = error.__cause__
         if isinstance(cause, ModuleNotFoundError) and cause.name and f"{name}.".startswith(f"{cause.name}."):
-            raise TaskError(f"{shown}: no module '{cause.name}' in {here} and none installed; correct it") from None
+            raise TaskError(f"{shown}: no module '{cause.name}' in {folder} and none installed; correct it") from None
         raise
-    finally:
-        sys.path.remove(here)
     if not getattr(module, "__file__", None):
         raise TaskError(f"{shown}: module '{name}' has no source file; write a function of your own")
     return module
+
+
+@contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    """Within the context, modules of a folder can be imported."""
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 @contextmanager

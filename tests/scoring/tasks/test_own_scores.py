@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from evomerge.errors import CandidateError, ConfigError, TaskError
 from evomerge.scoring.protocol import Answer
@@ -136,6 +137,31 @@ def test_a_module_of_the_current_directory_is_read_again(function: Write, genera
         found.append((set(scorer.grade(*said(scorer, str)).values()), scorer.functions["scores:score"]))
     assert [values for values, _ in found] == [{1.0}, {2.0}]
     assert found[0][1] != found[1][1]
+
+
+def test_modules_beside_the_file_are_found(generating: Any, freeze: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "beside_at_once.py").write_text("ONE = 1.0\n")
+    (folder / "beside_later.py").write_text("TWO = 2.0\n")
+    text = "from beside_at_once import ONE\ndef score(items):\n    from beside_later import TWO\n"
+    (folder / "mine.py").write_text(f"{text}    return [ONE + TWO for item in items]\n")
+    scorer = freeze({"name": "mc", "spec": generating(), "score": f"{folder}/mine.py:score"}, chunk_items=20)
+    assert set(scorer.grade(*said(scorer, str)).values()) == {3.0}
+
+
+def test_a_group_is_scored_task_by_task(function: Write, choice: Any, freeze: Any, tmp_path: Path, score: Any) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    for name in ("one", "two"):
+        rows = {"validation": [{"q": f"{name} {i}", "choices": ["a", "b", "c"], "gold": i % 3} for i in range(30)]}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(choice(name, rows, task=name)))
+    (folder / "both.yaml").write_text(yaml.safe_dump({"group": "both", "task": ["one", "two"]}))
+    own, theirs = (
+        freeze({"name": "both", **entry}, include_path=str(folder))
+        for entry in ({"score": function(CHOOSE)}, {"metric": "acc"})
+    )
+    assert score(own) == score(theirs)
 
 
 BODY = "def score(items):\n    return {}\n"
@@ -269,8 +295,6 @@ def test_bleu_and_perplexity_come_from_the_ledgers_values(generating: Any, freez
 
 
 def test_a_corpus_level_metric_of_a_group_is_refused(function: Write, choice: Any, freeze: Any, tmp_path: Path) -> None:
-    import yaml
-
     folder = tmp_path / "tasks"
     folder.mkdir()
     for name in ("one", "two"):
