@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from evomerge.errors import ConfigError, RunError
-from evomerge.schema import EMPTY, Range, as_yaml
+from evomerge.schema import EMPTY, Range
 from evomerge.scoring import task_of
+from evomerge.searching.floors import BEST, Floor, read_floor
 from evomerge.searching.names import Names
-from evomerge.suggest import did_you_mean
 
 Means = Mapping[str, float]  # task → mean of its items, and measures of length
 References = Mapping[str, Means]  # baseline → its means on the same slice
 Loss = float | tuple[float, ...]
-BEST = "best_expert"
 FLOOR_TOLERANCE = 1e-9  # a mean may be lower than its floor by this rounding error
 MIN_GAIN = 0.02  # a smaller gain of the best expert over the base is too uncertain to normalise by
 
@@ -37,29 +36,6 @@ class Fitness:
 
 
 FAILED = Fitness(math.nan, violation=math.inf)
-
-
-@dataclass(frozen=True)
-class Floor:
-    """The lowest accepted mean of a task: the mean of baseline `name` plus `margin`, or `margin` if no name.
-
-    A `ceiling` bounds a length, which is negated in the means, from above: by that of `name` plus `margin` tokens.
-    """
-
-    name: str | None
-    margin: float
-    ceiling: bool = False
-
-    @property
-    def offset(self) -> float:
-        """The margin in the direction in which higher is better."""
-        return -self.margin if self.ceiling else self.margin
-
-    def __str__(self) -> str:
-        if self.name is None:
-            return f"{self.margin:g}"
-        sign = "−" if self.margin < 0 else "+"
-        return f"{self.name} {sign} {abs(self.margin):g}" if self.margin else self.name
 
 
 class Objective:
@@ -106,7 +82,7 @@ class Objective:
         self.corpus_level = any(task in aggregated for task in self.weights)
         labels = [*baselines, BEST]
         self._floors = {
-            name: _floor(given, labels, f"objective.keep.{shown}", self._names.is_length(name))
+            name: read_floor(given, labels, f"objective.keep.{shown}", self._names.is_length(name))
             for name, (shown, given) in floors.items()
         }
         self.lengths = tuple(dict.fromkeys(n for n in (*self.tasks, *self._floors) if self._names.is_length(n)))
@@ -254,38 +230,3 @@ def _mean(label: str, task: str, references: References) -> float:
     if task not in references.get(label, {}):
         raise RunError(f"objective: {label} could not be scored on {task}; the reason is in trials.jsonl")
     return references[label][task]
-
-
-def _floor(given: str | float, known: Sequence[str], where: str, ceiling: bool) -> Floor:
-    """Read `0.8`, `base` or `best_expert - 0.01`; ConfigError names the key."""
-    name, sign, margin = _parts(str(given))
-    number = _number(margin)
-    if not sign and (alone := _number(name)) is not None:
-        return Floor(None, alone, ceiling)
-    if name not in known:
-        hint = f"give a number, or one of {', '.join(known)}, with `+ number` or `- number` after it"
-        raise ConfigError(
-            f"{where}={as_yaml(given)}: '{as_yaml(name)}' is no baseline{did_you_mean(name, known)}; {hint}"
-        )
-    if number is None:
-        raise ConfigError(
-            f"{where}={as_yaml(given)}: '{as_yaml(margin)}' is no number; write it as in `{as_yaml(name)} - 0.01`"
-        )
-    return Floor(name, -number if sign == "-" else number, ceiling)
-
-
-def _parts(text: str) -> tuple[str, str, str]:
-    """Name, sign and margin of `name - 0.01`; the sign must be between spaces, as labels may contain dashes."""
-    for sign in ("-", "+"):
-        name, found, margin = text.rpartition(f" {sign} ")
-        if found:
-            return name.strip(), sign, margin.strip()
-    return text.strip(), "", "0"
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

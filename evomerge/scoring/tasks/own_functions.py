@@ -120,12 +120,18 @@ def _from_name(name: str, shown: str, folder: str) -> ModuleType:
 
 @contextmanager
 def _importable(folder: str) -> Iterator[None]:
-    """Within the context, modules of a folder can be imported."""
+    """Within the context, modules of a folder can be imported.
+
+    Their bytecode is not kept, as it would be taken for that of another version that is written in the same second.
+    """
+    written = sys.dont_write_bytecode
     sys.path.insert(0, folder)
+    sys.dont_write_bytecode = True
     importlib.invalidate_caches()
     try:
         yield
     finally:
+        sys.dont_write_bytecode = written
         sys.path.remove(folder)
 
 

@@ -1,6 +1,7 @@
 """Scoring functions of the user's: what they get, what becomes of their values, and each mistake as one line."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -311,3 +312,24 @@ def test_the_gold_choice_of_a_descent_is_that_of_the_metric(function: Write, cho
     for text, more in ((CHOOSE, {}), (PAIRS, {"aggregate": "scores.py:balanced"})):
         own = freeze({"name": "mc", "spec": choice(), "score": function(text), **more})
         assert [own.loss(item).gold for item in items] == [plain.loss(item).gold for item in items]
+
+
+def test_the_functions_of_the_page_do_what_it_says(function: Write, choice: Any, freeze: Any, score: Any) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "scores.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    function("\n".join(blocks))
+    rows = [{"q": f"{i}?", "answer": f"so it is\n#### 1,{i:03}"} for i in range(60)]
+    spec = {key: value for key, value in choice("gsm", {"test": rows}, **GENERATION).items() if value is not None}
+    spec |= {"doc_to_target": "{{answer}}"}
+    scorer = freeze({"name": "gsm8k", "spec": spec, "score": "scores:brief_and_right"}, chunk_items=20)
+    chunk = scorer.plan.chunks["search"][0]
+    numbers = [int(item.rpartition("/")[2]) for item in chunk.items]
+    ends = [(f"is 1{n:03}", 1.0) if place % 2 else (f"{n}", 0.0) for place, n in enumerate(numbers)]
+    answers = [Answer(f"{'x' * 60 * (place % 3 == 0)} {end}") for place, (end, _) in enumerate(ends)]
+    wanted = [right * (0.8 if place % 3 == 0 else 1.0) for place, (_, right) in enumerate(ends)]
+    assert list(scorer.grade(chunk, answers).values()) == pytest.approx(wanted)
+
+    entry = {"name": "mc", "spec": choice(), "score": "scores:pairs", "aggregate": "scores:balanced_accuracy"}
+    own = freeze(entry)
+    by_hand = freeze({**entry, "score": function(PAIRS), "aggregate": "scores.py:balanced"})
+    assert own.plan.by_task(score(own)) == by_hand.plan.by_task(score(by_hand))
