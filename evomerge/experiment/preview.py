@@ -88,6 +88,8 @@ def _search(experiment: Experiment) -> Iterator[str]:
 def _scoring(experiment: Experiment) -> Iterator[str]:
     plan = experiment.scorer.plan
     yield f"tasks     {', '.join(f'{task} × {weight:g}' for task, weight in plan.weights.items())}"
+    if functions := experiment.scorer.functions:
+        yield f"scores    by {', '.join(functions)}, tried on sample answers"
     yield f"objective {experiment.objective}"
     for name in SLICES:
         batches = [found for chunk in plan.chunks[name] if (found := experiment.work[chunk.id].batches)]

@@ -138,6 +138,7 @@ def test_a_bound_of_the_length(project: Path, command: Command) -> None:
     check = command("check", "+experiment=mine", cwd=project)
     assert "keep last.tokens ≤ base, tokens ≤ 6" in check.out, check
     assert "race      off: a front, floors or a corpus-level metric need every item" in check.out
+    assert "scores    by scores.py:letters, scores:letters, tried on sample answers" in check.out
     said = finish(project)
     found = result(project)
     assert found["floors"] == {} and set(found["ceilings"]) == {"last.tokens", "tokens"}

@@ -16,7 +16,7 @@ import lm_eval.api.metrics as lm_eval_metrics
 import numpy as np
 from lm_eval.api.registry import AGGREGATION_REGISTRY
 
-from evomerge.errors import CandidateError, TaskError
+from evomerge.errors import CandidateError, EvomergeError, TaskError
 from evomerge.scoring.tasks.own_functions import load_function, number_problem
 
 assert lm_eval_metrics  # its import fills the registry
@@ -44,6 +44,11 @@ class Aggregate:
                 found = self.function(list(values))
             except (OverflowError, ZeroDivisionError):
                 return math.nan
+            except EvomergeError:
+                raise
+            except Exception as error:  # such as F1 of more than two classes
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                raise TaskError(f"metric '{self.name}' cannot be computed: {reason}; use another metric") from error
         problem = number_problem(found)
         if problem and problem.endswith("not a number"):
             raise TaskError(f"aggregate={self.name}: its value {problem}; return one number")

@@ -295,11 +295,17 @@ def test_bleu_and_perplexity_come_from_the_ledgers_values(generating: Any, freez
     assert scorer.plan.by_task(values) == {"mc": pytest.approx(-math.exp(sum(range(20)) / 60))}
 
 
+def test_f1_of_three_classes_is_refused(choice: Any, freeze: Any) -> None:
+    with pytest.raises(TaskError, match="metric 'f1' cannot be computed: ValueError: Target is multiclass") as error:
+        freeze({"name": "mc", "spec": choice(metric_list=[{"metric": "f1"}])})
+    assert "\n" not in str(error.value)
+
+
 def test_a_corpus_level_metric_of_a_group_is_refused(function: Write, choice: Any, freeze: Any, tmp_path: Path) -> None:
     folder = tmp_path / "tasks"
     folder.mkdir()
     for name in ("one", "two"):
-        spec = choice(name, task=name, metric_list=[{"metric": "f1"}])
+        spec = choice(name, task=name, metric_list=[{"metric": "mcc"}])
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(spec))
     (folder / "both.yaml").write_text(yaml.safe_dump({"group": "both", "task": ["one", "two"]}))
     with pytest.raises(TaskError, match="'both' is a group, and its metric is corpus-level; list its tasks"):
