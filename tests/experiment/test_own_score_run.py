@@ -113,6 +113,7 @@ def test_killed_and_resumed_it_ends_the_same_and_scores_nothing_twice(_scored: P
     assert values(scored) == values(_scored) and result(scored) == result(_scored)
 
 
+@pytest.mark.slow
 def test_without_races_each_item_has_the_same_values(_scored: Path, project: Path) -> None:
     write(project, GENERATING, objective=WEIGHTED, race={"enabled": False})
     finish(project)
@@ -148,6 +149,7 @@ def test_a_bound_of_the_length(project: Path, command: Command) -> None:
     assert "last.tokens" in said.out and "of at most" in said.out
 
 
+@pytest.mark.slow
 def test_a_front_of_score_and_length(project: Path) -> None:
     write(project, GENERATING, objective={"front": True, "maximise": ["last", "last.tokens"]})
     finish(project, "optimizer=optuna", "optimizer.sampler=nsga2", "optimizer.population=6")
