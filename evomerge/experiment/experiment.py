@@ -124,7 +124,8 @@ class Experiment:
     def objective(self) -> Objective:
         """What the search maximises, and the floors that it keeps."""
         labels = tuple(self.experts), tuple(self.baselines)
-        return Objective(self.scorer.plan.weights, *labels, **self.config.objective)
+        plan = self.scorer.plan
+        return Objective(plan.weights, *labels, plan.generating, tuple(plan.aggregates), **self.config.objective)
 
     @cached_property
     def scorer(self) -> LMEvalScorer:

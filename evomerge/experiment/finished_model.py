@@ -70,6 +70,10 @@ def _tasks(config: ScoreConfig, loader: TaskLoader) -> list[str | dict[str, Any]
     tasks: list[str | dict[str, Any]] = []
     with silence_lm_eval():
         for entry in read_tasks(listed, SLICES):
+            if entry.score or entry.aggregate:
+                raise ConfigError(
+                    f"tasks: {entry.name}: this table has lm-eval's metrics only; drop score and aggregate"
+                )
             tasks.append(loader.load_spec(entry))
     return tasks
 

@@ -79,7 +79,7 @@ def _search(experiment: Experiment) -> Iterator[str]:
         slopes = ", ".join(space.slope_genes)
         yield f"descent   {len(items)} items of the search slice have a loss; genes with a slope: {slopes}"
     raced = uses_races(experiment.objective, race)
-    why = "" if experiment.objective.single_score else ": a front or floors need every item"
+    why = "" if experiment.objective.single_score else ": a front, floors or a corpus-level metric need every item"
     wider = " or more, as the budget allows" if race.can_widen and budget.limits_items else ""
     yield f"race      {race}{wider}" if raced else f"race      off{why}"
 
@@ -87,6 +87,8 @@ def _search(experiment: Experiment) -> Iterator[str]:
 def _scoring(experiment: Experiment) -> Iterator[str]:
     plan = experiment.scorer.plan
     yield f"tasks     {', '.join(f'{task} × {weight:g}' for task, weight in plan.weights.items())}"
+    if functions := experiment.scorer.functions:
+        yield f"scores    by {', '.join(functions)}, tried on sample answers"
     yield f"objective {experiment.objective}"
     for name in SLICES:
         batches = [found for chunk in plan.chunks[name] if (found := experiment.work[chunk.id].batches)]

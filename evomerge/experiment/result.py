@@ -63,11 +63,12 @@ class Result:
     def rows(self) -> list[dict[str, Any]]:
         """A flat row for each baseline, then the winner: label, role, a score for each slice, and for each task.
 
-        Task scores are on holdout and named `holdout/TASK`; a score is None where the model could not be scored.
+        Task scores are on holdout and named `holdout/TASK`, lengths of answers `holdout/TASK.tokens`; a score is None
+        where the model could not be scored.
         """
         return [
             {"label": row["label"], "role": row["role"], **row["scores"]}
-            | {f"holdout/{task}": score for task, score in row["tasks"].items()}
+            | {f"holdout/{name}": value for name, value in (row["tasks"] | row.get("lengths", {})).items()}
             for row in self.document["rows"]
         ]
 

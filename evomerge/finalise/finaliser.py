@@ -7,6 +7,7 @@ from dataclasses import replace
 from evomerge.errors import RunError
 from evomerge.finalise.config import FinaliseConfig
 from evomerge.finalise.findings import Findings, ParetoFront
+from evomerge.finalise.resampling import Resampler, compare_resampled
 from evomerge.finalise.rows import Row
 from evomerge.finalise.sensitivity import measure_sensitivity
 from evomerge.finalise.simplification import Simplification, eliminate_backward
@@ -133,29 +134,38 @@ class Finaliser:
         winner_label = next((c.label for c in self._baselines if c.key == winner.key), "winner")
         rows.append(self._row(winner, "winner", winner_label))
         others = [c for c in self._scored_baselines if c.key != winner.key]
-        items = {c.label: evaluator.objective_items(c.key, "holdout") for c in others}
+        levels = evaluator.objective.floors(evaluator.baseline_means("holdout"))
+        lengths = evaluator.objective.lengths
         return Findings(
             winner,
             best_baseline.label,
             tuple(rows),
-            self._comparisons(winner, {label: scores for label, scores in items.items() if scores}),
+            self._comparisons(winner, {c.label: c.key for c in others}),
             _generalisation_gap(rows),
-            evaluator.objective.floors(evaluator.baseline_means("holdout")),
+            {name: level for name, level in levels.items() if name not in lengths},
+            {name: -level for name, level in levels.items() if name in lengths},
             suspects=find_suspects(evaluator, winner, self._scored_baselines),
         )
 
-    def _comparisons(self, winner: Candidate, others: Mapping[str, Mapping[str, float]]) -> tuple[PairedTest, ...]:
-        winner_items = self._evaluator.objective_items(winner.key, "holdout")
-        return compare(winner_items, others, self._evaluator.objective.weights, task_of, self._seed)
+    def _comparisons(self, winner: Candidate, others: Mapping[str, str]) -> tuple[PairedTest, ...]:
+        """The comparisons with the other models (label → key) that could be scored on holdout."""
+        evaluator = self._evaluator
+        scored = {label: key for label, key in others.items() if evaluator.item_scores(key, "holdout")}
+        if evaluator.objective.corpus_level:
+            resampler = Resampler(evaluator, "holdout", self._seed)
+            others_resampled = {label: resampler.of(key) for label, key in scored.items()}
+            return compare_resampled(resampler.of(winner.key), others_resampled)
+        items = {label: evaluator.objective_items(key, "holdout") for label, key in scored.items()}
+        winner_items = evaluator.objective_items(winner.key, "holdout")
+        return compare(winner_items, items, evaluator.objective.weights, task_of, self._seed)
 
     def _scored_simplification(self, winner: Candidate, simplification: Simplification) -> Simplification:
         """The simplification with its row and its difference to the winner, if it took a step and was scored."""
-        items = self._evaluator.objective_items(simplification.candidate.key, "holdout")
-        if not simplification.steps or not items:
+        comparisons = self._comparisons(winner, {"simpler": simplification.candidate.key})
+        if not simplification.steps or not comparisons:
             return simplification
-        (comparison,) = self._comparisons(winner, {"simpler": items})
         row = self._row(simplification.candidate, "simpler")
-        return replace(simplification, row=row, interval=comparison.interval.negated)
+        return replace(simplification, row=row, interval=comparisons[0].interval.negated)
 
     def _scored_front(self, members: Sequence[Candidate]) -> ParetoFront | None:
         """The members that could be scored on holdout, with their rows; None for a single objective."""
@@ -172,9 +182,11 @@ class Finaliser:
 
     def _row(self, candidate: Candidate, role: str, label: str | None = None) -> Row:
         scores = {name: self._evaluator.score(candidate.key, name) for name in SLICES}
-        tasks = self._evaluator.plan.by_task(self._evaluator.item_scores(candidate.key, "holdout"))
+        measures = self._evaluator.means(candidate.key, "holdout")
+        tasks = {task: measures[task] for task in self._evaluator.plan.weights if task in measures}
+        lengths = {name: -measures[name] for name in self._evaluator.objective.lengths if name in measures}
         answers = self._evaluator.answer_counts(candidate.key, "holdout")
-        return Row(label or candidate.label, role, candidate.key, scores, tasks, answers)
+        return Row(label or candidate.label, role, candidate.key, scores, tasks, answers, lengths)
 
 
 def _least_violating(candidates: Sequence[Candidate], violations: Sequence[float]) -> list[Candidate]:

@@ -8,11 +8,12 @@ from typing import Any
 from evomerge.errors import RunError
 from evomerge.ledger.differences import show_differences
 from evomerge.ledger.lines import HEADER_KEYS, complete_length, read_lines
-from evomerge.scoring import Chunk, Plan
+from evomerge.scoring import Chunk, CorpusMetric, Plan, task_of
 
 DIFFERENT = {
     "config": "another configuration",
     "models": "other weights",
+    "functions": "a scoring function that has changed",
     "chunks": "other items",
     "items": "other prompts or answers",
 }
@@ -42,17 +43,36 @@ def chunks_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> 
 def plan_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Plan:
     """The plan of a ledger: all chunks that its scores refer to, and the weights of their tasks."""
     chunks: dict[str, tuple[Chunk, ...]] = {}
-    for chunk, items in chunks_of(header, lines).items():
+    grouped = chunks_of(header, lines)
+    for chunk, items in grouped.items():
         name = chunk.partition("/")[0]
         chunks[name] = (*chunks.get(name, ()), Chunk(chunk, name, tuple(items)))
     tasks = [{"name": task} if isinstance(task, str) else task for task in header["config"]["scorer"]["tasks"]]
-    return Plan(chunks, {task["name"]: float(task.get("weight", 1.0)) for task in tasks})
+    weights = {task["name"]: float(task.get("weight", 1.0)) for task in tasks}
+    generating = {task_of(item) for line in lines for item in lengths_of(line, grouped)}
+    return Plan(chunks, weights, _aggregates(header), tuple(task for task in weights if task in generating))
 
 
-def complete_scores(plan: Plan, lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def _aggregates(header: Mapping[str, Any]) -> dict[str, CorpusMetric]:
+    """Task → its corpus-level metric, found by its name."""
+    named = header.get("aggregates", {}).items()
+    if not named:
+        return {}
+    from evomerge.scoring.tasks import find_aggregate  # it imports lm-eval
+
+    return {task: find_aggregate(one["name"], one["sign"], f"task '{task}': aggregate") for task, one in named}
+
+
+def lengths_of(line: Mapping[str, Any], chunks: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Item → the length of its answers in tokens, of one line of scores."""
+    pairs = zip(chunks[line["chunk"]], line["tokens"], strict=True) if "tokens" in line else ()
+    return {item: length for item, length in pairs if length is not None}
+
+
+def complete_scores(plan: Plan, lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Key → item → score, for every recipe that is scored on all items of the search slice, in any grouping."""
     chunks = {chunk.id: chunk.items for chunk in plan.chunks["search"]}
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, Any]] = {}
     for line in lines:
         if line.get("chunk") in chunks and "scores" in line:
             scores.setdefault(line["key"], {}).update(zip(chunks[line["chunk"]], line["scores"], strict=True))

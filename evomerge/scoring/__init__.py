@@ -13,7 +13,20 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.scoring.answers import ANSWER_PROBLEMS, add_counts, count_answers, response_text, significantly_more
     from evomerge.scoring.lm_eval_context import SEED, compiled_templates, lm_eval_seeds, silence_lm_eval
-    from evomerge.scoring.protocol import SLICES, Answer, Chunk, Counts, ItemLoss, Plan, Request, Scorer, task_of
+    from evomerge.scoring.protocol import (
+        SLICES,
+        TOKENS,
+        Answer,
+        Chunk,
+        CorpusMetric,
+        Counts,
+        ItemLoss,
+        Plan,
+        Request,
+        Scorer,
+        length_of,
+        task_of,
+    )
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -21,8 +34,10 @@ __all__ = [
     "ANSWER_PROBLEMS",
     "SEED",
     "SLICES",
+    "TOKENS",
     "Answer",
     "Chunk",
+    "CorpusMetric",
     "Counts",
     "ItemLoss",
     "Plan",
@@ -31,6 +46,7 @@ __all__ = [
     "add_counts",
     "compiled_templates",
     "count_answers",
+    "length_of",
     "lm_eval_seeds",
     "response_text",
     "significantly_more",

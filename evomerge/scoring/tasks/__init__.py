@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
+    from evomerge.scoring.tasks.aggregates import find_aggregate
     from evomerge.scoring.tasks.engine_lm import EngineLM, Evaluation, evaluate_tasks
     from evomerge.scoring.tasks.lm_eval_scorer import LMEvalScorer
     from evomerge.scoring.tasks.loading import TaskLoader
@@ -26,6 +27,7 @@ __all__ = [
     "ScorerConfig",
     "TaskLoader",
     "evaluate_tasks",
+    "find_aggregate",
     "make_chunks",
     "read_tasks",
 ]

@@ -11,6 +11,7 @@ from lm_eval.api.instance import Instance
 from evomerge.errors import CandidateError, TaskError
 from evomerge.scoring import Answer
 from evomerge.scoring.tasks.frozen_docs import FrozenDoc, TaskGrader
+from evomerge.scoring.tasks.graders import OwnGrader
 from evomerge.scoring.tasks.task_errors import raising_task_error
 
 SAMPLES = {"loglikelihood": (-1.0, False), "loglikelihood_rolling": -1.0, "generate_until": Answer("0")}
@@ -27,10 +28,15 @@ def check_grading(grader: TaskGrader, docs: Mapping[str, FrozenDoc], inline: boo
     specification that is written `inline` in the experiment.
     """
     few = dict(islice(docs.items(), DOCUMENTS))
+    if isinstance(grader, OwnGrader):
+        grader.check(few)
+        return
     if grader.task.OUTPUT_TYPE == "multiple_choice" and not callable(grader.task.config.process_results):
         _refuse_targets(grader, docs if inline else few, inline)
     with suppress(CandidateError):  # a metric may be infinite for the sample responses
-        grader.grade(few, {item: [_sample(i) for i in doc.instances] for item, doc in few.items()})
+        values = grader.grade(few, {item: [_sample(i) for i in doc.instances] for item, doc in few.items()})
+        if grader.aggregate:
+            grader.aggregate(list(values.values()))
 
 
 def _refuse_targets(grader: TaskGrader, docs: Mapping[str, FrozenDoc], inline: bool) -> None:
