@@ -13,6 +13,8 @@ from evomerge.errors import ConfigError
 from evomerge.paths import refuse_unfinished
 from evomerge.recipes import load_recipe
 
+DEEP = "--deep"  # an option of `check`, which Hydra does not know
+
 
 def search(overrides: Sequence[str], console: Console) -> int:
     """Run the search, or the sweep, that Hydra composes."""
@@ -27,16 +29,24 @@ def search(overrides: Sequence[str], console: Console) -> int:
 
 
 def check(overrides: Sequence[str], console: Console) -> int:
-    """Print what the search would do."""
+    """Print what the search would do; with --deep, read the models too and print the audit.
+
+    The exit code is 1 if the audit has an error, because every candidate would have it; warnings do not change it.
+    """
     from evomerge.cli.compose import for_each_job
 
     def show(config: dict[str, Any], folder: Path) -> None:
-        from evomerge.experiment import describe
+        from evomerge.experiment import audit_experiment, describe
 
         for line in describe(config, folder):
             _write(console, line)
+        if DEEP in overrides:
+            audit = audit_experiment(config)
+            for line in audit.lines():
+                _write(console, line)
+            audit.refuse_errors()
 
-    return for_each_job(overrides, show)
+    return for_each_job([text for text in overrides if text != DEEP], show)
 
 
 def merge(arguments: argparse.Namespace, console: Console) -> int:

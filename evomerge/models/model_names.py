@@ -1,0 +1,37 @@
+"""Whether two names mean the same model: the one that an adapter or a model card names, and that of the base."""
+
+import re
+from pathlib import Path
+
+# Parts of a name that say how a copy is stored, or who uploaded it, and not which model it is.
+_STORAGE = {"fp32", "fp16", "bf16", "float32", "float16", "bfloat16", "hf", "bnb", "4bit", "8bit", "unsloth", "meta"}
+_GENERIC = {"base", "model", "models", "checkpoint", "ckpt", "pretrained", "foundation", "main", "final", "weights"}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([mb])$")
+_TOLERANCE = 1.5  # a name gives a rounded count, with or without embeddings
+
+
+def is_same_model(named: str, base: str, parameters: int) -> bool:
+    """Whether the model called `named` can be the base, a folder or hub id with this number of parameters.
+
+    How a copy is stored (fp32, bnb-4bit) does not count. A folder with a name that says nothing (`base`), or a part of
+    the other name, is the same model if the sizes do not contradict each other; at least one must be given then.
+    """
+    one, other = _parts(named), _parts(base)
+    if "".join(one) == "".join(other) or set(one) == set(other):
+        return True
+    size = next((found for part in one if (found := _size(part))), None)
+    if size is None or not 1 / _TOLERANCE < parameters / size < _TOLERANCE:
+        return False
+    is_generic = all(part in _GENERIC or re.fullmatch(r"\d+|[0-9a-f]{12,}", part) for part in other)
+    is_short = Path(base).is_dir() and set(other) < set(one) and not any(_size(part) for part in other)
+    return is_generic or is_short
+
+
+def _parts(name: str) -> list[str]:
+    parts = [part for part in re.split(r"[^a-z0-9.]+", Path(name).name.lower()) if part]
+    return [part for part in parts if part not in _STORAGE] or parts
+
+
+def _size(part: str) -> float | None:
+    found = _SIZE.match(part)
+    return float(found[1]) * {"m": 1e6, "b": 1e9}[found[2]] if found else None
