@@ -17,7 +17,7 @@ from evomerge.audit.survey import Survey
 from evomerge.audit.tokenizers import tokenizers
 from evomerge.audit.unusual_norms import unusual_norms
 from evomerge.errors import ExpertError
-from evomerge.models import AdapterExpert, Family
+from evomerge.models import AdapterExpert, Family, FullExpert
 from evomerge.recipes import ModelRef
 
 # Stored values are first: they mark the tensors that the others leave out.
@@ -72,9 +72,20 @@ def audit_family(family: Family, experts: Mapping[str, ModelRef], dtype: str = "
     others = {label: ref for label, ref in experts.items() if ref != family.ref}
     refs = tuple(others.values())
     survey = Survey(family, tuple(others), refs, tuple(measure(family, refs)), dtype)
+    survey.faulty |= _tied_by_experts(survey)
     found += [finding for check in CHECKS for finding in check(survey)]
     found.sort(key=lambda finding: finding.severity != "error")  # stable: errors first
     return Audit(tuple(found), tuple(_facts(survey)), len(survey.tensors), time.monotonic() - start)
+
+
+def _tied_by_experts(survey: Survey) -> set[tuple[str, int]]:
+    """The tensors that the base has apart and an expert has tied to another one, which are not comparable."""
+    found: set[tuple[str, int]] = set()
+    for model, expert in enumerate(survey.experts, 1):
+        if isinstance(expert, FullExpert):
+            places = survey.family.base.destination.items()
+            found |= {(name, model) for name, place in places if expert.is_tied(place)}
+    return found
 
 
 def _same_path(label: str) -> Finding:

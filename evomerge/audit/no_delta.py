@@ -11,7 +11,7 @@ from evomerge.models import AdapterExpert, Family
 
 NEAR_ZERO = 1e-5  # ‖δ‖/‖W‖: a light fine-tuning has 1e-3, and a rounding to float32 has 1e-7
 NO_DELTA = 1e-3  # of the median norm of the same tensor in other layers, which differ by a factor of 3 at most
-FROZEN = 1 / 3  # a tensor of a full checkpoint that changes in fewer layers than this was frozen on purpose
+FROZEN = 0.4  # a tensor of a full checkpoint that changes in fewer layers than this was frozen on purpose
 
 
 def missing_deltas(survey: Survey) -> Iterator[Finding]:

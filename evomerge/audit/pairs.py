@@ -15,7 +15,7 @@ CONTAINED = (0.8, 1.2)  # quartiles over the matrices of ⟨δ, δ'⟩/‖δ'‖
 FEW = 4  # matrices; with fewer, quartiles say nothing
 EXPLAINED = 0.95  # share of ‖δ‖² in the span of the other experts
 IN_BASE = (0.7, 1.3)  # ⟨W, δ⟩/‖δ‖², which is 0 but for noise if the base does not contain the expert
-SURE = 5.0  # standard deviations of that noise
+SURE = 3.0  # standard deviations of that noise
 
 
 def dependent_pairs(survey: Survey) -> Iterator[Finding]:

@@ -10,7 +10,8 @@ from evomerge.audit.finding import Finding, some
 from evomerge.audit.survey import Survey
 from evomerge.models import AdapterExpert
 
-IMBALANCE = 5.0  # real families stay within 3.2; a factor of ten on an expert that is naturally half as large is found
+IMBALANCE = 9.0  # of two experts; real families stay within 3.2, and a wrong lora_alpha is often ten times another
+ALONE, CLOSE = 4.0, 3.0  # an expert this far from all others, which are within the second factor of one another
 UNUSUAL_SCALE = 8.0  # alpha/r; trainers use 0.5 to 4
 UNUSUAL_RSLORA = 16.0  # alpha/√r
 OTHER_SCALE = (
@@ -18,11 +19,13 @@ OTHER_SCALE = (
 )
 SEARCH_REMEDY = "widen the genes' ranges so that both reach the same effect, or choose a method that rescales"
 
+Logs = dict[tuple[int, int], float]  # pair of experts → logarithm of the ratio of their norms
+
 
 def scales(survey: Survey) -> Iterator[Finding]:
     """The pair of experts with the most different norms, and each adapter with an unusual scale."""
-    ratios = {pair: _ratio(survey, *pair) for pair in combinations(range(len(survey.labels)), 2)}
-    yield from _imbalances(survey, ratios)
+    pairs = combinations(range(len(survey.labels)), 2)
+    yield from _imbalances(survey, {pair: math.log(ratio) for pair in pairs if (ratio := _ratio(survey, *pair))})
     adapters = dict(survey.adapters())
     for number, expert in adapters.items():
         others = {other: adapter for other, adapter in adapters.items() if other != number}
@@ -31,27 +34,34 @@ def scales(survey: Survey) -> Iterator[Finding]:
             yield Finding("adapter fields", (survey.labels[number],), "warning", "; ".join(evidence), remedy)
 
 
-def _imbalances(survey: Survey, ratios: dict[tuple[int, int], float]) -> Iterator[Finding]:
+def _imbalances(survey: Survey, logs: Logs) -> Iterator[Finding]:
     """A finding for each expert that is far from all others, or else for the two that are farthest apart."""
-    far = {pair: ratio for pair, ratio in ratios.items() if ratio and not 1 / IMBALANCE < ratio < IMBALANCE}
-    count = len(survey.labels)
-    alone = [i for i in range(count) if count > 2 and sum(i in pair for pair in far) == count - 1]
+    alone = [number for number in range(len(survey.labels)) if _is_alone(number, logs)]
     for number in alone:
-        values = [ratio if pair[0] == number else 1 / ratio for pair, ratio in far.items() if number in pair]
-        nearest = min(values, key=lambda value: abs(math.log(value)))
+        ratio = math.exp(min(_distances(number, logs), key=abs))
         yield _imbalance(
-            (survey.labels[number],), f"the norm of its delta is {nearest:.2g} times that of the nearest other expert"
+            (survey.labels[number],), f"the norm of its delta is {ratio:.2g} times that of the nearest other"
         )
-    left = {pair: ratio for pair, ratio in far.items() if not set(pair) & set(alone)}
+    left = {pair: log for pair, log in logs.items() if not set(pair) & set(alone)}
     if left:
-        one, other = max(left, key=lambda pair: abs(math.log(left[pair])))
-        one, other, ratio = (
-            (one, other, left[one, other]) if left[one, other] > 1 else (other, one, 1 / left[one, other])
-        )
-        names = survey.labels[one], survey.labels[other]
-        yield _imbalance(
-            names, f"scale imbalance: the norm of {names[0]}'s delta is {ratio:.2g} times that of {names[1]}'s"
-        )
+        pair = max(left, key=lambda pair: abs(left[pair]))
+        one, other = (survey.labels[i] for i in (pair if left[pair] > 0 else pair[::-1]))
+        if abs(left[pair]) > math.log(IMBALANCE):
+            evidence = f"the norm of {one}'s delta is {math.exp(abs(left[pair])):.2g} times that of {other}'s"
+            yield _imbalance((one, other), f"scale imbalance: {evidence}")
+
+
+def _is_alone(number: int, logs: Logs) -> bool:
+    """Whether an expert is far from at least two others, which are close to one another."""
+    distances = _distances(number, logs)
+    others = [abs(log) for pair, log in logs.items() if number not in pair]
+    is_far = min(map(abs, distances), default=0.0) > math.log(ALONE)
+    return is_far and bool(others) and max(others) < math.log(CLOSE)
+
+
+def _distances(number: int, logs: Logs) -> list[float]:
+    """The logarithms of the ratios of an expert's norm and those of the others."""
+    return [log if pair[0] == number else -log for pair, log in logs.items() if number in pair]
 
 
 def _imbalance(who: tuple[str, ...], evidence: str) -> Finding:

@@ -17,7 +17,8 @@ BASE = "base"
 class Survey:
     """A family with its statistics. Experts are numbered from 0, models from the base, which is 0, on.
 
-    `faulty` holds the places (tensor, model) whose stored values are already a finding; other checks leave them out.
+    `faulty` holds the places (tensor, model) that other checks leave out: their stored values are already a finding, or
+    the expert has tied a tensor that the base has apart.
     """
 
     family: Family
