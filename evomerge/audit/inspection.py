@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from evomerge.audit.centre import centres
 from evomerge.audit.configurations import configurations
 from evomerge.audit.finding import Finding
 from evomerge.audit.measure import measure
@@ -23,7 +24,7 @@ from evomerge.recipes import ModelRef
 # Stored values are first: they mark the tensors that the others leave out.
 CHECKS = (
     *(stored_values, origins, named_bases, missing_deltas, unusual_norms),
-    *(scales, dependent_pairs, tokenizers, configurations),
+    *(scales, centres, dependent_pairs, tokenizers, configurations),
 )
 
 

@@ -25,12 +25,15 @@ def named_bases(survey: Survey) -> Iterator[Finding]:
 def other_bases(family: Family, experts: Mapping[str, ModelRef]) -> dict[str, list[str]]:
     """Name of another base → the labels of the experts whose own files name it; no weight is read."""
     parameters = sum(math.prod(shape) for shape in family.base.skeleton.parameters.values())
-    found: dict[str, list[str]] = {}
+    named: dict[str, list[str]] = {}
     for label, ref in experts.items():
-        name = _named(family.experts[ref]) if ref in family.experts else None
-        if name and not is_same_model(name, family.ref.path, parameters):
-            found.setdefault(name, []).append(label)
-    return found
+        if name := _named(family.experts[ref]) if ref in family.experts else None:
+            named.setdefault(name, []).append(label)
+    others = {name for name in named if not is_same_model(name, family.ref.path, parameters)}
+    # A folder called `base` can be any of the models that are named, but not two different ones.
+    first = max((name for name in named if name not in others), key=lambda name: len(named[name]), default="")
+    others |= {name for name in named if not is_same_model(name, first or name, parameters)}
+    return {name: labels for name, labels in named.items() if name in others}
 
 
 def folder_of(expert: Expert) -> Path:

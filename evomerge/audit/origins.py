@@ -12,35 +12,30 @@ import torch
 from torch import Tensor
 
 from evomerge.audit.finding import Finding, some
-from evomerge.audit.measure import Matrix, TensorStatistics
+from evomerge.audit.measure import TensorStatistics
 from evomerge.audit.survey import Survey
 from evomerge.models import AdapterExpert, layer_of
 
-UNRELATED = 0.5  # cosine of weights: fine-tuned models have 0.9 to 1, other trainings less than 0.1
+UNRELATED = (
+    0.5  # cosine of weights, and ⟨expert, base⟩/‖base‖²: fine-tuned models have 0.9 to 1, other trainings less than 0.1
+)
 MATCH = 0.8  # cosine with the right tensor of the base
 SAMPLE = 1 << 14  # elements that are compared with every candidate; an accidental cosine is below 0.05
 SHOWN = 4
-ROOT_GAIN = 0.25  # by how much the mean cosine falls if an expert is taken for the base
-SHARED = 0.4  # cosine of every pair: two experts whose common base is a third one have 0.5
 
 
 def origins(survey: Survey) -> Iterator[Finding]:
-    """One finding for each expert with tensors that are no fine-tuning of the base's, and one for all task vectors."""
-    unrelated = False
+    """One finding for each expert with tensors that are no fine-tuning of the base's; marks them in the survey."""
     for number in range(len(survey.labels)):
-        if finding := _unrelated(survey, number):
-            unrelated = True
-            yield finding
-    if not unrelated:
-        yield from _other_root(survey)
+        matrices = [tensor for tensor in survey.matrices(number) if tensor.kinds[number] == "weight"]
+        strange = [tensor for tensor in matrices if _is_unrelated(tensor, number)]
+        if strange:
+            yield _unrelated(survey, number, strange, len(matrices))
+            survey.faulty |= {(tensor.name, number + 1) for tensor in strange}
 
 
-def _unrelated(survey: Survey, number: int) -> Finding | None:
+def _unrelated(survey: Survey, number: int, strange: list[TensorStatistics], count: int) -> Finding:
     who = (survey.labels[number],)
-    whole = [tensor for tensor in survey.matrices(number) if tensor.kinds[number] == "weight"]
-    strange = [tensor for tensor in whole if _cosine(tensor, number) < UNRELATED]
-    if not strange:
-        return None
     numbers = _numbers(strange, number)
     expert = survey.experts[number]
     if isinstance(expert, AdapterExpert) and expert.origin is None:
@@ -50,11 +45,17 @@ def _unrelated(survey: Survey, number: int) -> Finding | None:
     if len(moved) > len(strange) / 2:
         evidence = f"{len(moved)} matrices are those of another place in the base: {_changes(moved)}"
         return Finding("permuted layers", who, "error", evidence, "save the expert with its layers in the base's order")
-    if len(strange) > len(whole) / 2:
-        evidence = f"{len(strange)} of {len(whole)} matrices are unrelated to the base's ({numbers})"
+    if len(strange) > count / 2:
+        evidence = f"{len(strange)} of {count} matrices are unrelated to the base's ({numbers})"
         return Finding("wrong base", who, "error", evidence, "give the base that the expert was fine-tuned from")
     evidence = f"{some([tensor.name for tensor in strange])}: unrelated to the base's ({numbers})"
     return Finding("wrong tensor", who, "error", evidence, "compare it with the expert's source; save the expert again")
+
+
+def _is_unrelated(tensor: TensorStatistics, number: int) -> bool:
+    """Whether the expert's weights do not contain the base's: a delta of ten times the norm does not hide them."""
+    share = 1 + tensor.gram[0, number + 1] / max(tensor.gram[0, 0], 1e-300)
+    return _cosine(tensor, number) < UNRELATED and share < UNRELATED
 
 
 def _cosine(tensor: TensorStatistics, number: int) -> float:
@@ -103,48 +104,3 @@ def _changes(moved: dict[str, str]) -> str:
         is_layer = one and two and one != two
         counts[f"layer {one[1]} holds layer {two[1]}" if one and two and is_layer else f"{name} holds {other}"] += 1
     return some([text for text, _ in counts.most_common()], SHOWN)
-
-
-def _other_root(survey: Survey) -> Iterator[Finding]:
-    """A base that is not the centre of the family: an expert is, or the task vectors have a part in common."""
-    experts = [i for i in range(len(survey.labels)) if survey.norms[i] > 0]
-    if len(experts) < 2 or len({survey.refs[i] for i in experts}) < len(experts):
-        return
-    gram = np.zeros((len(experts) + 1, len(experts) + 1))  # positions of base and experts
-    gram[1:, 1:] = survey.gram[np.ix_(experts, experts)]
-    cosines = [_cosines_from(gram, root) for root in range(len(gram))]
-    root = 1 + int(np.argmin([np.abs(values).mean() for values in cosines[1:]]))
-    here, there = float(cosines[0].mean()), float(np.abs(cosines[root]).mean())
-    is_centre = _is_nearest(gram, root)
-    if here > SHARED and here - there > ROOT_GAIN and there < SHARED - 0.1 and is_centre:
-        label = survey.labels[experts[root - 1]]
-        evidence = (
-            f"the task vectors are independent if {label} is the base (mean cosine {there:.2f}), and not from the base"
-            f" that is given ({here:.2f})"
-        )
-        remedy = (
-            f"give {label} as the base if the others were trained from it; if another expert was trained on from it,"
-            " leave one of the two out"
-        )
-        yield Finding("base and expert swapped", (label,), "warning", evidence, remedy)
-    elif len(experts) > 2 and float(cosines[0].min()) > SHARED:
-        who = tuple(survey.labels[i] for i in experts)
-        least = float(cosines[0].min())
-        evidence = f"all task vectors have a part in common that the base lacks (cosines of at least {least:.2f})"
-        remedy = "check that they were trained from this base, and not from another version of it, such as instruct"
-        yield Finding("wrong base", who, "warning", evidence, remedy)
-
-
-def _cosines_from(gram: Matrix, root: int) -> Matrix:
-    """The cosines of all pairs of models as seen from one of them."""
-    places = [i for i in range(len(gram)) if i != root]
-    inner = gram[np.ix_(places, places)] - gram[places, root][:, None] - gram[root, places][None] + gram[root, root]
-    lengths = np.sqrt(np.clip(np.diag(inner), 1e-300, None))
-    return np.asarray((inner / np.outer(lengths, lengths))[np.triu_indices(len(places), 1)])
-
-
-def _is_nearest(gram: Matrix, root: int) -> bool:
-    """Whether every other expert is nearer to the expert `root` than to the base."""
-    others = [i for i in range(1, len(gram)) if i != root]
-    distances = [gram[i, i] - 2 * gram[i, root] + gram[root, root] for i in others]
-    return all(distance < gram[i, i] for i, distance in zip(others, distances, strict=True))

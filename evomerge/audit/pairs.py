@@ -5,16 +5,16 @@ from itertools import combinations, permutations
 
 import numpy as np
 
+from evomerge.audit.centre import FEW, common_centre, contains
 from evomerge.audit.finding import Finding, some
 from evomerge.audit.survey import BASE, Survey
 
 DUPLICATE = 0.999  # cosine
 EQUAL_NORMS = 0.005
 REDUNDANT, OPPOSED = 0.9, -0.5  # real experts of different skills have cosines of at most 0.1
-CONTAINED = (0.8, 1.2)  # quartiles over the matrices of ⟨δ, δ'⟩/‖δ'‖²: 1 if δ is δ' plus something independent
-FEW = 4  # matrices; with fewer, quartiles say nothing
 EXPLAINED = 0.95  # share of ‖δ‖² in the span of the other experts
-IN_BASE = (0.7, 1.3)  # ⟨W, δ⟩/‖δ‖², which is 0 but for noise if the base does not contain the expert
+IN_BASE = (0.6, 1.4)  # ⟨W, δ⟩/‖δ‖², which is 0 but for noise if the base does not contain the expert
+FEW_EXPERTS = 2  # with two, one that contains the other may be a swapped base or a further training
 SURE = 3.0  # standard deviations of that noise
 
 
@@ -24,11 +24,17 @@ def dependent_pairs(survey: Survey) -> Iterator[Finding]:
     for one, other in combinations(range(len(survey.labels)), 2):
         for finding in _pair(survey, one, other):
             yield finding
-            doubles |= {(one, other)} if finding.kind in ("duplicate", "redundant pair") else set()
+            doubles |= {(one, other)} if finding.kind == "duplicate" else set()
     sums = dict(_sums(survey, doubles))
     yield from sums.values()
+    centre = common_centre(survey)
     for whole, part in permutations(range(len(survey.labels)), 2):
-        if whole not in sums and (min(whole, part), max(whole, part)) not in doubles and _contains(survey, whole, part):
+        is_known = (
+            whole in sums
+            or (min(whole, part), max(whole, part)) in doubles
+            or (part == centre and len(survey.labels) > FEW_EXPERTS)
+        )
+        if not is_known and contains(survey, whole, part):
             yield _twice(survey, whole, f"its delta is that of {survey.labels[part]} plus another one", (part,))
     yield from _in_base(survey)
 
@@ -77,15 +83,6 @@ def _sums(survey: Survey, doubles: set[tuple[int, int]]) -> Iterator[tuple[int, 
         if explained > EXPLAINED and len(parts) > 1 and all(weight > 0 for _, weight in parts):
             formula = " + ".join(f"{weight:.2g} {survey.labels[i]}" for i, weight in parts)
             yield whole, _twice(survey, whole, f"{explained:.1%} of its delta is {formula}", tuple(i for i, _ in parts))
-
-
-def _contains(survey: Survey, whole: int, part: int) -> bool:
-    common = survey.common(whole, part)
-    if len(common) < FEW:
-        return False
-    shares = [tensor.gram[whole + 1, part + 1] / tensor.gram[part + 1, part + 1] for tensor in common]
-    low, high = np.quantile(shares, [0.25, 0.75])
-    return bool(CONTAINED[0] < low and high < CONTAINED[1])
 
 
 def _in_base(survey: Survey) -> Iterator[Finding]:

@@ -7,16 +7,17 @@ from itertools import combinations
 from statistics import median
 
 from evomerge.audit.finding import Finding, some
+from evomerge.audit.no_delta import NEAR_ZERO
 from evomerge.audit.survey import Survey
 from evomerge.models import AdapterExpert
 
-IMBALANCE = 9.0  # of two experts; real families stay within 3.2, and a wrong lora_alpha is often ten times another
+# Of two experts. Real families of adapters or of full checkpoints stay within 3.2, and a wrong lora_alpha is often ten
+# times another. An adapter and a full checkpoint differ more.
+IMBALANCE, IMBALANCE_MIXED = 5.0, 12.0
 ALONE, CLOSE = 4.0, 3.0  # an expert this far from all others, which are within the second factor of one another
 UNUSUAL_SCALE = 8.0  # alpha/r; trainers use 0.5 to 4
 UNUSUAL_RSLORA = 16.0  # alpha/√r
-OTHER_SCALE = (
-    4.0  # scale and norm both differ from the other adapters by this factor: the factors do not make up for it
-)
+OTHER_SCALE = 4.0  # by which scale and norm both differ from the others': the factors do not make up for the scale
 SEARCH_REMEDY = "widen the genes' ranges so that both reach the same effect, or choose a method that rescales"
 
 Logs = dict[tuple[int, int], float]  # pair of experts → logarithm of the ratio of their norms
@@ -24,7 +25,8 @@ Logs = dict[tuple[int, int], float]  # pair of experts → logarithm of the rati
 
 def scales(survey: Survey) -> Iterator[Finding]:
     """The pair of experts with the most different norms, and each adapter with an unusual scale."""
-    pairs = combinations(range(len(survey.labels)), 2)
+    with_delta = [i for i in range(len(survey.labels)) if survey.relative_norm(i) > NEAR_ZERO]
+    pairs = combinations(with_delta, 2)
     yield from _imbalances(survey, {pair: math.log(ratio) for pair in pairs if (ratio := _ratio(survey, *pair))})
     adapters = dict(survey.adapters())
     for number, expert in adapters.items():
@@ -42,13 +44,17 @@ def _imbalances(survey: Survey, logs: Logs) -> Iterator[Finding]:
         yield _imbalance(
             (survey.labels[number],), f"the norm of its delta is {ratio:.2g} times that of the nearest other"
         )
-    left = {pair: log for pair, log in logs.items() if not set(pair) & set(alone)}
+    left = {pair: log for pair, log in logs.items() if not set(pair) & set(alone) and _is_far(survey, pair, log)}
     if left:
         pair = max(left, key=lambda pair: abs(left[pair]))
         one, other = (survey.labels[i] for i in (pair if left[pair] > 0 else pair[::-1]))
-        if abs(left[pair]) > math.log(IMBALANCE):
-            evidence = f"the norm of {one}'s delta is {math.exp(abs(left[pair])):.2g} times that of {other}'s"
-            yield _imbalance((one, other), f"scale imbalance: {evidence}")
+        evidence = f"the norm of {one}'s delta is {math.exp(abs(left[pair])):.2g} times that of {other}'s"
+        yield _imbalance((one, other), f"scale imbalance: {evidence}")
+
+
+def _is_far(survey: Survey, pair: tuple[int, int], log: float) -> bool:
+    adapters = {isinstance(survey.experts[number], AdapterExpert) for number in pair}
+    return abs(log) > math.log(IMBALANCE if len(adapters) == 1 else IMBALANCE_MIXED)
 
 
 def _is_alone(number: int, logs: Logs) -> bool:

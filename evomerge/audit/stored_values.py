@@ -18,6 +18,7 @@ HUGE_VECTOR = 1e3  # biases and norms: beside the base's largest, or beside 1
 DENORMAL = {torch.float16: 0.5}  # share of the elements; float16 is denormal below 6e-5, where small updates lie
 DENORMAL_ELSE = 0.1
 ZEROED = 1e-3  # share of elements that are zero in the expert only: fine-tuning leaves none
+ZEROED_ROWS = 0.05  # of embeddings and heads, where tokens that were never seen are zero in some models
 ZEROED_FACTOR = 0.01
 ZEROED_BASE = 0.2  # more than in the same tensor of other layers: up to a tenth is zero in real models
 ALWAYS_ZERO = 0.5
@@ -113,9 +114,15 @@ def _zeroed(tensor: TensorStatistics, model: int, values: tuple[Values, ...], us
         return max(shares) if is_fault else 0.0
     base = tensor.values[0][0].zero_share
     if model:
-        return shares[0] if shares[0] - base > (ZEROED if tensor.is_matrix else ALWAYS_ZERO) else 0.0
+        return shares[0] if shares[0] - base > _zeroed_limit(tensor) else 0.0
     limit = ALWAYS_ZERO if outer_kind(tensor.name) == "embeddings" and not tensor.layer else ZEROED_BASE
     return shares[0] if tensor.is_matrix and shares[0] - usual > limit else 0.0
+
+
+def _zeroed_limit(tensor: TensorStatistics) -> float:
+    if not tensor.is_matrix:
+        return ALWAYS_ZERO
+    return ZEROED if tensor.layer else ZEROED_ROWS
 
 
 def _usual_zeros(survey: Survey, model: int) -> float:

@@ -59,10 +59,13 @@ class Survey:
 
     @cached_property
     def gram(self) -> Matrix:
-        """The inner products of the task vectors, over all matrices without faulty values."""
-        size = len(self.labels)
-        usable = (t for t in self.tensors if t.is_matrix and all(self.is_usable(t, i) for i in range(size)))
-        return sum((tensor.gram[1:, 1:] for tensor in usable), np.zeros((size, size)))
+        """The inner products of the task vectors; a matrix with faulty values counts as no delta."""
+        experts = range(len(self.labels))
+        total = np.zeros((len(experts), len(experts)))
+        for tensor in (tensor for tensor in self.tensors if tensor.is_matrix):
+            usable = np.array([self.is_usable(tensor, expert) for expert in experts])
+            total += tensor.gram[1:, 1:] * np.outer(usable, usable)
+        return total
 
     @cached_property
     def norms(self) -> Matrix:

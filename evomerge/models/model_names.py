@@ -13,18 +13,21 @@ _TOLERANCE = 1.5  # a name gives a rounded count, with or without embeddings
 def is_same_model(named: str, base: str, parameters: int) -> bool:
     """Whether the model called `named` can be the base, a folder or hub id with this number of parameters.
 
-    How a copy is stored (fp32, bnb-4bit) does not count. A folder with a name that says nothing (`base`), or a part of
-    the other name, is the same model if the sizes do not contradict each other; at least one must be given then.
+    How a copy is stored (fp32, bnb-4bit) does not count, and neither does a name that says nothing (`./model`). A base
+    in such a folder, or in one with a shorter form of the name, must have the size that the name gives.
     """
     one, other = _parts(named), _parts(base)
-    if "".join(one) == "".join(other) or set(one) == set(other):
+    if "".join(one) == "".join(other) or set(one) == set(other) or _is_generic(one):
         return True
     size = next((found for part in one if (found := _size(part))), None)
     if size is None or not 1 / _TOLERANCE < parameters / size < _TOLERANCE:
         return False
-    is_generic = all(part in _GENERIC or re.fullmatch(r"\d+|[0-9a-f]{12,}", part) for part in other)
     is_short = Path(base).is_dir() and set(other) < set(one) and not any(_size(part) for part in other)
-    return is_generic or is_short
+    return is_short or _is_generic(other)
+
+
+def _is_generic(parts: list[str]) -> bool:
+    return all(part in _GENERIC or re.fullmatch(r"\d+|[0-9a-f]{12,}", part) for part in parts)
 
 
 def _parts(name: str) -> list[str]:
