@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.audit.values import Values, values_of
+from evomerge.audit.values import FLOATS, Values, values_of
 from evomerge.kernels import Factors, Update
 from evomerge.models import Family, layer_of
 from evomerge.recipes import ModelRef
@@ -94,7 +94,9 @@ def _products(base: Tensor, updates: Sequence[Update]) -> tuple[Matrix, tuple[bo
 
 
 def _is_change(update: Update) -> bool:
-    return isinstance(update, Factors) and bool(update.scale and update.up.any() and update.down.any())
+    if not isinstance(update, Factors):
+        return False
+    return bool(update.scale and update.up.float().any() and update.down.float().any())
 
 
 def _low_rank_products(base: Tensor, updates: Sequence[Update]) -> Matrix:
@@ -107,7 +109,7 @@ def _low_rank_products(base: Tensor, updates: Sequence[Update]) -> Matrix:
         gram[i, j] = gram[j, i] = float(inner) * one.scale * other.scale
     rows, scale = _rows(base)
     for start, stop in rows:
-        block = base.reshape(base.shape[0], -1)[start:stop].float().nan_to_num(0.0, 0.0, 0.0)
+        block = _flat(base)[start:stop].float().nan_to_num(0.0, 0.0, 0.0)
         gram[0, 0] += scale * float(block.double().square().sum())
         for i, factor in factors.items():
             inner = ((block @ factor.down.T.float()) * factor.up[start:stop].float()).sum(dtype=torch.float64)
@@ -123,7 +125,7 @@ def _clean(factors: Factors) -> Factors:
 
 
 def _dense_products(base: Tensor, updates: Sequence[Update]) -> tuple[Matrix, tuple[bool, ...]]:
-    flat = base.reshape(base.shape[0], -1) if base.dim() > 1 else base.reshape(1, -1)
+    flat = _flat(base)
     coarse = [_rounded_to(base, update) for update in updates]
     changed = [_is_change(update) for update in updates]
     gram = np.zeros((len(updates) + 1, len(updates) + 1))
@@ -145,14 +147,19 @@ def _block_delta(update: Update, base: Tensor, dtype: torch.dtype | None, start:
         return (update.scale * (update.up[start:stop].float() @ update.down.float())).flatten()
     if update is None:
         return torch.zeros(base.numel())
-    rows = update.reshape(update.shape[0], -1)[start:stop] if update.dim() > 1 else update.reshape(1, -1)
+    rows = _flat(update)[start:stop]
     rounded = base.to(dtype).float() if dtype else base.float()
     return rows.float().sub(rounded).flatten()
 
 
+def _flat(tensor: Tensor) -> Tensor:
+    """The tensor as rows, of which a vector or a number is one."""
+    return tensor.reshape(tensor.shape[0], -1) if tensor.dim() > 1 else tensor.reshape(1, -1)
+
+
 def _rounded_to(base: Tensor, update: Update) -> torch.dtype | None:
     """The dtype of an expert that is stored more coarsely than the base: its rounding is no fine-tuning."""
-    if not isinstance(update, Tensor) or not update.dtype.is_floating_point:
+    if not isinstance(update, Tensor) or update.dtype not in FLOATS:
         return None
     return update.dtype if torch.finfo(update.dtype).eps > torch.finfo(base.dtype).eps else None
 

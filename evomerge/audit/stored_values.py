@@ -8,7 +8,7 @@ import torch
 from evomerge.audit.finding import Finding, Kind, Severity, some
 from evomerge.audit.measure import TensorStatistics
 from evomerge.audit.survey import Survey
-from evomerge.audit.values import Values
+from evomerge.audit.values import FLOATS, Values
 from evomerge.models import outer_kind
 
 # The largest magnitude by the median is below 100 in trained weights and below 10 in trained factors.
@@ -78,7 +78,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _fault_of_dtype(value: Values, dtype: str) -> tuple[Kind, str] | None:
-    if not value.dtype.is_floating_point:
+    if value.dtype not in FLOATS:
         return "dtype", f"values stored as {_name(value.dtype)}"
     overflows = value.dtype == torch.float16 and value.largest >= FLOAT16_MAX
     if overflows or (dtype == "float16" and value.largest > FLOAT16_MAX):

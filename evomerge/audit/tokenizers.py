@@ -24,6 +24,7 @@ Json = Mapping[str, Any]
 def tokenizers(survey: Survey) -> Iterator[Finding]:
     """One finding for each kind and way of differing, with all experts that differ so."""
     base = survey.family.base.folder
+    folders = {label: folder_of(expert) for label, expert in zip(survey.labels, survey.experts, strict=True)}
     checks: tuple[tuple[Kind, Callable[[Path, Path], str | None], str], ...] = (
         (
             "chat template",
@@ -48,8 +49,8 @@ def tokenizers(survey: Survey) -> Iterator[Finding]:
     )
     for kind, check, remedy in checks:
         found: dict[str, list[str]] = {}
-        for label, expert in zip(survey.labels, survey.experts, strict=True):
-            if evidence := check(base, folder_of(expert)):
+        for label, folder in folders.items():
+            if evidence := check(base, folder):
                 found.setdefault(evidence, []).append(label)
         for evidence, labels in found.items():
             yield Finding(kind, tuple(labels), "warning", evidence, remedy)
@@ -80,7 +81,8 @@ def _other_template(base: Path, folder: Path) -> str | None:
     if own is None or own == expected:
         return None
     if expected is None:
-        return "a chat template, and the base has none"
+        start = own[:30] if len(own) < 30 else f"{own[:29]}…"
+        return f"a chat template of {len(own)} characters ({start!r}), and the base has none"
     place = next(
         (i for i, (a, b) in enumerate(zip(own, expected, strict=False)) if a != b), min(len(own), len(expected))
     )

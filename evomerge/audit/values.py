@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SAMPLE = 1 << 16  # elements from which the median and the share of denormal numbers are computed
 
 
@@ -27,8 +28,8 @@ class Values:
 
     @property
     def is_finite(self) -> bool:
-        """Whether every element is a finite number of a floating-point dtype."""
-        return self.dtype.is_floating_point and not (self.nan or self.infinite)
+        """Whether every element is a finite number of a dtype that weights can be computed in."""
+        return self.dtype in FLOATS and not (self.nan or self.infinite)
 
     @property
     def zero_share(self) -> float:
@@ -37,13 +38,13 @@ class Values:
 
     def add(self, part: Tensor) -> None:
         """Count the elements of a part of the tensor."""
-        magnitudes = part.float().abs()
+        magnitudes = part.float().abs_() if part.dtype != torch.float32 else part.abs()
         self.size += part.numel()
-        self.zeros += part.numel() - int(torch.count_nonzero(part))
+        self.zeros += part.numel() - int(torch.count_nonzero(magnitudes))
         largest = float(magnitudes.amax()) if part.numel() else 0.0
         if not largest < float("inf"):  # NaN too
-            self.nan += int(part.isnan().sum())
-            self.infinite += int(part.isinf().sum())
+            self.nan += int(magnitudes.isnan().sum())
+            self.infinite += int(magnitudes.isinf().sum())
             largest = float(magnitudes.nan_to_num_(0.0, 0.0, 0.0).amax())
         self.largest = max(self.largest, largest)
 
@@ -54,7 +55,7 @@ def values_of(tensor: Tensor, parts: int = 1 << 20) -> Values:
     found = Values(tensor.dtype)
     for part in flat.split(parts):
         found.add(part)
-    if not tensor.dtype.is_floating_point or not flat.numel():
+    if tensor.dtype not in FLOATS or not flat.numel():
         return found
     sample = flat[:: -(-flat.numel() // SAMPLE)]
     magnitudes = sample.double().abs()

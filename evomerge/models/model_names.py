@@ -6,6 +6,7 @@ from pathlib import Path
 # Parts of a name that say how a copy is stored, or who uploaded it, and not which model it is.
 _STORAGE = {"fp32", "fp16", "bf16", "float32", "float16", "bfloat16", "hf", "bnb", "4bit", "8bit", "unsloth", "meta"}
 _GENERIC = {"base", "model", "models", "checkpoint", "ckpt", "pretrained", "foundation", "main", "final", "weights"}
+_ROLES = {"instruct", "chat", "it", "sft", "dpo"}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([mb])$")
 _TOLERANCE = 1.5  # a name gives a rounded count, with or without embeddings
 
@@ -14,7 +15,7 @@ def is_same_model(named: str, base: str, parameters: int) -> bool:
     """Whether the model called `named` can be the base, a folder or hub id with this number of parameters.
 
     How a copy is stored (fp32, bnb-4bit) does not count, and neither does a name that says nothing (`./model`). A base
-    in such a folder, or in one with a shorter form of the name, must have the size that the name gives.
+    in a folder with such a name, or with one that gives no size, must have the size that `named` gives.
     """
     one, other = _parts(named), _parts(base)
     if "".join(one) == "".join(other) or set(one) == set(other) or _is_generic(one):
@@ -22,12 +23,12 @@ def is_same_model(named: str, base: str, parameters: int) -> bool:
     size = next((found for part in one if (found := _size(part))), None)
     if size is None or not 1 / _TOLERANCE < parameters / size < _TOLERANCE:
         return False
-    is_short = Path(base).is_dir() and set(other) < set(one) and not any(_size(part) for part in other)
-    return is_short or _is_generic(other)
+    is_free_name = Path(base).is_dir() and not any(_size(part) for part in other)
+    return _is_generic(other) or (is_free_name and not _ROLES.intersection(other) - set(one))
 
 
 def _is_generic(parts: list[str]) -> bool:
-    return all(part in _GENERIC or re.fullmatch(r"\d+|[0-9a-f]{12,}", part) for part in parts)
+    return all(part in _GENERIC | _STORAGE or re.fullmatch(r"\d+|[0-9a-f]{12,}", part) for part in parts)
 
 
 def _parts(name: str) -> list[str]:

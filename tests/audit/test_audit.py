@@ -46,6 +46,7 @@ def copy(root: Path, place: Path, labels: list[str]) -> Models:
     return Models(Path(shutil.copytree(root, place / "family")), labels)
 
 
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("name", FULL)
 def test_a_fault_of_a_full_checkpoint_is_found(llama: Path, tmp_path: Path, name: str) -> None:
     models, fault = copy(llama, tmp_path, ["e1", "e2", "e3"]), FULL[name]
@@ -54,6 +55,7 @@ def test_a_fault_of_a_full_checkpoint_is_found(llama: Path, tmp_path: Path, name
     assert (fault.kind, fault.who) in found
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_fault_of_an_adapter_is_found(llama: Path, tmp_path: Path, name: str) -> None:
     models, fault = copy(llama, tmp_path, ["a1", "a2", "a3"]), ADAPTERS[name]

@@ -36,3 +36,5 @@ def test_a_folder_with_a_shorter_name_is_the_model_of_its_size(tmp_path: Path) -
     folder.mkdir()
     assert is_same_model("HuggingFaceTB/SmolLM2-135M-Instruct", str(folder), 134_515_008)
     assert not is_same_model("HuggingFaceTB/SmolLM2-1.7B-Instruct", str(folder), 134_515_008)
+    instruct = folder.rename(tmp_path / "smollm2-instruct")
+    assert not is_same_model("HuggingFaceTB/SmolLM2-135M", str(instruct), 134_515_008)
