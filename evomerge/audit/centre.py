@@ -55,7 +55,14 @@ def _mean_cosine(survey: Survey, centre: int, others: list[int]) -> float:
 
 
 def contains(survey: Survey, whole: int, part: int) -> bool:
-    """Whether the delta of one expert is that of the other plus something independent."""
+    """Whether the delta of one expert is that of the other plus something independent.
+
+    Two roundings of one expert contain each other, which is a redundant pair and nothing more.
+    """
+    return _is_part(survey, whole, part) and not _is_part(survey, part, whole)
+
+
+def _is_part(survey: Survey, whole: int, part: int) -> bool:
     common = survey.common(whole, part)
     if len(common) < FEW or survey.cosines[whole, part] > DOUBLE:
         return False

@@ -62,7 +62,12 @@ def configurations(survey: Survey) -> Iterator[Finding]:
         if not isinstance(expert, FullExpert):
             continue
         own = full_config(expert.checkpoint.folder, base.trust_remote_code)
-        if changes := [*_changes(own, expected), *_contradicted_tie(own, expected, expert)]:
+        raw = expert.checkpoint.config
+        if changes := [
+            *_changes(own, expected),
+            *_contradicted_tie(own, expected, expert),
+            *_stale_theta(raw, expected),
+        ]:
             found.setdefault(some(changes, 4), []).append(label)
     remedy = "the merged model computes with the base's settings; merge only experts that were trained with them"
     for evidence, labels in found.items():
@@ -108,6 +113,15 @@ def _differ(one: Any, other: Any) -> bool:
 def _text(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _stale_theta(raw: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """`rope_theta` at the top level beside `rope_parameters`: transformers 5 ignores it, older readers do not."""
+    theta, parameters = raw.get("rope_theta"), raw.get("rope_parameters")
+    if theta is None or not isinstance(parameters, Mapping):
+        return []
+    known = [value for key, value in _flat(expected) if key.rpartition(".")[2] == "rope_theta"]
+    return [f"rope_theta {theta} (base {known[0]})"] if known and all(_differ(theta, value) for value in known) else []
 
 
 def _contradicted_tie(own: Mapping[str, Any], expected: Mapping[str, Any], expert: FullExpert) -> list[str]:

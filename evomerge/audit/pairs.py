@@ -67,7 +67,7 @@ def _sums(survey: Survey, doubles: set[tuple[int, int]]) -> Iterator[tuple[int, 
     for whole in range(len(survey.labels)):
         others = [i for i in range(len(survey.labels)) if i != whole and survey.norms[i] > 0]
         others = [i for i in others if (min(i, whole), max(i, whole)) not in doubles]
-        if len(others) < 2 or survey.norms[whole] == 0:
+        if len(others) < 2 or survey.norms[whole] == 0 or survey.cosines[whole, others].max() > REDUNDANT:
             continue
         lengths = survey.norms[others]
         inner = survey.gram[np.ix_(others, others)] / np.outer(lengths, lengths)

@@ -17,7 +17,7 @@ BEYOND_BASE = 100  # a value that the base has, too, is no fault of an expert
 HUGE_VECTOR = 1e3  # biases and norms: beside the base's largest, or beside 1
 DENORMAL = {torch.float16: 0.5}  # share of the elements; float16 is denormal below 6e-5, where small updates lie
 DENORMAL_ELSE = 0.1
-ZEROED = 1e-3  # share of elements that are zero in the expert only: fine-tuning leaves none
+ZEROED = 0.01  # share of elements that are zero in the expert only; or a row, unless it is that of a token
 ZEROED_ROWS = 0.05  # of embeddings and heads, where tokens that were never seen are zero in some models
 ZEROED_FACTOR = 0.01
 ZEROED_BASE = 0.2  # more than in the same tensor of other layers: up to a tenth is zero in real models
@@ -114,7 +114,8 @@ def _zeroed(tensor: TensorStatistics, model: int, values: tuple[Values, ...], us
         return max(shares) if is_fault else 0.0
     base = tensor.values[0][0].zero_share
     if model:
-        return shares[0] if shares[0] - base > _zeroed_limit(tensor) else 0.0
+        has_rows = tensor.layer is not None and values[0].zero_rows > tensor.values[0][0].zero_rows
+        return shares[0] if has_rows or shares[0] - base > _zeroed_limit(tensor) else 0.0
     limit = ALWAYS_ZERO if outer_kind(tensor.name) == "embeddings" and not tensor.layer else ZEROED_BASE
     return shares[0] if tensor.is_matrix and shares[0] - usual > limit else 0.0
 

@@ -13,7 +13,7 @@ SAMPLE = 1 << 16  # elements from which the median and the share of denormal num
 class Values:
     """Counts over all elements of a tensor, and statistics of a sample of them.
 
-    `nan`, `infinite` and `zeros` are counts of elements, `denormal` is a share of the sample, `largest` the largest
+    `nan`, `infinite` and `zeros` are counts of elements, `zero_rows` of rows of zeros in a matrix, `denormal` is a share of the sample, `largest` the largest
     finite magnitude and `median` the median magnitude of the sample.
     """
 
@@ -22,6 +22,7 @@ class Values:
     nan: int = 0
     infinite: int = 0
     zeros: int = 0
+    zero_rows: int = 0
     largest: float = 0.0
     median: float = 0.0
     denormal: float = 0.0
@@ -57,6 +58,9 @@ def values_of(tensor: Tensor, parts: int = 1 << 20) -> Values:
         found.add(part)
     if tensor.dtype not in FLOATS or not flat.numel():
         return found
+    if tensor.dim() > 1:
+        rows = tensor.reshape(tensor.shape[0], -1)
+        found.zero_rows = len(rows) - int(rows.any(dim=1).sum())
     sample = flat[:: -(-flat.numel() // SAMPLE)]
     magnitudes = sample.double().abs()
     found.median = float(magnitudes.nan_to_num(0.0, 0.0, 0.0).median())

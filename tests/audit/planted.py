@@ -349,6 +349,12 @@ FULL: dict[str, Fault] = {
         "config clash",
         ("e1",),
     ),
+    "rope_theta of older readers": Fault(configured("e1", "config.json", rope_theta=5e5), "config clash", ("e1",)),
+    "a row of zeros": Fault(
+        edited("e1", lambda tensors: tensors.update({UP: tensors[UP].index_fill(0, torch.tensor([3]), 0.0)})),
+        "zeroed block",
+        ("e1",),
+    ),
     "rms_norm_eps": Fault(configured("e1", "config.json", rms_norm_eps=1e-3), "config clash", ("e1",)),
     "hidden_act": Fault(configured("e1", "config.json", hidden_act="gelu"), "config clash", ("e1",)),
     "heads": Fault(

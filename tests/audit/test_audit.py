@@ -1,5 +1,6 @@
 """The audit finds every planted fault by its kind and model, and nothing in healthy families."""
 
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -9,6 +10,9 @@ import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
+from evomerge.audit import audit_family
+from evomerge.models import Family, resolve_expert
+from evomerge.recipes import ModelRef
 from tests import families
 from tests.audit.planted import ADAPTERS, ALPHA, FULL, Models, scaled_delta, without
 from tests.families import save_adapter, save_family
@@ -71,6 +75,30 @@ def test_a_healthy_family_has_no_finding(tmp_path: Path, kind: str, dtype: torch
     for labels in (["e1", "e2", "e3"], ["a1", "a2", "a3"], models.labels, ["e1", "a2"], ["e2"]):
         models.labels = labels
         assert not models.audit().findings
+
+
+def real_families() -> list[tuple[str, dict[str, str]]]:
+    """The quickstart's family, and those that environment variables name."""
+    quickstart = Path(__file__).parents[2] / "experiments" / "quickstart" / "family"
+    found = [(str(quickstart / "base"), {label: str(quickstart / label) for label in ("shift", "last", "max")})]
+    for base, experts in (
+        ("SMOLLM2_BASE", "SMOLLM2_ADAPTERS"),
+        ("SMOLLM2_BASE", "SMOLLM2_FULL"),
+        ("GEMMA3_BASE", "GEMMA3_ADAPTERS"),
+    ):
+        if os.environ.get(base) and os.environ.get(experts):
+            folders = sorted(path for path in Path(os.environ[experts]).iterdir() if path.is_dir())
+            found.append((os.environ[base], {path.name: str(path) for path in folders}))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("base", "experts"), real_families(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_real_family_has_no_finding(base: str, experts: dict[str, str]) -> None:
+    ref = ModelRef(base)
+    refs = {label: resolve_expert(path, ref) for label, path in experts.items()}
+    assert not audit_family(Family(ref, refs.values()), refs).findings
 
 
 def test_rounding_a_base_to_bfloat16_is_no_delta(llama: Path, tmp_path: Path) -> None:
