@@ -13,8 +13,8 @@ SAMPLE = 1 << 16  # elements from which the median and the share of denormal num
 class Values:
     """Counts over all elements of a tensor, and statistics of a sample of them.
 
-    `nan`, `infinite` and `zeros` are counts of elements, `zero_rows` of rows of zeros in a matrix, `denormal` is a share of the sample, `largest` the largest
-    finite magnitude and `median` the median magnitude of the sample.
+    `nan`, `infinite` and `zeros` are counts of elements, `zero_rows` of rows of zeros in a matrix, `denormal` is a
+    share of the sample. `largest` is the largest finite magnitude, `median` the median magnitude of the sample.
     """
 
     dtype: torch.dtype
