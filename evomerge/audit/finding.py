@@ -1,5 +1,6 @@
 """One finding of an audit: a plain value that a table, a program or a test can read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,7 +49,7 @@ class Finding:
     remedy: str
 
 
-def some(names: "list[str] | tuple[str, ...]", shown: int = 2) -> str:
+def some(names: Sequence[str], shown: int = 2) -> str:
     """The first names, and the number of further ones."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more

@@ -34,12 +34,8 @@ def _whole(survey: Survey, number: int) -> Finding | None:
     if any(model == number + 1 for _, model in survey.faulty):
         return None
     if not any(tensor.changed[number] for tensor in survey.tensors):
-        evidence = (
-            "lora_A, lora_B or lora_alpha is zero in every module" if is_adapter else "every tensor is the base's"
-        )
-        remedy = (
-            "give the trained checkpoint, or leave the expert out; if all experts are so, base and expert are swapped"
-        )
+        evidence = "lora_A, lora_B or lora_alpha is zero in every module" if is_adapter else "it is the base to the bit"
+        remedy = "give the trained checkpoint, or leave the expert out; or the base is an expert that was given as base"
         return Finding("equal to the base", who, "warning", evidence, remedy)
     relative = survey.relative_norm(number)
     if survey.matrices(number) and relative < NEAR_ZERO:

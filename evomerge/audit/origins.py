@@ -16,9 +16,7 @@ from evomerge.audit.measure import TensorStatistics
 from evomerge.audit.survey import Survey
 from evomerge.models import AdapterExpert, layer_of
 
-UNRELATED = (
-    0.5  # cosine of weights, and ⟨expert, base⟩/‖base‖²: fine-tuned models have 0.9 to 1, other trainings less than 0.1
-)
+UNRELATED = 0.5  # cosine of weights, and ⟨expert, base⟩/‖base‖²: 0.9 to 1 after fine-tuning, 0.1 for other trainings
 MATCH = 0.8  # cosine with the right tensor of the base
 SAMPLE = 1 << 14  # elements that are compared with every candidate; an accidental cosine is below 0.05
 SHOWN = 4

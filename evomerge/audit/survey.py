@@ -49,8 +49,9 @@ class Survey:
 
     def matrices(self, expert: int) -> list[TensorStatistics]:
         """The matrices that the expert changes, without those with faulty values."""
+        place = expert + 1
         found = (tensor for tensor in self.tensors if tensor.is_matrix and tensor.changed[expert])
-        return [tensor for tensor in found if self.is_usable(tensor, expert)]
+        return [tensor for tensor in found if tensor.gram[place, place] > 0 and self.is_usable(tensor, expert)]
 
     def common(self, one: int, other: int) -> list[TensorStatistics]:
         """The matrices that both experts change."""

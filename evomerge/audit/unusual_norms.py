@@ -20,9 +20,7 @@ ENOUGH_SERIES = 4  # with fewer matrices in a layer, the layer's factor would hi
 SCALED = 3.0  # ‖expert's tensor‖/‖base's tensor‖ of the same direction: fine-tuning does not scale weights
 SAME_DIRECTION = 0.9
 SMALL = 0.05  # root mean square of a base's vector: a bias near zero may grow by any factor
-REMEDY = (
-    "compare it with the expert's source and save it again; if it is meant, give these layers a weight of their own"
-)
+REMEDY = "compare it with the expert's source and save it again; if it is meant, give these layers their own weight"
 
 Factors = dict[str, float]  # name → logarithm of the factor beyond the usual norm
 
@@ -38,7 +36,7 @@ def unusual_norms(survey: Survey) -> Iterator[Finding]:
             tensors |= _matrices(stack, found)
         tensors |= _outside(survey, number) | _scaled(survey, number)
         if layers:
-            yield _finding("norm of a layer", label, layers, "its deltas have not the norm of other layers")
+            yield _finding("norm of a layer", label, layers, "not the norm of the other layers")
         if tensors:
             yield _finding("norm of a tensor", label, tensors, "not the norm of its neighbours")
 
@@ -92,9 +90,7 @@ def _layers(stack: _Stack) -> Factors:
 
 def _matrices(stack: _Stack, layers: Factors) -> Factors:
     """The matrices that are unusual for their layer, or in their series where a layer has few matrices."""
-    if len(stack.layers) < 2:
-        return {}
-    if len(stack.logs) < 2 and len(stack.layers) == 2:
+    if len(stack.layers) < 2 or stack.logs.shape == (1, 2):
         return {}
     enough = len(stack.logs) >= ENOUGH_SERIES
     rest = stack.logs - stack.factors if enough else stack.logs
@@ -102,17 +98,17 @@ def _matrices(stack: _Stack, layers: Factors) -> Factors:
         return _of_two(stack, rest)
     rest = rest - np.nanmedian(rest, axis=1, keepdims=True)
     found = {stack.names[i, j]: float(rest[i, j]) for i, j in np.argwhere(np.abs(rest) > OUTLIER)}
-    return (
-        found
-        if enough
-        else {name: v for name, v in found.items() if not any(name.startswith(f"{layer}.") for layer in layers)}
-    )
+    if enough:
+        return found
+    return {name: v for name, v in found.items() if not any(name.startswith(f"{layer}.") for layer in layers)}
 
 
 def _of_two(stack: _Stack, rest: Matrix) -> Factors:
     """With two layers: the matrix of a pair that is farther from the median of its layer."""
     found: Factors = {}
     differences = rest[:, 1] - rest[:, 0]
+    if np.isnan(differences).all():
+        return found
     differences = differences - np.nanmedian(differences)
     for i in np.flatnonzero(np.abs(differences) > OUTLIER_OF_TWO):
         far = int(np.argmax(np.abs(stack.logs[i] - np.nanmedian(stack.logs, axis=0))))
