@@ -101,11 +101,17 @@ def search(
     return Result.load(place)
 
 
-def check(config: Mapping[str, Any] | str | Path, folder: str | Path | None = None) -> list[str]:
-    """The lines that describe a search, without reading a weight; the first problem is raised as `search` would."""
-    from evomerge.experiment import describe, prepare_run
+def check(config: Mapping[str, Any] | str | Path, folder: str | Path | None = None, *, deep: bool = False) -> list[str]:
+    """The lines that describe a search, without reading a weight; the first problem is raised as `search` would.
 
-    return list(describe(*prepare_run(config, folder)))
+    With `deep`, all weights are read once, and the lines of the audit follow: norms, cosines, and findings with their
+    remedies.
+    """
+    from evomerge.experiment import audit_experiment, describe, prepare_run
+
+    plain, place = prepare_run(config, folder)
+    lines = list(describe(plain, place))
+    return [*lines, *audit_experiment(plain).lines()] if deep else lines
 
 
 def merge(

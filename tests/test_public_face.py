@@ -18,7 +18,7 @@ SIGNATURES = {
     " hours: float | None = None, items: int | None = None, out: str | pathlib.Path | None = None, seed: int = 1,"
     " console: 'Console | None' = None) -> 'Result'",
     "check": "(config: collections.abc.Mapping[str, typing.Any] | str | pathlib.Path,"
-    " folder: str | pathlib.Path | None = None) -> list[str]",
+    " folder: str | pathlib.Path | None = None, *, deep: bool = False) -> list[str]",
     "merge": "(recipe: 'Recipe | str | Path', out: str | pathlib.Path, *, adapter: bool = False,"
     " rank: int | None = None, trust_remote_code: bool = False) -> str",
     "score": "(model: str | pathlib.Path, tasks: str | collections.abc.Sequence[str | collections.abc.Mapping[str,"

@@ -14,6 +14,8 @@ from evomerge.errors import ConfigError
 from evomerge.paths import RECIPE, refuse_unfinished, run_name
 from evomerge.recipes import load_recipe
 
+DEEP = "--deep"  # an option of `check`, which Hydra does not know
+
 if TYPE_CHECKING:
     from evomerge.autoconfig import Request
 
@@ -82,16 +84,25 @@ def _as_file(path: str) -> dict[str, str]:
 
 
 def check(overrides: Sequence[str], console: Console) -> int:
-    """Print what the search would do."""
+    """Print what the search would do; with --deep, read the models too and print the audit.
+
+    The exit code is 1 if the audit has an error, because every candidate would have it; warnings do not change it.
+    """
     from evomerge.cli.compose import for_each_job
 
     def show(config: dict[str, Any], folder: Path) -> None:
-        from evomerge.experiment import describe
+        from evomerge.experiment import audit_experiment, describe
 
         for line in describe(config, folder):
             _write(console, line)
+        if DEEP in overrides:
+            audit = audit_experiment(config)
+            for line in audit.lines():
+                _write(console, line)
+            audit.refuse_errors()
 
-    return _for_file(overrides, show) if names_file(overrides) else for_each_job(overrides, show)
+    others = [text for text in overrides if text != DEEP]
+    return _for_file(others, show) if names_file(others) else for_each_job(others, show)
 
 
 def names_file(arguments: Sequence[str]) -> bool:

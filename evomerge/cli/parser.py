@@ -124,6 +124,8 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.description = "Describe a search without reading weights; exit 2 or 1 with one line where it cannot run."
     _add_overrides(parser)
+    words = "read the weights too, and report wrong bases, faulty values, duplicates and the like; exit 1 for an error"
+    parser.add_argument(commands.DEEP, action="store_true", help=words)
 
 
 def _add_merge(parser: argparse.ArgumentParser) -> None:

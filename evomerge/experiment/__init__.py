@@ -11,6 +11,7 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.experiment.config import ExperimentConfig, read_config
+    from evomerge.experiment.deep_check import audit_experiment
     from evomerge.experiment.defaults import prepare_run, read_file
     from evomerge.experiment.experiment import Experiment, from_config
     from evomerge.experiment.finished_model import score_model
@@ -28,6 +29,7 @@ __all__ = [
     "ExperimentConfig",
     "Replayed",
     "Result",
+    "audit_experiment",
     "describe",
     "from_config",
     "prepare_run",

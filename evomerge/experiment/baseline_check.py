@@ -32,10 +32,15 @@ class BaselineCheck:
         """Print the warnings after generation 0, which is the baselines."""
         if number:
             return
-        rows = [self._evaluator.item_scores(key, "search") for key in self._evaluator.baselines.values()]
+        rows = [self._scores(key) for key in self._evaluator.baselines.values()]
         self.warnings = find_warnings([row for row in rows if row], self._chances)
         for line in self.warnings:
             self._print_line(line)
+
+    def _scores(self, key: str) -> dict[str, float]:
+        """The scores of a baseline's items, without tasks whose metric is computed from all items together."""
+        found, aggregated = self._evaluator.item_scores(key, "search"), self._evaluator.plan.aggregates
+        return {item: score for item, score in found.items() if task_of(item) not in aggregated}
 
 
 def find_warnings(rows: Sequence[Mapping[str, float]], chances: Mapping[str, float]) -> list[str]:

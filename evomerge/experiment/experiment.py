@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from evomerge import optimizers, trackers
+from evomerge.audit import other_bases
 from evomerge.errors import TaskError
 from evomerge.experiment.config import ExperimentConfig, read_config
 from evomerge.experiment.descent_losses import find_losses
@@ -84,12 +85,9 @@ class Experiment:
         family = Family(self.base, self.experts.values(), model.trust_remote_code)
         if model.attn_implementation is not None:
             check_attention(model.attn_implementation, family.base.folder, model.trust_remote_code)
-        for label, ref in self.experts.items():
-            maker = family.trained_on(ref)
-            if maker and Path(maker).name.lower() != Path(self.base.path).name.lower():
-                log.warning(
-                    "expert %s: its adapter was trained on %s; is the base %s the same?", label, maker, self.base
-                )
+        for maker, labels in other_bases(family, self.experts).items():
+            who = f"expert{'s' * (len(labels) > 1)} {', '.join(labels)}"
+            log.warning("%s: trained on %s by their own files; is the base %s the same?", who, maker, self.base)
         return family
 
     @cached_property

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
         check_attention,
         check_device,
         empty_model,
+        full_config,
         load_model,
         load_tokenizer,
         model_config,
         resolve_device,
         torch_dtype,
     )
+    from evomerge.models.model_names import is_same_model
     from evomerge.models.vocabulary import refuse_other_vocabulary, write_tokenizer
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -51,7 +53,9 @@ __all__ = [
     "empty_model",
     "equal_tensors",
     "fetch",
+    "full_config",
     "is_adapter",
+    "is_same_model",
     "layer_of",
     "load_model",
     "load_tokenizer",

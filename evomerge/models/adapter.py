@@ -53,6 +53,15 @@ class Adapter:
         with (self.folder / ADAPTER_WEIGHTS_FILE).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The checked contents of its configuration file."""
+        return self._config
+
+    def is_selected(self, module: str) -> bool:
+        """Whether the configuration selects the module of this name."""
+        return selects(self._config, module)
+
     def names(self) -> tuple[str, ...]:
         """The base parameters that the adapter changes, sorted."""
         return tuple(self._changes)

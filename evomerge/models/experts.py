@@ -145,6 +145,11 @@ class FullExpert:
         """Whether the checkpoint has a tensor for this destination; only its data could say whether it differs."""
         return self.stored.name(place) is not None
 
+    def is_tied(self, place: Destination) -> bool:
+        """Whether the checkpoint's tensor for this destination is that of another path, to which it is tied."""
+        name = self.stored.name(place)
+        return name is not None and self.stored.places[name].path != place.path
+
     def update(self, place: Destination) -> Update:
         """The checkpoint's dense tensor for this destination, None if it has none."""
         name = self.stored.name(place)

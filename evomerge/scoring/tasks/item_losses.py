@@ -32,7 +32,7 @@ def item_loss(item: str, grader: TaskGrader, doc: FrozenDoc, chat: bool = False)
 
 def chance_of(grader: TaskGrader, doc: FrozenDoc) -> float | None:
     """The probability that a guess among the choices is right; None without choices, or for another metric."""
-    if grader.task.OUTPUT_TYPE != "multiple_choice" or grader.metric not in ("acc", *LENGTHS):
+    if grader.task.OUTPUT_TYPE != "multiple_choice" or grader.aggregate or grader.metric not in ("acc", *LENGTHS):
         return None
     contexts = [instance.args[0] for instance in doc.instances]
     choices = contexts.count(contexts[0])  # mutual information has further requests, with another context
