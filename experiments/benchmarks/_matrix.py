@@ -33,7 +33,7 @@ class Scores:
 
 
 def points(dimensions: int, count: int, centre: Sequence[float] | None, seed: int = 1) -> Iterator[tuple[str, Matrix]]:
-    """Kind and point: of the whole cube, around its middle as at the start of a search, around `centre` as at its end."""
+    """Kind and point: of the whole cube, around its middle as when a search begins, around `centre` as at its end."""
     draw = np.random.default_rng(seed)
     middle = np.full(dimensions, 0.5)
     centres = {"early": middle, "late": middle if centre is None else np.array(centre)}

@@ -55,7 +55,7 @@ class Ranks:
         self._first, self._second = first[other], second[other]
 
     def measure(self, splits: int) -> dict[str, Matrix]:
-        """Name → [sizes, (Kendall's tau, accuracy of the upper half, regret)], means over random halves of the items."""
+        """Name → [sizes, (Kendall's tau, accuracy of the upper half, regret)], means over random halves of items."""
         found = {name: np.zeros((len(SIZES), 3)) for name in self._values}
         for _ in range(splits):
             mixed = [self._draw.permutation(items) for items in self._by_task]
