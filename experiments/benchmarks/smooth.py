@@ -26,6 +26,8 @@ from evomerge.scoring import task_of
 
 SIZES = (16, 32, 64, 128)  # items by which candidates are ranked; as many others say which rank is right
 SMOOTH_SIZES = (16, 32, 64)  # of the smooth score, for which the metric's number of items is sought
+LARGEST = 16.0  # ratio: where the metric ranks no better with more items, every ratio would be infinite
+FEWEST = 6  # candidates of a kind
 SHARES = (0.1, 0.25, 0.5, 1.0)
 CENTRES = {  # good points, around which the search ends
     "quickstart": None,
@@ -87,7 +89,8 @@ class Ranks:
 def ratio(metric: Matrix, smooth: Matrix) -> float:
     """Items of the metric per item of the smooth score at equal quality, a geometric mean over SMOOTH_SIZES.
 
-    The metric's quality is interpolated, beyond its largest size extrapolated, as a line over the logarithm of items.
+    The metric's quality is interpolated, beyond its sizes extrapolated, as a line over the logarithm of items; each
+    ratio is at most LARGEST.
     """
     quality, logs = np.maximum.accumulate(metric), np.log(SIZES)
     slope = max((quality[-1] - quality[0]) / (logs[-1] - logs[0]), 1e-9)
@@ -100,7 +103,7 @@ def ratio(metric: Matrix, smooth: Matrix) -> float:
                 at = logs[-1] + (value - quality[-1]) / slope
             else:
                 at = float(np.interp(value, quality + 1e-9 * np.arange(len(SIZES)), logs))
-            found.append(at - np.log(size))
+            found.append(float(np.clip(at - np.log(size), -np.log(LARGEST), np.log(LARGEST))))
     return float(np.exp(np.mean(found)))
 
 
@@ -111,6 +114,8 @@ def ranks(scores: Scores, options: argparse.Namespace) -> Iterator[Row]:
     kinds = np.array(scores.kinds)
     for kind in ("all", *KINDS):
         rows = np.flatnonzero((kinds == kind) | (kind == "all"))
+        if len(rows) < FEWEST:
+            continue
         draw = np.random.default_rng(1)
         whole = Ranks(values, tasks, rows, draw).measure(options.splits)
         boots = []
@@ -175,7 +180,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.seeds = options.seeds or (2 if options.quick else 10)
     options.candidates = options.candidates or (6 if options.quick else CANDIDATES[options.family])
-    options.rows = options.rows or (6 if options.quick else MATRIX[options.family])
+    options.rows = options.rows or (3 * FEWEST if options.quick else MATRIX[options.family])
     if options.quick:
         options.splits, options.bootstraps = 4, 2
     options.scores = options.scores.split(";") if options.scores else ["metric", "probability", "metric + probability"]
