@@ -187,11 +187,11 @@ class Experiment:
         """
         points = [*initial_points(self.space, self.config.init).values(), *self.space.seed_points().values()]
         seeds = list({self.space.decode(point).key(): point for point in points}.values())
-        settings = self.config.settings("optimizer")
-        if self.config.init and settings.get("origin") == "auto":
+        name, settings = self.config.chosen("optimizer", "cma"), self.config.settings("optimizer")
+        if self.config.init and settings.get("origin") == "auto" and optimizers.uses_slopes(name, settings):
             settings["origin"] = "seeds"
         return optimizers.create(
-            self.config.chosen("optimizer", "cma"),
+            name,
             self.space.coordinates(),
             seeds,
             self.config.seed,

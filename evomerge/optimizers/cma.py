@@ -22,6 +22,7 @@ DIAGONAL_FROM = 24  # dimensions from which a full covariance adapts too slowly 
 VD_FROM = 10  # dimensions that cma's vd sampler requires
 STARTS = ("seeds", "slope")
 AFTER_DESCENT = 0.25  # a descent ends near an optimum: the first step is so many times as large as without it
+OF_A_DESCENT: Mapping[str, Any] = {"share": 0.5, "rate": 0.03, "batch": 16, "passes": 3, "origin": "auto"}
 SCALES = (1 / 3, 3.0)  # the smallest and the largest relative length of an axis
 
 
@@ -150,6 +151,7 @@ def create(
     DIAGONAL_FROM dimensions, diagonal above. The surrogate model selects each generation from `screen` times as many
     points; 1 turns this off. With `restarts`, a run ends when all axes have a standard deviation below `tolerance`.
     With `start` slope, a descent with the settings of optimizer=slope comes first, for at most a `share` of the budget.
+    Without it, ConfigError for a setting of the descent that is not at its default.
     """
     if not 0 < tolerance < sigma:
         raise ConfigError(f"optimizer.tolerance={tolerance}: give a step below sigma={sigma}, above 0")
@@ -162,6 +164,9 @@ def create(
     first = rounded_up(population or 4 + int(1.5 * math.log(len(coordinates))), multiple_of)
     plan = Restarts(restarts, first, sigma, multiple_of, np.random.default_rng(seed))
     descender = None
+    given = {"share": share, "rate": rate, "batch": batch, "passes": passes, "origin": origin}
     if start == "slope":
         descender = Descender(coordinates, seeds, DescentSettings(rate, batch, passes, origin=origin), seed)
+    elif changed := [name for name, value in given.items() if value != OF_A_DESCENT[name]]:
+        raise ConfigError(f"optimizer.{changed[0]}: without a descent it has no effect; set optimizer.start=slope")
     return CMA(coordinates, seeds, plan, covariance, tolerance, screen, descender, share)

@@ -10,6 +10,7 @@ from evomerge.atomic import write_atomically
 from evomerge.report.charts import heat_map, search_curve, task_bars
 from evomerge.report.coefficients import Block, coefficient_blocks, constant_settings
 from evomerge.report.comparisons import answer_section, comparison_section, front_section
+from evomerge.report.descent_chart import loss_curve
 from evomerge.report.html_elements import details, fact_table, format_value, scrollable, section
 from evomerge.report.record import BEST_BASELINE, Record, is_missing, read_record
 from evomerge.report.table import alternative_rows, claim, format_length, format_score, notes, row_name
@@ -32,7 +33,17 @@ def write_report(folder: Path) -> Path:
 def page(record: Record) -> str:
     """The HTML document."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    sections = (_header, _result, comparison_section, answer_section, _search, front_section, _tasks, _coefficients)
+    sections = (
+        _header,
+        _result,
+        comparison_section,
+        answer_section,
+        _descent,
+        _search,
+        front_section,
+        _tasks,
+        _coefficients,
+    )
     body = "\n".join(part(record) for part in (*sections, _failures, _recipe, _provenance, _circumstances))
     return f"""<!doctype html>
 <html lang="en">
@@ -119,6 +130,16 @@ def _score(column: Sequence[float | None], place: int, kind: str) -> str:
     top = max((v for v in column if v is not None and not is_missing(v)), default=None)
     best = " best-of" if value is not None and value == top else ""
     return f'<td class="{kind}{best}">{format_score(value)}</td>'
+
+
+def _descent(record: Record) -> str:
+    if not record.descent:
+        return ""
+    legend = (
+        '<span><i class="key "></i>items of a step</span><span><i class="key line"></i>mean of the last steps</span>'
+    )
+    figure = f"<figure>{scrollable(loss_curve(record.descent), 'loss curve')}<figcaption>{legend}</figcaption></figure>"
+    return section("Descent", "The mean loss of the items of each step, on the search slice. Lower is better.", figure)
 
 
 def _search(record: Record) -> str:

@@ -44,6 +44,7 @@ class Record:
     recipe_text: str
     candidates: tuple[CandidateScore, ...]
     baseline_fitness: Mapping[str, Fitness] = field(default_factory=dict)  # label → fitness on the search slice
+    descent: tuple[float, ...] = ()  # the mean loss of the items of each step
 
     @property
     def winner(self) -> Mapping[str, Any]:
@@ -103,7 +104,8 @@ def read_record(folder: Path) -> Record:
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise RunError(f"{folder}: its files do not fit together ({error!r}); repeat the run's command") from None
     recipe = original_recipe(load_recipe(folder / RECIPE))
-    return Record(name, config, result, recipe, (folder / RECIPE).read_text(), candidates, baselines)
+    losses = tuple(math.fsum(line["losses"]) / len(line["losses"]) for line in lines if line.get("derivatives"))
+    return Record(name, config, result, recipe, (folder / RECIPE).read_text(), candidates, baselines, losses)
 
 
 def _compared_model(label: str, role: str, row: Mapping[str, Any]) -> ComparedModel:

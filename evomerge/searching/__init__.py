@@ -11,7 +11,6 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.searching.budget import BudgetConfig, RemainingBudget
-    from evomerge.searching.descent import SlopeEvaluator, SlopeItems
     from evomerge.searching.evaluator import Candidate, Evaluator
     from evomerge.searching.generation import uses_races
     from evomerge.searching.item_order import ItemOrder
@@ -19,12 +18,14 @@ if TYPE_CHECKING:
     from evomerge.searching.objective import FAILED, FLOOR_TOLERANCE, Fitness, Objective
     from evomerge.searching.pareto import diverse_subset, knee, normalised_hypervolume, pareto_front
     from evomerge.searching.race import RaceConfig
+    from evomerge.searching.slope_evaluator import WITHOUT_SLOPES, SlopeEvaluator, SlopeItems
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
     "FAILED",
     "FLOOR_TOLERANCE",
+    "WITHOUT_SLOPES",
     "BudgetConfig",
     "Candidate",
     "Evaluator",

@@ -134,12 +134,16 @@ class RemainingBudget:
         """The items of candidates and the item equivalents of a descent so far."""
         return sum(self._items.values()) + self._slopes
 
-    def item_allowance(self) -> float:
+    def item_allowance(self, slope_pace: float | None = None) -> float:
         """How many item equivalents the search may still spend; without a limit on items or hours, those of all
-        candidates that it may propose."""
-        bounds, pace = [self._counted_allowance()], self._seconds_per_item()
-        if self._budget.hours is not None and pace:
-            bounds.append(self._seconds_until_end(self._budget.hours) / pace - self._reserve)
+        candidates that it may propose.
+
+        `slope_pace` is the number of seconds per item equivalent of a descent; without it, that of candidates counts.
+        """
+        bounds, scoring = [self._counted_allowance()], self._seconds_per_item() or slope_pace
+        if self._budget.hours is not None and scoring:
+            seconds = self._seconds_until_end(self._budget.hours) - self._reserve * scoring
+            bounds.append(seconds / (slope_pace or scoring))
         return min(bounds)
 
     def pays_for(self, equivalents: float, recorded: bool, pace: float | None) -> bool:

@@ -15,11 +15,12 @@ from evomerge.optimizers import Optimizer, SlopeOptimizer, Surrogate, Vector
 from evomerge.recipes import Recipe
 from evomerge.scoring import Scorer
 from evomerge.searching.budget import RemainingBudget
-from evomerge.searching.descent import DescentCallback, SlopeEvaluator, descend
+from evomerge.searching.descent import DescentCallback, descend
 from evomerge.searching.evaluator import Candidate, Evaluator, ProgressCallback
 from evomerge.searching.generation import item_order, run_generation, uses_races
 from evomerge.searching.objective import Fitness
 from evomerge.searching.race import RaceConfig
+from evomerge.searching.slope_evaluator import SlopeEvaluator
 from evomerge.space import SearchSpace
 
 NO_RACE = RaceConfig(enabled=False)

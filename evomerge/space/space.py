@@ -11,17 +11,18 @@ import numpy as np
 
 from evomerge import methods
 from evomerge.errors import ConfigError
-from evomerge.methods import Gene, Owner
-from evomerge.models import Group, Layout
+from evomerge.methods import Owner
+from evomerge.models import Layout
 from evomerge.optimizers import Coordinate, Vector
 from evomerge.recipes import FilteredValue, ModelRef, Recipe, Setting, Source, recipe_of_models, simplify_setting
 from evomerge.schema import EMPTY
 from evomerge.space.axes import Axes, GeneSpec
+from evomerge.space.axis_layout import lay_axes
 from evomerge.space.genes import Genes
 from evomerge.space.group_members import GroupMembers
 from evomerge.space.inverse import RecipeGeneValues
 from evomerge.space.pulling_back import PullBack
-from evomerge.space.schedules import Schedule, Spec
+from evomerge.space.schedules import Spec
 
 # Values at which these genes mask and scale nothing, so that weight 1 for a single expert gives that expert.
 NEUTRAL_VALUES = {"density": 1.0, "gamma": 0.0, "epsilon": 0.0, "lambda": 1.0, "base_model_weight": 0.0}
@@ -58,7 +59,7 @@ class Space:
         self._group_members = GroupMembers(layout, touched, components, outer)
         if any(group.frozen for group in self._group_members.groups):
             self._genes.refuse_frozen_groups()
-        self.axes = self._axes()
+        self.axes = lay_axes(self._genes, self._group_members, len(self.experts))
         self._pull_back = PullBack(self.axes, self._group_members)
         self.dimensions = sum(axes.size for axes in self.axes)
         if not self.dimensions:
@@ -200,29 +201,6 @@ class Space:
             takes = f"at least {low} experts" if len(self.experts) < low else f"at most {high} experts"
             takes = "the base with one expert, or two experts" if high == 1 else takes
             raise ConfigError(f"method {self.method} merges {takes}; got {len(self.experts)}")
-
-    def _axes(self) -> list[Axes]:
-        found: list[Axes] = []
-        for gene, schedule in self._genes.free:
-            for group in self._group_members.groups:
-                start = sum(axes.size for axes in found)
-                found += self._axes_of(gene, group, schedule, start)
-        return found
-
-    def _axes_of(self, gene: Gene, group: Group, spec: Any, start: int) -> list[Axes]:
-        """The gene's axes in a group; none if the group is frozen or no expert changes it."""
-        changing = self._group_members.experts_changing(group)
-        if group.frozen or not changing:
-            return []
-        simplex = gene.name == "weight" and self._genes.normalizes
-        all_experts = tuple(range(len(self.experts)))
-        # A weight that is not additive has an effect even if its expert equals the base in this group.
-        always = gene.name == "weight" and not self._genes.additive_weights
-        experts = () if gene.per == "group" else all_experts if always else changing
-        layers = self._group_members.layers[group.name] if group.layered else 1
-        schedule = Schedule.parse(spec if group.layered else "all", layers, "space.schedule")
-        axes = Axes(gene, group, schedule, experts, simplex, start)
-        return [axes] if axes.size else []
 
     def _recipe(
         self, tables: Mapping[tuple[str, int | None], Mapping[str, tuple[float, ...]]], absent: frozenset[int]

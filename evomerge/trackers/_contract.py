@@ -16,7 +16,7 @@ class Backend(Protocol):
     """The object that `create` returns in each file of this folder."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Log the numbers of one generation; a step that is logged again has the same numbers."""
+        """Log the numbers of one generation, or of a step of a descent; a step that is logged again has the same."""
 
     def log_result(self, document: Mapping[str, Any], table: Table) -> None:
         """Log the contents of result.json; `table` has its holdout scores, with the heads in the first row."""
@@ -29,7 +29,7 @@ class Tracker:
     """A callback of the search that forwards to a backend; the first error disables the backend with a warning."""
 
     def __init__(self, name: str, create_backend: Callable[[], Backend] | None) -> None:
-        self._name, self._evaluations = name, 0
+        self._name, self._evaluations, self._descended = name, 0, 0
         self._backend: Backend | None = None
         if create_backend:
             self._catch_errors(lambda: self._start(create_backend))
@@ -38,14 +38,18 @@ class Tracker:
         """Does nothing: trackers log whole generations."""
 
     def descent(self, step: int, loss: float) -> None:
-        """Does nothing: a descent comes before the first generation."""
+        """Log the loss of a step of the descent, which comes between the baselines and the first generation."""
+        self._descended = step
+        if backend := self._backend:
+            self._catch_errors(lambda: backend.log(step, {"descent/loss": loss}))
 
     def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
-        """Log the generation at step `number`."""
+        """Log the generation at step `number`, counted from the end of the descent."""
         self._evaluations += len(scores) if number else 0
         if backend := self._backend:
             metrics = generation_metrics(board, scores, self._evaluations)
-            self._catch_errors(lambda: backend.log(number, metrics))
+            step = self._descended + number
+            self._catch_errors(lambda: backend.log(step, metrics))
 
     def finish(self, document: Mapping[str, Any]) -> None:
         """Log the result of a finished search; `document` is the contents of result.json."""

@@ -13,7 +13,7 @@ MODES = ("online", "offline", "disabled")
 
 
 class WandB:
-    """A wandb run whose steps are generations."""
+    """A wandb run whose steps are those of a descent, then generations."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], project: str, entity: str | None, mode: str | None):
         import wandb

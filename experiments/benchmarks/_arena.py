@@ -17,14 +17,14 @@ from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.ledger.ledger import Ledger
 from evomerge.optimizers import Optimizer
 from evomerge.recipes.recipe import Recipe
-from evomerge.scoring.protocol import Request
+from evomerge.scoring.protocol import Request, Scorer
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
-from evomerge.searching.descent import SlopeEvaluator, SlopeItems
 from evomerge.searching.evaluator import Candidate, Evaluator
 from evomerge.searching.loop import Leaderboard, search
 from evomerge.searching.race import RaceConfig
+from evomerge.searching.slope_evaluator import SlopeEvaluator, SlopeItems
 from evomerge.space.search_space import SearchSpace
-from evomerge.workers.jobs import Outcome
+from evomerge.workers.jobs import Job, Outcome
 from evomerge.workers.pools import JobQueue, Pool
 
 ROOT = Path(__file__).parents[2]
@@ -132,14 +132,16 @@ class Arena:
         race: RaceConfig,
         modelled: bool = True,
         slopes: bool = False,
+        scorer: Scorer | None = None,
     ) -> list[Moment]:
         """One search of so many items, a moment for every generation; `modelled`: the model's best is a finalist.
 
-        With `slopes` the optimizer descends first, and the last moment is that of the end of the search.
+        With `slopes` the optimizer descends first, and the last moment is that of the end of the search. `scorer`
+        replaces the experiment's.
         """
         with tempfile.TemporaryDirectory(prefix="arena-") as folder:
             ledger = Ledger(Path(folder) / "trials.jsonl", {})
-            evaluator = Evaluator(self.experiment.scorer, self._memo, ledger)
+            evaluator = Evaluator(scorer or self.experiment.scorer, self._memo, ledger)
             recorder = _Recorder(evaluator, space, optimizer, modelled)
             budget = BudgetConfig(evaluations=items, items=items)
             remaining = RemainingBudget(budget, evaluator, ledger)
@@ -157,6 +159,13 @@ class Arena:
         """A candidate's score on a slice, which no contestant pays for."""
         self._scores.evaluate([candidate], slice_name)
         return self._scores.score(candidate.key, slice_name)
+
+    def responses(self, candidate: Candidate, chunk: str) -> list[Any]:
+        """The raw responses of a candidate to a chunk, which no contestant pays for."""
+        (outcome,) = self._memo.run(JobQueue([Job(candidate.key, candidate.recipe, chunk)]))
+        if outcome.responses is None:
+            raise RuntimeError(f"{candidate.label}: {outcome.error}")
+        return outcome.responses
 
     def chosen(self, finalists: Sequence[Candidate]) -> Candidate:
         """The best of them on `select`; equal scores go to the earlier."""

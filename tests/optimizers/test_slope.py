@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evomerge.errors import ConfigError
 from evomerge.optimizers import Coordinate, Descent, SlopeReply, SlopeRequest, Terms, Vector, create, names, uses_slopes
 from evomerge.optimizers._descent import stratified
 from tests.toys import cube
@@ -150,6 +151,14 @@ def test_stratified_orders_have_every_task_in_proportion() -> None:
 def test_only_optimizers_with_a_descent_use_slopes() -> None:
     assert [name for name in names() if uses_slopes(name, {})] == ["slope"]
     assert uses_slopes("cma", {"start": "slope"}) and not uses_slopes("cma", {"start": "seeds"})
+
+
+@pytest.mark.parametrize("settings", [{"rate": 0.05}, {"share": 0.2, "batch": 8}, {"origin": "seeds"}])
+def test_settings_of_a_descent_without_one_are_refused(settings: dict[str, Any]) -> None:
+    first = next(iter(settings))
+    with pytest.raises(ConfigError, match=rf"^optimizer\.{first}: without a descent .* optimizer\.start=slope"):
+        create("cma", cube(2), [], 1, settings)
+    create("cma", cube(2), [], 1, {"start": "slope", **settings})
 
 
 def test_cma_begins_with_the_ends_of_a_descent_and_a_small_step_around_them() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import RunError
+from evomerge.ledger.ledger import Ledger
 from evomerge.report.html import VARIABLE_SECTION, write_report
 from evomerge.report.record import read_record
 from evomerge.report.table import claim
@@ -91,6 +92,20 @@ def test_the_search_curve_has_a_mark_for_each_candidate(page: Page) -> None:
     assert len(page.all("circle", "winner")) == 1
     assert len(page.all("path", "failed")) == 1
     assert len(page.all("line", "baseline")) == 3  # the failed one has no line
+
+
+def test_a_descent_has_a_curve_of_its_losses(run_folder: Path, source: str) -> None:
+    assert "<h2>Descent</h2>" not in source
+    ledger = Ledger(run_folder / "trials.jsonl", {})
+    ledger.append_slope("tried", [9.0, 9.0], None)
+    for step in range(1, 21):
+        ledger.append_slope(f"step {step}", [1.0 / step, 3.0 / step], [0.5])
+    ledger.close()
+    found = write_report(run_folder).read_text(encoding="utf-8")
+    Page(found)
+    curve = found[found.index("<h2>Descent</h2>") :].partition("<h2>Search</h2>")[0]
+    assert "20 steps; the loss goes from 2.0000 to 0.1026" in curve, "the mean of the last two"
+    assert curve.count("<circle") == 20 and "step 4: 0.5000" in curve
 
 
 def test_figures_and_tables_are_accessible(page: Page) -> None:

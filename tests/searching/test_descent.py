@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from evomerge.ledger.ledger import Ledger
 from evomerge.optimizers import SlopeReply, SlopeRequest, create
 from evomerge.scoring.protocol import task_of
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
-from evomerge.searching.descent import PART, SlopeEvaluator, SlopeItems, descend
+from evomerge.searching.descent import descend
 from evomerge.searching.race import RaceConfig
+from evomerge.searching.slope_evaluator import PART, TIMED, SlopeEvaluator, SlopeItems
 from evomerge.workers.jobs import Job, Outcome, Slopes
 from tests.conftest import SMALL, evomerge
 from tests.experiment.test_run import same_run
@@ -48,7 +50,7 @@ Make = Callable[..., SlopeEvaluator]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
-    made = Run(tmp_path / "trials.jsonl")
+    made = Run(tmp_path / "run.jsonl")
     yield made
     made.ledger.close()
 
@@ -72,6 +74,10 @@ def request(x: float = 0.5, items: int = 25, derivative: bool = True) -> SlopeRe
     return SlopeRequest(np.full(2, x), tuple(range(items)), derivative)
 
 
+def ask(evaluator: SlopeEvaluator, request: SlopeRequest) -> SlopeReply:
+    return evaluator.reply(evaluator.locate(request), 2.0)
+
+
 def test_weights_give_every_task_its_share_of_the_mean_loss() -> None:
     share = {
         task: sum(w for item, w in zip(ITEMS.items, ITEMS.weights, strict=True) if task_of(item) == task)
@@ -81,7 +87,7 @@ def test_weights_give_every_task_its_share_of_the_mean_loss() -> None:
 
 
 def test_a_slope_is_that_of_the_weighted_mean_loss_in_the_cube(evaluator: Make) -> None:
-    found = evaluator().reply(request(), 2.0)
+    found = ask(evaluator(), request())
     value = 0.5 * 1.5  # of a weight, whose range is 1.5
     assert found.losses.tolist() == pytest.approx([sum((value - b) ** 2 for b in BEST)] * 25)
     assert found.slope is not None
@@ -90,7 +96,7 @@ def test_a_slope_is_that_of_the_weighted_mean_loss_in_the_cube(evaluator: Make) 
 
 def test_a_batch_is_shared_among_workers_in_parts(evaluator: Make) -> None:
     pool = SlopePool()
-    evaluator(pool).reply(request(), 2.0)
+    ask(evaluator(pool), request())
     parts = [job.slope.items for job in pool.jobs if job.slope]
     assert [len(part) for part in parts] == [PART, PART, PART, 1]
     assert [item for part in parts for item in part] == list(ITEMS.items)
@@ -99,7 +105,7 @@ def test_a_batch_is_shared_among_workers_in_parts(evaluator: Make) -> None:
 def test_an_answer_that_is_recorded_is_not_computed_again(evaluator: Make) -> None:
     first = evaluator()
     asked = [request(), request(derivative=False), request(x=0.4), request(items=3)]
-    answers = [first.reply(one, 2.0) for one in asked]
+    answers = [ask(first, one) for one in asked]
     assert first.computed == 2.0 * (25 + 25 + 3) + 25
     pool = SlopePool()
     second = evaluator(pool)
@@ -107,22 +113,26 @@ def test_an_answer_that_is_recorded_is_not_computed_again(evaluator: Make) -> No
     def plain(reply: SlopeReply) -> tuple[Any, Any]:
         return reply.losses.tolist(), None if reply.slope is None else reply.slope.tolist()
 
-    assert [plain(second.reply(one, 2.0)) for one in asked] == [plain(answer) for answer in answers]
+    assert [plain(ask(second, one)) for one in asked] == [plain(answer) for answer in answers]
     assert not pool.jobs and second.computed == 0.0
 
 
-def test_the_price_is_measured_once(evaluator: Make) -> None:
+def test_the_price_is_measured_once(evaluator: Make, run: Run) -> None:
+    def left(items: int) -> RemainingBudget:
+        return RemainingBudget(BudgetConfig(evaluations=None, items=items), run.evaluator, run.ledger)
+
     first = evaluator()
-    assert first.price(np.full(2, 0.5), 100.0).price == 2.5
+    assert first.price(np.full(2, 0.5), left(100)).price == 2.5
     pool = SlopePool()
-    assert evaluator(pool).price(np.zeros(2), 50.0).allowance == 100.0
+    assert evaluator(pool).price(np.zeros(2), left(50)).allowance == 100.0
     assert not pool.jobs
 
 
-def test_a_model_that_cannot_be_differentiated_ends_the_run_with_a_remedy(evaluator: Make) -> None:
+def test_a_model_that_cannot_be_differentiated_ends_the_run_with_a_remedy(evaluator: Make, run: Run) -> None:
     pool = SlopePool(fails=lambda job: "RuntimeError: no backward" if job.slope else None)
+    remaining = RemainingBudget(BudgetConfig(), run.evaluator, run.ledger)
     with pytest.raises(RunError, match="cannot be computed .RuntimeError: no backward.; choose optimizer=cma"):
-        evaluator(pool).price(np.zeros(2), 1.0)
+        evaluator(pool).price(np.zeros(2), remaining)
 
 
 def test_a_slope_that_is_not_finite_is_not_recorded(evaluator: Make) -> None:
@@ -134,8 +144,8 @@ def test_a_slope_that_is_not_finite_is_not_recorded(evaluator: Make) -> None:
             return found
 
     with pytest.raises(RunError, match=r"not finite; set model\.dtype=float32, or choose optimizer=cma"):
-        evaluator(Overflowing()).reply(request(), 2.0)
-    assert evaluator().reply(request(), 2.0).slope is not None, "the ledger can be read"
+        ask(evaluator(Overflowing()), request())
+    assert ask(evaluator(), request()).slope is not None, "the ledger can be read"
 
 
 def test_a_point_that_cannot_be_computed_ends_the_descent_and_not_the_search(
@@ -158,43 +168,80 @@ def test_a_point_that_cannot_be_computed_ends_the_descent_and_not_the_search(
 
 
 class SlowPool(SlopePool):
-    """A job takes a minute."""
+    """A job takes a minute, or two after the first `steady` jobs."""
 
-    def __init__(self, clock: list[float]) -> None:
+    def __init__(self, clock: list[float], steady: int) -> None:
         super().__init__()
-        self._clock = clock
+        self._clock, self._steady = clock, steady
 
     def outcome(self, job: Job) -> Outcome:
-        self._clock[0] += 60.0
+        self._clock[0] += 60.0 if len(self.jobs) < self._steady else 120.0
         return super().outcome(job)
 
 
-@pytest.mark.parametrize("scored", [True, False], ids=["baselines scored", "baselines in the ledger"])
-def test_a_descent_that_time_has_ended_ends_there_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scored: bool
-) -> None:
+@dataclass(frozen=True)
+class Timed:
+    """A descent with a budget in hours: its iterates, the jobs that were computed, and how it ended."""
+
+    iterates: list[list[float]]
+    jobs: int
+    stopped_by_time: bool
+
+
+Command = Callable[..., Timed]
+
+
+@pytest.fixture(params=[True, False], ids=["baselines scored", "baselines in the ledger"])
+def command(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a descent on one ledger; candidates take a second for each item, so a backward pass takes much longer."""
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
 
-    def command(hours: float) -> tuple[list[float], int]:
-        """The end of the descent, and the number of jobs that were computed."""
-        pool = SlowPool(clock)
+    def made(hours: float, steady: int = 10_000) -> Timed:
+        pool = SlowPool(clock, steady)
         run = Run(tmp_path / "trials.jsonl", pool)
-        if scored:
+        if request.param:
             run.evaluator.scored_items, run.evaluator.scoring_seconds = 60, 60.0
         remaining = RemainingBudget(BudgetConfig(evaluations=None, hours=hours), run.evaluator, run.ledger)
-        optimizer: Any = create("slope", cube(2), [], 1, {"passes": 1000})
+        optimizer: Any = create("slope", cube(2), [], 1, {"passes": 1000, "origin": "middle"})
+        iterates: list[list[float]] = []
+
+        class Watch:
+            def descent(self, step: int, loss: float) -> None:
+                iterates.append(optimizer._descender.point.tolist())
+
+        evaluator = SlopeEvaluator(ITEMS, toy_space(), pool, run.ledger)
         try:
-            descend(optimizer, SlopeEvaluator(ITEMS, toy_space(), pool, run.ledger), remaining, np.full(2, 0.5))
+            descend(optimizer, evaluator, remaining, np.full(2, 0.5), [Watch()])
         finally:
             run.ledger.close()
-        return optimizer.centre().tolist(), len(pool.jobs)
+        return Timed([*iterates, optimizer.centre().tolist()], len(pool.jobs), bool(run.ledger.stops))
 
-    first, jobs = command(1.0)
-    assert 50 < jobs <= 62
-    assert command(1.0) == (first, 0)
-    longer, more = command(1.2)
-    assert more > 50 and longer != first
+    return made
+
+
+def test_a_descent_that_time_has_ended_ends_there_again(command: Command) -> None:
+    first = command(1.0, steady=20)
+    assert 30 < first.jobs <= 43 and first.stopped_by_time
+    again = command(1.0)
+    assert (again.iterates, again.jobs) == (first.iterates, 0)
+    longer = command(1.2)
+    assert longer.jobs > 5 and longer.iterates[: len(first.iterates) - 1] == first.iterates[:-1]
+
+
+def test_the_steps_of_a_descent_fall_to_nothing_within_the_hours(command: Command) -> None:
+    """Its length follows from the seconds of slopes, not from those of candidates."""
+    found = command(1.0)
+    assert not found.stopped_by_time and 54 < found.jobs <= 60
+    moves = np.abs(np.diff(found.iterates[:-1], axis=0)).max(1)
+    assert moves[-1] < 0.1 * moves.max()
+
+
+def test_measuring_the_seconds_of_slopes_is_paid_for(run: Run) -> None:
+    remaining = RemainingBudget(BudgetConfig(items=60, hours=1.0), run.evaluator, run.ledger)
+    optimizer: Any = create("slope", cube(2), [], 1, {})
+    descend(optimizer, SlopeEvaluator(ITEMS, toy_space(), SlopePool(), run.ledger), remaining, np.full(2, 0.5))
+    assert remaining.spent == PART * 3.5 + TIMED * 2.5
 
 
 def test_a_descent_that_the_budget_does_not_pay_for_is_told(run: Run, caplog: pytest.LogCaptureFixture) -> None:

@@ -105,6 +105,18 @@ def test_generations_are_steps_with_the_numbers_of_the_search() -> None:
     )
 
 
+def test_the_steps_of_a_descent_come_before_the_generations() -> None:
+    """A backend may refuse a step that is lower than an earlier one."""
+    recorder = Recorder()
+    tracker = trackers.Tracker("fake", lambda: recorder)
+    tracker.generation(0, board(0.5), [0.5])
+    tracker.descent(1, 0.7)
+    tracker.descent(2, 0.6)
+    tracker.generation(1, board(0.5), [0.5])
+    assert [step for step, _ in recorder.logged] == [0, 1, 2, 3]
+    assert recorder.logged[1:3] == [(1, {"descent/loss": 0.7}), (2, {"descent/loss": 0.6})]
+
+
 def test_a_replayed_search_logs_the_same_again() -> None:
     first, second = Recorder(), Recorder()
     search_once(trackers.Tracker("fake", lambda: first), 3)
