@@ -1,5 +1,6 @@
 """`import evomerge`: the functions that the commands have, their signatures, and that both give the same."""
 
+import dataclasses
 import inspect
 import json
 from pathlib import Path
@@ -62,6 +63,9 @@ def test_rows_are_flat_and_a_frame_has_one_for_each_model(twins: tuple[Path, evo
     assert list(frame.index)[:2] == ["base", "shift"] and frame.index[-1] == result.rows[-1]["label"]
     assert frame.loc["shift", "holdout/shift"] == 1.0 and set(frame.columns) >= {"role", "search", "select", "holdout"}
     assert str(result.folder) in str(result) and result.best_baseline in str(result)
+    assert result.winner_is == []
+    same = dataclasses.replace(result, document={**result.document, "winner_is": [{"label": "last", "kind": "expert"}]})
+    assert same.winner_is == ["last"] and "the winner is the expert 'last' itself" in str(same)
     assert [path.suffix for path in result.save_figures(result.folder / "figures")] == [".png", ".svg"] * 2
 
 

@@ -107,7 +107,8 @@ def test_the_result_says_what_the_ledger_says(finished: Path) -> None:
         scores = [score for line in lines if line.get("chunk", "").startswith(name) for score in line["scores"]]
         assert len([line for line in lines if line.get("chunk", "").startswith(name)]) == chunks
         assert result["rows"][-1]["scores"][name] == pytest.approx(sum(scores) / len(scores))
-    assert result["verdict"] == "better"
+    assert result["verdict"] == "better" and result["winner_is"] == [] and result["suspects"] == {}
+    assert all(line.startswith(("Note: task '", "Warning: task '")) for line in result["task_warnings"])
 
 
 def test_killed_and_torn_the_run_ends_as_if_undisturbed(finished: Path, tmp_path: Path) -> None:

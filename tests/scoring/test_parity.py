@@ -13,6 +13,7 @@ from lm_eval.tasks import TaskManager
 
 from evomerge.errors import CandidateError
 from evomerge.scoring.protocol import SLICES
+from evomerge.scoring.tasks import TaskLoader, read_tasks
 from tests.scoring.conftest import random_model
 
 
@@ -114,6 +115,10 @@ def test_csv_scores_as_in_lm_eval(harness, choice, freeze, score, tmp_path: Path
     ours = score(freeze({"name": "mc", "spec": spec}))
     theirs, _ = harness({**spec, "task": "mc"}, "acc", samples={"mc": sorted(rows_of(ours))})
     assert rows_of(ours) == theirs
+    (entry,) = read_tasks([{"name": "mc", "spec": spec}], {"search": 1, "select": 1, "holdout": 1})
+    as_scored = TaskLoader().load_spec(entry)  # what `score` passes to lm-eval
+    assert isinstance(as_scored, dict) and as_scored["doc_to_target"] == "{{ gold | int }}"
+    assert harness(as_scored, "acc", samples={"mc": sorted(rows_of(ours))})[0] == theirs
 
 
 @pytest.mark.parametrize("multiturn", [True, False])

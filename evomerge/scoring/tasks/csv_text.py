@@ -54,5 +54,5 @@ def read_numbers_as_places(task: ConfigurableTask) -> None:
     docs = list(task.eval_docs)
     if not all(isinstance(doc[column], str) and INDEX.fullmatch(doc[column]) for doc in docs):
         return
-    if any(doc[column] not in task.doc_to_choice(doc) for doc in docs):
+    if column.isidentifier() and any(doc[column] not in task.doc_to_choice(doc) for doc in docs):
         task.config.doc_to_target = f"{{{{ {column} | int }}}}"

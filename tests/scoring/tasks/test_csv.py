@@ -187,3 +187,9 @@ def test_some_targets_that_name_no_choice_are_a_warning(table, freeze, caplog) -
     rows = [{**row, "answer": row[row["answer"]] if i != 30 else "none"} for i, row in enumerate(questions())]
     freeze(table(as_csv(rows), doc_to_target="answer"))
     assert "names none of the choices in 1 of 48 documents, as in mc/test/30: 'none'" in caplog.text
+
+
+def test_a_column_that_no_template_can_name_is_refused_in_one_line(table, freeze) -> None:
+    rows = [{**row, "answer key": str(LETTERS.index(row["answer"]))} for row in questions(60)[10:]]
+    with pytest.raises(TaskError, match="doc_to_target names none of the choices, but "):
+        freeze(table(as_csv(rows), doc_to_target="answer key"))
