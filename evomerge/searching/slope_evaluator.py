@@ -24,6 +24,7 @@ from evomerge.workers.pools import JobQueue, Pool
 
 PART = 8  # items of a job
 TIMED = 2 * PART  # items by which the seconds of a slope are measured, where time limits the search
+SLACK = 1.15  # a step takes longer than its slopes: decoding, the ledger, other work of the machine
 WITHOUT_SLOPES = "choose optimizer=cma with optimizer.start=seeds"  # the remedy where there can be no descent
 UNLIMITED = 1e12  # an allowance that JSON can hold
 
@@ -77,7 +78,7 @@ class SlopeEvaluator:
             (slopes,) = self._compute(recipe, [work])
             assert slopes.price is not None
             price = round(slopes.price, 3)
-            pace = self._timed(recipe) / price if remaining.limits_hours else None
+            pace = SLACK * self._timed(recipe) / price if remaining.limits_hours else None
             allowance = min(remaining.item_allowance(pace), UNLIMITED)
             self._ledger.append_slope_price(SlopePrice(price, round(allowance, 3)))
         assert self._ledger.slope_price is not None
