@@ -4,15 +4,16 @@ The functions here do what the commands of the same names do, for notebooks and 
 raised as an `EvomergeError` of one line. `import evomerge` is fast: torch is imported by the first call that needs it.
 
     >>> import evomerge
+    >>> result = evomerge.search("models/base", ["models/math", "models/law"], tasks=["gsm8k", "law.csv"])
     >>> config = {"base": "models/base", "experts": {"math": "models/math"}, "scorer": {"tasks": ["gsm8k"]}}
-    >>> result = evomerge.search(config, "runs/mine")
+    >>> result = evomerge.search(config, "runs/mine")  # or with every choice of your own
     >>> result.to_pandas()
     >>> evomerge.merge(result.recipe, "merged")
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from evomerge.atomic import write_atomically
 from evomerge.errors import ConfigError, EvomergeError
@@ -42,13 +43,44 @@ __all__ = [
 ]
 
 
+@overload
 def search(
     config: Mapping[str, Any] | str | Path, folder: str | Path | None = None, *, console: "Console | None" = None
+) -> "Result": ...
+
+
+@overload
+def search(
+    config: str,
+    folder: Sequence[str] | Mapping[str, str],
+    *,
+    tasks: Sequence[str | Mapping[str, Any]],
+    hours: float | None = None,
+    items: int | None = None,
+    out: str | Path | None = None,
+    seed: int = 1,
+    console: "Console | None" = None,
+) -> "Result": ...
+
+
+def search(
+    config: Any,
+    folder: Any = None,
+    *,
+    tasks: Sequence[str | Mapping[str, Any]] | None = None,
+    hours: float | None = None,
+    items: int | None = None,
+    out: str | Path | None = None,
+    seed: int = 1,
+    console: "Console | None" = None,
 ) -> "Result":
-    """Search, resume or finish an experiment in `folder`, by default runs/ and the configuration's `name`.
+    """Search, resume or finish: `search(config, folder)`, or `search(base, experts, tasks=[…])` with all else chosen.
 
     `config` is a mapping of the keys of conf/config.yaml, or the path of a file with them, such as config.yaml of a
-    run; keys that it leaves out have the defaults of the command line. Progress goes to `console`, by default nowhere.
+    run; keys that it leaves out have the defaults of the command line. `folder` is by default runs/ and the
+    configuration's `name`. In the second form `experts` is a list of models or label → model, and a task is a name of
+    lm-eval, the path of a file of questions or a task entry; `hours` limits the whole call, `items` the search, and
+    `out` is the run's folder. Progress goes to `console`, by default to a notebook's cell and nowhere else.
     Raises ConfigError for a wrong key or value, ExpertError, TaskError or RunError for what cannot be
     read, scored or continued. A candidate that fails is recorded and does not raise.
     """
@@ -56,8 +88,16 @@ def search(
 
     from evomerge.experiment import Result, prepare_run, run_experiment
 
+    console = console or Console(quiet=not Console().is_jupyter)
+    if tasks is not None:
+        from evomerge.autoconfig import Request, run_quick
+
+        request = Request.of(config, folder or (), tasks, hours=hours, items=items, out=out, seed=seed)
+        return Result.load(run_quick(request, console))
+    if named := [name for name, value in (("hours", hours), ("items", items), ("out", out)) if value is not None]:
+        raise ConfigError(f"{', '.join(named)}: only with a base, experts and tasks; a configuration has keys for it")
     plain, place = prepare_run(config, folder)
-    run_experiment(plain, place, console or Console(quiet=True))
+    run_experiment(plain, place, console)
     return Result.load(place)
 
 

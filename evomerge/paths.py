@@ -8,6 +8,7 @@ from evomerge.errors import ConfigError, RunError
 from evomerge.schema import as_yaml
 
 CONFIG, LEDGER, RECIPE, RESULT = "config.yaml", "trials.jsonl", "recipe.yaml", "result.json"
+EXPERIMENT = "experiment.yaml"  # what a quick search has chosen
 
 PACKAGE = Path(__file__).resolve().parent
 

@@ -13,8 +13,10 @@ from tests.cli.test_conf import composed
 from tests.conftest import QUICKSTART, ROOT
 
 SIGNATURES = {
-    "search": "(config: collections.abc.Mapping[str, typing.Any] | str | pathlib.Path,"
-    " folder: str | pathlib.Path | None = None, *, console: 'Console | None' = None) -> 'Result'",
+    "search": "(config: Any, folder: Any = None, *,"
+    " tasks: collections.abc.Sequence[str | collections.abc.Mapping[str, typing.Any]] | None = None,"
+    " hours: float | None = None, items: int | None = None, out: str | pathlib.Path | None = None, seed: int = 1,"
+    " console: 'Console | None' = None) -> 'Result'",
     "check": "(config: collections.abc.Mapping[str, typing.Any] | str | pathlib.Path,"
     " folder: str | pathlib.Path | None = None, *, deep: bool = False) -> list[str]",
     "merge": "(recipe: 'Recipe | str | Path', out: str | pathlib.Path, *, adapter: bool = False,"

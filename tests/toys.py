@@ -66,6 +66,10 @@ class ToyScorer:
         self.plan = Plan(chunks, {"toy": 1.0})
         self.fingerprint = "toy"
 
+    @property
+    def functions(self) -> dict[str, str]:
+        return {}
+
     def requests(self, chunk: Chunk) -> tuple[Request, ...]:
         return tuple(Request("toy", (item,)) for item in chunk.items)
 
@@ -75,6 +79,9 @@ class ToyScorer:
         return dict(zip(chunk.items, responses, strict=True))
 
     def answers(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, int]:
+        return {}
+
+    def lengths(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, float]:
         return {}
 
 

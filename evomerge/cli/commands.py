@@ -1,23 +1,27 @@
 """What each sub-command does with its arguments; returns the exit code. Rooms are imported when a command runs."""
 
 import argparse
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from evomerge.atomic import write_atomically
 from evomerge.errors import ConfigError
-from evomerge.paths import refuse_unfinished
+from evomerge.paths import RECIPE, refuse_unfinished, run_name
 from evomerge.recipes import load_recipe
+
+if TYPE_CHECKING:
+    from evomerge.autoconfig import Request
 
 DEEP = "--deep"  # an option of `check`, which Hydra does not know
 
 
 def search(overrides: Sequence[str], console: Console) -> int:
-    """Run the search, or the sweep, that Hydra composes."""
+    """Run the search, or the sweep, that Hydra composes, or the search of an experiment file."""
     from evomerge.cli.compose import for_each_job
 
     def run(config: dict[str, Any], folder: Path) -> None:
@@ -25,7 +29,58 @@ def search(overrides: Sequence[str], console: Console) -> int:
 
         run_experiment(config, folder, console)
 
-    return for_each_job(overrides, run)
+    return _for_file(overrides, run) if names_file(overrides) else for_each_job(overrides, run)
+
+
+def quick_search(arguments: argparse.Namespace, console: Console) -> int:
+    """Choose a configuration for the given models and tasks, and run it."""
+    request = _request(arguments, arguments.out)
+    if arguments.merged is not None and arguments.merged.exists():
+        raise ConfigError(f"--merged {arguments.merged}: exists already; give a new folder")
+    from evomerge.autoconfig import run_quick
+
+    folder = run_quick(request, console)
+    if arguments.merged is not None:
+        from evomerge.export import merge_recipe
+
+        fingerprint = merge_recipe(folder / RECIPE, arguments.merged)
+        _write(console, f"{arguments.merged}: fingerprint {fingerprint}")
+    return 0
+
+
+def init(arguments: argparse.Namespace, console: Console) -> int:
+    """Write the experiment file that `quick_search` would run."""
+    name = arguments.name or _request(arguments, arguments.out).name
+    request = _request(arguments, arguments.out or Path("runs") / run_name(name))
+    path = Path(os.environ.get("EVOMERGE_CONF", "conf")) / "experiment" / f"{name}.yaml"
+    if path.exists():
+        raise ConfigError(f"{path}: exists already; give another --name")
+    from evomerge.autoconfig import write_experiment
+
+    for line in write_experiment(request, path):
+        _write(console, line)
+    _write(console, f"run it with: evomerge +experiment={name}")
+    return 0
+
+
+def _request(arguments: argparse.Namespace, out: Path | None) -> "Request":
+    """The checked request of a command line, before a large library is imported."""
+    from evomerge.autoconfig import Request
+
+    names = [name.strip() for text in arguments.tasks for name in text.split(",") if name.strip()]
+    limits = {"hours": arguments.hours, "items": arguments.items}
+    return Request.of(
+        arguments.base,
+        arguments.experts,
+        [*names, *map(_as_file, arguments.files)],
+        **limits,
+        out=out,
+        seed=arguments.seed,
+    )
+
+
+def _as_file(path: str) -> dict[str, str]:
+    return {"file": path}
 
 
 def check(overrides: Sequence[str], console: Console) -> int:
@@ -46,7 +101,34 @@ def check(overrides: Sequence[str], console: Console) -> int:
                 _write(console, line)
             audit.refuse_errors()
 
-    return for_each_job([text for text in overrides if text != DEEP], show)
+    rest = [text for text in overrides if text != DEEP]
+    return _for_file(rest, show) if names_file(rest) else for_each_job(rest, show)
+
+
+def names_file(arguments: Sequence[str]) -> bool:
+    """Whether the first argument is the path of an experiment file."""
+    return bool(arguments) and "=" not in arguments[0] and arguments[0].endswith((".yaml", ".yml"))
+
+
+def _for_file(arguments: Sequence[str], job: Callable[[dict[str, Any], Path], None]) -> int:
+    """Run a job with the configuration of the experiment file that the first argument names."""
+    from evomerge.cli.compose import experiment_of_file
+
+    file, *rest = arguments
+    out, overrides = _split_out(rest)
+    job(*experiment_of_file(Path(file), overrides, out))
+    return 0
+
+
+def _split_out(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The value of --out, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--out", type=Path)
+    try:
+        known, others = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{error}; give --out DIR") from None
+    return known.out, others
 
 
 def merge(arguments: argparse.Namespace, console: Console) -> int:

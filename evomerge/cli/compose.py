@@ -19,8 +19,8 @@ from yaml import YAMLError
 
 from evomerge.cli.messages import complain
 from evomerge.errors import ConfigError, EvomergeError
-from evomerge.experiment import read_config, refuse_changed
-from evomerge.paths import project_path, run_name
+from evomerge.experiment import prepare_run, read_config, read_file, refuse_changed
+from evomerge.paths import EXPERIMENT, project_path, run_name
 from evomerge.suggest import did_you_mean
 
 Job = Callable[[dict[str, Any], Path], None]
@@ -62,6 +62,22 @@ def for_each_job(overrides: Sequence[str], job: Job) -> int:
     with _one_line("a file in conf/"):
         hydra.main(version_base="1.3", config_path=str(project_path("conf")), config_name="config")(task)()
     return max(codes, default=0)
+
+
+def experiment_of_file(path: Path, overrides: Sequence[str], out: Path | None) -> tuple[dict[str, Any], Path]:
+    """The complete configuration of an experiment file with `key=value` overrides, and the run's folder.
+
+    The folder is `out`; else that of the file, if a quick search has left it there; else the one of its `name`.
+    ConfigError where Hydra would have to compose the file.
+    """
+    given = read_file(path)
+    for text in overrides:
+        if not re.match(r"[a-z_][\w.]*=", text):
+            raise ConfigError(f"{text}: give key=value, or --out DIR")
+    with _one_line("an override"):
+        merged = _plain(OmegaConf.merge(OmegaConf.create(given), OmegaConf.from_dotlist(list(overrides))))
+    left = path.parent if path.name == EXPERIMENT else None
+    return prepare_run({"name": path.stem} | merged, out or left)
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:

@@ -14,7 +14,9 @@ from evomerge.version import __version__
 
 COMPOSED = {"search": commands.search, "check": commands.check}  # their arguments are Hydra's, flags included
 HELP = {"-h", "--help"}
+QUICK = ("--tasks", "--for")  # a line with one of these names models instead of an experiment
 EXAMPLES = """examples:
+  evomerge BASE EXPERT EXPERT --for questions.csv everything is chosen; `evomerge init --help` describes the arguments
   evomerge +experiment=quickstart                 the same as `evomerge search +experiment=quickstart`
   evomerge -m +experiment=a,b seed=1,2,3          a sweep: one search for each combination
   evomerge merge runs/quickstart/recipe.yaml out  the merged model as a folder that transformers loads"""
@@ -35,6 +37,8 @@ def run_command(arguments: Sequence[str], console: Console) -> int:
     first, *rest = arguments or ("",)
     if first == "help":
         first, *rest = "--help", *rest
+    elif first not in names and not commands.names_file(arguments) and _is_quick(arguments):
+        return commands.quick_search(_quick_parser().parse_args(arguments), console)
     elif not first or (first.isidentifier() and first not in names):
         unknown = f"unknown command {first!r}{did_you_mean(first, names)}\n" if first else ""
         raise ConfigError(unknown + parser.format_help().rstrip())
@@ -44,6 +48,21 @@ def run_command(arguments: Sequence[str], console: Console) -> int:
         return COMPOSED[first](rest, console)
     parsed = parser.parse_args([first, *rest])
     return int(parsed.run(parsed, console))
+
+
+def _is_quick(arguments: Sequence[str]) -> bool:
+    """Whether a line names models and tasks, or models alone, instead of an experiment."""
+    words = [text for text in arguments if not text.startswith("-")]
+    bare = [text for text in words if "=" not in text and not text.startswith(("+", "~"))]
+    options = {text.partition("=")[0] for text in arguments}
+    return bool(options.intersection(QUICK)) or (len(bare) == len(words) > 1)
+
+
+def _quick_parser() -> argparse.ArgumentParser:
+    parser = _Parser("evomerge", description="Search for the best merge; everything that is not given is chosen.")
+    _add_quick(parser)
+    parser.add_argument("--merged", type=Path, metavar="DIR", help="also write the merged model there at the end")
+    return parser
 
 
 def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
@@ -57,6 +76,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     parser.add_argument("--version", action="version", version=f"evomerge {__version__}")
     added = parser.add_subparsers(metavar="COMMAND", title="commands (search, where none is named)")
     _add_search(added.add_parser("search", help="search, resume or finish an experiment"))
+    _add_init(added.add_parser("init", help="write the experiment file that BASE EXPERT… --tasks … would run"))
     _add_check(added.add_parser("check", help="everything that can be known before weights are read"))
     _add_merge(added.add_parser("merge", help="build the model, or one adapter, of a recipe"))
     _add_score(added.add_parser("score", help="lm-eval's table of a model or a recipe, by the scoring engine"))
@@ -66,9 +86,33 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
 
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
-    words = "+experiment=NAME chooses conf/experiment/NAME.yaml, yours in ./conf or the package's; key=value sets a key"
+    words = (
+        "+experiment=NAME chooses conf/experiment/NAME.yaml, yours in ./conf or the package's; FILE.yaml [--out DIR]"
+    )
+    words += " is an experiment file anywhere; key=value sets a key"
     words += " (seed=2, budget.hours=1); group=preset chooses a preset (optimizer=optuna, pool=ray)."
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=f"{words} conf/config.yaml lists every key.")
+
+
+def _add_quick(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "base", metavar="BASE", help="the model that all experts were fine-tuned from: hub id or folder"
+    )
+    parser.add_argument("experts", nargs="*", metavar="EXPERT", help="checkpoints or LoRA adapters: hub ids or folders")
+    parser.add_argument("--tasks", metavar="A,B", action="append", default=[], help="names of lm-eval tasks")
+    words = "a CSV, TSV or JSON file of your questions (question, answer, and choices or a, b, c, …); may be repeated"
+    parser.add_argument("--for", dest="files", metavar="FILE", action="append", default=[], help=words)
+    parser.add_argument("--hours", type=float, metavar="H", help="the time that the whole command may take")
+    parser.add_argument("--items", type=int, metavar="N", help="the items that the search may score")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; by default below runs/")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="another number gives another search")
+
+
+def _add_init(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Choose a configuration as `evomerge BASE EXPERT… --tasks …` does, and write it to edit."
+    _add_quick(parser)
+    parser.add_argument("--name", metavar="NAME", help="write conf/experiment/NAME.yaml, which +experiment=NAME runs")
+    parser.set_defaults(run=commands.init)
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:

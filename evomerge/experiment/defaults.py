@@ -39,9 +39,11 @@ def prepare_run(config: Mapping[str, Any] | str | Path, folder: str | Path | Non
 def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration over the defaults of conf/config.yaml and its presets.
 
-    A section that names its optimizer, pool or tracker gets the defaults of that one.
+    A section that names its optimizer, pool or tracker gets the defaults of that one, and so does an entry `override
+    /optimizer: slope` of Hydra's defaults list.
     """
     conf = project_path("conf")
+    given, chosen = _chosen_presets(given)
     top = _read(conf / "config.yaml")
     presets = {key: name for entry in top["defaults"] if isinstance(entry, dict) for key, name in entry.items()}
     found = {key: value for key, value in top.items() if key not in HYDRA_KEYS}
@@ -49,9 +51,27 @@ def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
         if not group.startswith("override "):
             section = given.get(group)
             named = section.get("name", preset) if isinstance(section, Mapping) else preset
+            named = chosen.get(group, named)
             path = conf / group / f"{named}.yaml"
             found[group] = _read(path if path.is_file() else conf / group / f"{preset}.yaml")
     return _merged(found, given)
+
+
+def _chosen_presets(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The configuration without a defaults list, and the presets that the list chooses: group → name."""
+    chosen = {key: str(name) for entry in given.get("defaults", ()) for key, name in entry.items()}
+    return {key: value for key, value in given.items() if key != "defaults"}, {
+        key.removeprefix("override /"): name for key, name in chosen.items()
+    }
+
+
+def _needs_hydra(plain: Mapping[str, Any], text: str) -> bool:
+    """Whether a file uses a resolver of the command line, or a defaults list that does more than choosing presets."""
+    entries = plain.get("defaults", [])
+    simple = isinstance(entries, list) and all(
+        isinstance(entry, dict) and all(str(key).startswith("override /") for key in entry) for entry in entries
+    )
+    return not simple or HYDRA_RESOLVER.search(text) is not None
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -64,7 +84,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(plain, dict):
         raise ConfigError(f"{path}: not a mapping of keys; give a configuration file")
-    if "defaults" in plain or HYDRA_RESOLVER.search(path.read_text(encoding="utf-8")):
+    if _needs_hydra(plain, path.read_text(encoding="utf-8")):
         name = path.stem
         raise ConfigError(f"{path}: Hydra has to compose it; use the command line: evomerge +experiment={name}")
     return plain

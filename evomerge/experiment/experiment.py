@@ -64,6 +64,10 @@ class Experiment:
         self.pool_name = config.chosen("pool", "local")
         check_device(config.model.device, is_local=self.pool_name == "local")
 
+    def check(self) -> None:
+        """Make the parts of which one may be wrong; no weight is read."""
+        _ = self.space, self.scorer, self.optimizer(), self.baselines, self.item_losses
+
     @cached_property
     def base(self) -> ModelRef:
         """The base's reference; a hub model at the commit that is read."""
@@ -118,7 +122,8 @@ class Experiment:
     def objective(self) -> Objective:
         """What the search maximises, and the floors that it keeps."""
         labels = tuple(self.experts), tuple(self.baselines)
-        return Objective(self.scorer.plan.weights, *labels, **self.config.objective)
+        plan = self.scorer.plan
+        return Objective(plan.weights, *labels, plan.generating, tuple(plan.aggregates), **self.config.objective)
 
     @cached_property
     def scorer(self) -> LMEvalScorer:

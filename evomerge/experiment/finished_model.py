@@ -70,8 +70,11 @@ def _tasks(config: ScoreConfig, loader: TaskLoader) -> list[str | dict[str, Any]
     tasks: list[str | dict[str, Any]] = []
     with silence_lm_eval():
         for entry in read_tasks(listed, SLICES):
-            loader.load(entry)
-            tasks.append(entry.name if entry.spec is None else {**entry.spec, "task": entry.name})
+            if entry.score or entry.aggregate:
+                raise ConfigError(
+                    f"tasks: {entry.name}: this table has lm-eval's metrics only; drop score and aggregate"
+                )
+            tasks.append(loader.load_spec(entry))
     return tasks
 
 

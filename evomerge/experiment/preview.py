@@ -1,6 +1,5 @@
 """The description of a search that `check` prints: models, placement, space, budget, tasks and the run's folder."""
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from evomerge.ledger import refuse_other_search
 from evomerge.merging import PREFETCH_DEPTH, choose_placement, memory_need
 from evomerge.models import resolve_device
 from evomerge.paths import LEDGER
-from evomerge.scoring import SLICES
+from evomerge.scoring import SLICES, Plan, task_of
 from evomerge.searching import ledger_header, uses_races
 
 SHOWN = 6
@@ -32,9 +31,9 @@ def describe(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
 def _models(experiment: Experiment) -> Iterator[str]:
     family = experiment.family
     shapes = family.base.skeleton.parameters
-    total = sum(map(math.prod, shapes.values()))
     stacks = ", ".join(f"{layers} layers in {stack}" for stack, layers in family.layout.stacks.items())
-    yield f"base      {experiment.base}: {total / 1e6:.1f}M parameters, {len(shapes)} tensors, {stacks}"
+    size = f"{family.base.parameter_count / 1e6:.1f}M parameters"
+    yield f"base      {experiment.base}: {size}, {len(shapes)} tensors, {stacks}"
     for label, ref in experiment.experts.items():
         maker = family.trained_on(ref)
         origin = f", an adapter trained on {maker}" if maker else ""
@@ -80,7 +79,7 @@ def _search(experiment: Experiment) -> Iterator[str]:
         slopes = ", ".join(space.slope_genes)
         yield f"descent   {len(items)} items of the search slice have a loss; genes with a slope: {slopes}"
     raced = uses_races(experiment.objective, race)
-    why = "" if experiment.objective.single_score else ": a front or floors need every item"
+    why = "" if experiment.objective.single_score else ": a front, floors or a corpus-level metric need every item"
     wider = " or more, as the budget allows" if race.can_widen and budget.limits_items else ""
     yield f"race      {race}{wider}" if raced else f"race      off{why}"
 
@@ -88,14 +87,26 @@ def _search(experiment: Experiment) -> Iterator[str]:
 def _scoring(experiment: Experiment) -> Iterator[str]:
     plan = experiment.scorer.plan
     yield f"tasks     {', '.join(f'{task} × {weight:g}' for task, weight in plan.weights.items())}"
+    if functions := experiment.scorer.functions:
+        yield f"scores    by {', '.join(functions)}, tried on sample answers"
     yield f"objective {experiment.objective}"
     for name in SLICES:
         batches = [found for chunk in plan.chunks[name] if (found := experiment.work[chunk.id].batches)]
         tokens = f", {sum(found.tokens for found in batches)} tokens a candidate" * bool(batches)
         yield f"slice     {name}: {len(plan.items(name))} items in {len(plan.chunks[name])} chunks{tokens}"
+    for item in _first_items(plan):
+        lines = experiment.scorer.show_item(item)
+        yield f"item      {lines[0]}"
+        yield from (f"          {line}" for line in lines[1:])
     if experiment.used_items:
         count = experiment.scorer.withheld
         yield f"init      was chosen by {count} of the documents; select and holdout are drawn from the others"
+
+
+def _first_items(plan: Plan) -> list[str]:
+    """An item of each task, of the search slice where it has one."""
+    items = [item for name in SLICES for item in plan.items(name)]
+    return list({task_of(item): item for item in reversed(items)}.values())[::-1]
 
 
 def _folder(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> Iterator[str]:

@@ -10,7 +10,7 @@ import yaml
 
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
-from evomerge.ledger import Ledger
+from evomerge.ledger import Ledger, refuse_other_search
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT, refuse_unfinished
 from evomerge.recipes import Recipe, load_recipe
 from evomerge.searching import Candidate, Evaluator
@@ -49,8 +49,13 @@ def open_run(folder: Path) -> tuple[Experiment, Recipe, dict[str, Any]]:
 
 
 def replay_run(folder: Path) -> Iterator[Replayed]:
-    """Rebuild the winner and score it again on every slice; yields the fingerprint, then each score."""
+    """Rebuild the winner and score it again on every slice; yields the fingerprint, then each score.
+
+    RunError where a scoring function of the user's has changed.
+    """
     experiment, recipe, result = open_run(folder)
+    if functions := experiment.scorer.functions:
+        refuse_other_search(folder / LEDGER, {"functions": functions})
     candidate = Candidate.of("winner", recipe)
     pool = experiment.pool(experiment.worker_spec())
     scratch = folder / "replay.partial"
@@ -65,8 +70,7 @@ def replay_run(folder: Path) -> Iterator[Replayed]:
         yield Replayed("fingerprint", result["fingerprint"], pool.fingerprint(recipe))
         for name, score in result["rows"][-1]["scores"].items():
             evaluator.evaluate([candidate], name)
-            means = evaluator.plan.by_task(evaluator.item_scores(candidate.key, name))
-            fitness = experiment.objective.fitness(means, recorded.baseline_means(name))
+            fitness = experiment.objective.fitness(evaluator.means(candidate.key, name), recorded.baseline_means(name))
             yield Replayed(f"score on {name}", score, fitness.score)
     finally:
         pool.close()

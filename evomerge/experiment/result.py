@@ -1,5 +1,6 @@
 """A finished run as a value: its rows, its recipe, its figures."""
 
+import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.errors import RunError
 from evomerge.paths import RECIPE, RESULT, refuse_unfinished
 from evomerge.recipes import Recipe, load_recipe
+from evomerge.report import standing_row
 
 if TYPE_CHECKING:
     import pandas
@@ -48,6 +50,11 @@ class Result:
         return str(self.document["verdict"])
 
     @property
+    def winner_is(self) -> list[str]:
+        """The labels of the baselines that are the winner itself, as a recipe or as weights; empty for a new merge."""
+        return [twin["label"] for twin in self.document.get("winner_is", ())]
+
+    @property
     def best_baseline(self) -> str:
         """The label of the best baseline on holdout."""
         return str(self.document["best_baseline"])
@@ -56,11 +63,12 @@ class Result:
     def rows(self) -> list[dict[str, Any]]:
         """A flat row for each baseline, then the winner: label, role, a score for each slice, and for each task.
 
-        Task scores are on holdout and named `holdout/TASK`; a score is None where the model could not be scored.
+        Task scores are on holdout and named `holdout/TASK`, lengths of answers `holdout/TASK.tokens`; a score is None
+        where the model could not be scored.
         """
         return [
             {"label": row["label"], "role": row["role"], **row["scores"]}
-            | {f"holdout/{task}": score for task, score in row["tasks"].items()}
+            | {f"holdout/{name}": value for name, value in (row["tasks"] | row.get("lengths", {})).items()}
             for row in self.document["rows"]
         ]
 
@@ -69,6 +77,10 @@ class Result:
         import pandas
 
         return pandas.DataFrame(self.rows).set_index("label")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the line of `str`, and the rows as a table."""
+        return f"<p>{html.escape(str(self))}</p>{self.to_pandas().to_html(float_format='{:.3f}'.format)}"
 
     def save_figures(self, out: str | Path) -> list[Path]:
         """Write the search curve and the holdout bars as PNG and SVG; ConfigError without matplotlib."""
@@ -84,5 +96,7 @@ class Result:
     def __str__(self) -> str:
         """The winner and what it is worth, in one line."""
         winner = self.rows[-1]
+        if itself := standing_row(self.document):
+            return f"{self.folder}: nothing better was found: the winner is {itself}, {winner['holdout']} on holdout"
         verdict = f"verdict against the best baseline ({self.best_baseline}): {self.verdict}"
         return f"{self.folder}: {winner['label']} has {winner['holdout']} on holdout; {verdict}"

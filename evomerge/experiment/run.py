@@ -12,15 +12,18 @@ from rich.console import Console
 
 from evomerge.atomic import write_atomically
 from evomerge.environment import machine, versions
+from evomerge.experiment.baseline_check import BaselineCheck
 from evomerge.experiment.best_recipe import BestRecipe
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
-from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses
+from evomerge.experiment.run_log import run_log
+from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses, describe_twins, same_weights
 from evomerge.ledger import Ledger
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
 from evomerge.recipes import dump_recipe
 from evomerge.report import Display, comparison_table, result_table, write_report
 from evomerge.searching import Evaluator, Leaderboard, RemainingBudget, SearchCallback, ledger_header, search
+from evomerge.trackers import Tracker
 from evomerge.workers import pools
 
 log = logging.getLogger(__name__)
@@ -30,35 +33,58 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
     """Search, or continue the search of this folder, and return what result.json holds."""
     start = time.monotonic()
     experiment = from_config(config, folder)
-    # These raise for everything that can be wrong before weights are read.
-    space, scorer, optimizer = experiment.space, experiment.scorer, experiment.optimizer()
-    baselines, losses, section = experiment.baselines, experiment.item_losses, experiment.config
-    ledger = _open_ledger(experiment, config, folder)
-    display = Display(console, section.budget.evaluations)
-    pool, tracker = pools.LazyPool(lambda: _start(experiment, display)), experiment.tracker(folder, config)
-    try:
-        with display:
-            evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
-            remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), start)
-            display.show_time_left(remaining.seconds_left)
-            callbacks: list[SearchCallback] = [display, BestRecipe(folder / RECIPE, evaluator), tracker]
-            slopes = experiment.slopes(pool, ledger) if losses else None
-            board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race, slopes)
-            display.show_phase("finalise")
-            labels = {ref: label for label, ref in experiment.experts.items()}
-            result = Finaliser(evaluator, board, baselines, section.finalise, section.seed).run(space, labels)
-            writer = RecipeWriter(folder, experiment.frozen, experiment.family.hashes(), pool.fingerprint)
-            fingerprint = writer.write(result)
-        document = result.as_dict() | {"layers": experiment.family.layout.layers}
-        document |= _record(board, evaluator, ledger, fingerprint, remaining.spent, time.monotonic() - start)
-        write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
-        tracker.finish(document)
-    finally:
-        pool.close()
-        ledger.close()
-        tracker.close()
+    with run_log(folder), Display(console, experiment.config.budget.evaluations) as display:
+        display.show_phase("tasks, models")
+        # These raise for everything that can be wrong before weights are read.
+        experiment.check()
+        display.show_phase("hashes")
+        ledger = _open_ledger(experiment, config, folder)
+        pool, tracker = pools.LazyPool(lambda: _start(experiment, display)), experiment.tracker(folder, config)
+        try:
+            document, board = _search(experiment, folder, display, ledger, pool, tracker, start)
+            write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
+            tracker.finish(document)
+        finally:
+            pool.close()
+            ledger.close()
+            tracker.close()
     _report(console, folder, document, board)
     return document
+
+
+def _search(
+    experiment: Experiment,
+    folder: Path,
+    display: Display,
+    ledger: Ledger,
+    pool: pools.Pool,
+    tracker: Tracker,
+    start: float,
+) -> tuple[dict[str, Any], Leaderboard]:
+    """Search, finalise and freeze; what result.json holds, and the candidates of the search."""
+    space, scorer, baselines, section = experiment.space, experiment.scorer, experiment.baselines, experiment.config
+    evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
+    remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), start)
+    display.show_time_left(remaining.seconds_left)
+    check = BaselineCheck(evaluator, scorer.chances("search"), display.print_line)
+    callbacks: list[SearchCallback] = [display, check, BestRecipe(folder / RECIPE, evaluator), tracker]
+    slopes = experiment.slopes(pool, ledger) if experiment.item_losses else None
+    display.show_phase("baselines")
+    optimizer = experiment.optimizer()
+    board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race, slopes)
+    remaining.end_search()
+    labels = {ref: label for label, ref in experiment.experts.items()}
+    finaliser = Finaliser(evaluator, board, baselines, section.finalise, section.seed, display.show_phase)
+    result = finaliser.run(space, labels)
+    display.show_phase("recipe")
+    writer = RecipeWriter(folder, experiment.frozen, experiment.family.hashes(), pool.fingerprint)
+    fingerprint = writer.write(result)
+    suspects = same_weights(result.suspects, fingerprint, pool.fingerprint, folder / RESULT)
+    twins = describe_twins(result.twins(fingerprint, suspects), experiment.experts)
+    document = result.as_dict() | {"layers": experiment.family.layout.layers}
+    document |= {"winner_is": twins, "suspects": suspects, "task_warnings": check.warnings}
+    document |= _record(board, evaluator, ledger, fingerprint, remaining.spent, time.monotonic() - start)
+    return document, board
 
 
 def _open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> Ledger:
@@ -86,10 +112,11 @@ def _warn_of_other_versions(ledger: Ledger) -> None:
 def _start(experiment: Experiment, display: Display) -> pools.Pool:
     """Prepare the methods' tables, then start the workers."""
     spec = experiment.worker_spec()  # raises for a prompt that does not fit the model, before anything is prepared
-    for done, total in experiment.prepare():
-        display.show_preparation(done, total)
-    display.show_phase("baselines")
-    return experiment.pool(spec)
+    with display.phase("prepare"):
+        for done, total in experiment.prepare():
+            display.show_preparation(done, total)
+    with display.phase("load model"):
+        return experiment.pool(spec)
 
 
 def _record(

@@ -1,16 +1,18 @@
 """Selects the winner of a search on `select` and compares it with every baseline on `holdout`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from evomerge.errors import RunError
 from evomerge.finalise.config import FinaliseConfig
 from evomerge.finalise.findings import Findings, ParetoFront
+from evomerge.finalise.resampling import Resampler, compare_resampled
 from evomerge.finalise.rows import Row
 from evomerge.finalise.sensitivity import measure_sensitivity
 from evomerge.finalise.simplification import Simplification, eliminate_backward
 from evomerge.finalise.statistics import PairedTest, compare
+from evomerge.finalise.twins import find_suspects
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.scoring import SLICES, task_of
 from evomerge.searching import (
@@ -26,7 +28,10 @@ from evomerge.space import SearchSpace
 
 
 class Finaliser:
-    """Selects the winner of a finished search and compares it with the baselines; `run` does all of it."""
+    """Selects the winner of a finished search and compares it with the baselines; `run` does all of it.
+
+    `show_phase` gets the name of each step as it begins.
+    """
 
     def __init__(
         self,
@@ -35,8 +40,10 @@ class Finaliser:
         baselines: Mapping[str, Recipe],
         config: FinaliseConfig,
         seed: int,
+        show_phase: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._evaluator, self._board, self._config, self._seed = evaluator, board, config, seed
+        self._show_phase = show_phase
         self._baselines = [Candidate.of(label, recipe) for label, recipe in baselines.items()]
         self._scored_baselines = [c for c in self._baselines if evaluator.error(c.key, "search") is None]
 
@@ -47,15 +54,20 @@ class Finaliser:
         `select`.
         """
         evaluator, config = self._evaluator, self._config
+        self._show_phase("finalists")
         finalists = self._finalists(space)
+        self._show_phase("select")
         evaluator.evaluate(finalists, "select")
         while True:
             members = self._front_members(finalists)
             winner = self._winner(finalists, members)
+            self._show_phase("simplify")
             simplification = eliminate_backward(evaluator, winner, config.simplify, labels) if config.simplify else None
+            self._show_phase("cloud")
             sensitivity = measure_sensitivity(evaluator, winner, space.decode, config.cloud, config.radius, self._seed)
             on_holdout = [winner, *self._scored_baselines, *members]
             on_holdout += [simplification.candidate] if simplification else []
+            self._show_phase("holdout")
             evaluator.record_slice_use("holdout", [candidate.key for candidate in on_holdout])
             evaluator.evaluate(on_holdout, "holdout")
             if evaluator.error(winner.key, "holdout") is None:
@@ -122,28 +134,38 @@ class Finaliser:
         winner_label = next((c.label for c in self._baselines if c.key == winner.key), "winner")
         rows.append(self._row(winner, "winner", winner_label))
         others = [c for c in self._scored_baselines if c.key != winner.key]
-        items = {c.label: evaluator.objective_items(c.key, "holdout") for c in others}
+        levels = evaluator.objective.floors(evaluator.baseline_means("holdout"))
+        lengths = evaluator.objective.lengths
         return Findings(
             winner,
             best_baseline.label,
             tuple(rows),
-            self._comparisons(winner, {label: scores for label, scores in items.items() if scores}),
+            self._comparisons(winner, {c.label: c.key for c in others}),
             _generalisation_gap(rows),
-            evaluator.objective.floors(evaluator.baseline_means("holdout")),
+            {name: level for name, level in levels.items() if name not in lengths},
+            {name: -level for name, level in levels.items() if name in lengths},
+            suspects=find_suspects(evaluator, winner, self._scored_baselines),
         )
 
-    def _comparisons(self, winner: Candidate, others: Mapping[str, Mapping[str, float]]) -> tuple[PairedTest, ...]:
-        winner_items = self._evaluator.objective_items(winner.key, "holdout")
-        return compare(winner_items, others, self._evaluator.objective.weights, task_of, self._seed)
+    def _comparisons(self, winner: Candidate, others: Mapping[str, str]) -> tuple[PairedTest, ...]:
+        """The comparisons with the other models (label → key) that could be scored on holdout."""
+        evaluator = self._evaluator
+        scored = {label: key for label, key in others.items() if evaluator.item_scores(key, "holdout")}
+        if evaluator.objective.corpus_level:
+            resampler = Resampler(evaluator, "holdout", self._seed)
+            others_resampled = {label: resampler.of(key) for label, key in scored.items()}
+            return compare_resampled(resampler.of(winner.key), others_resampled)
+        items = {label: evaluator.objective_items(key, "holdout") for label, key in scored.items()}
+        winner_items = evaluator.objective_items(winner.key, "holdout")
+        return compare(winner_items, items, evaluator.objective.weights, task_of, self._seed)
 
     def _scored_simplification(self, winner: Candidate, simplification: Simplification) -> Simplification:
         """The simplification with its row and its difference to the winner, if it took a step and was scored."""
-        items = self._evaluator.objective_items(simplification.candidate.key, "holdout")
-        if not simplification.steps or not items:
+        comparisons = self._comparisons(winner, {"simpler": simplification.candidate.key})
+        if not simplification.steps or not comparisons:
             return simplification
-        (comparison,) = self._comparisons(winner, {"simpler": items})
         row = self._row(simplification.candidate, "simpler")
-        return replace(simplification, row=row, interval=comparison.interval.negated)
+        return replace(simplification, row=row, interval=comparisons[0].interval.negated)
 
     def _scored_front(self, members: Sequence[Candidate]) -> ParetoFront | None:
         """The members that could be scored on holdout, with their rows; None for a single objective."""
@@ -160,9 +182,11 @@ class Finaliser:
 
     def _row(self, candidate: Candidate, role: str, label: str | None = None) -> Row:
         scores = {name: self._evaluator.score(candidate.key, name) for name in SLICES}
-        tasks = self._evaluator.plan.by_task(self._evaluator.item_scores(candidate.key, "holdout"))
+        measures = self._evaluator.means(candidate.key, "holdout")
+        tasks = {task: measures[task] for task in self._evaluator.plan.weights if task in measures}
+        lengths = {name: -measures[name] for name in self._evaluator.objective.lengths if name in measures}
         answers = self._evaluator.answer_counts(candidate.key, "holdout")
-        return Row(label or candidate.label, role, candidate.key, scores, tasks, answers)
+        return Row(label or candidate.label, role, candidate.key, scores, tasks, answers, lengths)
 
 
 def _least_violating(candidates: Sequence[Candidate], violations: Sequence[float]) -> list[Candidate]:

@@ -1,7 +1,7 @@
 """The findings of a finished search, and their form in result.json."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.finalise.rows import Row
@@ -31,7 +31,7 @@ class Findings:
     """The winner, its rows and its comparisons with the baselines on holdout; the winner's row is the last.
 
     `gap` has the mean loss of score from search to holdout for the winner and for the baselines, `floors` the level of
-    each floor on holdout.
+    each floor on holdout, `ceilings` the largest length in tokens of each bound.
     """
 
     winner: Candidate
@@ -40,9 +40,16 @@ class Findings:
     comparisons: tuple[PairedTest, ...]
     gap: Mapping[str, float | None]
     floors: Mapping[str, float]
+    ceilings: Mapping[str, float] = field(default_factory=dict)
     simplification: Simplification | None = None
     sensitivity: Sensitivity | None = None
     front: ParetoFront | None = None
+    suspects: tuple[Candidate, ...] = ()  # baselines with other recipes that score as the winner does on every item
+
+    def twins(self, fingerprint: str, suspects: Mapping[str, str]) -> list[str]:
+        """The labels of the baselines that are the winner itself: by recipe, or by the fingerprints of `suspects`."""
+        same = {label for label, found in suspects.items() if found == fingerprint}
+        return [row.label for row in self.rows[:-1] if row.key == self.winner.key or row.label in same]
 
     @property
     def interval(self) -> ConfidenceInterval:
@@ -85,6 +92,7 @@ class Findings:
             "truncated_more": list(self.truncated_more),
             "gap": dict(self.gap),
             "floors": dict(self.floors),
+            "ceilings": dict(self.ceilings),
             "simpler": self.simplification and _simplification(self.simplification),
             "sensitivity": self.sensitivity and _sensitivity(self.sensitivity),
             "front": self.front and _front(self.front),

@@ -11,7 +11,7 @@ class Row:
     """The scores of one model; `scores` by slice are NaN where the model failed.
 
     `role` is baseline, winner, simpler (the simplified winner) or member (of the Pareto front). `tasks` holds the task
-    means on holdout, `answers` the counts of the answers generated there.
+    means on holdout, `lengths` the lengths in tokens that the objective uses, `answers` counts of generated answers.
     """
 
     label: str
@@ -20,9 +20,17 @@ class Row:
     scores: Mapping[str, float]
     tasks: Mapping[str, float]
     answers: Mapping[str, int] = field(default_factory=dict)
+    lengths: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The row as JSON values; a failure is null."""
         scores = {name: None if math.isnan(score) else score for name, score in self.scores.items()}
-        row = {"label": self.label, "role": self.role, "key": self.key, "scores": scores, "tasks": dict(self.tasks)}
+        row: dict[str, Any] = {
+            "label": self.label,
+            "role": self.role,
+            "key": self.key,
+            "scores": scores,
+            "tasks": dict(self.tasks),
+        }
+        row |= {"lengths": dict(self.lengths)} if self.lengths else {}
         return {**row, "answers": dict(self.answers)} if self.answers else row

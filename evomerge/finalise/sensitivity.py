@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evomerge.finalise.resampling import ResampledDifference, Resampler
 from evomerge.finalise.statistics import ConfidenceInterval, PairedScores, bootstrap
 from evomerge.optimizers import Vector
 from evomerge.recipes import Recipe
@@ -45,17 +46,24 @@ def measure_sensitivity(
     The winner was selected by its score on these items, so its score is biased upwards. A flat optimum may therefore
     look slightly sloped, but a sloped optimum does not look flat.
     """
-    winner_items = evaluator.objective_items(winner.key, "select")
-    if winner.vector is None or not count or not winner_items:
+    if winner.vector is None or not count or not evaluator.item_scores(winner.key, "select"):
         return None
     candidates = [
         Candidate.of(f"cloud/{place}", decode(point))
         for place, point in enumerate(points_around(winner.vector, count, radius, seed))
     ]
     evaluator.evaluate(candidates, "select")
-    scored = [items for c in candidates if (items := evaluator.objective_items(c.key, "select"))]
-    if not scored:
+    keys = [candidate.key for candidate in candidates if evaluator.item_scores(candidate.key, "select")]
+    if not keys:
         return None
+    if evaluator.objective.corpus_level:
+        resampler = Resampler(evaluator, "select", seed)
+        own, points = resampler.of(winner.key), [resampler.of(key) for key in keys]
+        around = [point.score - own.score for point in points]
+        interval = ResampledDifference.of(points, own).interval()
+        return Sensitivity(radius, len(keys), interval, min(around), max(around))
+    winner_items = evaluator.objective_items(winner.key, "select")
+    scored = [evaluator.objective_items(key, "select") for key in keys]
     weights = evaluator.objective.weights
     mean = {item: sum(items[item] for items in scored) / len(scored) for item in winner_items}
     interval = bootstrap(PairedScores.of(mean, winner_items, weights, task_of), seed=seed)

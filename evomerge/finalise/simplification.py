@@ -6,11 +6,14 @@ from itertools import zip_longest
 from typing import Literal
 
 from evomerge import methods
+from evomerge.finalise.resampling import ResampledDifference, Resampler
 from evomerge.finalise.rows import Row
 from evomerge.finalise.statistics import ConfidenceInterval, PairedScores
 from evomerge.recipes import FilteredValue, ModelRef, Recipe, Scalar, Setting, Settings, Slice, Source, simplify_setting
 from evomerge.scoring import task_of
 from evomerge.searching import Candidate, Evaluator
+
+DRAWS = 200  # resamples for a standard error
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,20 @@ def _candidate(step: Step, candidate: Candidate) -> Candidate:
 
 def _is_as_good(evaluator: Evaluator, candidate: Candidate, winner: Candidate) -> bool:
     """Whether a candidate scores as well as the winner within noise and does not violate the floors more."""
-    scores, winner_scores = (evaluator.objective_items(c.key, "select") for c in (candidate, winner))
-    if not scores:
+    if not evaluator.item_scores(candidate.key, "select"):
         return False
     violation, winner_violation = (evaluator.fitness(c.key, "select").violation for c in (candidate, winner))
-    paired = PairedScores.of(scores, winner_scores, evaluator.objective.weights, task_of)
+    paired = _paired(evaluator, candidate.key, winner.key)
     return violation <= winner_violation and paired.difference >= -paired.standard_error
+
+
+def _paired(evaluator: Evaluator, first: str, second: str) -> PairedScores | ResampledDifference:
+    """The difference of two candidates on `select`, with its standard error."""
+    if evaluator.objective.corpus_level:
+        resampler = Resampler(evaluator, "select", seed=0, draws=DRAWS)
+        return ResampledDifference.of([resampler.of(first)], resampler.of(second))
+    scores, other_scores = (evaluator.objective_items(key, "select") for key in (first, second))
+    return PairedScores.of(scores, other_scores, evaluator.objective.weights, task_of)
 
 
 def _without_expert(recipe: Recipe, model: ModelRef | None) -> Recipe:

@@ -80,7 +80,7 @@ class Significance:
     """A two-sided p-value and the test that gave it; not `exact` if the test drew random signs."""
 
     p: float
-    test: Literal["McNemar", "sign flips"]
+    test: Literal["McNemar", "sign flips", "bootstrap"]
     exact: bool
 
 

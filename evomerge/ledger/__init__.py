@@ -11,7 +11,14 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.ledger.ledger import Ledger, Rechunking, SlopePrice
-    from evomerge.ledger.reading import complete_scores, plan_of, read_trials, refuse_other_search
+    from evomerge.ledger.reading import (
+        chunks_of,
+        complete_scores,
+        lengths_of,
+        plan_of,
+        read_trials,
+        refuse_other_search,
+    )
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -19,7 +26,9 @@ __all__ = [
     "Ledger",
     "Rechunking",
     "SlopePrice",
+    "chunks_of",
     "complete_scores",
+    "lengths_of",
     "plan_of",
     "read_trials",
     "refuse_other_search",

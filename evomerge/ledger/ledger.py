@@ -24,11 +24,12 @@ SCHEMA = 1
 class Trial:
     """The recorded results of one recipe: its scores or its failure, chunk by chunk."""
 
-    scores: dict[str, list[float]] = field(default_factory=dict)  # chunk id → one score per item, in chunk order
+    scores: dict[str, list[Any]] = field(default_factory=dict)  # chunk id → one score per item, in chunk order
     errors: dict[str, str] = field(default_factory=dict)  # chunk id → why the candidate could not be scored on it
     answers: dict[str, dict[str, int]] = field(default_factory=dict)  # chunk id → counts of generated answers
     seconds: float = 0.0
     items: int = 0  # items that were scored, each counted when its chunk was scored
+    lengths: dict[str, list[float | None]] = field(default_factory=dict)  # chunk id → tokens of each item's answers
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Add a line of scores or of a failure; scores replace an earlier failure on the same chunk."""
@@ -37,6 +38,8 @@ class Trial:
             return
         self.scores[line["chunk"]] = line["scores"]
         self.items += len(line["scores"])
+        if "tokens" in line:
+            self.lengths[line["chunk"]] = line["tokens"]
         if "answers" in line:
             self.answers[line["chunk"]] = line["answers"]
         self.errors.pop(line["chunk"], None)
@@ -52,9 +55,18 @@ class Trial:
         if failed:
             self.errors = {**{chunk: failed[0] for chunk in new if chunk not in self.scores}, **self.errors}
         elif all(chunk in self.scores for chunk in old):
-            pairs = (zip(items, self.scores[chunk], strict=True) for chunk, items in old.items())
-            known = {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
-            self.scores = {**{chunk: [known[item] for item in items] for chunk, items in new.items()}, **self.scores}
+            self.scores = {**_regrouped(self.scores, old, new), **self.scores}
+            if all(chunk in self.lengths for chunk in old):
+                self.lengths = {**_regrouped(self.lengths, old, new), **self.lengths}
+
+
+def _regrouped(
+    values: Mapping[str, list[Any]], old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]]
+) -> dict[str, list[Any]]:
+    """The values of the `new` chunks, from those of the `old` ones."""
+    pairs = (zip(items, values[chunk], strict=True) for chunk, items in old.items())
+    known = {item: value for chunk_pairs in pairs for item, value in chunk_pairs}
+    return {chunk: [known[item] for item in items] for chunk, items in new.items()}
 
 
 @dataclass(frozen=True)
@@ -127,17 +139,21 @@ class Ledger:
         self,
         key: str,
         chunk: str,
-        scores: list[float],
+        scores: list[Any],
         seconds: float,
         recipe: Mapping[str, Any],
         answers: Mapping[str, int] | None = None,
+        tokens: Sequence[float | None] | None = None,
     ) -> None:
         """Record the scores of one chunk in item order, the seconds that they took, and counts of generated answers.
 
+        `tokens` has the length of each item's answers, None for an item without a generated one.
+
         The recipe's document is written only with the first line of its key.
         """
-        line = {"key": key, "chunk": chunk, "scores": scores, "seconds": round(seconds, 4)}
-        self._record({**line, "answers": dict(answers)} if answers else line, recipe)
+        line: dict[str, Any] = {"key": key, "chunk": chunk, "scores": scores, "seconds": round(seconds, 4)}
+        line |= {"answers": dict(answers)} if answers else {}
+        self._record({**line, "tokens": list(tokens)} if tokens else line, recipe)
 
     def append_failure(self, key: str, chunk: str, reason: str, recipe: Mapping[str, Any]) -> None:
         """Record that a candidate could not be built or scored on a chunk; a resumed search does not try it again."""

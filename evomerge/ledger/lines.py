@@ -15,9 +15,9 @@ from evomerge.errors import RunError
 from evomerge.notices import warn_once
 
 Line = dict[str, Any]
-HEADER_KEYS = ("schema", "config", "models", "chunks", "items")  # what identifies a search
+HEADER_KEYS = ("schema", "config", "models", "functions", "chunks", "items")  # what identifies a search
 KEYS = {  # kind of line → its keys; the kind is the key that only lines of this kind have
-    "scores": ("key", "chunk", "scores", "seconds", "recipe", "answers"),
+    "scores": ("key", "chunk", "scores", "seconds", "recipe", "answers", "tokens"),
     "error": ("key", "chunk", "error", "recipe"),
     "look": ("look", "keys"),
     "stop": ("stop",),
@@ -158,7 +158,7 @@ class _LineFilter:
 def _subject_and_content(kind: str, line: Line) -> tuple[str, Any]:
     """What identifies a line, and what may not differ between two lines of the same identity."""
     if kind == "scores":
-        return json.dumps([kind, line["key"], line["chunk"]]), line["scores"]
+        return json.dumps([kind, line["key"], line["chunk"]]), [line["scores"], line.get("tokens")]
     if kind == "error":
         return json.dumps([kind, line["key"], line["chunk"], line["error"]]), None
     if kind in ("most", "deal", "price"):
@@ -194,7 +194,16 @@ def _shape_problem(kind: str, line: Line) -> str | None:
 
 
 def _are_scores(line: Line) -> bool:
-    return _are_numbers([line.get("seconds")]) and _are_numbers(line["scores"])
+    """Whether each item has a score, or a value of a corpus-level metric, and lengths of answers fit the items."""
+    scores, tokens = line["scores"], line.get("tokens")
+    right = _are_numbers([line.get("seconds")]) and isinstance(scores, list)
+    right = right and all(_is_score(score) for score in scores)
+    lengths = isinstance(tokens, list) and len(tokens) == len(scores)
+    return right and (tokens is None or (lengths and _are_numbers([one for one in tokens if one is not None])))
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, list | dict) or _are_numbers([value])
 
 
 def _are_numbers(values: Any) -> bool:

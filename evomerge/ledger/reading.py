@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
+from evomerge.ledger.differences import show_differences
 from evomerge.ledger.lines import HEADER_KEYS, complete_length, read_lines
-from evomerge.scoring import Chunk, Plan
+from evomerge.scoring import Chunk, CorpusMetric, Plan, task_of
 
 DIFFERENT = {
     "config": "another configuration",
     "models": "other weights",
+    "functions": "a scoring function that has changed",
     "chunks": "other items",
     "items": "other prompts or answers",
 }
-MAX_SHOWN = 4  # differences listed in a message
 
 
 def read_trials(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -42,17 +43,36 @@ def chunks_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> 
 def plan_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Plan:
     """The plan of a ledger: all chunks that its scores refer to, and the weights of their tasks."""
     chunks: dict[str, tuple[Chunk, ...]] = {}
-    for chunk, items in chunks_of(header, lines).items():
+    grouped = chunks_of(header, lines)
+    for chunk, items in grouped.items():
         name = chunk.partition("/")[0]
         chunks[name] = (*chunks.get(name, ()), Chunk(chunk, name, tuple(items)))
     tasks = [{"name": task} if isinstance(task, str) else task for task in header["config"]["scorer"]["tasks"]]
-    return Plan(chunks, {task["name"]: float(task.get("weight", 1.0)) for task in tasks})
+    weights = {task["name"]: float(task.get("weight", 1.0)) for task in tasks}
+    generating = {task_of(item) for line in lines for item in lengths_of(line, grouped)}
+    return Plan(chunks, weights, _aggregates(header), tuple(task for task in weights if task in generating))
 
 
-def complete_scores(plan: Plan, lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def _aggregates(header: Mapping[str, Any]) -> dict[str, CorpusMetric]:
+    """Task → its corpus-level metric, found by its name."""
+    named = header.get("aggregates", {}).items()
+    if not named:
+        return {}
+    from evomerge.scoring.tasks import find_aggregate  # it imports lm-eval
+
+    return {task: find_aggregate(one["name"], one["sign"], f"task '{task}': aggregate") for task, one in named}
+
+
+def lengths_of(line: Mapping[str, Any], chunks: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Item → the length of its answers in tokens, of one line of scores."""
+    pairs = zip(chunks[line["chunk"]], line["tokens"], strict=True) if "tokens" in line else ()
+    return {item: length for item, length in pairs if length is not None}
+
+
+def complete_scores(plan: Plan, lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Key → item → score, for every recipe that is scored on all items of the search slice, in any grouping."""
     chunks = {chunk.id: chunk.items for chunk in plan.chunks["search"]}
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, Any]] = {}
     for line in lines:
         if line.get("chunk") in chunks and "scores" in line:
             scores.setdefault(line["key"], {}).update(zip(chunks[line["chunk"]], line["scores"], strict=True))
@@ -74,26 +94,13 @@ def refuse_header_mismatch(path: Path, recorded: Mapping[str, Any], expected: Ma
     expected = json.loads(json.dumps(expected))  # JSON turns keys into strings, as in the file
     for key in HEADER_KEYS:
         if key in expected and recorded.get(key) != expected[key]:
-            other = f"{DIFFERENT.get(key, 'another version')} ({_difference(recorded.get(key), expected[key])})"
-            raise RunError(f"{path}: holds scores of {other}; go back to it, or give the new search another name")
+            other = f"{DIFFERENT.get(key, 'another version')} ({show_differences(recorded.get(key), expected[key])})"
+            raise RunError(f"{path}: holds scores of {other}; go back to it, or {_afresh(path.parent)}")
 
 
-def _difference(old: Any, new: Any) -> str:
-    """The first few keys that differ between two header entries, with both values."""
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return f"{old} → {new}"
-    before, after = _flatten(old), _flatten(new)
-    keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
-    shown = [f"{key}: {before.get(key, 'absent')} → {after.get(key, 'absent')}" for key in keys[:MAX_SHOWN]]
-    return "; ".join(shown) + (f" and {len(keys) - MAX_SHOWN} more" if len(keys) > MAX_SHOWN else "")
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def _afresh(folder: Path) -> str:
+    """How to start the search afresh: the first free name beside the folder of the run, or what to delete."""
+    number = next(n for n in range(2, 10_000) if not folder.with_name(f"{folder.name}-{n}").exists())
+    other = folder.with_name(f"{folder.name}-{number}")
+    given = f"name={other.relative_to('runs')}" if other.is_relative_to("runs") else f"hydra.run.dir={other}"
+    return f"start afresh: add {given} to the command, or delete {folder}"

@@ -3,7 +3,6 @@
 The base is a source too: every candidate is computed from it, so it needs a copy in addition to the live model.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -58,8 +57,7 @@ def plan_placement(need: MemoryNeed, memory: AvailableMemory) -> Mode:
 def memory_need(family: Family, dtype: str) -> MemoryNeed:
     """The sizes of a live model in `dtype` and of all sources, from headers."""
     each = [family.nbytes(name) for name in family.base.destination]
-    parameters = sum(math.prod(shape) for shape in family.base.skeleton.parameters.values())
-    return MemoryNeed(parameters * torch_dtype(dtype).itemsize, sum(each), max(each))
+    return MemoryNeed(family.base.parameter_count * torch_dtype(dtype).itemsize, sum(each), max(each))
 
 
 def available_memory(device: str, model: int) -> AvailableMemory:

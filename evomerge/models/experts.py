@@ -1,5 +1,6 @@
 """A base and a full checkpoint as mappings from destinations in the live model to tensors, for every file layout."""
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -43,6 +44,11 @@ class Base:
         self.copies = {name: self._copies(name) for name in self.destination}
         used = {*self._source.values(), *(copy for copies in self.copies.values() for copy in copies)}
         self.unmerged = tuple(name for name in self.checkpoint if name not in used)
+
+    @property
+    def parameter_count(self) -> int:
+        """The number of weights of the live model, from shapes."""
+        return sum(map(math.prod, self.skeleton.parameters.values()))
 
     def tensor(self, name: str) -> Tensor:
         """The base's tensor of this name; it must not be written to."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from evomerge.report.console import Display
     from evomerge.report.html import write_report
     from evomerge.report.plots import save_figures
-    from evomerge.report.table import comparison_table, result_table
+    from evomerge.report.table import comparison_table, result_table, standing_row
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -21,5 +21,6 @@ __all__ = [
     "comparison_table",
     "result_table",
     "save_figures",
+    "standing_row",
     "write_report",
 ]

@@ -2,27 +2,34 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from evomerge.report.heartbeat import Heartbeat
 from evomerge.searching import Leaderboard
 
-PREPARATION_INTERVAL = 30.0  # seconds between two lines of a long preparation
-
+INTERVAL = 30.0  # seconds after which a line without news says how far a phase is, where there is no bar
 DESCENT_INTERVAL = 10  # steps of a descent between two lines
+NAME_WIDTH = 14  # of the first column of a line
 
 
 class Display:
-    """A callback of the search that prints a line per generation and, on a terminal, a bar for the current one."""
+    """A callback of the search that prints a line per generation and shows how far the current phase is.
 
-    def __init__(self, console: Console, evaluations: int | None) -> None:
+    On a terminal there is a bar. Elsewhere a line is printed whenever `interval` seconds have passed without one, in
+    every phase and also while a single chunk takes longer.
+    """
+
+    def __init__(self, console: Console, evaluations: int | None, interval: float = INTERVAL) -> None:
         self._console = console
         self._max_evaluations = evaluations
-        self._evaluations = self._preparation_lines = self._stopped = 0
+        self._evaluations = self._stopped = 0
         self._seconds_left: Callable[[], float | None] = lambda: None
         self._start = time.monotonic()
+        self._phase, self._done, self._total, self._unit = "start", 0, 0, "chunks"
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -31,22 +38,31 @@ class Display:
         self._progress = Progress(
             *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
         )
-        self._bar = self._progress.add_task("baselines", total=None)
+        self._bar = self._progress.add_task(self._phase, total=None)
+        self._heartbeat = Heartbeat(interval, self._print_state)
 
     def __enter__(self) -> "Display":
         self._progress.start()
+        if not self._console.is_terminal:
+            self._heartbeat.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._heartbeat.stop()
         self._progress.stop()
 
+    def print_line(self, line: str) -> None:
+        """Print a line, above the bar if there is one."""
+        self._heartbeat.reset()
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def show_time_left(self, seconds_left: Callable[[], float | None]) -> None:
-        """Show the time left after each generation; `seconds_left` returns None while it is unknown."""
+        """Show the time left in each line; `seconds_left` returns None while it is unknown."""
         self._seconds_left = seconds_left
 
     def work(self, done: int, total: int) -> None:
-        """Update the bar to `done` of `total` chunks."""
-        self._progress.update(self._bar, completed=done, total=total)
+        """Show `done` of `total` chunks."""
+        self._show(done, total, "chunks")
 
     def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
         """Print the line of a generation; generation 0 is the baselines."""
@@ -54,49 +70,65 @@ class Display:
         scored = [score for score in scores if not math.isnan(score)]
         ranked = board.ranked()
         best, best_score = ranked[0] if ranked else (None, math.nan)
-        name = f"generation {number:3d}" if number else "baselines     "
+        name = f"generation {number:3d}" if number else "baselines"
         mean = sum(scored) / len(scored) if scored else math.nan
         limit = "" if self._max_evaluations is None else f"/{self._max_evaluations}"
-        self._console.print(
-            f"{name}  best {best_score:.4f} ({best.label if best else '-'})"
+        self.print_line(
+            f"{name:<{NAME_WIDTH}}  best {best_score:.4f} ({best.label if best else '-'})"
             f"  this generation {max(scored, default=math.nan):.4f}"
             f" mean {mean:.4f}  {self._evaluations}{limit} evaluations"
-            f"  {'  '.join(self._notes(board, failed=len(scores) - len(scored)))}",
-            highlight=False,
-            soft_wrap=True,
+            f"  {'  '.join(self._notes(board, failed=len(scores) - len(scored)))}"
         )
-        self._progress.update(self._bar, description=f"generation {number + 1}", completed=0, total=None)
+        self.show_phase(f"generation {number + 1:3d}")
 
     def descent(self, step: int, loss: float) -> None:
-        """Show a step of a descent at the bar; every tenth is a line where there is no bar."""
-        self._progress.update(self._bar, description=f"descent, loss {loss:.4f}", completed=step, total=None)
+        """Show a step of a descent; every tenth is a line where there is no bar."""
+        self._phase = "descent"
+        self._show(step, 0, "steps", f"descent, loss {loss:.4f}")
         if step % DESCENT_INTERVAL == 1 and not self._console.is_terminal:
-            elapsed = _duration(time.monotonic() - self._start)
-            self._console.print(f"descent {step:6d}  loss {loss:.4f}  {elapsed}", highlight=False)
+            self.print_line(f"descent {step:6d}  loss {loss:.4f}  {self._clock()}")
 
     def show_preparation(self, done: int, total: int) -> None:
-        """Update the bar to `done` of `total` prepared tensors; without a bar, print a line every 30 seconds."""
-        self._progress.update(self._bar, description="prepare, tensors", completed=done, total=total)
-        due = time.monotonic() - self._start > PREPARATION_INTERVAL * (1 + self._preparation_lines)
-        if due and not self._console.is_terminal:
-            self._preparation_lines += 1
-            self._console.print(f"prepare        {done}/{total} tensors", highlight=False)
+        """Show `done` of `total` prepared tensors."""
+        self._show(done, total, "tensors")
 
     def show_phase(self, name: str) -> None:
-        """Show the name of the next phase of the run at the bar."""
-        self._progress.update(self._bar, description=name, completed=0, total=None)
+        """Show the name of the next phase of the run."""
+        self._phase = name
+        self._show(0, 0, "chunks", name)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Show a phase within another one, such as the start of the workers within a generation."""
+        before = self._phase
+        self.show_phase(name)
+        yield
+        self.show_phase(before)
+
+    def _show(self, done: int, total: int, unit: str, description: str | None = None) -> None:
+        self._done, self._total, self._unit = done, total, unit
+        self._progress.update(self._bar, description=description, completed=done, total=total or None)
+
+    def _print_state(self) -> None:
+        """The line of a phase that is still going on."""
+        of = f"/{self._total}" if self._total else ""
+        state = f"{self._done}{of} {self._unit}" if self._done or self._total else "…"
+        self.print_line(f"{self._phase:<{NAME_WIDTH}}  {state}  {self._clock()}")
 
     def _notes(self, board: Leaderboard, failed: int) -> list[str]:
-        """The elapsed time, then what happened in the generation, then the time left."""
+        """What happened in the generation, then the time."""
         stopped, self._stopped = len(board.stopped()) - self._stopped, len(board.stopped())
-        notes = [_duration(time.monotonic() - self._start)]
-        notes += [f"{stopped} stopped early"] * (stopped > 0) + [f"{failed} failed"] * (failed > 0)
-        seconds_left = self._seconds_left()
-        return notes if seconds_left is None else [*notes, f"about {_duration(seconds_left)} left"]
+        notes = [f"{stopped} stopped early"] * (stopped > 0) + [f"{failed} failed"] * (failed > 0)
+        return [*notes, self._clock()]
+
+    def _clock(self) -> str:
+        """The elapsed time, and the time left if it is known."""
+        elapsed, left = duration(time.monotonic() - self._start), self._seconds_left()
+        return elapsed if left is None else f"{elapsed}, about {duration(left)} left"
 
 
-def _duration(seconds: float) -> str:
-    """The duration in the largest unit that keeps two digits."""
-    if seconds < 120:
+def duration(seconds: float) -> str:
+    """A duration in the largest unit of which there is at least one: seconds, minutes, or hours with a decimal."""
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 3570 else f"{seconds / 3600:.1f} h"

@@ -12,7 +12,7 @@ from evomerge.report.coefficients import Block, coefficient_blocks, constant_set
 from evomerge.report.comparisons import answer_section, comparison_section, front_section
 from evomerge.report.html_elements import details, fact_table, format_value, scrollable, section
 from evomerge.report.record import BEST_BASELINE, Record, is_missing, read_record
-from evomerge.report.table import alternative_rows, claim, format_score, notes, row_name
+from evomerge.report.table import alternative_rows, claim, format_length, format_score, notes, row_name
 from evomerge.scoring import SLICES
 
 REPORT = "report.html"
@@ -89,7 +89,7 @@ def _tiles(record: Record) -> tuple[tuple[str, str, str], ...]:
 
 
 def _result(record: Record) -> str:
-    tasks = list(record.winner["tasks"])
+    tasks, lengths = list(record.winner["tasks"]), list(record.winner.get("lengths", ()))
     rows = []
     shown_rows = [*record.result["rows"], *alternative_rows(record.result)]
     columns = [[row["scores"][name] for row in shown_rows] for name in SLICES]
@@ -98,13 +98,17 @@ def _result(record: Record) -> str:
         best = row["role"] == "baseline" and row["label"] == record.result["best_baseline"]
         kind = "winner" if row["role"] == "winner" else BEST_BASELINE if best else ""
         cells = "".join(_score(column, place, "task" if i >= len(SLICES) else "") for i, column in enumerate(columns))
+        tokens = (format_length(row.get("lengths", {}).get(name)) for name in lengths)
+        cells += "".join(f'<td class="task">{escape(count)}</td>' for count in tokens)
         rows.append(f'<tr class="{kind}"><th scope="row">{escape(row_name(row))}</th>{cells}</tr>')
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("model", *SLICES))
-    heads += "".join(f'<th scope="col" class="task">{escape(task)}</th>' for task in tasks)
+    heads += "".join(f'<th scope="col" class="task">{escape(name)}</th>' for name in (*tasks, *lengths))
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     note = (
         "The search used only the search slice, the winner was selected on select, and the claim was measured on "
         "holdout. The columns after holdout are its tasks. The best score of each column is in bold."
+        + " The last columns are mean lengths of answers in tokens."
+        * bool(lengths)
     )
     return section("Result", note, scrollable(table, "result table"))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.ledger import plan_of
+from evomerge.ledger import chunks_of, lengths_of, plan_of
 from evomerge.scoring import Chunk, Plan
 from evomerge.searching import FAILED, Fitness, ItemOrder, Objective
 
@@ -38,14 +38,19 @@ class SearchScores:
         self._order = ItemOrder(_original_chunks(self._plan), 1, levels)
         config = header["config"]
         settings = config.get("objective") or {}
-        self._objective = Objective(self._plan.weights, tuple(config["experts"]), tuple(baselines), **settings)
-        self._trials: dict[str, dict[str, list[float]]] = {}
+        names = tuple(config["experts"]), tuple(baselines), self._plan.generating, tuple(self._plan.aggregates)
+        self._objective = Objective(self._plan.weights, *names, **settings)
+        self._trials: dict[str, dict[str, list[Any]]] = {}
+        self._lengths: dict[str, dict[str, float]] = {}  # key → item → length of its answers
         self._errors: dict[str, str] = {}
         self._stopped = {key for line in lines for key in line.get("race", {}).get("stopped", {})}
+        chunks = chunks_of(header, lines)
         for line in lines:
+            if "tokens" in line:
+                self._lengths.setdefault(line["key"], {}).update(lengths_of(line, chunks))
             if str(line.get("chunk", "")).startswith("search/"):  # a recipe scored only elsewhere is no candidate
                 self._add(line)
-        means = {label: self._plan.by_task(self._items(key)) for label, key in baselines.items()}
+        means = {label: self._measures(key) for label, key in baselines.items()}
         self._baseline_means = {label: by_task for label, by_task in means.items() if by_task}
 
     def baselines(self) -> dict[str, Fitness]:
@@ -76,20 +81,24 @@ class SearchScores:
             error = None  # it failed on a chunk scored in advance, which the search never used
         if error is not None or not items:
             return CandidateScore(number, key, math.nan, error=error)
-        fitness = self._objective.fitness(self._plan.by_task(items), self._baseline_means)
+        fitness = self._objective.fitness(self._measures(key), self._baseline_means)
         complete = len(items) == len(set(self._plan.items("search")))
-        score = fitness.score if complete else self._estimate(items)
+        score = fitness.score if complete or self._objective.corpus_level else self._estimate(key, items)
         return CandidateScore(number, key, score, complete, fitness=fitness)
 
-    def _estimate(self, items: Mapping[str, float]) -> float:
+    def _measures(self, key: str) -> dict[str, float]:
+        items, lengths = self._items(key), self._lengths.get(key, {})
+        return self._plan.measures(items, {item: lengths[item] for item in items if item in lengths})
+
+    def _estimate(self, key: str, items: Mapping[str, float]) -> float:
         """The score estimated from some items, weighted by the sampling rates of their levels; NaN without items."""
-        scores = self._objective.items(items, self._baseline_means)
+        scores = self._objective.items(items, self._baseline_means, self._lengths.get(key, {}))
         if not scores:
             return math.nan  # none of the items belongs to a task of the objective
         strata = self._order.strata(list(scores), self._objective.weights)
         return float(strata.means(np.array([list(scores.values())]))[0])
 
-    def _items(self, key: str) -> dict[str, float]:
+    def _items(self, key: str) -> dict[str, Any]:
         scores = self._trials.get(key, {})
         chunks = [chunk for chunk in self._plan.chunks["search"] if chunk.id in scores]
         return {item: s for chunk in chunks for item, s in zip(chunk.items, scores[chunk.id], strict=True)}

@@ -1,7 +1,8 @@
 """The result as the terminal's tables and as sentences: the claim and the notes that belong to it."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
@@ -10,6 +11,13 @@ from evomerge.scoring import ANSWER_PROBLEMS, SLICES
 from evomerge.searching import FLOOR_TOLERANCE
 
 Document = Mapping[str, Any]  # the contents of result.json
+STANDING = {  # kind of a baseline → its name in a sentence
+    "base": "the base",
+    "expert": "the expert '{}'",
+    "uniform": "the uniform average",
+    "default": "the textbook default of the method",
+    "baseline": "the baseline '{}'",
+}
 VERDICTS = {
     "better": "better than the best baseline",
     "tie": "a tie with the best baseline",
@@ -18,17 +26,20 @@ VERDICTS = {
 
 
 def result_table(result: Document) -> Table:
-    """The scores of baselines, winner and alternative recipes on every slice and on each task of holdout."""
-    tasks = list(result["rows"][-1]["tasks"])
+    """The scores of baselines, winner and alternative recipes on every slice, on each task and length of holdout."""
+    tasks, lengths = list(result["rows"][-1]["tasks"]), list(result["rows"][-1].get("lengths", ()))
     table = Table()
     table.add_column("model")
     for name in SLICES:
         table.add_column(name, justify="right")
-    for task in tasks:
+    for task in (*tasks, *lengths):
         table.add_column(task, justify="right", style="dim")
     for row in (*result["rows"], *alternative_rows(result)):
         cells = [*(row["scores"][name] for name in SLICES), *(row["tasks"].get(task) for task in tasks)]
-        table.add_row(row_name(row), *map(format_score, cells), style="bold" if row["role"] == "winner" else "")
+        counts = [format_length(row.get("lengths", {}).get(name)) for name in lengths]
+        table.add_row(
+            row_name(row), *map(format_score, cells), *counts, style="bold" if row["role"] == "winner" else ""
+        )
     return table
 
 
@@ -55,13 +66,15 @@ def claim(result: Document) -> str:
     """What the run shows about the winner and the best baseline, in one sentence."""
     uses = result["counts"]["holdout_looks"]
     reuse = f"; the holdout was used {uses} times, and a choice made after the first may overfit it" * (uses > 1)
-    if result["rows"][-1]["label"] == result["best_baseline"]:
-        return f"The search found nothing better than a baseline: the winner is {result['best_baseline']}{reuse}"
+    nothing = f"Nothing better was found: the winner is {itself}" if (itself := standing_row(result)) else ""
+    if nothing and result["best_baseline"] in (result["rows"][-1]["label"], *_twins(result)):
+        return f"{nothing}{reuse}"
     comparison = next(c for c in result["comparisons"] if c["label"] == result["best_baseline"])
     baseline = next(row for row in result["rows"] if row["label"] == comparison["label"])
-    keeps_floors = bool(result["floors"]) and not _broken_floors(result["floors"], baseline["tasks"])
+    keeps_floors = bool(_bounds(result, baseline)) and not any(bound.broken for bound in _bounds(result, baseline))
     floors = " that keeps the floors" * keeps_floors
     return (
+        f"{nothing}{'. ' * bool(nothing)}"
         f"On holdout the winner is {VERDICTS[result['verdict']]}{floors} ({comparison['label']}): "
         f"{format_difference(comparison)}, {comparison['interval']['level']:.0%} interval, "
         f"p {format_p(comparison['corrected'])} "
@@ -69,12 +82,28 @@ def claim(result: Document) -> str:
     )
 
 
+def standing_row(result: Document) -> str | None:
+    """The baseline that the winner is, in words such as `the expert 'math' itself`; None for a new merge.
+
+    Results that an earlier version wrote have no kinds of baselines.
+    """
+    winner = result["rows"][-1]
+    same = [{"label": row["label"], "kind": "baseline"} for row in result["rows"][:-1] if row["key"] == winner["key"]]
+    twins = result.get("winner_is", same)
+    return f"{STANDING[twins[0]['kind']].format(twins[0]['label'])} itself" if twins else None
+
+
+def _twins(result: Document) -> list[str]:
+    return [twin["label"] for twin in result.get("winner_is", ())]
+
+
 def notes(result: Document) -> Iterator[str]:
     """The sentences that belong to the claim: ties, gap, answers, floors, sensitivity, simpler recipe, front."""
+    yield from result.get("task_warnings", ())
     yield from _ties(result)
     yield from _gap(result["gap"])
     yield from _answers(result)
-    yield from _floors(result["floors"], result["rows"][-1]["tasks"])
+    yield from _floors(_bounds(result, result["rows"][-1]))
     if result["sensitivity"]:
         yield _sensitivity(result["sensitivity"])
     if result["simpler"]:
@@ -104,6 +133,11 @@ def format_p(p: float) -> str:
 def format_score(value: float | None) -> str:
     """A score as a table cell; `failed` if there is none."""
     return "failed" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def format_length(value: float | None) -> str:
+    """A mean number of tokens as a table cell; `failed` if there is none."""
+    return "failed" if value is None else f"{value:.1f}"
 
 
 def row_name(row: Mapping[str, Any]) -> str:
@@ -146,17 +180,33 @@ def _answers(result: Document) -> Iterator[str]:
         )
 
 
-def _floors(floors: Mapping[str, float], means: Mapping[str, float]) -> Iterator[str]:
-    broken = _broken_floors(floors, means)
-    kept = [task for task in floors if task not in broken]
-    for verb, tasks in (("keeps", kept), ("breaks", broken)):
-        if tasks:
-            levels = ", ".join(f"{task} {format_score(means[task])} of {format_score(floors[task])}" for task in tasks)
-            yield f"On holdout the winner {verb} the floor{'s' * (len(tasks) > 1)}: {levels}"
+@dataclass(frozen=True)
+class _Bound:
+    """A floor of a task or a bound of a length, with the value of one row in words."""
+
+    words: str
+    broken: bool
 
 
-def _broken_floors(floors: Mapping[str, float], means: Mapping[str, float]) -> list[str]:
-    return [task for task, level in floors.items() if means[task] < level - FLOOR_TOLERANCE]
+def _bounds(result: Document, row: Mapping[str, Any]) -> list[_Bound]:
+    """The floors and bounds of the objective, as one row keeps them on holdout."""
+    found = []
+    for task, level in result["floors"].items():
+        value = row["tasks"][task]
+        words = f"{task} {format_score(value)} of {format_score(level)}"
+        found.append(_Bound(words, value < level - FLOOR_TOLERANCE))
+    for name, level in result.get("ceilings", {}).items():
+        value = row["lengths"][name]
+        words = f"{name} {format_length(value)} of at most {format_length(level)}"
+        found.append(_Bound(words, value > level + FLOOR_TOLERANCE))
+    return found
+
+
+def _floors(bounds: Sequence[_Bound]) -> Iterator[str]:
+    for verb, broken in (("keeps", False), ("breaks", True)):
+        words = [bound.words for bound in bounds if bound.broken == broken]
+        if words:
+            yield f"On holdout the winner {verb} the floor{'s' * (len(words) > 1)}: {', '.join(words)}"
 
 
 def _sensitivity(sensitivity: Mapping[str, Any]) -> str:

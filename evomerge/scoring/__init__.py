@@ -12,8 +12,21 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.scoring.answers import ANSWER_PROBLEMS, add_counts, count_answers, response_text, significantly_more
-    from evomerge.scoring.lm_eval_context import SEED, lm_eval_seeds, silence_lm_eval
-    from evomerge.scoring.protocol import SLICES, Answer, Chunk, Counts, ItemLoss, Plan, Request, Scorer, task_of
+    from evomerge.scoring.lm_eval_context import SEED, compiled_templates, lm_eval_seeds, silence_lm_eval
+    from evomerge.scoring.protocol import (
+        SLICES,
+        TOKENS,
+        Answer,
+        Chunk,
+        CorpusMetric,
+        Counts,
+        ItemLoss,
+        Plan,
+        Request,
+        Scorer,
+        length_of,
+        task_of,
+    )
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -21,15 +34,19 @@ __all__ = [
     "ANSWER_PROBLEMS",
     "SEED",
     "SLICES",
+    "TOKENS",
     "Answer",
     "Chunk",
+    "CorpusMetric",
     "Counts",
     "ItemLoss",
     "Plan",
     "Request",
     "Scorer",
     "add_counts",
+    "compiled_templates",
     "count_answers",
+    "length_of",
     "lm_eval_seeds",
     "response_text",
     "significantly_more",

@@ -6,7 +6,7 @@ import logging
 import os
 import random
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import datasets
@@ -14,6 +14,10 @@ import numpy as np
 from lm_eval import evaluator as harness
 from lm_eval.api import task as harness_task
 from lm_eval.loggers.utils import get_commit_from_path
+from lm_eval.utils import env
+
+MAX_TEMPLATES = 512  # compiled templates that are kept
+_compiled = lru_cache(MAX_TEMPLATES)(env.from_string)
 
 RANDOM_SEED = 0
 SEED = 1234
@@ -38,6 +42,20 @@ def silence_lm_eval() -> Iterator[None]:
             harness_task.tqdm, harness.get_git_commit_hash = tqdm, commit
             if bars:
                 datasets.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def compiled_templates() -> Iterator[None]:
+    """Compile each template once; lm-eval does so for every document, which is most of the time of loading a task."""
+    before = vars(env).get("from_string")
+    env.from_string = _compiled
+    try:
+        yield
+    finally:
+        if before is None:
+            del env.from_string
+        else:
+            env.from_string = before
 
 
 @contextlib.contextmanager

@@ -6,10 +6,11 @@ return raw responses, so they need no tasks and no data sets.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 SLICES = ("search", "select", "holdout")
+TOKENS = "tokens"
 
 
 @dataclass(frozen=True)
@@ -65,31 +66,82 @@ def task_of(item: str) -> str:
     return item.partition("/")[0]
 
 
+def length_of(task: str) -> str:
+    """The name of a task's measure of length: the mean length of its answers in tokens, negated."""
+    return f"{task}.{TOKENS}"
+
+
+class CorpusMetric(Protocol):
+    """A metric that is computed from the values of all items together; `name` and `sign` identify it in a ledger."""
+
+    @property
+    def name(self) -> str:
+        """A name by which it is found again."""
+
+    @property
+    def sign(self) -> float:
+        """-1 if lower values of the metric are better."""
+
+    def __call__(self, values: Sequence[Any]) -> float:
+        """The metric, higher is better; NaN if it is not finite. Values are remembered."""
+
+    def compute(self, values: Sequence[Any]) -> float:
+        """The same, not remembered."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Slice → its chunks, and task → its weight in the score."""
+    """Slice → its chunks, and task → its weight in the score.
+
+    `aggregates` has the metric of each task whose score is not the mean of its items. `generating` lists the tasks that
+    generate answers.
+    """
 
     chunks: Mapping[str, tuple[Chunk, ...]]
     weights: Mapping[str, float]
+    aggregates: Mapping[str, CorpusMetric] = field(default_factory=dict)
+    generating: tuple[str, ...] = ()
 
     def items(self, slice: str) -> tuple[str, ...]:
         """The item ids of a slice, in chunk order."""
         return tuple(item for chunk in self.chunks[slice] for item in chunk.items)
 
-    def by_task(self, scores: Mapping[str, float]) -> dict[str, float]:
-        """Task → mean of its item scores, for the tasks that have items in `scores`."""
-        values: dict[str, list[float]] = {}
-        for item, score in scores.items():
-            values.setdefault(task_of(item), []).append(score)
-        return {task: math.fsum(values[task]) / len(values[task]) for task in self.weights if task in values}
+    def by_task(self, scores: Mapping[str, Any]) -> dict[str, float]:
+        """Task → mean of its item scores, or its corpus-level metric, for the tasks that have items in `scores`."""
+        values = _by_task(scores)
+        return {task: self._of_task(task, values[task]) for task in self.weights if task in values}
 
-    def score(self, scores: Mapping[str, float]) -> float:
+    def measures(self, scores: Mapping[str, Any], lengths: Mapping[str, float]) -> dict[str, float]:
+        """`by_task`, and the measures of length: `TASK.tokens` of each task in `lengths`, and `tokens` of all together.
+
+        Lengths are negated, because higher is better. `tokens` is the mean over the tasks by their weights.
+        """
+        values = _by_task(lengths)
+        found = {task: -math.fsum(values[task]) / len(values[task]) for task in self.weights if task in values}
+        if not found:
+            return self.by_task(scores)
+        total = sum(self.weights[task] for task in found)
+        mean = sum(self.weights[task] * value for task, value in found.items()) / total
+        return {TOKENS: mean} | {length_of(task): value for task, value in found.items()} | self.by_task(scores)
+
+    def _of_task(self, task: str, values: Sequence[Any]) -> float:
+        aggregate = self.aggregates.get(task)
+        return aggregate(values) if aggregate else math.fsum(values) / len(values)
+
+    def score(self, scores: Mapping[str, Any]) -> float:
         """The weighted mean of the task means, over the tasks that have items in `scores`; ValueError if none has."""
         means = self.by_task(scores)
         if not means:
             raise ValueError("no item scores to take a mean of")
         total = sum(self.weights[task] for task in means)
         return sum(self.weights[task] * mean for task, mean in means.items()) / total
+
+
+def _by_task(values: Mapping[str, Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for item, value in values.items():
+        found.setdefault(task_of(item), []).append(value)
+    return found
 
 
 class Scorer(Protocol):
@@ -101,11 +153,21 @@ class Scorer(Protocol):
     def fingerprint(self) -> str:
         """A hash of every item's prompt and answer; scores with different fingerprints are not comparable."""
 
+    @property
+    def functions(self) -> Mapping[str, str]:
+        """The scoring functions of the user's → hashes of their source files."""
+
     def requests(self, chunk: Chunk) -> tuple[Request, ...]:
         """The requests of a chunk, in a fixed order."""
 
-    def grade(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, float]:
-        """Item → score, higher is better, from the responses to `requests(chunk)` in the same order."""
+    def grade(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, Any]:
+        """Item → score, higher is better, from the responses to `requests(chunk)` in the same order.
+
+        For a task with a corpus-level metric, the value of JSON from which the metric is computed.
+        """
+
+    def lengths(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, float]:
+        """Item → the length of its generated answers in tokens, for items with such answers."""
 
     def answers(self, chunk: Chunk, responses: Sequence[Any]) -> Counts:
         """Counts of the generated answers among these responses; empty if nothing was generated."""

@@ -74,6 +74,8 @@ class RemainingBudget:
         self._items: dict[str, int] = {}  # recipe key → items that it was scored on
         self._costs: list[int] = []  # items that each generation has added
         self._slopes = 0.0  # item equivalents of a descent
+        self._begun_at: int | None = None  # items that this command had scored when the generation began
+        self._ended_at: int | None = None  # … and when the search ended
 
     def widen_race(self, race: RaceConfig, dimensions: int) -> RaceConfig:
         """The race with `most` raised to what the budget can pay for; decided once per search, in the ledger."""
@@ -97,6 +99,7 @@ class RemainingBudget:
 
     def next_generation_limit(self, generation: int) -> int:
         """The largest size of the generation that follows number `generation`; 0 ends the search."""
+        self._begun_at = self._evaluator.scored_items
         if self._budget.items is not None and self.spent >= self._budget.items:
             return 0
         if self._budget.evaluations is None and generation >= IDLE_LIMIT and not any(self._costs[-IDLE_LIMIT:]):
@@ -106,11 +109,16 @@ class RemainingBudget:
 
     def record(self, candidates: int, items: Mapping[str, int]) -> None:
         """Count a generation: the number of its candidates, and recipe key → items scored; no item counts twice."""
+        self._begun_at = self._evaluator.scored_items
         before = sum(self._items.values())
         self._candidates += candidates
         baselines = set(self._evaluator.baselines.values())
         self._items |= {key: max(n, self._items.get(key, 0)) for key, n in items.items() if key not in baselines}
         self._costs.append(sum(self._items.values()) - before)
+
+    def end_search(self) -> None:
+        """From now on, only the items of the steps after the search are left."""
+        self._ended_at = self._evaluator.scored_items
 
     def record_slopes(self, equivalents: float) -> None:
         """Count a request of a descent, in forward passes of one item; unlike scores, it counts each time."""
@@ -157,14 +165,17 @@ class RemainingBudget:
 
     def seconds_left(self) -> float | None:
         """Estimated seconds until the command ends, at the average speed so far; None before the first score."""
-        pace = self._seconds_per_item()
+        pace, scored = self._seconds_per_item(), self._evaluator.scored_items
         if pace is None:
             return None
+        if self._ended_at is not None:
+            return pace * max(0, self._reserve - (scored - self._ended_at))
         spent, slice_items = sum(self._items.values()), len(self._evaluator.plan.items("search"))
         left = math.inf if self._budget.evaluations is None else self._budget.evaluations - self._candidates
         items = left * (spent / self._candidates if self._candidates else slice_items)
         if self._budget.items is not None:
             items = min(items, self._budget.items - self.spent)
+        items -= 0 if self._begun_at is None else scored - self._begun_at
         seconds = pace * (max(0.0, items) + self._reserve)
         hours = self._budget.hours
         return seconds if hours is None else min(seconds, max(0.0, self._seconds_until_end(hours)))

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from evomerge.errors import CandidateError
 from evomerge.ledger import Ledger, Rechunking
@@ -58,7 +58,7 @@ class Evaluator:
         objective: Objective | None = None,
     ) -> None:
         self.plan = scorer.plan
-        self.objective = objective or Objective(scorer.plan.weights)
+        self.objective = objective or Objective(self.plan.weights, aggregated=tuple(self.plan.aggregates))
         self.baselines: Mapping[str, str] = {}  # label → key, once they are scored; an objective may refer to them
         self._scorer, self._pool, self._ledger = scorer, pool, ledger
         self._callbacks = callbacks
@@ -84,6 +84,8 @@ class Evaluator:
             if begun is None:  # the time until the workers have started does not belong to the speed of scoring
                 begun = time.monotonic() - outcome.seconds
             self._record(outcome)
+            begun, before = time.monotonic(), begun
+            self.scoring_seconds += begun - before
             queue.complete(outcome.job)
             for callback in self._callbacks:
                 callback.work(done, done + len(queue.missing))
@@ -96,14 +98,30 @@ class Evaluator:
     def fitness(self, key: str, slice_name: str) -> Fitness:
         """The candidate's fitness on a slice by the objective; FAILED if it failed or was not scored on all of it."""
         scores = self.item_scores(key, slice_name)
-        return self.objective.fitness(self.plan.by_task(scores), self.baseline_means(slice_name)) if scores else FAILED
+        if not scores:
+            return FAILED
+        return self.objective.fitness(self.means(key, slice_name), self.baseline_means(slice_name))
 
     def baseline_means(self, slice_name: str) -> dict[str, dict[str, float]]:
         """Label → task means of the baselines on a slice; empty if the objective does not refer to baselines."""
         known = self.baselines if self.objective.uses_baselines else {}
-        return {label: self.plan.by_task(self.item_scores(key, slice_name)) for label, key in known.items()}
+        return {label: self.means(key, slice_name) for label, key in known.items()}
 
-    def item_scores(self, key: str, slice_name: str) -> dict[str, float]:
+    def means(self, key: str, slice_name: str) -> dict[str, float]:
+        """Task → mean or corpus-level metric on a slice, and the measures of length; empty if the candidate failed."""
+        scores = self.item_scores(key, slice_name)
+        return self.plan.measures(scores, self.item_lengths(key, slice_name)) if scores else {}
+
+    def item_lengths(self, key: str, slice_name: str) -> dict[str, float]:
+        """Item → length of its answers in tokens, for items with generated answers on chunks that are scored."""
+        return self._lengths_on(key, self.plan.chunks[slice_name])
+
+    def _lengths_on(self, key: str, chunks: Sequence[Chunk]) -> dict[str, float]:
+        known = self._ledger[key].lengths
+        pairs = (zip(chunk.items, known[chunk.id], strict=True) for chunk in chunks if chunk.id in known)
+        return {item: length for each in pairs for item, length in each if length is not None}
+
+    def item_scores(self, key: str, slice_name: str) -> dict[str, Any]:
         """Item → score on a slice; empty if the candidate failed or was not scored on all of it."""
         trial, chunks = self._ledger[key], self.plan.chunks[slice_name]
         if self.error(key, slice_name) or any(chunk.id not in trial.scores for chunk in chunks):
@@ -121,11 +139,12 @@ class Evaluator:
         scores = self._ledger[key].scores
         pairs = (zip(chunk.items, scores[chunk.id], strict=True) for chunk in chunks)
         seen = {item: score for chunk_pairs in pairs for item, score in chunk_pairs}
-        return self.objective.items(seen, self.baseline_means("search"))
+        return self.objective.items(seen, self.baseline_means("search"), self._lengths_on(key, chunks))
 
     def objective_items(self, key: str, slice_name: str) -> dict[str, float]:
         """Item → score in the objective's units, for the tasks of the objective: their weighted mean is the score."""
-        return self.objective.items(self.item_scores(key, slice_name), self.baseline_means(slice_name))
+        lengths = self.item_lengths(key, slice_name)
+        return self.objective.items(self.item_scores(key, slice_name), self.baseline_means(slice_name), lengths)
 
     def clear_failures(self, key: str, slice_name: str) -> None:
         """Discard the candidate's recorded failures on a slice, so that it is scored again."""
@@ -173,19 +192,21 @@ class Evaluator:
         try:
             scores = self._grade(chunk, outcome)
             answers = self._scorer.answers(chunk, outcome.responses or ())
+            lengths = self._scorer.lengths(chunk, outcome.responses or ())
         except CandidateError as error:
             self._ledger.append_failure(job.key, chunk.id, str(error), recipe)
             return
         self.scored_items += len(scores)
         in_order = [scores[item] for item in chunk.items]
-        self._ledger.append_scores(job.key, chunk.id, in_order, outcome.seconds, recipe, answers)
+        tokens = [lengths.get(item) for item in chunk.items] if lengths else None
+        self._ledger.append_scores(job.key, chunk.id, in_order, outcome.seconds, recipe, answers, tokens)
 
-    def _grade(self, chunk: Chunk, outcome: Outcome) -> dict[str, float]:
+    def _grade(self, chunk: Chunk, outcome: Outcome) -> dict[str, Any]:
         if outcome.error is not None or outcome.responses is None:
             raise CandidateError(outcome.error or "no responses")
         scores = self._scorer.grade(chunk, outcome.responses)
         for item, score in scores.items():
-            if not math.isfinite(score):
+            if isinstance(score, float) and not math.isfinite(score):
                 raise CandidateError(f"item {item} has score {score}")
         return scores
 

@@ -136,4 +136,7 @@ def _notify(callbacks: Sequence[SearchCallback], number: int, board: Leaderboard
 def ledger_header(scorer: Scorer, config: Mapping[str, Any]) -> dict[str, Any]:
     """The ledger's header entries that identify the search and are known before weights are read."""
     chunks = {chunk.id: list(chunk.items) for chunks in scorer.plan.chunks.values() for chunk in chunks}
-    return {"config": dict(config), "chunks": chunks, "items": scorer.fingerprint}
+    aggregates = {task: {"name": one.name, "sign": one.sign} for task, one in scorer.plan.aggregates.items()}
+    known = {"config": dict(config), "chunks": chunks, "items": scorer.fingerprint}
+    known |= {"functions": dict(scorer.functions)} if scorer.functions else {}
+    return {**known, "aggregates": aggregates} if aggregates else known

@@ -12,6 +12,7 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.space.baselines import (
         CONTROL,
+        RESERVED,
         BaselinesConfig,
         load_baseline_recipe,
         mandatory_baselines,
@@ -30,6 +31,7 @@ else:
 
 __all__ = [
     "CONTROL",
+    "RESERVED",
     "BaselinesConfig",
     "SearchSpace",
     "Space",

@@ -79,8 +79,11 @@ def test_a_sound_experiment_is_described(project: Path) -> None:
         "budget    32 evaluations",
         "slice     holdout: 64 items in 4 chunks",
         "runs/mine: new",
+        "scored by acc of multiple_choice\n          prompt    │max ",
+        "← right",
     ):
         assert text in said.out, text
+    assert said.out.count("\nitem      ") == 4, "one item of each task"
     assert not list(project.rglob("trials.jsonl")), "check begins nothing"
 
 

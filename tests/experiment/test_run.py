@@ -185,7 +185,7 @@ def test_another_configuration_is_refused_with_the_difference(copied: Path, comm
     before = {path.name: path.read_bytes() for path in copied.iterdir()}
     for verb in ([], ["check"]):
         line = command(*verb, "+experiment=quickstart", *SMALL, "seed=2", "optimizer.population=6").refused(1)
-        assert "seed: 1 → 2" in line and "optimizer.population: None → 6" in line
+        assert "seed: 1 → 2" in line and "optimizer.population: null → 6" in line
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
 
 

@@ -14,10 +14,13 @@ from evomerge.finalise.config import FinaliseConfig
 from evomerge.finalise.finaliser import Finaliser
 from evomerge.finalise.findings import Findings, count_holdout_uses
 from evomerge.finalise.statistics import ConfidenceInterval
+from evomerge.finalise.twins import describe_twins, find_suspects, same_weights
+from evomerge.recipes import Recipe
 from evomerge.scoring.protocol import SLICES, Chunk
+from evomerge.searching import Candidate
 from evomerge.searching.loop import Leaderboard
 from evomerge.workers.jobs import Job
-from tests.toys import EXPERTS, Run, ToyPool, ToyScorer, toy_baselines, toy_optimizer, toy_space, weights
+from tests.toys import BEST, EXPERTS, Run, ToyPool, ToyScorer, toy_baselines, toy_optimizer, toy_space, weights
 
 
 def finished(
@@ -252,3 +255,49 @@ def test_generated_answers_are_counted_for_every_row(tmp_path: Path, monkeypatch
     assert dataclasses.replace(result, comparisons=sure).truncated_more == ("base", "right")
     _, _, resumed = finished(tmp_path / "trials.jsonl")
     assert resumed.as_dict()["rows"] == document["rows"]
+
+
+def test_a_winner_that_is_a_baseline_is_known_by_its_recipe(tmp_path: Path) -> None:
+    """Every proposed candidate is spoiled on select, so that the best baseline there wins."""
+    keys = {recipe.key() for recipe in toy_baselines().values()}
+
+    def spoiled(job: Job) -> list[float] | None:
+        return [0.0] * 3 if job.key not in keys and job.chunk.startswith("select") else None
+
+    _, _, result = finished(tmp_path / "spoiled.jsonl", ToyPool(answers=spoiled))
+    (twin,) = result.twins("f", {})
+    assert toy_baselines()[twin].key() == result.winner.key
+
+
+def test_baselines_that_score_as_the_winner_on_every_item_are_suspects(tmp_path: Path) -> None:
+    run, _, result = finished(tmp_path / "trials.jsonl")
+    baselines = [Candidate.of(label, recipe) for label, recipe in toy_baselines().items()]
+    winner = next(c for c in baselines if c.label == "uniform")
+    twin = dataclasses.replace(winner, label="twin", key=result.winner.key)
+    near = {c.label: round(math.dist(weights(c.recipe), BEST), 9) for c in baselines}
+    equal = [label for label, distance in near.items() if distance == near["uniform"] and label != "uniform"]
+    assert 0 < len(equal) < 4
+    assert [c.label for c in find_suspects(run.evaluator, winner, [*baselines, twin])] == equal
+    unscored = dataclasses.replace(winner, key="never scored")
+    assert find_suspects(run.evaluator, unscored, [dataclasses.replace(winner, key="nor this")]) == ()
+
+
+def test_a_suspect_is_the_winner_if_its_weights_are(tmp_path: Path) -> None:
+    _, _, result = finished(tmp_path / "trials.jsonl")
+    base, merged, document = Candidate.of("base", toy_baselines()["base"]), [], tmp_path / "result.json"
+
+    def fingerprint_of(recipe: Recipe) -> str:
+        merged.append(recipe.key())
+        return "f"
+
+    suspects = same_weights([base], "f", fingerprint_of, document)
+    assert suspects == {"base": "f"} and result.twins("f", suspects) == ["base"] and result.twins("g", suspects) == []
+    document.write_text(json.dumps({"fingerprint": "f", "suspects": suspects}))
+    assert same_weights([base], "f", fingerprint_of, document) == suspects and merged == [base.key]
+    same_weights([base], "other", fingerprint_of, document)
+    assert merged == [base.key, base.key], "of another winner"
+
+
+def test_kinds_of_baselines() -> None:
+    found = describe_twins(["base", "math", "uniform", "default", "ties"], {"math"})
+    assert [twin["kind"] for twin in found] == ["base", "expert", "uniform", "default", "baseline"]

@@ -56,7 +56,31 @@ def test_a_tie_is_called_a_tie(result: dict[str, Any]) -> None:
 def test_a_baseline_that_wins_is_said_first(result: dict[str, Any]) -> None:
     rows = [*result["rows"][:-1], row("math", 0.4, "b1", "winner")]
     text = claim(changed(result, rows=rows, winner={"label": "math", "key": "b1"}))
-    assert text == "The search found nothing better than a baseline: the winner is math"
+    assert text == "Nothing better was found: the winner is the baseline 'math' itself"
+
+
+@pytest.mark.parametrize(
+    ("label", "kind", "words"),
+    [
+        ("base", "base", "the base itself"),
+        ("intent", "expert", "the expert 'intent' itself"),
+        ("uniform", "uniform", "the uniform average itself"),
+        ("default", "default", "the textbook default of the method itself"),
+        ("ties", "baseline", "the baseline 'ties' itself"),
+    ],
+)
+def test_the_claim_begins_with_the_baseline_that_the_winner_is(
+    result: dict[str, Any], label: str, kind: str, words: str
+) -> None:
+    """Also where another baseline is the best, as the verdict is about that one."""
+    text = claim(changed(result, winner_is=[{"label": label, "kind": kind}], verdict="tie"))
+    assert text.startswith(f"Nothing better was found: the winner is {words}. On holdout the winner is a tie with")
+    alone = claim(changed(result, winner_is=[{"label": label, "kind": kind}], best_baseline=label))
+    assert alone == f"Nothing better was found: the winner is {words}"
+
+
+def test_a_new_merge_is_no_baseline(result: dict[str, Any]) -> None:
+    assert "Nothing better" not in claim(changed(result, winner_is=[])) + claim(result)
 
 
 def test_another_look_at_holdout_is_told(result: dict[str, Any]) -> None:

@@ -194,6 +194,22 @@ def test_the_end_is_foreseen_at_the_pace_so_far(run: Run, clock: Clock) -> None:
     assert left.seconds_left() == pytest.approx(2 * (6 * 3 + 20))
 
 
+def test_items_within_a_generation_and_after_the_search_are_subtracted(run: Run, clock: Clock) -> None:
+    left = remaining(run, reserve=20, evaluations=10)
+    paid(run, 12, 24.0, clock)
+    left.next_generation_limit(0)
+    paid(run, 12, 24.0, clock)
+    assert left.seconds_left() == pytest.approx(2 * (60 - 12 + 20))
+    left.record(4, dict.fromkeys("klmn", 3))
+    assert left.seconds_left() == pytest.approx(2 * (6 * 3 + 20))
+    left.end_search()
+    assert left.seconds_left() == pytest.approx(2 * 20)
+    paid(run, 15, 30.0, clock)
+    assert left.seconds_left() == pytest.approx(2 * 5)
+    paid(run, 15, 30.0, clock)
+    assert left.seconds_left() == 0.0
+
+
 def test_whatever_ends_first_is_foreseen(run: Run, clock: Clock) -> None:
     left = remaining(run, evaluations=1000, items=60, hours=1.0)
     paid(run, 12, 24.0, clock)

@@ -2,7 +2,9 @@
 
 import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -19,6 +21,7 @@ from evomerge.scoring.engine.tree import Costs, Pair
 MAX_LOGIT_BYTES = 512 * 2**20
 """The largest size of a batch's logits in fp32."""
 NEVER = 1 << 40  # an overhead at which no shared beginning is worth a forward pass of its own
+REMEMBERED = 16  # texts whose tokens are kept: the context of an item, and its texts so far
 UNLIMITED = 1 << 30  # a batch size for lm-eval's class, so that it passes on all requests at once
 
 
@@ -90,8 +93,7 @@ class Encoder:
     def _pairs(self, requests: Sequence[Request]) -> tuple[list[Pair], list[int]]:
         pairs: list[Pair] = []
         owners: list[int] = []
-        for place, request in enumerate(requests):
-            found = self._recorder.pairs(request)
+        for place, (request, found) in enumerate(zip(requests, self._recorder.all_pairs(requests), strict=True)):
             self._refuse_unfit(found, f"{request.kind} of {_short(request.arguments)}")
             pairs += found
             owners += [place] * len(found)
@@ -136,15 +138,29 @@ class _Recorder(HFLM):  # type: ignore[misc]
         self._rank, self._world_size, self.batch_size_per_gpu = 0, 1, UNLIMITED
         self.cache_hook = CacheHook(None)
         self._seen: list[Pair] = []
+        self._encode = lru_cache(REMEMBERED)(super().tok_encode)
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
+        """The parent's token ids; the choices of an item share their context, which is tokenised once."""
+        tokens: list[int] = self._encode(string, add_special_tokens, **options)
+        return tokens
+
+    def all_pairs(self, requests: Sequence[Request]) -> list[list[Pair]]:
+        """The token pairs of each request; log-likelihoods are tokenised in one call where none is refused."""
+        if all(request.kind == "loglikelihood" for request in requests):
+            self._seen = []
+            with suppress(AssertionError, IndexError):
+                self.loglikelihood([_instance(request) for request in requests], disable_tqdm=True)
+                return [[pair] for pair in self._seen]
+        return [self.pairs(request) for request in requests]
 
     def pairs(self, request: Request) -> list[Pair]:
         """The token pairs of one request; none for a generation request."""
         if request.kind == "generate_until":
             return []
         self._seen = []
-        instance = Instance(request.kind, {}, request.arguments, 0)
         try:
-            getattr(self, request.kind)([instance], disable_tqdm=True)
+            getattr(self, request.kind)([_instance(request)], disable_tqdm=True)
         except (AssertionError, IndexError):
             self._seen = [Pair((), ())]
         return self._seen
@@ -152,6 +168,10 @@ class _Recorder(HFLM):  # type: ignore[misc]
     def _loglikelihood_tokens(self, requests: Any, **options: Any) -> list[tuple[float, bool]]:
         self._seen += [Pair(tuple(context), tuple(continuation)) for _, context, continuation in requests]
         return [(0.0, False)] * len(requests)
+
+
+def _instance(request: Request) -> Instance:
+    return Instance(request.kind, {}, request.arguments, 0)
 
 
 def _short(arguments: tuple[Any, ...]) -> str:

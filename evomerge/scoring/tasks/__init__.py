@@ -9,21 +9,25 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
+    from evomerge.scoring.tasks.aggregates import find_aggregate
     from evomerge.scoring.tasks.engine_lm import EngineLM, Evaluation, evaluate_tasks
     from evomerge.scoring.tasks.lm_eval_scorer import LMEvalScorer
     from evomerge.scoring.tasks.loading import TaskLoader
+    from evomerge.scoring.tasks.question_file import QUESTION_SUFFIXES
     from evomerge.scoring.tasks.slices import make_chunks
     from evomerge.scoring.tasks.task_entries import ScorerConfig, read_tasks
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
+    "QUESTION_SUFFIXES",
     "EngineLM",
     "Evaluation",
     "LMEvalScorer",
     "ScorerConfig",
     "TaskLoader",
     "evaluate_tasks",
+    "find_aggregate",
     "make_chunks",
     "read_tasks",
 ]

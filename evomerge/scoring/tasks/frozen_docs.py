@@ -17,6 +17,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from evomerge.errors import CandidateError, TaskError
 from evomerge.schema import as_yaml
 from evomerge.scoring import SEED, Answer, Counts, Request, count_answers, response_text
+from evomerge.scoring.tasks.aggregates import Aggregate, as_record
 from evomerge.scoring.tasks.task_errors import raising_task_error
 
 
@@ -129,20 +130,30 @@ def _hash(text: str) -> str:
 
 @dataclass(frozen=True)
 class TaskGrader:
-    """Grades the documents of one task: by one metric, after one filter pipeline; `sign` is -1 if lower is better."""
+    """Grades the documents of one task: by one metric, after one filter pipeline; `sign` is -1 if lower is better.
+
+    With an `aggregate`, the metric is corpus-level: an item has no score but the value that the aggregate takes.
+    """
 
     name: str
     task: Task
     metric: str
     sign: float
     pipeline: Any
+    aggregate: Aggregate | None
 
-    def grade(self, docs: Mapping[str, FrozenDoc], responses: Mapping[str, Sequence[Any]]) -> dict[str, float]:
-        """Item → score from raw responses; the documents are not modified."""
+    def grade(self, docs: Mapping[str, FrozenDoc], responses: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """Item → score, or value for the aggregate, from raw responses; the documents are not modified."""
+        filtered = self.filtered(docs, responses)
+        return {item: self._score(item, docs[item].instances[0].doc, answers) for item, answers in filtered.items()}
+
+    def filtered(self, docs: Mapping[str, FrozenDoc], responses: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """Item → one filtered response for each of its requests."""
         filled = {item: _filled(doc, responses[item]) for item, doc in docs.items()}
         with raising_task_error(f"task '{self.name}': its filter fails", "check filter_list"):
             self.pipeline.apply([instance for instances in filled.values() for instance in instances])
-        return {item: self._score(item, instances) for item, instances in filled.items()}
+        name = self.pipeline.name
+        return {item: [instance.filtered_resps[name] for instance in each] for item, each in filled.items()}
 
     def answers(self, docs: Mapping[str, FrozenDoc], responses: Mapping[str, Sequence[Any]]) -> Counts:
         """Counts of the answers generated for these documents."""
@@ -154,13 +165,14 @@ class TaskGrader:
         generated = [(doc, own) for doc, own in pairs if isinstance(own[0], Answer)]
         return count_answers([own for _, own in generated], [doc for doc, _ in generated], self.pipeline.filters)
 
-    def _score(self, item: str, instances: Sequence[Instance]) -> float:
-        answers = [instance.filtered_resps[self.pipeline.name] for instance in instances]
+    def _score(self, item: str, doc: Any, answers: list[Any]) -> Any:
         where = f"item {item}: metric '{self.metric}' cannot be had from doc_to_target and the answer"
         with raising_task_error(where, "check doc_to_target, doc_to_choice and metric_list"):
-            metrics = self.task.process_results(instances[0].doc, answers)
+            metrics = self.task.process_results(doc, answers)
         if self.metric not in metrics:
             raise TaskError(f"item {item} has no value of metric '{self.metric}', only of {', '.join(metrics)}")
+        if self.aggregate:
+            return as_record(metrics[self.metric], item)
         try:
             value = float(metrics[self.metric])
         except (TypeError, ValueError):

@@ -5,6 +5,7 @@ from typing import Any
 
 from evomerge.scoring import ItemLoss, Request
 from evomerge.scoring.tasks.frozen_docs import FrozenDoc, TaskGrader
+from evomerge.scoring.tasks.scored_item import right_answer
 
 CHOSEN, REFUSED = (0.0, True), (-1e4, False)  # answers of a model that is certain of one choice
 LENGTHS: Mapping[str, Callable[[str], int]] = {"acc_norm": len, "acc_bytes": lambda text: len(text.encode())}
@@ -29,12 +30,26 @@ def item_loss(item: str, grader: TaskGrader, doc: FrozenDoc, chat: bool = False)
     return ItemLoss((Request("loglikelihood", (context, _delimiter(grader.task.config, context, chat) + target)),))
 
 
+def chance_of(grader: TaskGrader, doc: FrozenDoc) -> float | None:
+    """The probability that a guess among the choices is right; None without choices, or for another metric."""
+    if grader.task.OUTPUT_TYPE != "multiple_choice" or grader.metric not in ("acc", *LENGTHS):
+        return None
+    contexts = [instance.args[0] for instance in doc.instances]
+    choices = contexts.count(contexts[0])  # mutual information has further requests, with another context
+    return 1 / (choices if choices > 1 else len(contexts))  # several contexts of one continuation are choices too
+
+
 def _of_choices(item: str, grader: TaskGrader, doc: FrozenDoc) -> ItemLoss | None:
     """The choices of an item; the right one is the one whose answer gets the highest score.
 
     No key of the task's configuration has to be interpreted for that: the right answer may follow from any of several.
     """
-    choices = grader.task.doc_to_choice(doc.instances[0].doc)
+    document = doc.instances[0].doc
+    choices = grader.task.doc_to_choice(document)
+    if grader.aggregate:  # its values are no scores
+        gold = right_answer(grader.task, document)
+        known = type(gold) is int and gold in range(len(choices))
+        return ItemLoss(doc.requests()[: len(choices)], gold) if known else None
     count, every = len(choices), len(doc.instances)  # there are further requests for mutual information
     scores = []
     for chosen in range(count):

@@ -8,11 +8,26 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from evomerge.errors import TaskError
-from evomerge.scoring import SLICES, Chunk, Counts, ItemLoss, Plan, Request, add_counts, lm_eval_seeds, silence_lm_eval
+from evomerge.scoring import (
+    SLICES,
+    Chunk,
+    Counts,
+    ItemLoss,
+    Plan,
+    Request,
+    add_counts,
+    compiled_templates,
+    lm_eval_seeds,
+    silence_lm_eval,
+    task_of,
+)
 from evomerge.scoring.tasks.dry_run import check_grading
 from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Prompting, TaskGrader, fewshot_split, freeze, own_split
-from evomerge.scoring.tasks.item_losses import item_loss
-from evomerge.scoring.tasks.loading import TaskLoader, choose_filter, choose_metric, label, override
+from evomerge.scoring.tasks.graders import TokenCounter, make_grader, texts_of
+from evomerge.scoring.tasks.item_losses import chance_of, item_loss
+from evomerge.scoring.tasks.loading import TaskLoader, label, override
+from evomerge.scoring.tasks.own_functions import OwnFunction, load_function
+from evomerge.scoring.tasks.shown_item import show_item
 from evomerge.scoring.tasks.slices import Doc, draw, make_chunks
 from evomerge.scoring.tasks.task_entries import ScorerConfig, TaskEntry
 
@@ -49,11 +64,14 @@ class LMEvalScorer:
         self._docs: dict[str, tuple[TaskGrader, FrozenDoc]] = {}
         drawn: dict[str, dict[str, tuple[str, ...]]] = {}
         self.withheld = 0
-        with silence_lm_eval():
+        self._counter = TokenCounter(tokenizer)
+        self._functions: dict[str, OwnFunction] = {}
+        with silence_lm_eval(), compiled_templates():
             loader = TaskLoader(config.include_path)
             for entry in config.entries:
                 with lm_eval_seeds():
-                    frozen = _FrozenEntry(entry, loader.load(entry), prompting, config.num_fewshot, config.gen_kwargs)
+                    options = prompting, config.num_fewshot, config.gen_kwargs
+                    frozen = _FrozenEntry(entry, loader.load(entry), *options, self._grader)
                 barred = frozen.contents_of(used)
                 self.withheld += sum(doc.content in barred for _, doc in frozen.docs.values())
                 drawn[entry.name] = draw(entry.name, frozen.pools, entry.slice_sizes, seed, barred)
@@ -66,7 +84,13 @@ class LMEvalScorer:
             )
             for slice_ in SLICES
         }
-        self.plan = Plan(chunks, {entry.name: entry.weight for entry in config.entries})
+        graders = {task_of(item): grader for item, (grader, _) in self._docs.items()}
+        self.plan = Plan(
+            chunks,
+            {entry.name: entry.weight for entry in config.entries},
+            {task: grader.aggregate for task, grader in graders.items() if grader.aggregate},
+            tuple(task for task, grader in graders.items() if grader.task.OUTPUT_TYPE == "generate_until"),
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -81,19 +105,27 @@ class LMEvalScorer:
         """Item → a hash of its content, for the items of the slices; equal for equal documents of any task or run."""
         return {item: _short(self._docs[item][1]) for slice_ in slices for item in self.plan.items(slice_)}
 
+    @property
+    def functions(self) -> dict[str, str]:
+        """The scoring functions of the user's → hashes of their source files."""
+        return {name: function.digest for name, function in sorted(self._functions.items())}
+
     def requests(self, chunk: Chunk) -> tuple[Request, ...]:
         """The requests of a chunk, item by item, in a fixed order."""
         return tuple(request for item in chunk.items for request in self._docs[item][1].requests())
 
-    def grade(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, float]:
+    def grade(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, Any]:
         """Item → score from the raw responses to `requests(chunk)`; no state is kept between calls.
+
+        An item of a task with a corpus-level metric has the value from which that is computed.
 
         CandidateError for a score that is not finite, TaskError for one that is not a number.
         """
         by_item = dict(self._by_item(chunk, responses))
-        scores: dict[str, float] = {}
-        for grader, docs in self._by_grader(chunk):
-            scores |= grader.grade(docs, by_item)
+        scores: dict[str, Any] = {}
+        with compiled_templates():
+            for grader, docs in self._by_grader(chunk):
+                scores |= grader.grade(docs, by_item)
         return {item: scores[item] for item in chunk.items}
 
     def answers(self, chunk: Chunk, responses: Sequence[Any]) -> Counts:
@@ -102,9 +134,34 @@ class LMEvalScorer:
         counts = add_counts([grader.answers(docs, by_item) for grader, docs in self._by_grader(chunk)])
         return counts if counts["answers"] else {}
 
+    def lengths(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, float]:
+        """Item → the mean length of its generated answers in tokens, for the items of tasks that generate."""
+        found = {item: self._counter.of_answers(own) for item, own in self._by_item(chunk, responses) if texts_of(own)}
+        return {item: sum(counts) / len(counts) for item, counts in found.items()}
+
     def loss(self, item: str) -> ItemLoss | None:
         """The differentiable loss of an item; None if its task has no right choice and no target text."""
-        return item_loss(item, *self._docs[item], self._chat)
+        with compiled_templates():
+            return item_loss(item, *self._docs[item], self._chat)
+
+    def chances(self, slice_name: str) -> dict[str, float]:
+        """Item → the probability that a guess is right, for the items of a slice that have choices and an accuracy."""
+        docs = {item: self._docs[item] for item in self.plan.items(slice_name)}
+        return {item: chance for item, pair in docs.items() if (chance := chance_of(*pair)) is not None}
+
+    def show_item(self, item: str) -> list[str]:
+        """The lines that describe an item as a model reads it."""
+        with compiled_templates():
+            return list(show_item(item, *self._docs[item], self._chat))
+
+    def _grader(self, shown: str, task: Any, entry: TaskEntry, metric: str | None) -> TaskGrader:
+        return make_grader(shown, task, entry, metric, self._counter, self._load)
+
+    def _load(self, name: str, where: str) -> OwnFunction:
+        """A function of the user's, read once for each scorer."""
+        if name not in self._functions:
+            self._functions[name] = load_function(name, where)
+        return self._functions[name]
 
     def _by_grader(self, chunk: Chunk) -> Iterable[tuple[TaskGrader, dict[str, FrozenDoc]]]:
         by_grader: dict[str, tuple[TaskGrader, dict[str, FrozenDoc]]] = {}
@@ -146,6 +203,7 @@ class _FrozenEntry:
         prompting: Prompting,
         num_fewshot: int | None,
         gen_kwargs: Mapping[str, Any] | None,
+        make: Callable[[str, Any, TaskEntry, str | None], TaskGrader],
     ) -> None:
         self.docs: dict[str, tuple[TaskGrader, FrozenDoc]] = {}
         self.pools: dict[str, list[Doc]] = {slice_: [] for slice_ in SLICES}
@@ -153,8 +211,10 @@ class _FrozenEntry:
         for name, task in tasks.items():
             shown = label(entry, name)
             override(shown, task, entry, num_fewshot, gen_kwargs)
-            metric, sign = choose_metric(shown, task, metric)
-            grader = TaskGrader(shown, task, metric, sign, choose_filter(shown, task, entry.filter))
+            grader = make(shown, task, entry, metric)
+            metric = metric or (None if entry.score else grader.metric)
+            if grader.aggregate and len(tasks) > 1:
+                raise TaskError(f"task '{entry.name}' is a group, and its metric is corpus-level; list its tasks")
             self._add(entry, grader, name, prompting)
 
     def contents_of(self, used: Collection[str]) -> set[str]:

@@ -18,8 +18,11 @@ from lm_eval.tasks import TaskManager
 from evomerge.errors import TaskError
 from evomerge.hub import offline_reason
 from evomerge.schema import as_yaml
+from evomerge.scoring.tasks.aggregates import name_of
+from evomerge.scoring.tasks.csv_text import read_as_text, read_numbers_as_places
 from evomerge.scoring.tasks.task_entries import TaskEntry, suggestion
 from evomerge.scoring.tasks.task_errors import foreign_metrics, load_problem, raising_task_error
+from evomerge.scoring.tasks.unrendered import refuse_unrendered
 
 NAMED = re.compile(r"""^[ -]*(?:["']?(?:task|group|tag)["']?:|-)[ \[]*["']?([^\s"'#\[\],]+)""", re.MULTILINE)
 NO_TASKS = (".py", ".pyc", ".md", ".txt", ".json", ".jsonl", ".csv", ".tsv")
@@ -43,13 +46,23 @@ class TaskLoader:
         offline = None if _is_local(entry) else offline_reason()
         try:
             tasks: dict[str, Task] = manager.load([target])["tasks"]
+            if entry.spec is not None and entry.spec.get("dataset_path") == "csv":
+                read_numbers_as_places(tasks[entry.name])
         except Exception as error:  # lm-eval and its data loaders may raise anything
             raise TaskError(f"task '{entry.name}' {load_problem(error, entry, offline)}") from error
         if not tasks:
             raise TaskError(f"task '{entry.name}' is a group without tasks; list its tasks in its YAML file")
         for name, task in tasks.items():
             _refuse_unsuited(label(entry, name), task)
+            refuse_unrendered(label(entry, name), task)
         return tasks
+
+    def load_spec(self, entry: TaskEntry) -> str | dict[str, Any]:
+        """What `lm_eval.simple_evaluate` takes as a task: its name, or the complete spec; TaskError as in `load`."""
+        tasks = self.load(entry)
+        if entry.spec is None:
+            return entry.name
+        return {**_inline(entry), "doc_to_target": tasks[entry.name].config.doc_to_target}
 
     @property
     def manager(self) -> TaskManager:
@@ -113,12 +126,14 @@ def _inline(entry: TaskEntry) -> dict[str, Any]:
             raise TaskError(f"task '{entry.name}': unknown key '{as_yaml(key)}' in spec{suggestion(key, SPEC_KEYS)}")
     if not spec.get("dataset_path") and not spec.get("custom_dataset"):
         raise TaskError(f"task '{entry.name}': spec has no dataset_path; write json, csv or a data set's id")
-    return {**spec, "task": entry.name}
+    return {**read_as_text(spec), "task": entry.name}
 
 
 def _is_local(entry: TaskEntry) -> bool:
-    """Whether a spec needs no hub: its data are files and its metrics are lm-eval's."""
-    return str((entry.spec or {}).get("dataset_path")) in _PACKAGED_DATASETS_MODULES and not foreign_metrics(entry)
+    """Whether a spec needs no hub: its data are files or made by a function, and its metrics are lm-eval's."""
+    spec = entry.spec or {}
+    has_data = "custom_dataset" in spec or str(spec.get("dataset_path")) in _PACKAGED_DATASETS_MODULES
+    return has_data and not foreign_metrics(entry)
 
 
 def _refuse_unsuited(name: str, task: Task) -> None:
@@ -149,10 +164,19 @@ def override(
         task.set_config(key="num_fewshot", value=shots or 0)
 
 
-def choose_metric(name: str, task: Task, metric: str | None) -> tuple[str, float]:
-    """The metric (the task's first by default) and its sign, -1 if lower values are better.
+@dataclasses.dataclass(frozen=True)
+class ChosenMetric:
+    """A metric; `sign` is -1 if lower is better, `aggregation` the name in lm-eval's registry if it is no mean."""
 
-    TaskError for a metric that lm-eval does not aggregate by the mean over items, as it has no value per item.
+    name: str
+    sign: float
+    aggregation: str | None
+
+
+def choose_metric(name: str, task: Task, metric: str | None, own_aggregate: bool = False) -> ChosenMetric:
+    """The metric of a task, by default its first.
+
+    TaskError for a metric whose aggregation is not in lm-eval's registry, unless the entry has an aggregate of its own.
     """
     with raising_task_error(f"task '{name}' has a metric_list that cannot be read", "give a list of {metric: NAME, …}"):
         aggregations = dict(task.aggregation())
@@ -161,14 +185,18 @@ def choose_metric(name: str, task: Task, metric: str | None) -> tuple[str, float
     metric = metric or next(iter(aggregations))
     if metric not in aggregations:
         raise TaskError(f"task '{name}': no metric '{as_yaml(metric)}'; it has {', '.join(map(as_yaml, aggregations))}")
-    if aggregations[metric] is not mean:
-        means = [other for other, function in aggregations.items() if function is mean]
-        remedy = f"use {' or '.join(map(as_yaml, means))}" if means else "it has no such metric, drop it"
-        raise TaskError(f"task '{name}': metric '{as_yaml(metric)}' is not a mean over items; {remedy}")
+    aggregation = None
+    if aggregations[metric] is not mean and not own_aggregate:
+        aggregation = name_of(aggregations[metric])
+        if aggregation is None:
+            means = [other for other, function in aggregations.items() if function is mean]
+            remedy = f"use {' or '.join(map(as_yaml, means))}, or " if means else ""
+            problem = f"task '{name}': metric '{as_yaml(metric)}' is no mean over items, nor in lm-eval's registry"
+            raise TaskError(f"{problem}; {remedy}name its function: aggregate: path/to/file.py:function")
     better = task.higher_is_better().get(metric)
     if better not in (True, False, None):
         raise TaskError(f"task '{name}': higher_is_better={as_yaml(better)} of metric '{metric}': give true or false")
-    return metric, -1.0 if better is False else 1.0
+    return ChosenMetric(metric, -1.0 if better is False else 1.0, aggregation)
 
 
 def choose_filter(name: str, task: Task, filter_name: str | None) -> Any:

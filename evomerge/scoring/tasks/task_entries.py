@@ -3,15 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any
 
 from evomerge.errors import ConfigError
 from evomerge.schema import EMPTY, Count, Location, Natural, OneOf, Range, Text, check_value
 from evomerge.scoring import SLICES
+from evomerge.scoring.tasks.own_functions import FORM, LIKE
+from evomerge.scoring.tasks.own_task import file_spec
 from evomerge.scoring.tasks.slices import SliceSize
 from evomerge.suggest import did_you_mean
 
 Name = Annotated[str, Text(r"[^/\s]([^/]{0,198}[^/\s])?", "a name of one line without '/'")]
+Function = Annotated[str, Text(FORM, LIKE)]
 Size = Count | Annotated[str, OneOf(("all",))] | Sequence[int | str]  # a count, what the others leave, or document ids
 
 
@@ -29,9 +33,13 @@ class TaskConfig(Slices):
     """The keys of a task or group in an experiment."""
 
     name: Name
+    file: Location | None = None
     spec: Mapping[str, Any] | None = None
     weight: Annotated[float, Range(0, 1e6, without=(0,))] = 1.0
     metric: str | None = None
+    score: Function | None = None
+    aggregate: Function | None = None
+    higher_is_better: bool | None = None
     filter: str | None = None
     splits: Mapping[Annotated[str, OneOf(SLICES)], str] | None = None
     num_fewshot: Natural | None = None
@@ -75,6 +83,9 @@ class TaskEntry:
     weight: float = 1.0
     spec: Mapping[str, Any] | None = None
     metric: str | None = None
+    score: str | None = None
+    aggregate: str | None = None
+    higher_is_better: bool | None = None
     filter: str | None = None
     splits: Mapping[str, str] = field(default_factory=dict)
     num_fewshot: int | None = None
@@ -104,12 +115,19 @@ def read_tasks(
 
 
 def _entry(given: TaskConfig, slices: Mapping[str, Any], where: str) -> TaskEntry:
+    if given.score and given.metric:
+        raise ConfigError(f"{where}: score={given.score} replaces the metric; drop metric={given.metric}, or score")
+    if given.higher_is_better is not None and not given.score and not given.aggregate:
+        raise ConfigError(f"{where}.higher_is_better belongs to score or aggregate; lm-eval knows it for its metrics")
     return TaskEntry(
         name=given.name,
         slice_sizes={slice_: _slice_size(given, slices, slice_, where) for slice_ in SLICES},
         weight=float(given.weight),
-        spec=given.spec,
+        spec={**file_spec(Path(given.file)), **(given.spec or {})} if given.file else given.spec,
         metric=given.metric,
+        score=given.score,
+        aggregate=given.aggregate,
+        higher_is_better=given.higher_is_better,
         filter=given.filter,
         splits=dict(given.splits or {}),
         num_fewshot=given.num_fewshot,

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
+from jinja2 import UndefinedError
 from lm_eval.api.registry import METRIC_REGISTRY
 
 from evomerge.errors import EvomergeError, TaskError, remedy_for
 from evomerge.schema import as_yaml
+from evomerge.scoring.tasks.error_places import columns_remedy, place_of
 from evomerge.scoring.tasks.task_entries import TaskEntry
 
 MOVED = "set HF_HOME, or HF_DATASETS_CACHE for data sets alone, to a folder that can be written"
@@ -23,7 +25,8 @@ def raising_task_error(what: str, remedy: str) -> Iterator[None]:
     except EvomergeError:
         raise
     except Exception as error:
-        raise TaskError(f"{what}: {type(error).__name__}: {one_line(error)}; {remedy_for}") from error
+        place, known = place_of(error), _columns(error)
+        raise TaskError(f"{what}: {place}{type(error).__name__}: {one_line(error)}{known}; {remedy}") from error
 
 
 def foreign_metrics(entry: TaskEntry) -> list[str]:
@@ -48,9 +51,21 @@ def load_problem(error: BaseException, entry: TaskEntry, offline: str | None) ->
         return f"cannot fetch its data set: {offline or one_line(error)}; check the network, or use local files"
     if isinstance(error, StopIteration) or (isinstance(error, IndexError) and "size 0" in str(error)):
         return "has no documents; check its data files"
+    place = place_of(error)
+    if place.endswith("is no text; "):
+        return f'cannot be loaded: {place}give texts, as in doc_to_choice: "{{{{[a|string, b|string]}}}}"'
+    if place.endswith("is empty; "):
+        return f"cannot be loaded: {place}give every choice a text"
     if isinstance(error, IndexError):
-        return f"cannot be loaded: {one_line(error)}; check that doc_to_target is the number or text of a choice"
-    return f"cannot be loaded: {type(cause).__name__}: {one_line(cause)}; check its spec or YAML file"
+        return f"cannot be loaded: {place}{one_line(error)}; check that doc_to_target is the number or text of a choice"
+    reason = f"{type(cause).__name__}: {one_line(cause)}{_columns(error)}"
+    return f"cannot be loaded: {place}{reason}; check its spec or YAML file"
+
+
+def _columns(error: BaseException) -> str:
+    """The columns of the data, for a name that is undefined in a template."""
+    remedy = columns_remedy(error) if isinstance(error, UndefinedError | KeyError) else ""
+    return f" ({remedy})" if remedy else ""
 
 
 def _cache_of(error: OSError, entry: TaskEntry) -> tuple[str, str] | None:

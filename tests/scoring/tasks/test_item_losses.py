@@ -128,3 +128,18 @@ def test_a_log_likelihood_task_has_its_own_requests_unless_they_have_no_text(cho
             continue
         assert loss is not None and loss.gold is None
         assert loss.requests[0].arguments == (f"{row}?", f"answer {row}")
+
+
+def test_the_chance_of_a_guess(choice: Any, freeze: Freeze) -> None:
+    def chances(**changes: Any) -> set[float]:
+        return set(
+            freeze({"name": "mc", "spec": choice(rows={"validation": ROWS}, **changes)}).chances("search").values()
+        )
+
+    information = [
+        {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_mutual_info")
+    ]
+    contexts = {"doc_to_text": "{{gold}}", "doc_to_target": "{{text}}"}
+    assert chances() == chances(metric_list=information) == chances(**contexts) == {1 / 3}
+    assert chances(doc_to_choice=["no", "yes"], doc_to_target="{{gold % 2}}") == {0.5}
+    assert chances(**GENERATE) == set()

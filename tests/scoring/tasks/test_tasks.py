@@ -10,7 +10,11 @@ import yaml
 from evomerge.errors import TaskError
 from evomerge.scoring.tasks import loading as tasks
 
-F1 = {"metric": "f1", "aggregation": "f1", "higher_is_better": True}
+# A file of a user's, which lm-eval includes: its functions have no name in lm-eval's registry.
+SPREAD = """
+def spread(values):
+    return max(values) - min(values)
+"""
 
 
 @pytest.fixture
@@ -49,7 +53,6 @@ def test_a_wrong_entry(refused, choice, changes, message) -> None:
             {"dataset_kwargs": {"data_files": {"validation": "/none/x.jsonl"}}},
             "Unable to find '/none/x.jsonl'",
         ),
-        ({"metric_list": [F1]}, "metric 'f1' is not a mean over items; it has no such metric"),
         ({"num_fewshot": 0, "shots": 2}, "fixes num_fewshot to 0"),
         ({"shots": 100}, "cannot build its prompts"),
         ({"unsafe_code": True}, "runs code that the model writes"),
@@ -62,9 +65,16 @@ def test_a_wrong_spec(refused, choice, changes, message) -> None:
     assert message in refused({"name": "mc", "spec": spec, **shots})
 
 
-def test_metrics_that_would_work_are_named(refused, choice) -> None:
-    metrics = [F1, {"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
-    assert "not a mean over items; use acc" in refused({"name": "mc", "spec": choice(metric_list=metrics)})
+@pytest.mark.parametrize("more", [[], [{"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True}]])
+def test_an_aggregation_that_has_no_name_is_refused(refused, choice, tmp_path: Path, more) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "functions.py").write_text(SPREAD)
+    text = yaml.safe_dump(choice(task="mc", metric_list=[{"metric": "acc", "aggregation": "HERE"}, *more]))
+    (folder / "mc.yaml").write_text(text.replace("HERE", "!function functions.spread"))
+    line = refused("mc", include_path=str(folder))
+    assert "metric 'acc' is no mean over items, nor in lm-eval's registry" in line
+    assert "name its function: aggregate: path" in line and ("use acc_norm, or" in line) == bool(more)
 
 
 @pytest.mark.parametrize(("text", "message"), [("", "has no documents"), ("{broken\n", "JSON parse error")])

@@ -1,0 +1,89 @@
+"""How fast the base scores items here, for a few batch sizes: the fastest one is chosen, and the plan counts by it."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from evomerge.experiment import Experiment
+from evomerge.models import load_model, load_tokenizer, model_config, resolve_device
+from evomerge.scoring import Chunk, Request
+from evomerge.scoring.engine import Encoder, ScoringEngine
+
+ON_CPU, ON_GPU = (4096, 2048, 8192), (4096, 16384, 65536)  # tokens in a batch; the first is the default
+ITEMS = 24
+WARM_UP = 2  # items
+PATIENCE = 15.0  # seconds of one size after which no further size is tried
+GAIN = 1.1  # a size other than the default must be so many times faster
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Items a second of one worker, with the number of tokens in a batch that is the fastest."""
+
+    items_per_second: float
+    batch_tokens: int
+
+
+def measure_pace(experiment: Experiment) -> Pace:
+    """Load the base, and score a few items of the search slice with each size.
+
+    A size that does not fit into memory ends the trials. TaskError where a prompt does not fit the model.
+    """
+    device = resolve_device(experiment.config.model.device)
+    sizes = ON_GPU if device.startswith("cuda") else ON_CPU
+    items = tuple(item for chunk in experiment.scorer.plan.chunks["search"] for item in chunk.items)[:ITEMS]
+    score = _scoring(experiment, device)
+    _seconds(score, experiment.scorer.requests(Chunk("pace", "search", items[:WARM_UP])), sizes[0])
+    requests = experiment.scorer.requests(Chunk("pace", "search", items))
+    times: dict[int, float] = {}
+    for size in sizes:
+        try:
+            times[size] = _seconds(score, requests, size)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        if times[size] > PATIENCE:
+            break
+    fastest = min(times, key=times.__getitem__, default=sizes[0])
+    if not times:
+        return Pace(1.0, fastest)
+    chosen = fastest if times[sizes[0]] > GAIN * times[fastest] else sizes[0]
+    return Pace(len(items) / times[chosen], chosen)
+
+
+_Score = Callable[[Sequence[Request], int], None]
+
+
+def _scoring(experiment: Experiment, device: str) -> _Score:
+    """A function that scores requests by the base, with so many tokens in a batch."""
+    model, base = experiment.config.model, experiment.family.base
+    trust = model.trust_remote_code
+    live = load_model(
+        base.folder,
+        dtype=model.dtype,
+        device=device,
+        attn_implementation=model.attn_implementation,
+        trust_remote_code=trust,
+        untied=base.untied,
+    )
+    tokenizer, config = load_tokenizer(base.folder, trust), model_config(base.folder, trust)
+
+    def encoder(tokens: int) -> Encoder:
+        return Encoder(tokenizer, config, max_length=model.max_length, batch_tokens=tokens)
+
+    engine = ScoringEngine(live, tokenizer, encoder(model.batch_tokens), batch_size=model.batch_size)
+
+    def score(requests: Sequence[Request], tokens: int) -> None:
+        engine.forget()  # no prefix is cached from another size
+        with torch.inference_mode():
+            engine.respond(encoder(tokens).encode(requests))
+
+    return score
+
+
+def _seconds(score: _Score, requests: Sequence[Request], tokens: int) -> float:
+    start = time.perf_counter()
+    score(requests, tokens)
+    return time.perf_counter() - start

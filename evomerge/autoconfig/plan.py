@@ -1,0 +1,72 @@
+"""The plan that is shown before a search starts: what was chosen, and what it takes in items, time, memory and disk."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.autoconfig.pace import Pace
+from evomerge.autoconfig.sizes import Sizes
+from evomerge.errors import ConfigError
+from evomerge.experiment import Experiment
+from evomerge.merging import memory_need
+
+LEDGER_BYTES = 50e6  # an upper bound for ledger, recipe and report of such a search
+TABLES_FACTOR = 8  # bytes of prepared tables for each weight of a model, where a method has tables of dense experts
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Items of all slices, seconds at the measured pace, and bytes of memory and disk."""
+
+    items: int
+    seconds: float
+    memory: int
+    disk: int
+
+
+def estimate(experiment: Experiment, config: Mapping[str, Any], cost: int, pace: Pace) -> Estimate:
+    """What the whole command takes, for `cost` items in all slices; `config` is the chosen one."""
+    need = memory_need(experiment.family, experiment.config.model.dtype)
+    rows = config["baselines"]["methods"].values()
+    tables = TABLES_FACTOR * experiment.family.base.parameter_count * ("tsv_m" in rows)
+    seconds = cost / (pace.items_per_second * config["pool"].get("workers", 1))
+    return Estimate(cost, seconds, need.model + need.sources, round(LEDGER_BYTES + tables))
+
+
+def refuse_full_disk(folder: Path, needed: int) -> None:
+    """ConfigError where the disk of the run's folder has not so many bytes free."""
+    parent = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise ConfigError(
+            f"{folder}: {free / 1e9:.2f} GB are free and {needed / 1e9:.2f} GB are needed; give another --out"
+        )
+
+
+def plan_lines(config: Mapping[str, Any], reasons: Mapping[str, str], sizes: Sizes, found: Estimate) -> Iterator[str]:
+    """The choices with their reasons, then the estimate."""
+    method = config["method"]
+    shown = {
+        "method": method if isinstance(method, str) else " or ".join(method),
+        "space": config["space"]["schedule"],
+        "optimizer": config["optimizer"]["name"],
+    }
+    for key, value in shown.items():
+        yield f"{key:10}{value}: {reasons[key]}"
+    yield f"{'model':10}{config['model']['dtype']}: {reasons['model']}"
+    yield f"{'pool':10}{config['pool']['name']}: {reasons['pool']}"
+    for task in sizes.search:
+        parts = f"{sizes.search[task]} search, {sizes.select[task]} select, {sizes.holdout[task]} holdout"
+        yield f"{'task':10}{task}: {parts}"
+    yield (
+        f"{'estimate':10}{found.items} items, about {_duration(found.seconds)}; {found.memory / 1e9:.1f} GB of memory, "
+        f"{found.disk / 1e9:.1f} GB of disk"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,155 @@
+"""One command: measure, choose, write the experiment file, show the plan, search."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from evomerge.atomic import write_atomically
+from evomerge.autoconfig.choices import choose_approach, choose_rows
+from evomerge.autoconfig.experiment_file import experiment_text
+from evomerge.autoconfig.hardware import choose_dtype, choose_pool
+from evomerge.autoconfig.pace import measure_pace
+from evomerge.autoconfig.plan import estimate, plan_lines, refuse_full_disk
+from evomerge.autoconfig.request import Request
+from evomerge.autoconfig.sizes import SPARE, Sizes, choose_sizes
+from evomerge.errors import RunError
+from evomerge.experiment import Experiment, from_config, prepare_run, run_experiment
+from evomerge.paths import EXPERIMENT, LEDGER
+from evomerge.scoring import task_of
+
+HOURS = 2.0  # that a search without a limit is planned for, at most
+STANDING = 4  # rows of every search beside the experts: base, average, default, and the winner's own
+REASONS = {
+    "scorer": "sizes of slices for the number of questions and the pace of this machine",
+    "budget": "items of the search slice; the comparison at the end comes on top",
+    "baselines": "textbook merges that the winner is compared with",
+}
+TRIAL_SLICES = {"search": 8, "select": 1, "holdout": "all"}  # by which documents are counted and the pace is measured
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A chosen configuration as the text of its experiment file, and the lines of its plan."""
+
+    text: str
+    plan: tuple[str, ...]
+
+
+def run_quick(request: Request, console: Console) -> Path:
+    """Choose and search, or continue the search of the request's folder; returns the folder.
+
+    RunError where the folder holds another search.
+    """
+    folder = request.folder
+    for line in write_experiment(request, folder / EXPERIMENT):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    run_experiment(*prepare_quick(request), console)
+    return folder
+
+
+def prepare_quick(request: Request) -> tuple[dict[str, Any], Path]:
+    """The configuration of the experiment file in the request's folder, with the request's limits, and the folder."""
+    config, folder = prepare_run(request.folder / EXPERIMENT, request.folder)
+    limits = {"hours": request.hours} if request.hours is not None else {}
+    return config | {"budget": config["budget"] | limits}, folder
+
+
+def write_experiment(request: Request, path: Path) -> tuple[str, ...]:
+    """Write the experiment file, unless it is there for the same request; returns the lines of the plan.
+
+    RunError where the file, or a search in its folder, belongs to another request.
+    """
+    if path.exists():
+        _refuse_other(request, path)
+        return (f"{path}: as it was chosen before",)
+    if (path.parent / LEDGER).exists():
+        raise RunError(f"{path.parent}: holds another search; give another folder with --out")
+    chosen = _choose(request, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, chosen.text)
+    return (*chosen.plan, f"{'file':10}{path}")
+
+
+def _refuse_other(request: Request, path: Path) -> None:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tasks = [task if isinstance(task, Mapping) else {"name": task} for task in found["scorer"]["tasks"]]
+        same = (
+            Request(found["base"], found["experts"], tuple(tasks), seed=found["seed"]).identity() == request.identity()
+        )
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        same = False
+    if not same:
+        raise RunError(f"{path}: another search, with other models, tasks or seed; give another folder with --out")
+
+
+def _choose(request: Request, path: Path) -> Chosen:
+    experiment, dtype_reason = _trial(request)
+    pool, pool_reason = choose_pool()
+    approach, pace = choose_approach(experiment), measure_pace(experiment)
+    methods = choose_rows(experiment, approach.sections["method"])
+    rows = len(experiment.experts) + STANDING + len(methods)
+    seconds = SPARE * 3600 * (request.hours or HOURS)
+    affordable = seconds * pace.items_per_second * pool.get("workers", 1)
+    sizes = choose_sizes(_documents(experiment), rows, approach.price, affordable, request.items)
+    config = {
+        "name": request.name,
+        "base": request.base,
+        "experts": dict(request.experts),
+        **approach.sections,
+        "scorer": _scorer(request, sizes),
+        "model": {"dtype": experiment.config.model.dtype, "batch_tokens": pace.batch_tokens},
+        "pool": pool,
+        "budget": _budget(request, sizes.search_items(approach.price)),
+        "baselines": {"methods": methods},
+        "seed": request.seed,
+    }
+    if approach.price is not None:
+        config["optimizer"] = {**config["optimizer"], "passes": sizes.passes}
+    reasons = {**approach.reasons, "model": dtype_reason, "pool": pool_reason} | REASONS
+    found = estimate(experiment, config, sizes.cost(rows, approach.price), pace)
+    refuse_full_disk(path.parent, found.disk)
+    text = experiment_text(config, reasons, request.name, str(path))
+    return Chosen(text, tuple(plan_lines(config, reasons, sizes, found)))
+
+
+def _budget(request: Request, items: int) -> dict[str, Any]:
+    return {"evaluations": None, "items": request.items or items, "hours": request.hours}
+
+
+def _trial(request: Request) -> tuple[Experiment, str]:
+    """The models and all documents of the tasks, by which everything is chosen, and the reason for the dtype."""
+    scorer = {"slices": TRIAL_SLICES, "tasks": list(request.tasks)}
+    config = {"name": request.name, "base": request.base, "experts": dict(request.experts), "scorer": scorer}
+    experiment = from_config(prepare_run(config, None)[0])
+    dtype, reason = choose_dtype(experiment.family.base.parameter_count)
+    experiment.config.model = replace(experiment.config.model, dtype=dtype)
+    return experiment, reason
+
+
+def _documents(experiment: Experiment) -> dict[str, int]:
+    """Task → the number of its different documents."""
+    items = [
+        task_of(item) for chunks in experiment.scorer.plan.chunks.values() for chunk in chunks for item in chunk.items
+    ]
+    return {task: items.count(task) for task in dict.fromkeys(items)}
+
+
+def _scorer(request: Request, sizes: Sizes) -> dict[str, Any]:
+    """The tasks with their own slices, and none for all, unless they are equal."""
+    each = {
+        task: {"search": sizes.search[task], "select": sizes.select[task], "holdout": sizes.holdout[task]}
+        for task in sizes.search
+    }
+    first = next(iter(each.values()))
+    if all(own == first for own in each.values()):
+        return {"slices": first, "tasks": [_short(task) for task in request.tasks]}
+    return {"tasks": [{**task, **each[str(task["name"])]} for task in request.tasks]}
+
+
+def _short(task: Mapping[str, Any]) -> Any:
+    return task["name"] if set(task) == {"name"} else dict(task)

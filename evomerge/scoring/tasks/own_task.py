@@ -1,0 +1,109 @@
+"""A file of questions as an lm-eval task: `file: questions.csv` in a task entry, without a task configuration."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from evomerge.errors import ConfigError
+from evomerge.scoring.tasks.questions import Question, read_questions
+
+SENTENCE_ENDS = (".", "?", "!", "…", '"', "'", ")")
+LONG_ANSWER = 8  # words; a typical answer of more is compared by what it shares with the reference, not word for word
+TOKENS_PER_WORD = 4  # an upper bound for most languages with spaces
+SPLIT = "test"
+
+
+def file_spec(path: Path) -> dict[str, Any]:
+    """An lm-eval task configuration for a file of questions with choices, or with answers in words.
+
+    Choices are compared by log-likelihood (`acc`). Short answers are generated up to the end of the line and compared
+    without case and punctuation (`exact_match`), long ones by ROUGE-L (`rougeL`). A question that does not end as a
+    sentence is a prompt of its own ("Topic:", "because"); others become "Question: …\\nAnswer:".
+    """
+    questions = _questions(path.resolve(), _stamp(path))
+    common = {
+        "custom_dataset": partial(_dataset, str(path.resolve()), _stamp(path)),
+        "test_split": SPLIT,
+        "doc_to_text": "prompt",
+    }
+    return {**common, **(_choice_keys() if questions[0].choices else _answer_keys(questions))}
+
+
+def _choice_keys() -> dict[str, Any]:
+    return {
+        "output_type": "multiple_choice",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
+        ],
+    }
+
+
+def _answer_keys(questions: Sequence[Question]) -> dict[str, Any]:
+    words = [len(question.answer.split()) for question in questions]
+    several_lines = any("\n" in question.answer for question in questions)
+    long = median(words) > LONG_ANSWER or several_lines
+    until = ["\n\n"] if several_lines else ["\n"]
+    keys: dict[str, Any] = {
+        "output_type": "generate_until",
+        "doc_to_target": "answer",
+        "generation_kwargs": {
+            "until": until,
+            "do_sample": False,
+            "max_gen_toks": max(16, TOKENS_PER_WORD * max(words)),
+        },
+    }
+    if long:
+        metric = {"metric": "rougeL", "aggregation": "mean", "higher_is_better": True}
+        return keys | {"process_results": _rouge, "metric_list": [metric]}
+    exact = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
+    return keys | {"metric_list": [exact | {"ignore_case": True, "ignore_punctuation": True}]}
+
+
+def _rouge(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """ROUGE-L's F-measure with stemming, the metric of summaries (Lin 2004)."""
+    score = _rouge_scorer().score(doc["answer"], results[0])
+    return {"rougeL": float(score["rougeL"].fmeasure)}
+
+
+@cache
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
+@cache
+def _questions(path: Path, stamp: tuple[int, int]) -> Sequence[Question]:
+    """The questions of a file, read once while it does not change."""
+    return tuple(read_questions(path))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give the path of a CSV or JSONL file") from None
+    return found.st_mtime_ns, found.st_size
+
+
+def _dataset(path: str, stamp: tuple[int, int], **_: Any) -> dict[str, Any]:
+    """The data set that lm-eval asks for: documents with prompt, answer and, if there are any, choices and gold."""
+    from datasets import Dataset
+
+    questions = _questions(Path(path), stamp)
+    asks = sum(question.text.endswith(SENTENCE_ENDS) for question in questions) > len(questions) / 2
+    docs = [
+        {"prompt": _prompt(question, asks), "answer": question.answer}
+        | ({"choices": list(question.choices), "gold": question.gold} if question.choices else {})
+        for question in questions
+    ]
+    return {SPLIT: Dataset.from_list(docs)}
+
+
+def _prompt(question: Question, asks: bool) -> str:
+    text = f"Question: {question.text}\nAnswer:" if asks else question.text
+    return f"{question.context}\n{text}" if question.context else text

@@ -1,0 +1,52 @@
+"""Requests: labels, task names and folders that follow from paths, and one line for what is missing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.autoconfig import Request
+from evomerge.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("paths", "labels"),
+    [
+        (("org/a", "org/b"), ["a", "b"]),
+        (("x/math", "y/math"), ["x-math", "y-math"]),
+        (("org/model-math@1a2b3c", "./law/"), ["model-math", "law"]),
+        (("base", "uniform"), ["base-expert", "uniform-expert"]),
+    ],
+)
+def test_labels_tell_experts_apart(paths: tuple[str, ...], labels: list[str]) -> None:
+    assert list(Request.of("org/base-model", paths, ["gsm8k"]).experts) == labels
+
+
+def test_names_of_the_run_and_of_tasks(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "my questions.csv").write_text("question,answer\nwho?,me\n")
+    files = [str(tmp_path / folder / "my questions.csv") for folder in ("one", "two")]
+    request = Request.of("org/base", ["org/a"], ["gsm8k", *files], hours=2)
+    assert [task["name"] for task in request.tasks] == ["gsm8k", "my-questions", "my-questions-2"]
+    assert request.folder == Path("runs/base+a")
+    assert Request.of("b", {"x": "y"}, ["gsm8k"], out=tmp_path / "o").name == "o"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "said"),
+    [
+        (("base", [], ["gsm8k"]), {}, "no expert"),
+        (("base", ["a"], []), {}, "no task: add --tasks"),
+        (("base", ["a", "a"], ["gsm8k"]), {}, "a: given twice"),
+        (("base", ["base"], ["gsm8k"]), {}, "base and expert are the same"),
+        (("base", ["a"], ["gsm8k", "gsm8k"]), {}, "'gsm8k' is listed twice"),
+        (("base", ["a"], ["gsm8k"]), {"hours": 0}, "hours=0: give a number above 0"),
+        (("base", ["a"], ["gsm8k"]), {"items": -3}, "items=-3: give a number above 0"),
+        (("base", ["a"], ["nothere.csv"]), {}, "nothere.csv: No such file"),
+    ],
+)
+def test_what_is_missing_is_one_line(arguments: Any, keywords: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Request.of(*arguments, **keywords)
+    assert said in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,166 @@
+"""Files of a user's own questions: every usual spelling of columns and answers is known, mistakes name the row."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.errors import ConfigError
+from evomerge.scoring.tasks.own_task import file_spec
+from evomerge.scoring.tasks.questions import read_questions
+
+ASKED = ('What is 7 plus 5, and "why"?', "Line one\nline two?")
+CHOICES = (("10", "11", "12", "13"), ("red", "green", "blue", "a, b"))
+GOLD = (2, 3)
+
+
+def csv_text(answers: tuple[str, str], header: str = "question,a,b,c,d,answer", separator: str = ",") -> str:
+    rows = [
+        separator.join(_quoted(cell) for cell in (question, *choices, answer))
+        for question, choices, answer in zip(ASKED, CHOICES, answers, strict=True)
+    ]
+    return "\n".join([header.replace(",", separator), *rows, ""])
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"'
+
+
+def read(tmp_path: Path, text: str, name: str = "mine.csv", encoding: str = "utf-8") -> list[tuple[str, Any, int]]:
+    path = tmp_path / name
+    path.write_text(text, encoding=encoding)
+    return [(found.text, found.choices, found.gold) for found in read_questions(path)]
+
+
+EXPECTED = list(zip(ASKED, CHOICES, GOLD, strict=True))
+
+
+@pytest.mark.parametrize("answers", [("C", "D"), ("c", "d"), ("(C)", "D."), ("12", "a, b"), ("3", "4")])
+def test_an_answer_is_a_letter_a_text_or_a_number(tmp_path: Path, answers: tuple[str, str]) -> None:
+    assert read(tmp_path, csv_text(answers)) == EXPECTED
+
+
+@pytest.mark.parametrize("answers", [("2", "3"), ("2.0", "3.0")])
+def test_a_column_named_gold_counts_from_zero(tmp_path: Path, answers: tuple[str, str]) -> None:
+    text = csv_text(answers, "query,option_a,option_b,option_c,option_d,gold").replace('"a, b"', '"gray"')
+    assert [gold for *_, gold in read(tmp_path, text)] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Question,A,B,C,D,Answer", "prompt,choice1,choice2,choice3,choice4,target", "input,1,2,3,4,correct_answer",
+     "query,opa,opb,opc,opd,label", "text,ending0,ending1,ending2,ending3,solution"],
+)  # fmt: skip
+def test_columns_are_found_by_their_usual_names(tmp_path: Path, header: str) -> None:
+    assert read(tmp_path, csv_text(("12", "a, b"), header)) == EXPECTED
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_separators_byte_order_marks_and_empty_lines(tmp_path: Path, separator: str, encoding: str) -> None:
+    text = csv_text(("C", "D"), separator=separator) + "\n\n"
+    assert read(tmp_path, text, encoding=encoding) == EXPECTED
+    assert read(tmp_path, text.replace("\n", "\r\n"), encoding=encoding)[0] == EXPECTED[0]
+
+
+def test_numbers_stay_as_they_are_written(tmp_path: Path) -> None:
+    (found,) = read(tmp_path, "question,a,b,answer\n007?,1.50,NA,NA\n")
+    assert found == ("007?", ("1.50", "NA"), 1)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "q?", "choices": ["x", "y"], "answer": 1, "label": 1},
+        {"question": "q?", "choices": ["x", "y"], "gold": 1},
+        {"question": "q?", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"},
+        {"question": "q?", "options": {"A": "x", "B": "y"}, "answer": "B"},
+        {"question": "q?", "answer_choices": "['x', 'y']", "target": "y"},
+    ],
+)
+def test_lists_of_choices(tmp_path: Path, row: dict[str, Any]) -> None:
+    if "label" in row:  # a number of an `answer` column needs a second row to tell 0 from 1
+        row.pop("answer")
+    assert read(tmp_path, json.dumps(row) + "\n", "mine.jsonl") == [("q?", ("x", "y"), 1)]
+    assert read(tmp_path, json.dumps([row]), "mine.json") == [("q?", ("x", "y"), 1)]
+
+
+def test_rows_may_have_fewer_choices_and_a_context(tmp_path: Path) -> None:
+    text = "context,question,a,b,c,answer\nOnce.,who?,x,y,,B\n,why?,x,y,z,C\n"
+    assert [(len(choices), gold) for _, choices, gold in read(tmp_path, text)] == [(2, 1), (3, 2)]
+    assert [found.context for found in read_questions(tmp_path / "mine.csv")] == ["Once.", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no rows"),
+        ("question,answer\n", "no rows"),
+        ("frage,antwort\nx,y\n", "no column for the question; it has frage, antwort, and needs question, query"),
+        ("question,a,b\nx,y,z\n", "no column for the answer; it has question, a, b, and needs answer"),
+        ("question,a,b,answer\nq,x,y,A\nr,x,y,E\n", "row 2: answer 'E' names none of its choices (x, y)"),
+        ("question,a,b,answer\nq,x,y,A\nr,x,,A\n", "row 2 has no list of two or more choices in a, b"),
+        ("question,a,b,answer\nq,x,x,A\n", "row 1 has two equal choices"),
+        ("question,a,b,answer\n,x,y,A\n", "row 1 has no question"),
+        ("question,answer\nq,\n", "row 1 has no answer"),
+        ("question,a,b,c,answer\nq,x,y,z,1\nr,x,y,z,2\n", "cannot be told whether the first choice is 0 or 1"),
+        ("question,answer\nq,x,y\n", "line 2 has 3 cells, the header 2; put text that holds ','"),
+        ('question,answer\nq,"x\n', "check its double quotes"),
+        ("question,question,answer\nq,r,x\n", "two columns are named 'question'"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_the_file(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, text)
+    assert said in str(error.value) and "mine.csv" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("mine.jsonl", '{"question": "q"', "line 1 is not JSON"),
+        ("mine.jsonl", "[1]\n", "line 1 is not an object"),
+        ("mine.json", '{"question": "q"}\n{"question": "r"}', "a file of JSON lines is named .jsonl"),
+        ("mine.json", "{}", "not a list of questions"),
+        ("mine.xlsx", "", "is one of .csv, .tsv"),
+    ],
+)
+def test_other_files(tmp_path: Path, name: str, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match="mine"):
+        read(tmp_path, text, name)
+    with pytest.raises(ConfigError) as error:
+        read_questions(tmp_path / name)
+    assert said in str(error.value)
+
+
+def test_a_file_that_is_not_there_or_not_utf8(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothere.csv: No such file"):
+        file_spec(tmp_path / "nothere.csv")
+    with pytest.raises(ConfigError, match=r"not UTF-8 at byte 16"):
+        read(tmp_path, "question,answer\né?,x\n", encoding="latin-1")
+
+
+def docs(path: Path) -> list[dict[str, Any]]:
+    return list(file_spec(path)["custom_dataset"]()["test"])
+
+
+def test_sentences_become_questions_and_prompts_stay(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("question,a,b,answer\nWho?,x,y,A\nWhy?,x,y,B\n")
+    assert docs(path)[0]["prompt"] == "Question: Who?\nAnswer:"
+    path.write_text("context,question,a,b,answer\nOnce.,Topic:,x,y,A\n,It rained because,x,y,B\n")
+    assert [doc["prompt"] for doc in docs(path)] == ["Once.\nTopic:", "It rained because"]
+
+
+def test_short_answers_are_compared_word_for_word_and_long_ones_by_rouge(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("question,answer\nWho?,the cat\nWhat?,a dog\n")
+    short = file_spec(path)
+    assert short["metric_list"][0]["metric"] == "exact_match" and short["generation_kwargs"]["until"] == ["\n"]
+    path.write_text(f"question,answer\nWho?,{'the cat sat ' * 5}\n")
+    long = file_spec(path)
+    assert long["metric_list"][0]["metric"] == "rougeL"
+    value = long["process_results"]({"answer": "the cat sat on the mat"}, ["the cat on a mat"])["rougeL"]
+    precision, recall = 4 / 5, 4 / 6  # the longest common subsequence is: the cat on mat
+    assert value == pytest.approx(2 * precision * recall / (precision + recall))
