@@ -14,10 +14,10 @@ from evomerge.errors import ConfigError
 from evomerge.paths import RECIPE, refuse_unfinished, run_name
 from evomerge.recipes import load_recipe
 
-DEEP = "--deep"  # an option of `check`, which Hydra does not know
-
 if TYPE_CHECKING:
     from evomerge.autoconfig import Request
+
+DEEP = "--deep"  # an option of `check`, which Hydra does not know
 
 
 def search(overrides: Sequence[str], console: Console) -> int:
@@ -101,8 +101,8 @@ def check(overrides: Sequence[str], console: Console) -> int:
                 _write(console, line)
             audit.refuse_errors()
 
-    others = [text for text in overrides if text != DEEP]
-    return _for_file(others, show) if names_file(others) else for_each_job(others, show)
+    rest = [text for text in overrides if text != DEEP]
+    return _for_file(rest, show) if names_file(rest) else for_each_job(rest, show)
 
 
 def names_file(arguments: Sequence[str]) -> bool:
