@@ -45,8 +45,10 @@ def refuse_full_disk(folder: Path, needed: int) -> None:
         )
 
 
-def plan_lines(config: Mapping[str, Any], reasons: Mapping[str, str], sizes: Sizes, found: Estimate) -> Iterator[str]:
-    """The choices with their reasons, then the estimate."""
+def plan_lines(
+    config: Mapping[str, Any], reasons: Mapping[str, str], sizes: Sizes, found: Estimate, hours: float | None
+) -> Iterator[str]:
+    """The choices with their reasons, then the estimate, and a line where `hours` are not enough for it."""
     method = config["method"]
     shown = {
         "method": method if isinstance(method, str) else " or ".join(method),
@@ -64,6 +66,8 @@ def plan_lines(config: Mapping[str, Any], reasons: Mapping[str, str], sizes: Siz
         f"{'estimate':10}{found.items} items, about {_duration(found.seconds)}; {found.memory / 1e9:.1f} GB of memory, "
         f"{found.disk / 1e9:.1f} GB of disk"
     )
+    if hours is not None and found.seconds > 3600 * hours:
+        yield f"{'note':10}the smallest useful slices need more than {hours:g} hours here: the search may end early"
 
 
 def _duration(seconds: float) -> str:

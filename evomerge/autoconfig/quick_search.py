@@ -1,6 +1,6 @@
-"""One command: measure, choose, write the experiment file, show the plan, search."""
+"""One command: audit, measure, choose, write the experiment file, show the plan, search."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from evomerge.autoconfig.plan import estimate, plan_lines, refuse_full_disk
 from evomerge.autoconfig.request import Request
 from evomerge.autoconfig.sizes import SPARE, Sizes, choose_sizes
 from evomerge.errors import RunError
-from evomerge.experiment import Experiment, from_config, prepare_run, run_experiment
+from evomerge.experiment import Experiment, audit_experiment, from_config, prepare_run, run_experiment
 from evomerge.paths import EXPERIMENT, LEDGER
 from evomerge.scoring import task_of
 
@@ -55,23 +55,34 @@ def prepare_quick(request: Request) -> tuple[dict[str, Any], Path]:
     """The configuration of the experiment file in the request's folder, with the request's limits, and the folder."""
     config, folder = prepare_run(request.folder / EXPERIMENT, request.folder)
     limits = {"hours": request.hours} if request.hours is not None else {}
+    limits |= {"items": request.items} if request.items is not None else {}
     return config | {"budget": config["budget"] | limits}, folder
 
 
-def write_experiment(request: Request, path: Path) -> tuple[str, ...]:
-    """Write the experiment file, unless it is there for the same request; returns the lines of the plan.
+def write_experiment(request: Request, path: Path) -> Iterator[str]:
+    """Audit the models, measure, choose, and write the experiment file; yields lines about each step and the plan.
 
-    RunError where the file, or a search in its folder, belongs to another request.
+    A file that is there for the same request is kept. RunError where the file, or a search in its folder, belongs to
+    another request; ExpertError where the audit finds a fault that every merge would have.
     """
     if path.exists():
         _refuse_other(request, path)
-        return (f"{path}: as it was chosen before",)
+        yield f"{path}: as it was chosen before"
+        return
     if (path.parent / LEDGER).exists():
         raise RunError(f"{path.parent}: holds another search; give another folder with --out")
-    chosen = _choose(request, path)
+    experiment, dtype_reason = _trial(request)
+    scorer = experiment.scorer  # a wrong task is reported before weights are read
+    yield f"{'audit':10}reading {len(experiment.experts)} experts; {len(scorer.plan.weights)} tasks are loaded"
+    audit = audit_experiment(experiment)
+    yield from audit.lines()
+    audit.refuse_errors()
+    yield f"{'measure':10}the speed of the base on this machine"
+    chosen = _choose(request, path, experiment, dtype_reason)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, chosen.text)
-    return (*chosen.plan, f"{'file':10}{path}")
+    yield from chosen.plan
+    yield f"{'file':10}{path}"
 
 
 def _refuse_other(request: Request, path: Path) -> None:
@@ -87,8 +98,7 @@ def _refuse_other(request: Request, path: Path) -> None:
         raise RunError(f"{path}: another search, with other models, tasks or seed; give another folder with --out")
 
 
-def _choose(request: Request, path: Path) -> Chosen:
-    experiment, dtype_reason = _trial(request)
+def _choose(request: Request, path: Path, experiment: Experiment, dtype_reason: str) -> Chosen:
     pool, pool_reason = choose_pool()
     approach, pace = choose_approach(experiment), measure_pace(experiment)
     methods = choose_rows(experiment, approach.sections["method"])
@@ -114,7 +124,7 @@ def _choose(request: Request, path: Path) -> Chosen:
     found = estimate(experiment, config, sizes.cost(rows, approach.price), pace)
     refuse_full_disk(path.parent, found.disk)
     text = experiment_text(config, reasons, request.name, str(path))
-    return Chosen(text, tuple(plan_lines(config, reasons, sizes, found)))
+    return Chosen(text, tuple(plan_lines(config, reasons, sizes, found, request.hours)))
 
 
 def _budget(request: Request, items: int) -> dict[str, Any]:

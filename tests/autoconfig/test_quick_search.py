@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import evomerge
 from evomerge.autoconfig import Request, write_experiment
@@ -85,10 +86,10 @@ def test_answers_in_words_are_searched_by_their_scores(command: Command, tmp_pat
 
 def test_the_same_request_gets_the_same_file(tmp_path: Path) -> None:
     request = Request.of(FAMILY[0], FAMILY[1:], FILES[:2], out=tmp_path / "one")
-    write_experiment(request, tmp_path / "one" / "experiment.yaml")
+    list(write_experiment(request, tmp_path / "one" / "experiment.yaml"))
     first = (tmp_path / "one" / "experiment.yaml").read_text()
     shutil.rmtree(tmp_path / "one")
-    write_experiment(request, tmp_path / "one" / "experiment.yaml")
+    list(write_experiment(request, tmp_path / "one" / "experiment.yaml"))
     assert (tmp_path / "one" / "experiment.yaml").read_text() == first
 
 
@@ -96,14 +97,14 @@ def test_a_folder_with_another_search_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "trials.jsonl").write_text("{}\n")
     request = Request.of(FAMILY[0], FAMILY[1:], FILES[:2], out=tmp_path)
     with pytest.raises(RunError, match="holds another search"):
-        write_experiment(request, tmp_path / "experiment.yaml")
+        list(write_experiment(request, tmp_path / "experiment.yaml"))
     assert [path.name for path in tmp_path.iterdir()] == ["trials.jsonl"]
 
 
 def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     with pytest.raises(ConfigError, match="GB are needed; give another --out"):
-        write_experiment(Request.of(FAMILY[0], FAMILY[1:], FILES[:2], out=tmp_path / "o"), tmp_path / "o" / "e.yaml")
+        list(write_experiment(Request.of(FAMILY[0], FAMILY[1:], FILES[:2], out=tmp_path), tmp_path / "e.yaml"))
     assert not list(tmp_path.iterdir())
 
 
@@ -125,6 +126,16 @@ def test_bad_lines_are_refused_and_leave_nothing(
     answer = command(*arguments)
     assert said in answer.refused(answer.code) and answer.code in (1, 2)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_expert_with_a_fault_is_refused_before_the_plan(command: Command, tmp_path: Path) -> None:
+    shutil.copytree(FAMILY[1], tmp_path / "broken")
+    tensors = load_file(tmp_path / "broken" / "model.safetensors")
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_file(tensors, tmp_path / "broken" / "model.safetensors", {"format": "pt"})
+    said = command(FAMILY[0], "broken", FAMILY[2], *ASKED, "--out", "mine")
+    assert "the audit found not finite (broken)" in said.refused(1) and "estimate" not in said.out
+    assert not (tmp_path / "mine").exists()
 
 
 def test_python_takes_models_and_tasks(tmp_path: Path) -> None:
