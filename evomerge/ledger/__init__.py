@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.ledger.ledger import Ledger, Rechunking, SlopePrice
+    from evomerge.ledger.ledger import Ledger
     from evomerge.ledger.reading import (
         chunks_of,
         complete_scores,
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         read_trials,
         refuse_other_search,
     )
+    from evomerge.ledger.records import Rechunking, SlopePrice
 else:
     __getattr__ = on_demand(__name__, __file__)
 

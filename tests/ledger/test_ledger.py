@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.ledger.ledger import Ledger, Rechunking, Trial
+from evomerge.ledger.ledger import Ledger
 from evomerge.ledger.reading import chunks_of, read_trials, refuse_other_search
+from evomerge.ledger.records import Rechunking, Trial
 from tests.toys import Run
 
 HEADER: Mapping[str, Any] = {

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from evomerge.errors import RunError
-from evomerge.ledger.ledger import Ledger, Rechunking
+from evomerge.ledger.ledger import Ledger
 from evomerge.ledger.reading import read_trials
+from evomerge.ledger.records import Rechunking
 from tests.ledger.test_ledger import HEADER, RECIPE
 
 Lines = list[dict[str, Any]]

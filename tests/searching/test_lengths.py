@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.ledger.ledger import Trial
+from evomerge.ledger.records import Trial
 from evomerge.scoring.protocol import Plan
 from evomerge.searching.generation import uses_races
 from evomerge.searching.objective import Objective

@@ -1,11 +1,8 @@
 """The lm-eval scorer: tasks are loaded and frozen once in the driver, divided into slices, and graded per item."""
 
 import hashlib
-import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import jinja2
 
 from evomerge.errors import TaskError
 from evomerge.scoring import (
@@ -21,23 +18,19 @@ from evomerge.scoring import (
     silence_lm_eval,
     task_of,
 )
-from evomerge.scoring.tasks.dry_run import check_grading
-from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Prompting, TaskGrader, fewshot_split, freeze, own_split
+from evomerge.scoring.tasks.chat_template import chat_template
+from evomerge.scoring.tasks.frozen_docs import FrozenDoc, Prompting, TaskGrader
+from evomerge.scoring.tasks.frozen_entry import FrozenEntry, short_hash
 from evomerge.scoring.tasks.graders import TokenCounter, make_grader, texts_of
 from evomerge.scoring.tasks.item_losses import chance_of, item_loss
-from evomerge.scoring.tasks.loading import TaskLoader, label, override
+from evomerge.scoring.tasks.loading import TaskLoader
 from evomerge.scoring.tasks.own_functions import OwnFunction, load_function
 from evomerge.scoring.tasks.shown_item import show_item
-from evomerge.scoring.tasks.slices import Doc, draw, make_chunks
+from evomerge.scoring.tasks.slices import draw, make_chunks
 from evomerge.scoring.tasks.task_entries import ScorerConfig, TaskEntry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-log = logging.getLogger(__name__)
-
-HASH_DIGITS = 16  # of a content hash, in a ledger's header
 
 
 class LMEvalScorer:
@@ -58,7 +51,7 @@ class LMEvalScorer:
         if config.fewshot_as_multiturn and not config.apply_chat_template:
             raise TaskError("fewshot_as_multiturn needs apply_chat_template=true; set both, or neither")
         multiturn = config.apply_chat_template if config.fewshot_as_multiturn is None else config.fewshot_as_multiturn
-        template = _chat_template(tokenizer) if config.apply_chat_template else None
+        template = chat_template(tokenizer) if config.apply_chat_template else None
         prompting = Prompting(config.system_instruction, template, multiturn)
         self._chat = template is not None
         self._docs: dict[str, tuple[TaskGrader, FrozenDoc]] = {}
@@ -71,7 +64,7 @@ class LMEvalScorer:
             for entry in config.entries:
                 with lm_eval_seeds():
                     options = prompting, config.num_fewshot, config.gen_kwargs
-                    frozen = _FrozenEntry(entry, loader.load(entry), *options, self._grader)
+                    frozen = FrozenEntry(entry, loader.load(entry), *options, self._grader)
                 barred = frozen.contents_of(used)
                 self.withheld += sum(doc.content in barred for _, doc in frozen.docs.values())
                 drawn[entry.name] = draw(entry.name, frozen.pools, entry.slice_sizes, seed, barred)
@@ -103,7 +96,7 @@ class LMEvalScorer:
 
     def contents(self, *slices: str) -> dict[str, str]:
         """Item → a hash of its content, for the items of the slices; equal for equal documents of any task or run."""
-        return {item: _short(self._docs[item][1]) for slice_ in slices for item in self.plan.items(slice_)}
+        return {item: short_hash(self._docs[item][1]) for slice_ in slices for item in self.plan.items(slice_)}
 
     @property
     def functions(self) -> dict[str, str]:
@@ -191,84 +184,3 @@ class LMEvalScorer:
                             f"{other} in {where} and {item} in {slice_} ask the same thing; drop one of the "
                             f"two tasks, or list document ids"
                         )
-
-
-class _FrozenEntry:
-    """The frozen tasks of one entry, and the pool of documents from which each slice is drawn."""
-
-    def __init__(
-        self,
-        entry: TaskEntry,
-        tasks: Mapping[str, Any],
-        prompting: Prompting,
-        num_fewshot: int | None,
-        gen_kwargs: Mapping[str, Any] | None,
-        make: Callable[[str, Any, TaskEntry, str | None], TaskGrader],
-    ) -> None:
-        self.docs: dict[str, tuple[TaskGrader, FrozenDoc]] = {}
-        self.pools: dict[str, list[Doc]] = {slice_: [] for slice_ in SLICES}
-        metric = entry.metric
-        for name, task in tasks.items():
-            shown = label(entry, name)
-            override(shown, task, entry, num_fewshot, gen_kwargs)
-            grader = make(shown, task, entry, metric)
-            metric = metric or (None if entry.score else grader.metric)
-            if grader.aggregate and len(tasks) > 1:
-                raise TaskError(f"task '{entry.name}' is a group, and its metric is corpus-level; list its tasks")
-            self._add(entry, grader, name, prompting)
-
-    def contents_of(self, used: Collection[str]) -> set[str]:
-        """The contents of the documents that `used` names by id or by hash."""
-        named = ((item, doc) for item, (_, doc) in self.docs.items())
-        return {doc.content for item, doc in named if item in used or _short(doc) in used}
-
-    def _add(self, entry: TaskEntry, grader: TaskGrader, name: str, prompting: Prompting) -> None:
-        default = own_split(grader.task)
-        splits = {slice_: entry.splits.get(slice_, default) for slice_ in SLICES}
-        if fewshot_split(grader.task) in splits.values():
-            log.warning(
-                "task %s: its few-shot examples come from the split that it is scored on, so prompts of one slice show "
-                "answers of another; give the task a fewshot_split of its own",
-                grader.name,
-            )
-        for split in dict.fromkeys(splits.values()):
-            prefix = _prefix(entry.name, name, split, default)
-            rows = freeze(grader.name, grader.task, split, prompting)
-            docs = {f"{prefix}/{row}": doc for row, doc in rows.items()}
-            check_grading(grader, docs, inline=entry.spec is not None)
-            self.docs |= {item: (grader, doc) for item, doc in docs.items()}
-            for slice_, slice_split in splits.items():
-                if slice_split == split:
-                    self.pools[slice_] += [Doc(item, doc.content) for item, doc in docs.items()]
-
-
-def _short(doc: FrozenDoc) -> str:
-    return doc.content[:HASH_DIGITS]
-
-
-def _prefix(entry: str, leaf: str, split: str, default: str) -> str:
-    if leaf == entry:
-        return f"{entry}/{split}"
-    return f"{entry}/{leaf}" if split == default else f"{entry}/{leaf}/{split}"
-
-
-def _chat_template(tokenizer: "PreTrainedTokenizerBase | None") -> Callable[..., str]:
-    """A function that renders a conversation as lm-eval's HF class does: without the system turn if that is refused."""
-    if tokenizer is None or not tokenizer.chat_template:
-        raise TaskError("apply_chat_template is set, but the base's tokenizer has no chat template; unset it")
-
-    def render(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        try:
-            return _render(tokenizer, history, add_generation_prompt)
-        except jinja2.exceptions.TemplateError:
-            rest = [message for message in history if message["role"] != "system"]
-            return _render(tokenizer, rest, add_generation_prompt)
-
-    return render
-
-
-def _render(tokenizer: "PreTrainedTokenizerBase", history: list[dict[str, str]], generation: bool) -> str:
-    text = tokenizer.apply_chat_template(
-        history, tokenize=False, add_generation_prompt=generation, continue_final_message=not generation
-    )
-    return str(text)
