@@ -131,9 +131,9 @@ def _home(path: str) -> str:
 
 def _remove_empty(folder: Path) -> None:
     """Hydra makes the run's folder first; a check, or a search that was refused, leaves none behind."""
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-        folder.parent.rmdir()
+    for place in (folder, folder.parent):
+        with contextlib.suppress(OSError):
+            place.rmdir()
 
 
 def _shortest(folder: Path) -> Path:
