@@ -91,12 +91,14 @@ def _other_template(base: Path, folder: Path) -> str | None:
 
 def _vocabulary(tokenizer: Json) -> dict[int, str]:
     """Row → token, with the added tokens."""
-    entries = tokenizer.get("model", {}).get("vocab") or {}
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+    entries = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(entries, dict):
         rows = {row: token for token, row in entries.items()}
     else:
-        rows = {row: entry[0] for row, entry in enumerate(entries)}
-    return rows | {entry["id"]: entry["content"] for entry in tokenizer.get("added_tokens") or ()}
+        rows = {row: entry[0] for row, entry in enumerate(entries or ()) if isinstance(entry, list) and entry}
+    known = [entry for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
+    return rows | {entry["id"]: entry["content"] for entry in known if {"id", "content"} <= entry.keys()}
 
 
 def _other_vocabulary(base: Path, folder: Path) -> str | None:
@@ -122,7 +124,8 @@ def _other_vocabulary(base: Path, folder: Path) -> str | None:
 
 def _merges(tokenizer: Json) -> list[str]:
     """The merges of BPE, which are pairs or strings."""
-    merges = tokenizer.get("model", {}).get("merges") or []
+    model = tokenizer.get("model")
+    merges = (model.get("merges") if isinstance(model, dict) else None) or []
     return [entry if isinstance(entry, str) else " ".join(entry) for entry in merges]
 
 

@@ -102,5 +102,5 @@ def _afresh(folder: Path) -> str:
     """How to start the search afresh: the first free name beside the folder of the run, or what to delete."""
     number = next(n for n in range(2, 10_000) if not folder.with_name(f"{folder.name}-{n}").exists())
     other = folder.with_name(f"{folder.name}-{number}")
-    given = f"name={other.relative_to('runs')}" if other.is_relative_to("runs") else f"hydra.run.dir={other}"
-    return f"start afresh: add {given} to the command, or delete {folder}"
+    key = f"name={other.relative_to('runs')}" if other.is_relative_to("runs") else f"hydra.run.dir={other}"
+    return f"start afresh: add {key} (with an experiment file: --out {other}) to the command, or delete {folder}"

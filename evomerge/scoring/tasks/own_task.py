@@ -9,9 +9,11 @@ from typing import Any
 from evomerge.errors import ConfigError
 from evomerge.scoring.tasks.questions import Question, read_questions
 
+CUES = (":", "=", "→", "->", ">")
 SENTENCE_ENDS = (".", "?", "!", "…", '"', "'", ")")
 LONG_ANSWER = 8  # words; a typical answer of more is compared by what it shares with the reference, not word for word
 TOKENS_PER_WORD = 4  # an upper bound for most languages with spaces
+PUNCTUATION = ".,;:!?\"')]"  # at the end of an answer; a sign or a point within a number counts
 SPLIT = "test"
 
 
@@ -19,8 +21,9 @@ def file_spec(path: Path) -> dict[str, Any]:
     """An lm-eval task configuration for a file of questions with choices, or with answers in words.
 
     Choices are compared by log-likelihood (`acc`). Short answers are generated up to the end of the line and compared
-    without case and punctuation (`exact_match`), long ones by ROUGE-L (`rougeL`). A question that does not end as a
-    sentence is a prompt of its own ("Topic:", "because"); others become "Question: …\\nAnswer:".
+    without case and outer punctuation (`exact_match`), long ones by ROUGE-L (`rougeL`). Where most rows end as a
+    sentence or hold a question mark, they become "Question: …\\nAnswer:"; other rows, such as "Topic:" or "because",
+    are prompts as they are.
     """
     questions = _questions(path.resolve(), _stamp(path))
     common = {
@@ -60,7 +63,17 @@ def _answer_keys(questions: Sequence[Question]) -> dict[str, Any]:
         metric = {"metric": "rougeL", "aggregation": "mean", "higher_is_better": True}
         return keys | {"process_results": _rouge, "metric_list": [metric]}
     exact = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
-    return keys | {"metric_list": [exact | {"ignore_case": True, "ignore_punctuation": True}]}
+    return keys | {"process_results": _exact, "metric_list": [exact]}
+
+
+def _exact(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """1 if answer and reference are the same words, without case, outer punctuation and the number of spaces."""
+    return {"exact_match": float(_words(results[0]) == _words(doc["answer"]))}
+
+
+def _words(text: str) -> str:
+    bare = " ".join(text.casefold().split()).rstrip(PUNCTUATION)
+    return bare.lstrip("\"'([") or text.strip()
 
 
 def _rouge(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
@@ -95,13 +108,18 @@ def _dataset(path: str, stamp: tuple[int, int], **_: Any) -> dict[str, Any]:
     from datasets import Dataset
 
     questions = _questions(Path(path), stamp)
-    asks = sum(question.text.endswith(SENTENCE_ENDS) for question in questions) > len(questions) / 2
+    asks = sum(_asks(question.text) for question in questions) > len(questions) / 2
     docs = [
         {"prompt": _prompt(question, asks), "answer": question.answer}
         | ({"choices": list(question.choices), "gold": question.gold} if question.choices else {})
         for question in questions
     ]
     return {SPLIT: Dataset.from_list(docs)}
+
+
+def _asks(text: str) -> bool:
+    """Whether a text is a question or a sentence, after which a model needs a cue to answer."""
+    return text.endswith(SENTENCE_ENDS) or ("?" in text and not text.endswith(CUES))
 
 
 def _prompt(question: Question, asks: bool) -> str:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,26 @@ def read_rows(path: Path) -> list[Row]:
     rows = list(_csv_rows(path, text) if tabular else _json_rows(path, text))
     if not rows:
         raise ConfigError(f"{path}: no rows; give a file with a row for each question")
-    return [{str(name).strip().lower(): value for name, value in row.items()} for row in rows]
+    return [{_name(str(name)): value for name, value in row.items()} for row in rows]
+
+
+def text_of(row: Row, column: str) -> str:
+    """The text of a cell, empty where the row has none."""
+    return plain_text(row.get(column))
+
+
+def plain_text(value: Any) -> str:
+    """A value as text without outer spaces: the first of a list, a JSON number as it is written, null as nothing."""
+    if isinstance(value, list) and value:
+        value = value[0]
+    if value is None:
+        return ""
+    return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _name(text: str) -> str:
+    """A column's name in one spelling: `Correct Answer`, `correct-answer` and `A)` as correct_answer and a."""
+    return re.sub(r"[\W_]+", "_", text.lower()).strip("_")
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[Row]:
@@ -55,7 +75,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[Row]:
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
-    names = [cell.strip().lower() for cell in cells]
+    names = [_name(cell) for cell in cells]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"{path}: two columns are named '{twice}'; rename one")
     return names

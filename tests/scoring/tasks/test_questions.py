@@ -86,6 +86,69 @@ def test_lists_of_choices(tmp_path: Path, row: dict[str, Any]) -> None:
     assert read(tmp_path, json.dumps([row]), "mine.json") == [("q?", ("x", "y"), 1)]
 
 
+def test_an_empty_cell_counts_where_answers_are_numbers(tmp_path: Path) -> None:
+    text = "question,a,b,c,d,answer\nq,A1,,C1,D1,3\nr,A2,B2,C2,D2,4\ns,x,y,z,w,1\n"
+    found = read(tmp_path, text)
+    assert [choices[gold] for _, choices, gold in found] == ["C1", "D2", "x"]
+
+
+@pytest.mark.parametrize("header", ["Question,A),B),Correct Answer", "question,choice01,choice02,right-answer"])
+def test_headers_are_read_without_marks_and_zeros(tmp_path: Path, header: str) -> None:
+    assert read(tmp_path, f"{header}\nq?,x,y,B\n") == [("q?", ("x", "y"), 1)]
+
+
+def test_letters_without_known_choices_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no columns of choices are known; it has first, second; name them a, b"):
+        read(tmp_path, "question,first,second,answer\nq,x,y,B\n")
+
+
+def test_repeated_rows_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = read(tmp_path, "question,a,b,answer\nq,x,y,A\nr,x,y,B\nq,x,y,A\nq,x,y,B\n")
+    assert [text for text, *_ in found] == ["q", "r"] and "2 rows ask the same as an earlier row" in caplog.text
+
+
+def test_columns_that_the_first_row_lacks(tmp_path: Path) -> None:
+    rows = [
+        {"question": "q", "answer": "x", "choices": ["x", "y"]},
+        {"context": "c", "question": "r", "answer": "y", "choices": ["x", "y"]},
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, reversed(rows))) + "\n" + json.dumps(rows[0] | {"question": "s"}))
+    assert [found.context for found in read_questions(path)] == ["c", "", ""]
+
+
+def test_the_columns_of_alpaca(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"instruction": "Translate.", "input": "cat", "output": ["chat", "le chat"]}))
+    (found,) = read_questions(path)
+    assert (found.context, found.text, found.answer) == ("Translate.", "cat", "chat")
+
+
+def test_more_choices_than_letters(tmp_path: Path) -> None:
+    cells = ",".join(f"c{i}" for i in range(30))
+    header = ",".join(f"choice{i}" for i in range(30))
+    assert read(tmp_path, f"question,{header},answer\nq,{cells},c29\n")[0][2] == 29
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        (" Paris", "paris", 1),
+        ("Paris.", "Paris", 1),
+        ("-5", "5", 0),
+        ("1.5", "15", 0),
+        ("the  cat", "The cat", 1),
+        ("?", "!", 0),
+    ],
+)
+def test_words_are_compared_without_case_spaces_and_outer_punctuation(
+    tmp_path: Path, answer: str, reference: str, right: int
+) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("question,answer\nWho?,me\n")
+    assert file_spec(path)["process_results"]({"answer": reference}, [answer]) == {"exact_match": right}
+
+
 def test_rows_may_have_fewer_choices_and_a_context(tmp_path: Path) -> None:
     text = "context,question,a,b,c,answer\nOnce.,who?,x,y,,B\n,why?,x,y,z,C\n"
     assert [(len(choices), gold) for _, choices, gold in read(tmp_path, text)] == [(2, 1), (3, 2)]
@@ -149,6 +212,8 @@ def test_sentences_become_questions_and_prompts_stay(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("question,a,b,answer\nWho?,x,y,A\nWhy?,x,y,B\n")
     assert docs(path)[0]["prompt"] == "Question: Who?\nAnswer:"
+    path.write_text("question,a,b,answer\nIs it good or bad? a thin film,x,y,A\n")
+    assert docs(path)[0]["prompt"] == "Question: Is it good or bad? a thin film\nAnswer:"
     path.write_text("context,question,a,b,answer\nOnce.,Topic:,x,y,A\n,It rained because,x,y,B\n")
     assert [doc["prompt"] for doc in docs(path)] == ["Once.\nTopic:", "It rained because"]
 
