@@ -82,10 +82,10 @@ def search(
     run; keys that it leaves out have the defaults of the command line. `folder` is by default runs/ and the
     configuration's `name`. In the second form `experts` is a list of models or label → model, and a task is a name of
     lm-eval, the path of a file of questions or a task entry; `hours` limits the whole call, `items` the search,
-    `out` is the run's folder, and `rules` the name of a preset of conf/rules/. Progress goes to `console`, by default
-    to a notebook's cell and nowhere else. Raises ConfigError for a wrong key or value, ExpertError, TaskError or RunError
-    for what cannot be read, scored or continued, RulesError for models or a budget that break a rule. A candidate that
-    fails is recorded and does not raise.
+    `out` is the run's folder, and `rules` names a preset of conf/rules/. Progress goes to `console`, by default to a
+    notebook's cell and nowhere else. Raises ConfigError for a wrong key or value, ExpertError, TaskError or RunError
+    for what cannot be read, scored or continued, and RulesError for a broken rule. A candidate that fails is recorded
+    and does not raise.
     """
     from rich.console import Console
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from evomerge.hub import offline_reason
 from evomerge.models import ADAPTER_WEIGHTS_FILE
+from evomerge.rules.packed import is_packed
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -23,6 +24,7 @@ class HubRecord:
     """The hub's facts about a model; `source` is where they were read. None means that the answer lacks a fact.
 
     `commits` are (commit, date), the revision that is read first, then older ones; from a copy only the newest of all.
+    `packed` says that `parameters` counts integers that may each hold several.
     """
 
     source: str
@@ -32,6 +34,7 @@ class HubRecord:
     private: bool | None
     licences: tuple[str, ...]
     parameters: int | None
+    packed: bool = False
 
 
 def find_record(path: str, revision: str | None, folder: Path) -> HubRecord | str:
@@ -83,7 +86,8 @@ def _record(
     licences = named_licences(card.get("license"), card.get("license_name"))
     tags = tuple(tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:"))
     gated, private = getattr(info, "gated", None), getattr(info, "private", None)
-    return HubRecord(source, info.created_at, tuple(commits), gated, private, licences or tags, parameters)
+    packed = any(map(is_packed, info.safetensors.parameters)) if info.safetensors else False
+    return HubRecord(source, info.created_at, tuple(commits), gated, private, licences or tags, parameters, packed)
 
 
 def named_licences(licence: object, name: object) -> tuple[str, ...]:
@@ -94,7 +98,8 @@ def named_licences(licence: object, name: object) -> tuple[str, ...]:
 
 
 def _parameters(info: "ModelInfo") -> int | None:
-    return info.safetensors.total if info.safetensors else None
+    total = info.safetensors.total if info.safetensors else None
+    return total if isinstance(total, int) else None
 
 
 def _adapter_parameters(path: str, info: "ModelInfo") -> int | None:

@@ -84,7 +84,7 @@ def _head(card: Path) -> dict[str, object]:
     match = re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n---", text, re.DOTALL)
     try:
         head = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # a date that does not exist is no YAMLError
         return {}
     return head if isinstance(head, dict) else {}
 

@@ -5,6 +5,7 @@ import math
 from evomerge.errors import ExpertError
 from evomerge.models import ADAPTER_WEIGHTS_FILE, Checkpoint, is_adapter, open_safetensors
 from evomerge.rules.judged_model import JudgedModel
+from evomerge.rules.packed import is_packed
 from evomerge.rules.verdict import Verdict
 
 REMEDY = "take a smaller model, or raise rules.max_billions"
@@ -24,7 +25,7 @@ def judge_size(model: JudgedModel, billions: float) -> Verdict:
             why = record if isinstance(record, str) else f"{record.source} has no count"
             reason = f"no header of its weights can be read ({error}), and {why}"
             return Verdict("size", model.label, "unknown", reason, "download its weights, and check again")
-        count, packed, source = record.parameters, False, f"from {record.source}"
+        count, packed, source = record.parameters, record.packed, f"from {record.source}"
     reason = f"{count / 1e9:.3g} billion parameters {source}, of {billions:g} allowed"
     if count > billions * 1e9:
         return Verdict("size", model.label, "broken", reason, REMEDY)
@@ -43,5 +44,5 @@ def _stored(model: JudgedModel) -> tuple[int, bool]:
     else:
         checkpoint = Checkpoint(model.folder)
         found = [(checkpoint.shape(name), checkpoint.dtype(name)) for name in checkpoint]
-    packed = any(shape and dtype.startswith(("I", "U", "F4")) and len(shape) > 1 for shape, dtype in found)
+    packed = any(is_packed(dtype) for _, dtype in found)
     return sum(math.prod(shape) for shape, _ in found), packed

@@ -81,6 +81,28 @@ def test_packed_integers_do_not_show_that_a_model_is_small(make: Make, tmp_path:
     assert judge_size(model, 1).status == "unknown" and judge_size(model, 199e-9).status == "broken"
 
 
+def test_positions_are_no_packed_weights(make: Make, tmp_path: Path) -> None:
+    model = make()
+    save_file({"positions": torch.arange(20)[None]}, tmp_path / "model.safetensors")
+    assert judge_size(model, 1).status == "ok"
+
+
+@pytest.mark.parametrize(("dtype", "total", "status"), [("I32", 10**9, "unknown"), ("I32", 10**10, "broken")])
+def test_the_hubs_count_of_packed_weights(make: Make, tmp_path: Path, dtype: str, total: int, status: str) -> None:
+    model = make(answer={**ANSWER, "safetensors": {"parameters": {dtype: total}, "total": total}})
+    (tmp_path / "model.safetensors").unlink()
+    assert judge_size(model, 8.05).status == status
+
+
+@pytest.mark.parametrize(
+    "answer", [[], {**ANSWER, "safetensors": {"parameters": {}, "total": "x"}}, {**ANSWER, "tags": [1]}, {"id": 1}]
+)
+def test_answers_that_are_none_are_unknown(make: Make, tmp_path: Path, answer: Any) -> None:
+    model = make(answer=answer)
+    (tmp_path / "model.safetensors").unlink()
+    assert judge_size(model, 8).status == "unknown"
+
+
 def test_without_weights_the_size_is_the_hubs_or_unknown(make: Make, tmp_path: Path) -> None:
     model = make()
     (tmp_path / "model.safetensors").unlink()
@@ -104,6 +126,7 @@ def test_without_weights_the_size_is_the_hubs_or_unknown(make: Make, tmp_path: P
         (card("license: unknown"), "broken", "names no licence"),
         (card("tags: [a]"), "broken", "names no licence"),
         (card("license: [mit"), "broken", "names no licence"),
+        (card("date: 2024-99-99\nlicense: mit"), "broken", "names no licence"),
         ({"README.md": "license: mit\n"}, "broken", "names no licence"),
         ({"LICENSE": "\n   Apache License\n   Version 2.0, January 2004\n"}, "ok", "apache-2.0 (LICENSE)"),
         ({"LICENSE": "META LLAMA 3 COMMUNITY LICENSE AGREEMENT"}, "ok", "llama3 (LICENSE)"),
