@@ -59,6 +59,7 @@ def search(
     items: int | None = None,
     out: str | Path | None = None,
     seed: int = 1,
+    rules: str | None = None,
     console: "Console | None" = None,
 ) -> "Result": ...
 
@@ -72,6 +73,7 @@ def search(
     items: int | None = None,
     out: str | Path | None = None,
     seed: int = 1,
+    rules: str | None = None,
     console: "Console | None" = None,
 ) -> "Result":
     """Search, resume or finish: `search(config, folder)`, or `search(base, experts, tasks=[…])` with all else chosen.
@@ -79,10 +81,11 @@ def search(
     `config` is a mapping of the keys of conf/config.yaml, or the path of a file with them, such as config.yaml of a
     run; keys that it leaves out have the defaults of the command line. `folder` is by default runs/ and the
     configuration's `name`. In the second form `experts` is a list of models or label → model, and a task is a name of
-    lm-eval, the path of a file of questions or a task entry; `hours` limits the whole call, `items` the search, and
-    `out` is the run's folder. Progress goes to `console`, by default to a notebook's cell and nowhere else.
-    Raises ConfigError for a wrong key or value, ExpertError, TaskError or RunError for what cannot be
-    read, scored or continued. A candidate that fails is recorded and does not raise.
+    lm-eval, the path of a file of questions or a task entry; `hours` limits the whole call, `items` the search,
+    `out` is the run's folder, and `rules` names a preset of conf/rules/. Progress goes to `console`, by default to a
+    notebook's cell and nowhere else. Raises ConfigError for a wrong key or value, ExpertError, TaskError or RunError
+    for what cannot be read, scored or continued, and RulesError for a broken rule. A candidate that fails is recorded
+    and does not raise.
     """
     from rich.console import Console
 
@@ -92,9 +95,10 @@ def search(
     if tasks is not None:
         from evomerge.autoconfig import Request, run_quick
 
-        request = Request.of(config, folder or (), tasks, hours=hours, items=items, out=out, seed=seed)
+        request = Request.of(config, folder or (), tasks, hours=hours, items=items, out=out, seed=seed, rules=rules)
         return Result.load(run_quick(request, console))
-    if named := [name for name, value in (("hours", hours), ("items", items), ("out", out)) if value is not None]:
+    limits = (("hours", hours), ("items", items), ("out", out), ("rules", rules))
+    if named := [name for name, value in limits if value is not None]:
         raise ConfigError(f"{', '.join(named)}: only with a base, experts and tasks; a configuration has keys for it")
     plain, place = prepare_run(config, folder)
     run_experiment(plain, place, console)

@@ -3,6 +3,7 @@
 EvomergeError
 ├── ConfigError      an invalid key, value or command: exit code 2
 ├── ExpertError      a checkpoint, adapter or tensor that does not fit the base
+├── RulesError       models or a budget that break a rule of the contest
 ├── TaskError        a task, a metric or a slice that cannot be scored
 ├── CandidateError   one recipe that cannot be merged or scored: a failed trial; the search continues
 └── RunError         a run folder that cannot be read, continued or written
@@ -45,6 +46,10 @@ class ConfigError(EvomergeError):
 
 class ExpertError(EvomergeError):
     """A checkpoint, an adapter or a tensor that does not fit the base."""
+
+
+class RulesError(EvomergeError):
+    """Models or a budget that break a rule of the contest: a line for each rule and model."""
 
 
 class TaskError(EvomergeError):

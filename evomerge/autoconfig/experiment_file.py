@@ -14,9 +14,9 @@ WIDTH = 10**6  # PyYAML breaks longer lines
 
 
 def experiment_text(config: Mapping[str, Any], reasons: Mapping[str, str], name: str, path: str) -> str:
-    """The file's text: a header, the presets of optimizer and pool, then each section below the reason for it."""
+    """The file's text: a header, the presets of optimizer, pool and rules, then each section below its reason."""
     lines = [HEADER.format(name=name, path=path), "defaults:"]
-    for group in ("optimizer", "pool"):
+    for group in (group for group in ("optimizer", "pool", "rules") if group in config):
         lines.append(f"  - override /{group}: {config[group]['name']}")
     for key, value in config.items():
         if key in reasons:

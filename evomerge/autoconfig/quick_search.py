@@ -19,6 +19,7 @@ from evomerge.autoconfig.sizes import SPARE, Sizes, choose_sizes
 from evomerge.errors import RunError
 from evomerge.experiment import Experiment, audit_experiment, from_config, prepare_run, run_experiment
 from evomerge.paths import EXPERIMENT, LEDGER
+from evomerge.rules import refuse_broken, verdict_lines
 from evomerge.scoring import task_of
 
 HOURS = 2.0  # that a search without a limit is planned for, at most
@@ -26,6 +27,7 @@ STANDING = 4  # rows of every search beside the experts: base, average, default,
 REASONS = {
     "scorer": "sizes of slices for the number of questions and the pace of this machine",
     "budget": "items of the search slice; the comparison at the end comes on top",
+    "rules": "the rules that the models and the budget are judged by",
     "baselines": "textbook merges that the winner is compared with",
 }
 TRIAL_SLICES = {"search": 8, "select": 1, "holdout": "all"}  # by which documents are counted and the pace is measured
@@ -56,7 +58,8 @@ def prepare_quick(request: Request) -> tuple[dict[str, Any], Path]:
     config, folder = prepare_run(request.folder / EXPERIMENT, request.folder)
     limits = {"hours": request.hours} if request.hours is not None else {}
     limits |= {"items": request.items} if request.items is not None else {}
-    return config | {"budget": config["budget"] | limits}, folder
+    rules = {"rules": dict(request.rules)} if request.rules else {}
+    return config | {"budget": config["budget"] | limits} | rules, folder
 
 
 def write_experiment(request: Request, path: Path) -> Iterator[str]:
@@ -71,7 +74,11 @@ def write_experiment(request: Request, path: Path) -> Iterator[str]:
         return
     if (path.parent / LEDGER).exists():
         raise RunError(f"{path.parent}: holds another search; give another folder with --out")
-    experiment, dtype_reason = _trial(request)
+    experiment = _trial(request)
+    yield from verdict_lines(experiment.config.rules.name, experiment.verdicts)
+    refuse_broken(experiment.config.rules.name, experiment.verdicts)
+    dtype, dtype_reason = choose_dtype(experiment.family.base.parameter_count)
+    experiment.config.model = replace(experiment.config.model, dtype=dtype)
     scorer = experiment.scorer  # a wrong task is reported before weights are read
     yield f"{'audit':10}reading {len(experiment.experts)} experts; {len(scorer.plan.weights)} tasks are loaded"
     audit = audit_experiment(experiment)
@@ -118,6 +125,8 @@ def _choose(request: Request, path: Path, experiment: Experiment, dtype_reason: 
         "baselines": {"methods": methods},
         "seed": request.seed,
     }
+    if request.rules:
+        config["rules"] = dict(request.rules)
     if approach.price is not None:
         config["optimizer"] = {**config["optimizer"], "passes": sizes.passes}
     reasons = {**approach.reasons, "model": dtype_reason, "pool": pool_reason} | REASONS
@@ -131,14 +140,12 @@ def _budget(request: Request, items: int) -> dict[str, Any]:
     return {"evaluations": None, "items": request.items or items, "hours": request.hours}
 
 
-def _trial(request: Request) -> tuple[Experiment, str]:
-    """The models and all documents of the tasks, by which everything is chosen, and the reason for the dtype."""
+def _trial(request: Request) -> Experiment:
+    """The models and all documents of the tasks, by which everything is chosen."""
     scorer = {"slices": TRIAL_SLICES, "tasks": list(request.tasks)}
-    config = {"name": request.name, "base": request.base, "experts": dict(request.experts), "scorer": scorer}
-    experiment = from_config(prepare_run(config, None)[0])
-    dtype, reason = choose_dtype(experiment.family.base.parameter_count)
-    experiment.config.model = replace(experiment.config.model, dtype=dtype)
-    return experiment, reason
+    models = {"base": request.base, "experts": dict(request.experts)}
+    limits = {"budget": {"hours": request.hours}, "rules": dict(request.rules)}
+    return from_config(prepare_run({"name": request.name, **models, "scorer": scorer, **limits}, None)[0])
 
 
 def _documents(experiment: Experiment) -> dict[str, int]:

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError
-from evomerge.schema import Location, Seed, check_value
+from evomerge.experiment import read_preset
+from evomerge.rules import RulesConfig
+from evomerge.schema import Location, Seed, build, check_value
 from evomerge.scoring.tasks import QUESTION_SUFFIXES, read_tasks
 from evomerge.space import RESERVED
 
@@ -16,7 +18,10 @@ SLICE_OF_A_CHECK = {"search": 1, "select": 1, "holdout": "all"}
 
 @dataclass(frozen=True)
 class Request:
-    """Base, experts by label, and task entries; `hours` and `items` limit the search, `out` is the run's folder."""
+    """Base, experts by label, and task entries; `hours` and `items` limit the search, `out` is the run's folder.
+
+    `rules` are the keys of the section of that name; empty without rules.
+    """
 
     base: str
     experts: Mapping[str, str]
@@ -25,6 +30,7 @@ class Request:
     items: int | None = None
     out: Path | None = None
     seed: int = 1
+    rules: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -37,9 +43,11 @@ class Request:
         items: int | None = None,
         out: str | Path | None = None,
         seed: int = 1,
+        rules: str | None = None,
     ) -> "Request":
         """A checked request; a task is a name of lm-eval, the path of a file of questions, or a task entry.
 
+        `rules` is the name of a preset of conf/rules/; without `hours`, the search takes a part of its hours.
         ConfigError for no expert, no task, a limit that is no positive number, or a file that cannot be used.
         """
         named = (
@@ -57,7 +65,9 @@ class Request:
         entries = _entries(tasks)
         read_tasks(entries, SLICE_OF_A_CHECK)  # a file of questions that cannot be used is reported here
         folder = None if out is None else Path(out)
-        return cls(base, named, entries, hours, items, folder, seed)
+        section = {} if rules is None else read_preset("rules", rules)
+        hours = hours if hours is not None else build(RulesConfig, section, "rules").search_hours
+        return cls(base, named, entries, hours, items, folder, seed, section)
 
     @property
     def name(self) -> str:

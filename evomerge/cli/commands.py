@@ -76,6 +76,7 @@ def _request(arguments: argparse.Namespace, out: Path | None) -> "Request":
         **limits,
         out=out,
         seed=arguments.seed,
+        rules=arguments.rules,
     )
 
 

@@ -12,7 +12,7 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.experiment.config import ExperimentConfig, read_config
     from evomerge.experiment.deep_check import audit_experiment
-    from evomerge.experiment.defaults import prepare_run, read_file
+    from evomerge.experiment.defaults import prepare_run, read_file, read_preset
     from evomerge.experiment.experiment import Experiment, from_config
     from evomerge.experiment.finished_model import score_model
     from evomerge.experiment.preview import describe
@@ -35,6 +35,7 @@ __all__ = [
     "prepare_run",
     "read_config",
     "read_file",
+    "read_preset",
     "read_score_config",
     "refuse_changed",
     "replay_run",

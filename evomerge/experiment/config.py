@@ -7,6 +7,7 @@ from typing import Any
 from evomerge import optimizers, trackers
 from evomerge.errors import ConfigError
 from evomerge.finalise import FinaliseConfig
+from evomerge.rules import RulesConfig
 from evomerge.schema import Label, Location, Seed, build, check_section, check_value
 from evomerge.scoring.tasks import ScorerConfig
 from evomerge.searching import BudgetConfig, Objective, RaceConfig
@@ -40,6 +41,7 @@ class ExperimentConfig:
     objective: Mapping[str, Any] = field(default_factory=dict)
     baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     init: Sequence[Location] = ()
+    rules: RulesConfig = field(default_factory=RulesConfig)
     seed: Seed = 1
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """A search that Python code starts: its configuration, completed with the defaults of conf/, and its folder."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from evomerge.errors import ConfigError
 from evomerge.experiment.config import read_config
 from evomerge.experiment.resume import refuse_changed
 from evomerge.paths import project_path, run_name
+from evomerge.suggest import did_you_mean
 
 HYDRA_KEYS = ("defaults", "hydra", "name")
 HYDRA_RESOLVER = re.compile(
@@ -52,9 +54,28 @@ def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
             section = given.get(group)
             named = section.get("name", preset) if isinstance(section, Mapping) else preset
             named = chosen.get(group, named)
-            path = conf / group / f"{named}.yaml"
-            found[group] = _read(path if path.is_file() else conf / group / f"{preset}.yaml")
+            path = _preset_file(group, str(named))
+            found[group] = _read(path or conf / group / f"{preset}.yaml")
     return _merged(found, given)
+
+
+def read_preset(group: str, name: str) -> dict[str, Any]:
+    """The keys of conf/GROUP/NAME.yaml, of the project or of the user; ConfigError where there is none."""
+    path = _preset_file(group, name) if re.fullmatch(r"[\w.+-]+", name) else None
+    if path is None:
+        names = sorted({file.stem for conf in _conf_folders() for file in (conf / group).glob("*.yaml")})
+        raise ConfigError(f"{group}={name}: no such choice{did_you_mean(name, names)}; there are {', '.join(names)}")
+    return {"name": name} | read_file(path)
+
+
+def _preset_file(group: str, name: str) -> Path | None:
+    """The file of a preset in conf/ of the project, else of the user; None where neither has one."""
+    paths = (conf / group / f"{name}.yaml" for conf in _conf_folders())
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _conf_folders() -> tuple[Path, Path]:
+    return project_path("conf"), Path(os.environ.get("EVOMERGE_CONF", "conf"))
 
 
 def _chosen_presets(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -15,6 +15,7 @@ from evomerge.audit import other_bases
 from evomerge.errors import TaskError
 from evomerge.experiment.config import ExperimentConfig, read_config
 from evomerge.experiment.descent_losses import find_losses
+from evomerge.experiment.rule_check import all_verdicts
 from evomerge.ledger import Ledger
 from evomerge.merging import Materializer, cache_folder, digest, freeze
 from evomerge.models import (
@@ -29,6 +30,7 @@ from evomerge.models import (
     resolve_expert,
 )
 from evomerge.recipes import ModelRef, Recipe
+from evomerge.rules import Verdict, refuse_broken
 from evomerge.schema import prefix_errors
 from evomerge.scoring import ItemLoss
 from evomerge.scoring.engine import EncodedChunk, EncodedLoss, Encoder, check_tokenizer
@@ -65,7 +67,10 @@ class Experiment:
         check_device(config.model.device, is_local=self.pool_name == "local")
 
     def check(self) -> None:
-        """Make the parts of which one may be wrong; no weight is read."""
+        """Make the parts of which one may be wrong; no weight is read. RulesError where a rule is broken."""
+        refuse_broken(self.config.rules.name, self.verdicts)
+        if unknown := sum(verdict.status == "unknown" for verdict in self.verdicts):
+            log.warning("rules %s: %d verdicts are unknown; `check` shows them", self.config.rules.name, unknown)
         _ = self.space, self.scorer, self.optimizer(), self.baselines, self.item_losses
 
     @cached_property
@@ -77,6 +82,11 @@ class Experiment:
     def experts(self) -> dict[str, ModelRef]:
         """Label → reference."""
         return {label: resolve_expert(path, self.base) for label, path in self.config.experts.items()}
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The verdict on each rule; the GPU's memory is planned only where no other rule is broken."""
+        return tuple(all_verdicts(self))
 
     @cached_property
     def family(self) -> Family:

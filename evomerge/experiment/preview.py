@@ -12,6 +12,7 @@ from evomerge.ledger import refuse_other_search
 from evomerge.merging import PREFETCH_DEPTH, choose_placement, memory_need
 from evomerge.models import resolve_device
 from evomerge.paths import LEDGER
+from evomerge.rules import refuse_broken, verdict_lines
 from evomerge.scoring import SLICES, Plan, task_of
 from evomerge.searching import ledger_header, uses_races
 
@@ -21,6 +22,8 @@ SHOWN = 6
 def describe(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
     """The lines of the description; no weight is read. A problem raises the error that the search would raise."""
     experiment = from_config(config, folder)
+    yield from verdict_lines(experiment.config.rules.name, experiment.verdicts)
+    refuse_broken(experiment.config.rules.name, experiment.verdicts)
     yield from _models(experiment)
     yield from _placement(experiment)
     yield from _search(experiment)

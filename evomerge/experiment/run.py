@@ -16,6 +16,7 @@ from evomerge.experiment.baseline_check import BaselineCheck
 from evomerge.experiment.best_recipe import BestRecipe
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
+from evomerge.experiment.rule_check import rules_record
 from evomerge.experiment.run_log import run_log
 from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses, describe_twins, same_weights
 from evomerge.ledger import Ledger
@@ -83,6 +84,7 @@ def _search(
     twins = describe_twins(result.twins(fingerprint, suspects), experiment.experts)
     document = result.as_dict() | {"layers": experiment.family.layout.layers}
     document |= {"winner_is": twins, "suspects": suspects, "task_warnings": check.warnings}
+    document |= rules_record(experiment)
     document |= _record(board, evaluator, ledger, fingerprint, remaining.spent, time.monotonic() - start)
     return document, board
 

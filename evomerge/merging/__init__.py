@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from evomerge.merging.frozen import freeze
     from evomerge.merging.materializer import Fingerprint, Materializer, TensorMerge, fingerprint
     from evomerge.merging.options import COMPILE, PLACEMENTS
-    from evomerge.merging.placement import PREFETCH_DEPTH, choose_placement, memory_need
+    from evomerge.merging.placement import (
+        PREFETCH_DEPTH,
+        AvailableMemory,
+        MemoryNeed,
+        Mode,
+        choose_placement,
+        memory_need,
+        plan_placement,
+    )
     from evomerge.merging.prepared import cache_folder, digest
     from evomerge.merging.slope_hooks import SlopeHooks, Sums
     from evomerge.merging.tangents import TensorTangents, recipe_tangents
@@ -25,9 +33,12 @@ __all__ = [
     "COMPILE",
     "PLACEMENTS",
     "PREFETCH_DEPTH",
+    "AvailableMemory",
     "Fingerprint",
     "InputTensor",
     "Materializer",
+    "MemoryNeed",
+    "Mode",
     "SlopeHooks",
     "Sums",
     "TensorMerge",
@@ -42,5 +53,6 @@ __all__ = [
     "memory_need",
     "output_layers",
     "plan",
+    "plan_placement",
     "recipe_tangents",
 ]

@@ -29,6 +29,11 @@ class MemoryNeed:
     sources: int
     largest: int
 
+    def device_size(self, mode: Mode) -> float:
+        """Bytes of a device that holds the model and, in this mode, its share of the sources, with the reserve."""
+        sources = self.sources if mode == "device" else PREFETCH_DEPTH * self.largest
+        return (self.model + sources) / (1 - RESERVE)
+
 
 @dataclass(frozen=True)
 class AvailableMemory:
@@ -46,10 +51,9 @@ def plan_placement(need: MemoryNeed, memory: AvailableMemory) -> Mode:
     if need.sources <= free:
         return "device"
     if PREFETCH_DEPTH * need.largest > free:
-        required = (need.model + PREFETCH_DEPTH * need.largest) / (1 - RESERVE)
         raise ConfigError(
             f"model.device: {memory.device / 1e9:.1f} GB do not hold the model and {PREFETCH_DEPTH} tensors of every "
-            f"source; use a device with {required / 1e9:.1f} GB, or cpu"
+            f"source; use a device with {need.device_size('pinned') / 1e9:.1f} GB, or cpu"
         )
     return "pinned" if need.sources <= memory.host * (1 - HOST_RESERVE) else "mmap"
 

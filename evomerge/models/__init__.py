@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from evomerge.models.adapter import is_adapter
     from evomerge.models.adapter_config import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
     from evomerge.models.adapter_expert import AdapterExpert
-    from evomerge.models.checkpoint import INDEX_FILE, SINGLE_FILE, WEIGHTS_KEY, equal_tensors, fetch
+    from evomerge.models.checkpoint import (
+        INDEX_FILE,
+        SINGLE_FILE,
+        WEIGHTS_KEY,
+        Checkpoint,
+        equal_tensors,
+        fetch,
+        open_safetensors,
+    )
     from evomerge.models.experts import Base, FullExpert, summary_line
     from evomerge.models.family import Expert, Family, pin_revisions, resolve_expert
     from evomerge.models.groups import COMPONENTS, Group, Layout, layer_of, outer_kind, relative_depth, shift_layer
@@ -43,6 +51,7 @@ __all__ = [
     "WEIGHTS_KEY",
     "AdapterExpert",
     "Base",
+    "Checkpoint",
     "Expert",
     "Family",
     "FullExpert",
@@ -60,6 +69,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "model_config",
+    "open_safetensors",
     "outer_kind",
     "pin_revisions",
     "refuse_other_vocabulary",

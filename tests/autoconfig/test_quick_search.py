@@ -75,6 +75,22 @@ def test_init_writes_a_file_that_hydra_composes_to_the_same_search(command: Comm
     assert "exists already" in command("init", *FAMILY, *ASKED, "--name", "mine").refused(2)
 
 
+def test_rules_are_judged_before_the_audit_and_stand_in_the_file(command: Command, tmp_path: Path) -> None:
+    """Without --hours, the search gets a part of the hours of the rules."""
+    said = command("init", *FAMILY, *ASKED, "--rules", "lmc2024", "--name", "ruled")
+    assert said.code == 0 and said.out.index("rules     lmc2024: ") < said.out.index("audit  "), said
+    text = (tmp_path / "conf" / "experiment" / "ruled.yaml").read_text()
+    assert "override /rules: lmc2024" in text and "hours: 0.8" in text and "max_billions: 8.05" in text
+    for checked in (command("check", "+experiment=ruled"), command("check", "conf/experiment/ruled.yaml")):
+        assert checked.code == 0 and checked.out.startswith("rules     lmc2024: "), checked
+    (tmp_path / "conf" / "rules").mkdir()
+    (tmp_path / "conf" / "rules" / "tiny.yaml").write_text("max_billions: 0.0001\n")
+    refused = command("init", *FAMILY[:2], *ASKED, "--rules", "tiny", "--name", "other")
+    assert refused.code == 1 and refused.err.count("rules tiny: size: ") == 2 and "audit  " not in refused.out
+    unknown = command("init", *FAMILY, *ASKED, "--rules", "lmc", "--name", "other").refused(2)
+    assert "rules=lmc: no such choice" in unknown
+
+
 def test_answers_in_words_are_searched_by_their_scores(command: Command, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in Path(FILES[1]).read_text().splitlines()[:80]]
     lines = [json.dumps({"prompt": row["query"], "answer": row["choices"][row["gold"]]}) for row in rows]
