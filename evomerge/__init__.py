@@ -91,17 +91,27 @@ def search(
 
     from evomerge.experiment import Result, prepare_run, run_experiment
 
-    console = console or Console(quiet=not Console().is_jupyter)
     if tasks is not None:
         from evomerge.autoconfig import Request, run_quick
 
-        request = Request.of(config, folder or (), tasks, hours=hours, items=items, out=out, seed=seed, rules=rules)
-        return Result.load(run_quick(request, console))
+        request = Request.of(
+            config,
+            folder if folder is not None else (),
+            tasks,
+            hours=hours,
+            items=items,
+            out=out,
+            seed=seed,
+            rules=rules,
+        )
+        return Result.load(run_quick(request, console or Console()))
     limits = (("hours", hours), ("items", items), ("out", out), ("rules", rules))
     if named := [name for name, value in limits if value is not None]:
         raise ConfigError(f"{', '.join(named)}: only with a base, experts and tasks; a configuration has keys for it")
+    if isinstance(folder, list | tuple | Mapping):
+        raise ConfigError("no tasks: give tasks=[…], names of lm-eval or files of questions, beside base and experts")
     plain, place = prepare_run(config, folder)
-    run_experiment(plain, place, console)
+    run_experiment(plain, place, console or Console(quiet=not Console().is_jupyter))
     return Result.load(place)
 
 

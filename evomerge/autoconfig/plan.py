@@ -18,21 +18,21 @@ TABLES_FACTOR = 8  # bytes of prepared tables for each weight of a model, where 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Items of all slices, seconds at the measured pace, and bytes of memory and disk."""
+    """Items by what they are scored for, seconds at the measured pace, and bytes of memory and disk."""
 
-    items: int
+    parts: Mapping[str, int]
     seconds: float
     memory: int
     disk: int
 
 
-def estimate(experiment: Experiment, config: Mapping[str, Any], cost: int, pace: Pace) -> Estimate:
-    """What the whole command takes, for `cost` items in all slices; `config` is the chosen one."""
+def estimate(experiment: Experiment, config: Mapping[str, Any], parts: Mapping[str, int], pace: Pace) -> Estimate:
+    """What the whole command takes for so many items; `config` is the chosen one."""
     need = memory_need(experiment.family, experiment.config.model.dtype)
     rows = config["baselines"]["methods"].values()
     tables = TABLES_FACTOR * experiment.family.base.parameter_count * ("tsv_m" in rows)
-    seconds = cost / (pace.items_per_second * config["pool"].get("workers", 1))
-    return Estimate(cost, seconds, need.model + need.sources, round(LEDGER_BYTES + tables))
+    seconds = sum(parts.values()) / (pace.items_per_second * config["pool"].get("workers", 1))
+    return Estimate(parts, seconds, need.model + need.sources, round(LEDGER_BYTES + tables))
 
 
 def refuse_full_disk(folder: Path, needed: int) -> None:
@@ -62,10 +62,10 @@ def plan_lines(
     for task in sizes.search:
         parts = f"{sizes.search[task]} search, {sizes.select[task]} select, {sizes.holdout[task]} holdout"
         yield f"{'task':10}{task}: {parts}"
-    yield (
-        f"{'estimate':10}{found.items} items, about {_duration(found.seconds)}; {found.memory / 1e9:.1f} GB of memory, "
-        f"{found.disk / 1e9:.1f} GB of disk"
-    )
+    parts = ", ".join(f"{count} {name}" for name, count in found.parts.items())
+    yield f"{'items':10}{sum(found.parts.values())}: {parts}"
+    needs = f"{found.memory / 1e9:.1f} GB of memory, {found.disk / 1e9:.1f} GB of disk"
+    yield f"{'estimate':10}about {_duration(found.seconds)}; {needs}"
     if hours is not None and found.seconds > 3600 * hours:
         yield f"{'note':10}the smallest useful slices need more than {hours:g} hours here: the search may end early"
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from evomerge.atomic import write_atomically
@@ -16,9 +15,8 @@ from evomerge.autoconfig.pace import measure_pace
 from evomerge.autoconfig.plan import estimate, plan_lines, refuse_full_disk
 from evomerge.autoconfig.request import Request
 from evomerge.autoconfig.sizes import SPARE, Sizes, choose_sizes
-from evomerge.errors import RunError
 from evomerge.experiment import Experiment, audit_experiment, from_config, prepare_run, run_experiment
-from evomerge.paths import EXPERIMENT, LEDGER
+from evomerge.paths import EXPERIMENT
 from evomerge.rules import refuse_broken, verdict_lines
 from evomerge.scoring import task_of
 
@@ -68,12 +66,12 @@ def write_experiment(request: Request, path: Path) -> Iterator[str]:
     A file that is there for the same request is kept. RunError where the file, or a search in its folder, belongs to
     another request; ExpertError where the audit finds a fault that every merge would have.
     """
+    request.refuse_other_search(path)
     if path.exists():
-        _refuse_other(request, path)
-        yield f"{path}: as it was chosen before"
+        limits = {"hours": request.hours, "items": request.items}
+        given = ", ".join(f"budget.{key}={value:g}" for key, value in limits.items() if value is not None)
+        yield f"{path}: as it was chosen before{', now with ' * bool(given)}{given}"
         return
-    if (path.parent / LEDGER).exists():
-        raise RunError(f"{path.parent}: holds another search; give another folder with --out")
     experiment = _trial(request)
     yield from verdict_lines(experiment.config.rules.name, experiment.verdicts)
     refuse_broken(experiment.config.rules.name, experiment.verdicts)
@@ -84,25 +82,15 @@ def write_experiment(request: Request, path: Path) -> Iterator[str]:
     audit = audit_experiment(experiment)
     yield from audit.lines()
     audit.refuse_errors()
+    for task in scorer.plan.weights:  # whether a prompt looks right is the user's to see
+        first = next(item for item in scorer.plan.items("search") if task_of(item) == task)
+        yield from scorer.show_item(first)
     yield f"{'measure':10}the speed of the base on this machine"
     chosen = _choose(request, path, experiment, dtype_reason)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, chosen.text)
     yield from chosen.plan
     yield f"{'file':10}{path}"
-
-
-def _refuse_other(request: Request, path: Path) -> None:
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        tasks = [task if isinstance(task, Mapping) else {"name": task} for task in found["scorer"]["tasks"]]
-        same = (
-            Request(found["base"], found["experts"], tuple(tasks), seed=found["seed"]).identity() == request.identity()
-        )
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        same = False
-    if not same:
-        raise RunError(f"{path}: another search, with other models, tasks or seed; give another folder with --out")
 
 
 def _choose(request: Request, path: Path, experiment: Experiment, dtype_reason: str) -> Chosen:
@@ -130,7 +118,7 @@ def _choose(request: Request, path: Path, experiment: Experiment, dtype_reason: 
     if approach.price is not None:
         config["optimizer"] = {**config["optimizer"], "passes": sizes.passes}
     reasons = {**approach.reasons, "model": dtype_reason, "pool": pool_reason} | REASONS
-    found = estimate(experiment, config, sizes.cost(rows, approach.price), pace)
+    found = estimate(experiment, config, sizes.parts(rows, approach.price), pace)
     refuse_full_disk(path.parent, found.disk)
     text = experiment_text(config, reasons, request.name, str(path))
     return Chosen(text, tuple(plan_lines(config, reasons, sizes, found, request.hours)))

@@ -1,15 +1,20 @@
 """What a user asks for in one command: base, experts, tasks, limits and a folder; checked without a large library."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import ConfigError
+import yaml
+
+from evomerge.errors import ConfigError, RunError
 from evomerge.experiment import read_preset
+from evomerge.models import ADAPTER_CONFIG_FILE
+from evomerge.paths import LEDGER
 from evomerge.rules import RulesConfig
-from evomerge.schema import Location, Seed, build, check_value
+from evomerge.schema import Label, Location, Seed, build, check_value
 from evomerge.scoring.tasks import QUESTION_SUFFIXES, read_tasks
 from evomerge.space import RESERVED
 
@@ -36,8 +41,8 @@ class Request:
     def of(
         cls,
         base: str,
-        experts: Sequence[str] | Mapping[str, str],
-        tasks: Sequence[str | Mapping[str, Any]],
+        experts: str | Sequence[str] | Mapping[str, str],
+        tasks: str | Sequence[str | Mapping[str, Any]],
         *,
         hours: float | None = None,
         items: int | None = None,
@@ -50,10 +55,9 @@ class Request:
         `rules` is the name of a preset of conf/rules/; without `hours`, the search takes a part of its hours.
         ConfigError for no expert, no task, a limit that is no positive number, or a file that cannot be used.
         """
-        named = (
-            dict(experts) if isinstance(experts, Mapping) else dict(zip(_labels(base, experts), experts, strict=True))
-        )
-        check_value([base, *named.values()], Sequence[Location], "models")
+        base, named = _located(base), _named(base, experts)
+        if (Path(base) / ADAPTER_CONFIG_FILE).is_file():
+            raise ConfigError(f"{base}: is an adapter; the first model is the base that the experts were trained from")
         check_value(seed, Seed, "seed")
         if not named:
             raise ConfigError("no expert: give one or more checkpoints or adapters that were fine-tuned from the base")
@@ -62,9 +66,9 @@ class Request:
         for name, value in (("hours", hours), ("items", items)):
             if value is not None and not (isinstance(value, int | float) and 0 < value < 1e9):
                 raise ConfigError(f"{name}={value}: give a number above 0")
-        entries = _entries(tasks)
+        entries = _entries([tasks] if isinstance(tasks, str | Mapping) else tasks)
         read_tasks(entries, SLICE_OF_A_CHECK)  # a file of questions that cannot be used is reported here
-        folder = None if out is None else Path(out)
+        folder = None if out is None else _folder(out)
         section = {} if rules is None else read_preset("rules", rules)
         hours = hours if hours is not None else build(RulesConfig, section, "rules").search_hours
         return cls(base, named, entries, hours, items, folder, seed, section)
@@ -91,6 +95,51 @@ class Request:
             "seed": self.seed,
         }
 
+    def refuse_other_search(self, path: Path) -> None:
+        """RunError where an experiment file, or a search in its folder, belongs to another request."""
+        if not path.exists():
+            if (path.parent / LEDGER).exists():
+                raise RunError(f"{path.parent}: holds another search; give another folder with --out")
+            return
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            tasks = [task if isinstance(task, Mapping) else {"name": task} for task in found["scorer"]["tasks"]]
+            theirs = Request(found["base"], found["experts"], tuple(tasks), seed=found["seed"]).identity()
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+            theirs = {}
+        if different := [key for key, value in self.identity().items() if theirs.get(key) != value]:
+            raise RunError(f"{path}: another search, with other {', '.join(different)}; give another folder with --out")
+
+
+def _named(base: str, experts: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """Label → expert; ConfigError for an expert that is given twice, or that is the base."""
+    check_value(experts, str | Sequence[Location] | Mapping[Label, Location], "experts")
+    if isinstance(experts, Mapping):
+        return {label: _located(path) for label, path in experts.items()}
+    paths = [_located(path) for path in ([experts] if isinstance(experts, str) else experts)]
+    return dict(zip(_labels(_located(base), paths), paths, strict=True))
+
+
+def _located(path: str) -> str:
+    """A local folder by its absolute path, so that it is found from every folder; a hub id as it is."""
+    check_value(path, Location, "a model")
+    place = Path(path).expanduser()
+    if place.exists():
+        return str(place.resolve())
+    if path.startswith(("/", "./", "../", "~")):
+        raise ConfigError(f"{path}: no such folder; give a folder or a hub id of the form owner/name")
+    return path
+
+
+def _folder(out: str | Path) -> Path:
+    if not isinstance(out, str | Path):
+        raise ConfigError(f"out={out!r}: give the path of a folder")
+    folder = Path(out)
+    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise ConfigError(f"{folder}: cannot be written to; give another folder with --out")
+    return folder
+
 
 def _entries(tasks: Sequence[str | Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
     """Task entries with a name each; of two files with one name, the second gets a number."""
@@ -104,14 +153,22 @@ def _entries(tasks: Sequence[str | Mapping[str, Any]]) -> tuple[Mapping[str, Any
     return tuple(found)
 
 
-def _entry(task: str | Mapping[str, Any]) -> dict[str, Any]:
+def _entry(task: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(task, str | Path | Mapping):
+        raise ConfigError(f"task {task!r}: give a name of lm-eval, the path of a file of questions, or a task entry")
+    task = str(task) if isinstance(task, Path) else task
     if isinstance(task, Mapping):
         path = task.get("file")
         given = dict(task) | ({"file": str(Path(path).resolve())} if isinstance(path, str) else {})
-        return {"name": _plain(Path(path).stem)} | given if isinstance(path, str) else given
+        return {"name": _file_name(path)} | given if isinstance(path, str) else given
     if task.lower().endswith(QUESTION_SUFFIXES):
-        return {"name": _plain(Path(task).stem), "file": str(Path(task).resolve())}
+        return {"name": _file_name(task), "file": str(Path(task).resolve())}
     return {"name": task}
+
+
+def _file_name(path: str) -> str:
+    """A task's name from that of its file."""
+    return _plain(Path(path).stem) or "questions"
 
 
 def _labels(base: str, paths: Sequence[str]) -> list[str]:

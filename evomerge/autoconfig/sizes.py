@@ -33,14 +33,21 @@ class Sizes:
         """Uses of search items by a descent."""
         return self.passes * sum(self.search.values())
 
-    def cost(self, rows: int, price: float | None) -> int:
-        """Items scored by the whole command with `rows` baselines; `price` is that of an item with its slope.
+    def parts(self, rows: int, price: float | None) -> dict[str, int]:
+        """Items that the whole command scores, by what for, with `rows` baselines.
 
-        Without a price the search is an evolution with races.
+        `price` is that of an item with its slope; without one the search is an evolution with races.
         """
-        own = self.search_items(price)
-        last = (rows + FINALISTS) * sum(self.select.values()) + (rows + 1) * sum(self.holdout.values())
-        return round(own + rows * sum(self.search.values()) + last)
+        return {
+            "search": self.search_items(price),
+            "baselines": rows * sum(self.search.values()),
+            "select": (rows + FINALISTS) * sum(self.select.values()),
+            "holdout": (rows + 1) * sum(self.holdout.values()),
+        }
+
+    def cost(self, rows: int, price: float | None) -> int:
+        """The sum of `parts`."""
+        return sum(self.parts(rows, price).values())
 
     def search_items(self, price: float | None) -> int:
         """The budget of the search in item equivalents."""

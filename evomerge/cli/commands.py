@@ -11,7 +11,7 @@ from rich.console import Console
 
 from evomerge.atomic import write_atomically
 from evomerge.errors import ConfigError
-from evomerge.paths import RECIPE, refuse_unfinished, run_name
+from evomerge.paths import EXPERIMENT, RECIPE, RESULT, refuse_unfinished, run_name
 from evomerge.recipes import load_recipe
 
 if TYPE_CHECKING:
@@ -35,12 +35,16 @@ def search(overrides: Sequence[str], console: Console) -> int:
 def quick_search(arguments: argparse.Namespace, console: Console) -> int:
     """Choose a configuration for the given models and tasks, and run it."""
     request = _request(arguments, arguments.out)
-    if arguments.merged is not None and arguments.merged.exists():
+    merged = arguments.merged is not None and arguments.merged.exists()
+    if merged and not (request.folder / RESULT).exists():
         raise ConfigError(f"--merged {arguments.merged}: exists already; give a new folder")
+    request.refuse_other_search(request.folder / EXPERIMENT)
     from evomerge.autoconfig import run_quick
 
     folder = run_quick(request, console)
-    if arguments.merged is not None:
+    if merged:
+        _write(console, f"{arguments.merged}: exists already, and is left as it is")
+    elif arguments.merged is not None:
         from evomerge.export import merge_recipe
 
         fingerprint = merge_recipe(folder / RECIPE, arguments.merged)

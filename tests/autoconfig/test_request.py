@@ -14,7 +14,7 @@ from evomerge.errors import ConfigError
     [
         (("org/a", "org/b"), ["a", "b"]),
         (("x/math", "y/math"), ["x-math", "y-math"]),
-        (("org/model-math@1a2b3c", "./law/"), ["model-math", "law"]),
+        (("org/model-math@1a2b3c", "org/law"), ["model-math", "law"]),
         (("base", "uniform"), ["base-expert", "uniform-expert"]),
     ],
 )
@@ -44,9 +44,36 @@ def test_names_of_the_run_and_of_tasks(tmp_path: Path) -> None:
         (("base", ["a"], ["gsm8k"]), {"hours": 0}, "hours=0: give a number above 0"),
         (("base", ["a"], ["gsm8k"]), {"items": -3}, "items=-3: give a number above 0"),
         (("base", ["a"], ["nothere.csv"]), {}, "nothere.csv: No such file"),
+        (("base", ["./nothere"], ["gsm8k"]), {}, "./nothere: no such folder"),
+        (("/nope/base", ["a"], ["gsm8k"]), {}, "/nope/base: no such folder"),
+        (("base", [3], ["gsm8k"]), {}, "experts"),
+        (("base", ["a"], [None]), {}, "task None: give a name"),
+        (("base", ["a"], ["gsm8k"]), {"out": 5}, "out=5: give the path"),
+        (("base", ["a"], ["gsm8k"]), {"out": "/proc/nope"}, "cannot be written to"),
     ],
 )
 def test_what_is_missing_is_one_line(arguments: Any, keywords: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as error:
         Request.of(*arguments, **keywords)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_one_expert_and_one_task_may_be_texts(tmp_path: Path) -> None:
+    request = Request.of("org/base", "org/math", "gsm8k")
+    assert dict(request.experts) == {"math": "org/math"} and request.tasks == ({"name": "gsm8k"},)
+
+
+def test_local_models_are_found_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("base", "law"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    near, far = (Request.of(f"{start}base", [f"{start}law"], ["gsm8k"]) for start in ("", f"{tmp_path}/"))
+    assert near.identity() == far.identity() and near.base == str(tmp_path / "base")
+    with pytest.raises(ConfigError, match="base and expert are the same"):
+        Request.of("base", ["./base/"], ["gsm8k"])
+
+
+def test_an_adapter_is_no_base(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is an adapter; the first model is the base"):
+        Request.of(str(tmp_path), ["org/a"], ["gsm8k"])
