@@ -49,7 +49,6 @@ def test_names_of_the_run_and_of_tasks(tmp_path: Path) -> None:
         (("base", [3], ["gsm8k"]), {}, "experts"),
         (("base", ["a"], [None]), {}, "task None: give a name"),
         (("base", ["a"], ["gsm8k"]), {"out": 5}, "out=5: give the path"),
-        (("base", ["a"], ["gsm8k"]), {"out": "/proc/nope"}, "cannot be written to"),
     ],
 )
 def test_what_is_missing_is_one_line(arguments: Any, keywords: dict[str, Any], said: str) -> None:
