@@ -104,13 +104,14 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _dataset(path: str, stamp: tuple[int, int], **_: Any) -> dict[str, Any]:
-    """The data set that lm-eval asks for: documents with prompt, answer and, if there are any, choices and gold."""
+    """The data set that lm-eval asks for: documents with prompt, question, context, answer, choices and gold."""
     from datasets import Dataset
 
     questions = _questions(Path(path), stamp)
     asks = sum(_asks(question.text) for question in questions) > len(questions) / 2
     docs = [
         {"prompt": _prompt(question, asks), "answer": question.answer}
+        | {"question": question.text, "context": question.context}
         | ({"choices": list(question.choices), "gold": question.gold} if question.choices else {})
         for question in questions
     ]

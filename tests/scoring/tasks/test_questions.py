@@ -213,6 +213,7 @@ def test_sentences_become_questions_and_prompts_stay(tmp_path: Path) -> None:
     path.write_text("question,a,b,answer\nWho?,x,y,A\nWhy?,x,y,B\n")
     assert docs(path)[0]["prompt"] == "Question: Who?\nAnswer:"
     path.write_text("question,a,b,answer\nIs it good or bad? a thin film,x,y,A\n")
+    assert docs(path)[0]["question"] == "Is it good or bad? a thin film" and docs(path)[0]["context"] == ""
     assert docs(path)[0]["prompt"] == "Question: Is it good or bad? a thin film\nAnswer:"
     path.write_text("context,question,a,b,answer\nOnce.,Topic:,x,y,A\n,It rained because,x,y,B\n")
     assert [doc["prompt"] for doc in docs(path)] == ["Once.\nTopic:", "It rained because"]
