@@ -52,8 +52,8 @@ def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     for group, preset in presets.items():
         if not group.startswith("override "):
             section = given.get(group)
-            named = section.get("name", preset) if isinstance(section, Mapping) else preset
-            named = chosen.get(group, named)
+            preset_name = chosen.get(group, preset)
+            named = section.get("name", preset_name) if isinstance(section, Mapping) else preset_name
             path = _preset_file(group, str(named))
             found[group] = _read(path or conf / group / f"{preset}.yaml")
     return _merged(found, given)

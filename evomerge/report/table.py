@@ -122,7 +122,8 @@ def format_shares(answers: Mapping[str, int]) -> str:
 def format_difference(comparison: Mapping[str, Any]) -> str:
     """A difference of scores with its confidence interval."""
     interval = comparison["interval"]
-    return f"{comparison['difference']:+.4f} [{interval['low']:+.4f}, {interval['high']:+.4f}]"
+    difference = round(comparison["difference"], 4) + 0.0  # no -0.0000
+    return f"{difference:+.4f} [{interval['low']:+.4f}, {interval['high']:+.4f}]"
 
 
 def format_p(p: float) -> str:

@@ -111,11 +111,18 @@ def _refuse_used(task: str, slice_: str, docs: Iterable[Doc], used: Collection[s
 
 
 def _free(task: str, slice_: str, pool: Sequence[Doc], taken: Mapping[str, tuple[Doc, ...]], seed: int) -> list[Doc]:
-    """The documents whose content is in no other slice, in a random order that depends on seed, task and slice."""
+    """The documents whose content is in no other slice, in a random order that depends on seed, task and slice.
+
+    Of equal documents one is drawn: two would count as independent evidence.
+    """
     blocked = {doc.content for docs in taken.values() for doc in docs}
     digest = hashlib.sha256(f"{seed}/{task}/{slice_}".encode()).digest()
     order = np.random.default_rng(int.from_bytes(digest)).permutation(len(pool))
-    return [pool[i] for i in order if pool[i].content not in blocked]
+    found: dict[str, Doc] = {}
+    for i in order:
+        if pool[i].content not in blocked:
+            found.setdefault(pool[i].content, pool[i])
+    return list(found.values())
 
 
 def _drawn(task: str, slice_: str, size: int | Literal["all"], free: Sequence[Doc], used: int = 0) -> tuple[Doc, ...]:
