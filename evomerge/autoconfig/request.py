@@ -9,13 +9,14 @@ from typing import Any
 
 import yaml
 
+from evomerge.autoconfig.sizes import refuse_few
 from evomerge.errors import ConfigError, RunError
 from evomerge.experiment import read_preset
 from evomerge.models import ADAPTER_CONFIG_FILE
 from evomerge.paths import LEDGER
 from evomerge.rules import RulesConfig
 from evomerge.schema import Label, Location, Seed, build, check_value
-from evomerge.scoring.tasks import QUESTION_SUFFIXES, read_tasks
+from evomerge.scoring.tasks import QUESTION_SUFFIXES, count_questions, read_tasks
 from evomerge.space import RESERVED
 
 SLICE_OF_A_CHECK = {"search": 1, "select": 1, "holdout": "all"}
@@ -68,6 +69,7 @@ class Request:
                 raise ConfigError(f"{name}={value}: give a number above 0")
         entries = _entries([tasks] if isinstance(tasks, str | Mapping) else tasks)
         read_tasks(entries, SLICE_OF_A_CHECK)  # a file of questions that cannot be used is reported here
+        refuse_few({task["name"]: count_questions(Path(task["file"])) for task in entries if "file" in task})
         folder = None if out is None else _folder(out)
         section = {} if rules is None else read_preset("rules", rules)
         hours = hours if hours is not None else build(RulesConfig, section, "rules").search_hours

@@ -54,6 +54,16 @@ class Sizes:
         return math.ceil(self.used * (price if price is not None else SEARCHED_FOR_EACH_USE))
 
 
+def refuse_few(documents: Mapping[str, int]) -> None:
+    """ConfigError for a task with too few documents."""
+    for task, count in documents.items():
+        if count < FEWEST_DOCUMENTS:
+            raise ConfigError(
+                f"task '{task}' has {count} different questions; it needs {FEWEST_DOCUMENTS} or more, for search, "
+                f"choice and the final comparison"
+            )
+
+
 def choose_sizes(
     documents: Mapping[str, int], rows: int, price: float | None, affordable: float, items: int | None = None
 ) -> Sizes:
@@ -61,12 +71,7 @@ def choose_sizes(
 
     With `items`, the search costs so many item equivalents. ConfigError for a task with too few documents.
     """
-    for task, count in documents.items():
-        if count < FEWEST_DOCUMENTS:
-            raise ConfigError(
-                f"task '{task}' has {count} different questions; it needs {FEWEST_DOCUMENTS} or more, for search, "
-                f"choice and the final comparison"
-            )
+    refuse_few(documents)
     whole = _scaled(documents, 1.0, price, items)
     if whole.cost(rows, price) <= affordable:
         return whole

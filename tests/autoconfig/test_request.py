@@ -25,7 +25,8 @@ def test_labels_tell_experts_apart(paths: tuple[str, ...], labels: list[str]) ->
 def test_names_of_the_run_and_of_tasks(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "my questions.csv").write_text("question,answer\nwho?,me\n")
+        rows = "".join(f"who is {number}?,me\n" for number in range(40))
+        (tmp_path / folder / "my questions.csv").write_text(f"question,answer\n{rows}")
     files = [str(tmp_path / folder / "my questions.csv") for folder in ("one", "two")]
     request = Request.of("org/base", ["org/a"], ["gsm8k", *files], hours=2)
     assert [task["name"] for task in request.tasks] == ["gsm8k", "my-questions", "my-questions-2"]
@@ -76,3 +77,10 @@ def test_an_adapter_is_no_base(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ConfigError, match="is an adapter; the first model is the base"):
         Request.of(str(tmp_path), ["org/a"], ["gsm8k"])
+
+
+def test_a_file_with_few_questions_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "few.csv"
+    path.write_text("question,answer\n" + "".join(f"who is {number % 31}?,me\n" for number in range(62)))
+    with pytest.raises(ConfigError, match=r"task 'few' has 31 different questions; it needs 32 or more"):
+        Request.of("org/base", ["org/a"], [str(path)])

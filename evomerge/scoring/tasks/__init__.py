@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from evomerge.scoring.tasks.engine_lm import EngineLM, Evaluation, evaluate_tasks
     from evomerge.scoring.tasks.lm_eval_scorer import LMEvalScorer
     from evomerge.scoring.tasks.loading import TaskLoader
+    from evomerge.scoring.tasks.own_task import count_questions
     from evomerge.scoring.tasks.question_file import QUESTION_SUFFIXES
     from evomerge.scoring.tasks.slices import make_chunks
     from evomerge.scoring.tasks.task_entries import ScorerConfig, read_tasks
@@ -26,6 +27,7 @@ __all__ = [
     "LMEvalScorer",
     "ScorerConfig",
     "TaskLoader",
+    "count_questions",
     "evaluate_tasks",
     "find_aggregate",
     "make_chunks",

@@ -34,6 +34,11 @@ def file_spec(path: Path) -> dict[str, Any]:
     return {**common, **(_choice_keys() if questions[0].choices else _answer_keys(questions))}
 
 
+def count_questions(path: Path) -> int:
+    """The number of different questions in a file."""
+    return len(_questions(path.resolve(), _stamp(path)))
+
+
 def _choice_keys() -> dict[str, Any]:
     return {
         "output_type": "multiple_choice",
