@@ -58,11 +58,11 @@ def test_the_file_that_it_leaves_repeats_it(run: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_again_scores_nothing_and_another_request_is_refused(run: Path) -> None:
-    again = evomerge_command(*FAMILY, *ASKED, "--hours", "9", "--out", "mine", cwd=run)
-    assert again.code == 0 and "as it was chosen before" in again.out
+    again = evomerge_command(*FAMILY, *ASKED, "--out", "mine", "--merged", "merged", cwd=run)
+    assert again.code == 0 and "as it was chosen before" in again.out and "left as it is" in again.out
     assert json.loads((run / "mine" / "result.json").read_text())["counts"]["items_scored_this_time"] == 0
     other = evomerge_command(*FAMILY[:3], *ASKED, "--out", "mine", cwd=run)
-    assert "another search, with other models, tasks or seed; give another folder with --out" in other.refused(1)
+    assert "another search, with other experts; give another folder with --out" in other.refused(1)
 
 
 def test_init_writes_a_file_that_hydra_composes_to_the_same_search(command: Command, tmp_path: Path) -> None:
