@@ -70,4 +70,5 @@ def test_the_refusal_says_how_to_start_afresh(
     with pytest.raises(RunError) as caught:
         refuse_other_search(ledger, {"config": config(CHOICES["b"])})
     line = str(caught.value)
-    assert f"add {command}to the command, or delete {folder}" in line and len(line) < 300
+    assert f"add {command}(with an experiment file: --out " in line and f"to the command, or delete {folder}" in line
+    assert len(line) < 350
