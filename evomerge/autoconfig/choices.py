@@ -15,7 +15,7 @@ LARGEST_TABLES = {
 }  # parameters of base and experts up to which a row of TSV is worth its tables
 TEXTBOOK_WEIGHT = 0.6  # often the best weight of task arithmetic for two to four experts
 WEIGHTS = {"low": -0.5, "high": 2.0}  # an expert may be subtracted where that helps
-RATE = 0.02  # of the descent: 0.05 of a weight
+RATE, CORE_RATE = 0.02, 0.025  # of the descent: 0.05 of a weight, and of an α from 0 to 2
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,23 @@ def choose_approach(experiment: Experiment) -> Approach:
 
 
 def _descent(experiment: Experiment) -> Approach:
+    """Adapters descend from their best textbook merge, with α = 1 everywhere; others from task arithmetic."""
+    adapters = only_adapters(experiment)
+    several = adapters and len(experiment.experts) > 1
+    space: dict[str, Any] = {"schedule": "each", "components": ["attention", "mlp"]}
     sections = {
-        "method": "task_arithmetic",
-        "space": {"schedule": "each", "components": ["attention", "mlp"], "genes": {"weight": WEIGHTS}},
-        "optimizer": {"name": "slope", "rate": RATE},
+        "method": "core_tsv" if several else "task_arithmetic",
+        "space": space if several else {**space, "genes": {"weight": WEIGHTS}},
+        "optimizer": {"name": "slope", "rate": CORE_RATE if several else RATE},
     }
     reasons = {
-        "method": "its coefficients have exact slopes",
-        "space": "a coefficient for each expert, layer and component; below 0 an expert is subtracted",
+        "method": "the best textbook merge of adapters, which the descent starts from"
+        if several
+        else "it merges every kind of expert; below 0 an expert is subtracted",
+        "space": "a coefficient for each expert, layer and component",
         "optimizer": "every task has right choices: one backward pass gives the slopes of all coefficients",
     }
-    return Approach(sections, reasons, ADAPTER_PRICE if only_adapters(experiment) else FULL_PRICE)
+    return Approach(sections, reasons, ADAPTER_PRICE if adapters else FULL_PRICE)
 
 
 def _evolution(experiment: Experiment) -> Approach:

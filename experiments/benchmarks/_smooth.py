@@ -69,6 +69,11 @@ class SmoothScorer:
         """Of the scorer of the metric."""
         return self._scorer.fingerprint
 
+    @property
+    def functions(self) -> Mapping[str, str]:
+        """As the scorer of the metric has it."""
+        return self._scorer.functions
+
     def requests(self, chunk: Chunk) -> tuple[Request, ...]:
         """Those of the metric."""
         return self._scorer.requests(chunk)
@@ -90,6 +95,10 @@ class SmoothScorer:
     def answers(self, chunk: Chunk, responses: Sequence[Any]) -> Counts:
         """As the scorer of the metric has it."""
         return self._scorer.answers(chunk, responses)
+
+    def lengths(self, chunk: Chunk, responses: Sequence[Any]) -> dict[str, float]:
+        """As the scorer of the metric has it."""
+        return self._scorer.lengths(chunk, responses)
 
     def loss(self, item: str) -> ItemLoss | None:
         """As the scorer of the metric has it."""
