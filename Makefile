@@ -22,7 +22,7 @@ setup: $(STAMP) ## create .venv with the exact versions of constraints.txt
 quickstart: $(STAMP) ## merge three tiny experts, with progress and a table at the end (3 minutes)
 	$(BIN)/python -m evomerge +experiment=quickstart
 
-test: $(STAMP) ## run the fast tests (3 minutes)
+test: $(STAMP) ## run the fast tests (4 minutes)
 	$(BIN)/$(PYTEST) -m "not slow and not parity"
 
 test-part: $(STAMP) ## run one of three equal parts of the slow tests, PART=1/3 unless given

@@ -78,35 +78,27 @@ def search(
 ) -> "Result":
     """Search, resume or finish: `search(config, folder)`, or `search(base, experts, tasks=[…])` with all else chosen.
 
-    `config` is a mapping of the keys of conf/config.yaml, or the path of a file with them, such as config.yaml of a
-    run; keys that it leaves out have the defaults of the command line. `folder` is by default runs/ and the
-    configuration's `name`. In the second form `experts` is a list of models or label → model, and a task is a name of
-    lm-eval, the path of a file of questions or a task entry; `hours` limits the whole call, `items` the search,
-    `out` is the run's folder, and `rules` names a preset of conf/rules/. Progress goes to `console`, by default to a
-    notebook's cell and nowhere else. Raises ConfigError for a wrong key or value, ExpertError, TaskError or RunError
-    for what cannot be read, scored or continued, and RulesError for a broken rule. A candidate that fails is recorded
-    and does not raise.
+    In the first form `config` is a mapping of the keys of conf/config.yaml, or the path of a file with them; keys that
+    it leaves out have the defaults of the command line. `folder` is by default runs/ and the configuration's `name`.
+    In the second form `experts` is a list of models or label → model. A task is a name of lm-eval, the path of a file
+    of questions or a task entry. `hours` limits the whole call, `items` the search; `out` is the run's folder, and
+    `rules` names a preset of conf/rules/. Progress goes to `console`. Without one the second form prints it, and the
+    first form does so only in a notebook.
+
+    Raises ConfigError for a wrong key or value, ExpertError, TaskError or RunError for what cannot be read, scored or
+    continued, and RulesError for a broken rule. A candidate that fails is recorded and does not raise.
     """
     from rich.console import Console
 
     from evomerge.experiment import Result, prepare_run, run_experiment
 
+    limits: dict[str, Any] = {"hours": hours, "items": items, "out": out, "rules": rules}
     if tasks is not None:
         from evomerge.autoconfig import Request, run_quick
 
-        request = Request.of(
-            config,
-            folder if folder is not None else (),
-            tasks,
-            hours=hours,
-            items=items,
-            out=out,
-            seed=seed,
-            rules=rules,
-        )
+        request = Request.of(config, () if folder is None else folder, tasks, seed=seed, **limits)
         return Result.load(run_quick(request, console or Console()))
-    limits = (("hours", hours), ("items", items), ("out", out), ("rules", rules))
-    if named := [name for name, value in limits if value is not None]:
+    if named := [name for name, value in limits.items() if value is not None]:
         raise ConfigError(f"{', '.join(named)}: only with a base, experts and tasks; a configuration has keys for it")
     if isinstance(folder, list | tuple | Mapping):
         raise ConfigError("no tasks: give tasks=[…], names of lm-eval or files of questions, beside base and experts")

@@ -9,10 +9,8 @@ from evomerge.models import AdapterExpert, resolve_device
 from evomerge.scoring import task_of
 
 ADAPTER_PRICE, FULL_PRICE = 2.3, 3.0  # of an item with its slope, in forward passes (docs/slopes.md)
-LARGEST_TABLES = {
-    "cpu": 5e8,
-    "cuda": 4e9,
-}  # parameters of base and experts up to which a row of TSV is worth its tables
+# Parameters of base and experts together up to which a row of TSV is worth its tables.
+LARGEST_TABLES = {"cpu": 5e8, "cuda": 4e9}
 TEXTBOOK_WEIGHT = 0.6  # often the best weight of task arithmetic for two to four experts
 WEIGHTS = {"low": -0.5, "high": 2.0}  # an expert may be subtracted where that helps
 RATE, CORE_RATE = 0.02, 0.025  # of the descent: 0.05 of a weight, and of an α from 0 to 2
@@ -36,35 +34,31 @@ def choose_approach(experiment: Experiment) -> Approach:
 
 
 def _descent(experiment: Experiment) -> Approach:
-    """Adapters descend from their best textbook merge, with α = 1 everywhere; others from task arithmetic."""
-    adapters = only_adapters(experiment)
-    several = adapters and len(experiment.experts) > 1
+    """Several adapters descend from their best textbook merge, with α = 1 everywhere; others from task arithmetic."""
     space: dict[str, Any] = {"schedule": "each", "components": ["attention", "mlp"]}
-    sections = {
-        "method": "core_tsv" if several else "task_arithmetic",
-        "space": space if several else {**space, "genes": {"weight": WEIGHTS}},
-        "optimizer": {"name": "slope", "rate": CORE_RATE if several else RATE},
-    }
+    if _several_adapters(experiment):
+        method, rate, why = "core_tsv", CORE_RATE, "the best textbook merge of adapters, which the descent starts from"
+    else:
+        method, rate, why = "task_arithmetic", RATE, "it merges every kind of expert; below 0 an expert is subtracted"
+        space["genes"] = {"weight": WEIGHTS}
     reasons = {
-        "method": "the best textbook merge of adapters, which the descent starts from"
-        if several
-        else "it merges every kind of expert; below 0 an expert is subtracted",
+        "method": why,
         "space": "a coefficient for each expert, layer and component",
         "optimizer": "every task has right choices: one backward pass gives the slopes of all coefficients",
     }
-    return Approach(sections, reasons, ADAPTER_PRICE if adapters else FULL_PRICE)
+    sections = {"method": method, "space": space, "optimizer": {"name": "slope", "rate": rate}}
+    return Approach(sections, reasons, ADAPTER_PRICE if only_adapters(experiment) else FULL_PRICE)
 
 
 def _evolution(experiment: Experiment) -> Approach:
-    if only_adapters(experiment) and len(experiment.experts) > 1:
-        method: str | list[str] = "core_tsv"
-        why = "the best textbook merge of adapters (experiments/smollm2)"
-    else:
-        method = ["task_arithmetic", "ties"]
-        why = "the search chooses between them"
-    sections = {"method": method, "space": {"schedule": "blocks:2"}, "optimizer": {"name": "cma"}}
+    several = _several_adapters(experiment)
+    sections = {
+        "method": "core_tsv" if several else ["task_arithmetic", "ties"],
+        "space": {"schedule": "blocks:2"},
+        "optimizer": {"name": "cma"},
+    }
     reasons = {
-        "method": why,
+        "method": "the best textbook merge of adapters" if several else "the search chooses between them",
         "space": "few coefficients, because only scores guide the search",
         "optimizer": "a task is scored by generated text, which has no slope",
     }
@@ -86,6 +80,10 @@ def choose_rows(experiment: Experiment, method: object) -> dict[str, Any]:
 def only_adapters(experiment: Experiment) -> bool:
     """Whether every expert is a LoRA adapter of the base."""
     return all(isinstance(expert, AdapterExpert) for expert in experiment.family.experts.values())
+
+
+def _several_adapters(experiment: Experiment) -> bool:
+    return only_adapters(experiment) and len(experiment.experts) > 1
 
 
 def have_choices(experiment: Experiment) -> bool:

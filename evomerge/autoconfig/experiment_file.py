@@ -6,9 +6,9 @@ from typing import Any
 import yaml
 
 HEADER = """# @package _global_
-# Chosen by evomerge. Every value may be edited. Run it again, in another folder, with
+# Chosen by evomerge. Every value may be edited. To run it in another folder:
 #   evomerge {path} --out OTHER_DIR
-# or copy it to conf/experiment/{name}.yaml and run evomerge +experiment={name}
+# In conf/experiment/{name}.yaml it is +experiment={name}.
 """
 WIDTH = 10**6  # PyYAML breaks longer lines
 

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
+from evomerge.errors import ConfigError
 from evomerge.experiment import Experiment
 from evomerge.models import load_model, load_tokenizer, model_config, resolve_device
 from evomerge.scoring import Chunk, Request
@@ -29,27 +31,25 @@ class Pace:
 def measure_pace(experiment: Experiment) -> Pace:
     """Load the base, and score a few items of the search slice with each size.
 
-    A size that does not fit into memory ends the trials. TaskError where a prompt does not fit the model.
+    A further size that does not fit into memory ends the trials. ConfigError where the default does not fit, TaskError
+    where a prompt does not fit the model.
     """
     device = resolve_device(experiment.config.model.device)
-    sizes = ON_GPU if device.startswith("cuda") else ON_CPU
+    default, *others = ON_GPU if device.startswith("cuda") else ON_CPU
     items = tuple(item for chunk in experiment.scorer.plan.chunks["search"] for item in chunk.items)[:ITEMS]
-    score = _scoring(experiment, device)
-    _seconds(score, experiment.scorer.requests(Chunk("pace", "search", items[:WARM_UP])), sizes[0])
     requests = experiment.scorer.requests(Chunk("pace", "search", items))
-    times: dict[int, float] = {}
-    for size in sizes:
-        try:
-            times[size] = _seconds(score, requests, size)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            break
-        if times[size] > PATIENCE:
-            break
-    fastest = min(times, key=times.__getitem__, default=sizes[0])
-    if not times:
-        return Pace(1.0, fastest)
-    chosen = fastest if times[sizes[0]] > GAIN * times[fastest] else sizes[0]
+    try:
+        score = _scoring(experiment, device)
+        _seconds(score, experiment.scorer.requests(Chunk("pace", "search", items[:WARM_UP])), default)
+        times = {default: _seconds(score, requests, default)}
+    except torch.OutOfMemoryError:
+        raise ConfigError(f"{experiment.base}: the memory of {device} does not hold it; use a larger device") from None
+    with suppress(torch.OutOfMemoryError):
+        for size in others:
+            if max(times.values()) < PATIENCE:
+                times[size] = _seconds(score, requests, size)
+    fastest = min(times, key=times.__getitem__)
+    chosen = fastest if times[default] > GAIN * times[fastest] else default
     return Pace(len(items) / times[chosen], chosen)
 
 

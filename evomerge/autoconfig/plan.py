@@ -11,6 +11,7 @@ from evomerge.autoconfig.sizes import Sizes
 from evomerge.errors import ConfigError
 from evomerge.experiment import Experiment
 from evomerge.merging import memory_need
+from evomerge.terminal import duration
 
 LEDGER_BYTES = 50e6  # an upper bound for ledger, recipe and report of such a search
 TABLES_FACTOR = 8  # bytes of prepared tables for each weight of a model, where a method has tables of dense experts
@@ -65,12 +66,6 @@ def plan_lines(
     parts = ", ".join(f"{count} {name}" for name, count in found.parts.items())
     yield f"{'items':10}{sum(found.parts.values())}: {parts}"
     needs = f"{found.memory / 1e9:.1f} GB of memory, {found.disk / 1e9:.1f} GB of disk"
-    yield f"{'estimate':10}about {_duration(found.seconds)}; {needs}"
+    yield f"{'estimate':10}about {duration(found.seconds)}; {needs}"
     if hours is not None and found.seconds > 3600 * hours:
         yield f"{'note':10}the smallest useful slices need more than {hours:g} hours here: the search may end early"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -19,9 +19,10 @@ from evomerge.experiment import Experiment, audit_experiment, from_config, prepa
 from evomerge.paths import EXPERIMENT
 from evomerge.rules import refuse_broken, verdict_lines
 from evomerge.scoring import task_of
+from evomerge.terminal import print_line
 
 HOURS = 2.0  # that a search without a limit is planned for, at most
-STANDING = 4  # rows of every search beside the experts: base, average, default, and the winner's own
+STANDING = 3  # rows of every search beside the experts: base, uniform average and textbook default
 REASONS = {
     "scorer": "sizes of slices for the number of questions and the pace of this machine",
     "budget": "items of the search slice; the comparison at the end comes on top",
@@ -46,12 +47,12 @@ def run_quick(request: Request, console: Console) -> Path:
     """
     folder = request.folder
     for line in write_experiment(request, folder / EXPERIMENT):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    run_experiment(*prepare_quick(request), console)
+        print_line(console, line)
+    run_experiment(*_prepare(request), console)
     return folder
 
 
-def prepare_quick(request: Request) -> tuple[dict[str, Any], Path]:
+def _prepare(request: Request) -> tuple[dict[str, Any], Path]:
     """The configuration of the experiment file in the request's folder, with the request's limits, and the folder."""
     config, folder = prepare_run(request.folder / EXPERIMENT, request.folder)
     limits = {"hours": request.hours} if request.hours is not None else {}

@@ -13,6 +13,7 @@ from evomerge.atomic import write_atomically
 from evomerge.errors import ConfigError
 from evomerge.paths import EXPERIMENT, RECIPE, RESULT, refuse_unfinished, run_name
 from evomerge.recipes import load_recipe
+from evomerge.terminal import print_line
 
 if TYPE_CHECKING:
     from evomerge.autoconfig import Request
@@ -43,12 +44,12 @@ def quick_search(arguments: argparse.Namespace, console: Console) -> int:
 
     folder = run_quick(request, console)
     if merged:
-        _write(console, f"{arguments.merged}: exists already, and is left as it is")
+        print_line(console, f"{arguments.merged}: exists already, and is left as it is")
     elif arguments.merged is not None:
         from evomerge.export import merge_recipe
 
         fingerprint = merge_recipe(folder / RECIPE, arguments.merged)
-        _write(console, f"{arguments.merged}: fingerprint {fingerprint}")
+        print_line(console, f"{arguments.merged}: fingerprint {fingerprint}")
     return 0
 
 
@@ -62,8 +63,8 @@ def init(arguments: argparse.Namespace, console: Console) -> int:
     from evomerge.autoconfig import write_experiment
 
     for line in write_experiment(request, path):
-        _write(console, line)
-    _write(console, f"run it with: evomerge +experiment={name}")
+        print_line(console, line)
+    print_line(console, f"run it with: evomerge +experiment={name}")
     return 0
 
 
@@ -99,11 +100,11 @@ def check(overrides: Sequence[str], console: Console) -> int:
         from evomerge.experiment import audit_experiment, describe
 
         for line in describe(config, folder):
-            _write(console, line)
+            print_line(console, line)
         if DEEP in overrides:
             audit = audit_experiment(config)
             for line in audit.lines():
-                _write(console, line)
+                print_line(console, line)
             audit.refuse_errors()
 
     rest = [text for text in overrides if text != DEEP]
@@ -149,7 +150,7 @@ def merge(arguments: argparse.Namespace, console: Console) -> int:
         made = str(merge_adapter(recipe, out, rank=arguments.rank, trust_remote_code=trust))
     else:
         made = f"fingerprint {merge_recipe(recipe, out, trust_remote_code=trust)}"
-    _write(console, f"{out}: {made}")
+    print_line(console, f"{out}: {made}")
     return 0
 
 
@@ -169,7 +170,7 @@ def score(arguments: argparse.Namespace, console: Console) -> int:
 
     evaluation = score_model(arguments.model, settings, Console(stderr=True))
     for table in evaluation.tables():  # printed first: a full disk must not cost the scores
-        _write(console, table)
+        print_line(console, table)
     if settings.get("out"):
         write_atomically(Path(settings["out"]), evaluation.text())
     return 0
@@ -182,7 +183,7 @@ def replay(arguments: argparse.Namespace, console: Console) -> int:
     refuse_unfinished(arguments.folder)
     same = True
     for value in replay_run(arguments.folder):
-        _write(console, str(value))
+        print_line(console, str(value))
         same &= value.same
     return 0 if same else 1
 
@@ -195,10 +196,5 @@ def report(arguments: argparse.Namespace, console: Console) -> int:
     report = write_report(arguments.folder)
     figures = save_figures(arguments.folder, arguments.figures) if arguments.figures else []
     for path in (report, *figures):
-        _write(console, str(path))
+        print_line(console, str(path))
     return 0
-
-
-def _write(console: Console, text: str) -> None:
-    """Write a line as it is: rich would take brackets in a path for markup, and break long lines."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

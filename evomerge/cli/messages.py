@@ -2,8 +2,10 @@
 
 from rich.console import Console
 
+from evomerge.terminal import print_line
+
 
 def complain(message: str, code: int) -> int:
     """Print one line on standard error, and return the exit code."""
-    Console(stderr=True).print(f"evomerge: {message}", highlight=False, markup=False, soft_wrap=True)
+    print_line(Console(stderr=True), f"evomerge: {message}")
     return code

@@ -59,7 +59,8 @@ def _is_quick(arguments: Sequence[str]) -> bool:
 
 
 def _quick_parser() -> argparse.ArgumentParser:
-    parser = _Parser("evomerge", description="Search for the best merge; everything that is not given is chosen.")
+    words = "Search for the best merge; everything that is not given is chosen."
+    parser = _Parser("evomerge", description=words, allow_abbrev=False)
     _add_quick(parser)
     parser.add_argument("--merged", type=Path, metavar="DIR", help="also write the merged model there at the end")
     return parser

@@ -24,6 +24,7 @@ from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
 from evomerge.recipes import dump_recipe
 from evomerge.report import Display, comparison_table, result_table, write_report
 from evomerge.searching import Evaluator, Leaderboard, RemainingBudget, SearchCallback, ledger_header, search
+from evomerge.terminal import print_line
 from evomerge.trackers import Tracker
 from evomerge.workers import pools
 
@@ -151,6 +152,6 @@ def _report(console: Console, folder: Path, document: Mapping[str, Any], board: 
     console.print(result_table(document))
     console.print(comparison_table(document))
     for label, reason in list(board.failures().items())[:3]:
-        console.print(f"failed: {label}: {reason}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"recipe: {folder / RECIPE}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"report: {write_report(folder)}", highlight=False, markup=False, soft_wrap=True)
+        print_line(console, f"failed: {label}: {reason}")
+    print_line(console, f"recipe: {folder / RECIPE}")
+    print_line(console, f"report: {write_report(folder)}")

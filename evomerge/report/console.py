@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from evomerge.report.heartbeat import Heartbeat
 from evomerge.searching import Leaderboard
+from evomerge.terminal import duration, print_line
 
 INTERVAL = 30.0  # seconds after which a line without news says how far a phase is, where there is no bar
 DESCENT_INTERVAL = 10  # steps of a descent between two lines
@@ -54,7 +55,7 @@ class Display:
     def print_line(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
         self._heartbeat.reset()
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(self._console, line)
 
     def show_time_left(self, seconds_left: Callable[[], float | None]) -> None:
         """Show the time left in each line; `seconds_left` returns None while it is unknown."""
@@ -125,10 +126,3 @@ class Display:
         """The elapsed time, and the time left if it is known."""
         elapsed, left = duration(time.monotonic() - self._start), self._seconds_left()
         return elapsed if left is None else f"{elapsed}, about {duration(left)} left"
-
-
-def duration(seconds: float) -> str:
-    """A duration in the largest unit of which there is at least one: seconds, minutes, or hours with a decimal."""
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3570 else f"{seconds / 3600:.1f} h"

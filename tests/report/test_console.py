@@ -9,8 +9,9 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from evomerge.report.console import Display, duration
+from evomerge.report.console import Display
 from evomerge.report.heartbeat import Heartbeat
+from evomerge.terminal import duration
 
 
 @pytest.fixture
