@@ -92,7 +92,7 @@ def test_a_file_of_both_kinds_of_rows_becomes_two_tasks(tmp_path: Path) -> None:
         f"{n},Is it {n}?,1,\"['no', 'yes']\",multiple_choice\n{n},Sum {n} up,ok,,generation\n" for n in range(40)
     )
     path.write_text(f"id,input,target,answer_choices,eval_type\n{rows}")
-    tasks = Request.of("org/base", "org/a", path).tasks
+    tasks = Request.of("org/base", "org/a", str(path)).tasks
     assert [(task["name"], task["rows"]) for task in tasks] == [
         ("contest-multiple_choice", "multiple_choice"),
         ("contest-generation", "generation"),
