@@ -34,7 +34,7 @@ from evomerge.searching import (
     ledger_header,
     search,
 )
-from evomerge.terminal import print_line
+from evomerge.terminal import duration, print_line
 from evomerge.trackers import Tracker
 from evomerge.workers import pools
 
@@ -185,5 +185,9 @@ def _report(console: Console, folder: Path, document: Mapping[str, Any], board: 
         print_line(console, f"for lack of time: {name}: {ended}")
     for label, reason in list(board.failures().items())[:3]:
         print_line(console, f"failed: {label}: {reason}")
+    phases = sorted(document["seconds"]["phases"].items(), key=lambda pair: -pair[1])
+    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases if seconds >= 1)
+    if parts:
+        print_line(console, f"time: {parts}")
     print_line(console, f"recipe: {folder / RECIPE}")
     print_line(console, f"report: {write_report(folder)}")
