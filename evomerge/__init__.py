@@ -13,7 +13,7 @@ raised as an `EvomergeError` of one line. `import evomerge` is fast: torch is im
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from evomerge.atomic import write_atomically
 from evomerge.errors import ConfigError, EvomergeError
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
     from evomerge.experiment import Replayed, Result
     from evomerge.recipes import Recipe, load_recipe
+    from evomerge.submission import Pack
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
     "EvomergeError",
+    "Pack",
     "Recipe",
     "Replayed",
     "Result",
@@ -40,6 +42,7 @@ __all__ = [
     "replay",
     "score",
     "search",
+    "submit",
 ]
 
 
@@ -184,3 +187,27 @@ def replay(run: str | Path) -> "list[Replayed]":
     from evomerge.experiment import replay_run
 
     return list(replay_run(Path(run)))
+
+
+def submit(
+    run: str | Path,
+    out: str | Path,
+    inputs: Sequence[str | Path] = (),
+    *,
+    predict: Literal["right", "kit"] = "right",
+    name: str | None = None,
+    max_gen_len: int = 64,
+    max_seq_len: int | None = None,
+    device: str | None = None,
+) -> "Pack":
+    """Write the pack of a finished run for the LLM Merging contest's starter kit, as the new tar file `out`.
+
+    `inputs` are CSV files in the contest's format, which are predicted by the winner. With `predict` "right" all tokens
+    of a choice are scored; "kit" gives the predictions of the starter kit's own functions. Answers have at most
+    `max_gen_len` tokens; `device` None is that of the run. Raises ConfigError, TaskError or RunError, for arguments and
+    files before weights are read.
+    """
+    from evomerge.submission import write_pack
+
+    options: dict[str, Any] = {"max_gen_len": max_gen_len, "max_seq_len": max_seq_len, "device": device}
+    return write_pack(Path(run), Path(out), [Path(file) for file in inputs], predict=predict, name=name, **options)

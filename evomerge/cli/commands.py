@@ -192,6 +192,25 @@ def replay(arguments: argparse.Namespace, console: Console) -> int:
     return 0 if same else 1
 
 
+def submit(arguments: argparse.Namespace, console: Console) -> int:
+    """Write the pack of a run, and print what it holds."""
+    from evomerge.submission import write_pack
+
+    pack = write_pack(
+        arguments.folder,
+        arguments.out,
+        arguments.inputs,
+        predict=arguments.predict,
+        name=arguments.name,
+        max_gen_len=arguments.max_gen_len,
+        max_seq_len=arguments.max_seq_len,
+        say=lambda line: print_line(console, line),
+    )
+    for line in pack.lines:
+        print_line(console, line)
+    return 0
+
+
 def report(arguments: argparse.Namespace, console: Console) -> int:
     """Write the report and the figures, and print their paths."""
     from evomerge.report import save_figures, write_report

@@ -1,0 +1,196 @@
+"""Packs in this process: the class in the pack gives evomerge's tensors and predictions without importing evomerge."""
+
+import importlib.util
+import json
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from evomerge.errors import ConfigError, EvomergeError, RunError, TaskError
+from evomerge.export import open_recipe
+from evomerge.merging import Materializer
+from evomerge.submission import write_pack
+from evomerge.submission.pack import KIT_FILES
+from tests.families import shift
+from tests.submission.runs import write_inputs, write_models, write_run
+
+MIXED, FULL, ADAPTERS = ("full", "rank2", "rank3"), ("full", "other"), ("rank2", "rank3")
+# (kind, method, experts, parameters of each, parameters of the recipe, form of the entries)
+CASES: list[tuple[str, str, tuple[str, ...], dict[str, Any], dict[str, Any], str]] = [
+    ("plain", "task_arithmetic", MIXED, {"weight": 0.4}, {}, "sum"),
+    ("plain", "linear", FULL, {"weight": 0.5}, {}, "sum"),
+    ("plain", "slerp", ("full",), {}, {"t": 0.3}, "sum"),
+    ("plain", "model_stock", MIXED, {}, {}, "sum"),
+    ("plain", "ties", MIXED, {"weight": 0.7, "density": 0.4}, {}, "vote"),
+    ("plain", "dare_ties", MIXED, {"weight": 0.7, "density": 0.4}, {}, "vote"),
+    ("plain", "dare_linear", ADAPTERS, {"weight": 0.7, "density": 0.4}, {}, "vote"),
+    ("plain", "breadcrumbs", MIXED, {"weight": 0.7, "density": 0.4, "gamma": 0.1}, {}, "vote"),
+    ("plain", "core_tsv", ADAPTERS, {}, {"alpha": 0.8}, "factors"),
+    ("plain", "della", FULL, {"weight": 0.5, "density": 0.5, "epsilon": 0.1}, {}, "stored"),
+    ("t5", "task_arithmetic", MIXED, {"weight": 0.4}, {}, "sum"),
+    ("t5", "ties", ADAPTERS, {"weight": 0.7, "density": 0.4}, {}, "vote"),
+]
+
+
+class StandIn:
+    """What the starter kit's class sets."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    return {kind: write_models(tmp_path_factory.mktemp(kind), kind) for kind in ("plain", "t5")}
+
+
+@pytest.fixture
+def kit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Modules of the names that the pack's files import."""
+    merges = ModuleType("llm_merging.merging.Merges")
+    merges.Merges = StandIn  # type: ignore[attr-defined]
+    for name, module in (
+        ("llm_merging", ModuleType("llm_merging")),
+        ("llm_merging.merging", ModuleType("llm_merging.merging")),
+        ("llm_merging.merging.Merges", merges),
+        ("llm_merging.merging.evomerge_tensors", load(KIT_FILES / "evomerge_tensors.py")),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)
+    yield
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def extract(pack: Path, folder: Path) -> Path:
+    with tarfile.open(pack) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "LLM-Merging"
+
+
+def merged_class(top: Path, name: str) -> Any:
+    method = load(top / "llm_merging" / "merging" / f"{name}.py").EvomergeMerge(name)
+    method.merge()
+    return method
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def test_the_class_rebuilds_every_tensor(
+    kit: None, tmp_path: Path, models: dict[str, dict[str, str]], case: tuple[Any, ...]
+) -> None:
+    kind, method, experts, each, shared, form = case
+    refs = models[kind]
+    run = write_run(tmp_path / "run", method, refs["base"], {refs[name]: each for name in experts}, parameters=shared)
+    pack = write_pack(run, tmp_path / "p.tar", name="mine")
+    top = extract(pack.path, tmp_path)
+    table = json.loads((top / "llm_merging/merging/mine.json").read_text())
+    assert form in {key for entry in table["tensors"].values() for key in entry}
+    assert (top / "llm_merging/merging/mine.safetensors").exists() == (form in ("factors", "stored"))
+    rebuilt = merged_class(top, "mine")
+    recipe, family = open_recipe(run / "recipe.yaml")
+    changed = 0
+    for name, ours in Materializer(family, compiled=False).tensors(recipe):
+        assert torch.equal(rebuilt.merged_model[name], ours), name
+        changed += not torch.equal(ours, family.base.tensor(name))
+    assert changed and not rebuilt.base_model.training
+
+
+def test_tensors_that_the_merge_unties_become_two(kit: None, tmp_path: Path, models: dict[str, dict[str, str]]) -> None:
+    base = LlamaForCausalLM.from_pretrained(models["plain"]["base"])
+    base.config.tie_word_embeddings = False
+    base.lm_head.weight = torch.nn.Parameter(base.lm_head.weight.detach().clone())
+    shift(base, 0.1, seed=5)
+    base.save_pretrained(tmp_path / "untied")
+    experts = {str(tmp_path / "untied"): {"weight": 0.5}}
+    run = write_run(tmp_path / "run", "task_arithmetic", models["plain"]["base"], experts)
+    rebuilt = merged_class(extract(write_pack(run, tmp_path / "p.tar", name="mine").path, tmp_path), "mine")
+    recipe, family = open_recipe(run / "recipe.yaml")
+    ours = dict(Materializer(family, compiled=False).tensors(recipe))
+    head, embedding = rebuilt.base_model.lm_head.weight, rebuilt.base_model.model.embed_tokens.weight
+    assert torch.equal(head, ours["lm_head.weight"]) and torch.equal(embedding, ours["model.embed_tokens.weight"])
+    assert not torch.equal(head, embedding)
+
+
+@pytest.mark.parametrize("kind", ["plain", "t5"])
+def test_the_class_predicts_what_the_pack_says(
+    kit: None, tmp_path: Path, models: dict[str, dict[str, str]], kind: str
+) -> None:
+    refs = models[kind]
+    run = write_run(tmp_path / "run", "ties", refs["base"], {refs["full"]: {"weight": 0.5, "density": 0.5}})
+    file = write_inputs(tmp_path / "test.csv", 8, ("A", "B", "C", "long one", "it's "))
+    top = extract(write_pack(run, tmp_path / "p.tar", [file], name="mine").path, tmp_path)
+    found = pandas.read_csv(top / "mine/predictions/submission.csv", dtype=str)
+    rebuilt, rows = merged_class(top, "mine"), pandas.read_csv(file).to_dict("records")
+    theirs = [
+        str(rebuilt.predict_multiple_choice({key: [row[key]] for key in ("input", "answer_choices")})[0].tolist()[0])
+        for row in rows
+    ]
+    assert list(found["prediction"]) == theirs and len(set(theirs)) > 1
+
+
+def test_the_table_has_what_older_versions_of_transformers_lose(
+    tmp_path: Path, models: dict[str, dict[str, str]]
+) -> None:
+    refs = models["plain"]
+    run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], {refs["full"]: {"weight": 0.5}})
+    top = extract(write_pack(run, tmp_path / "p.tar", name="mine").path, tmp_path)
+    table = json.loads((top / "llm_merging/merging/mine.json").read_text())
+    assert table["config"]["rope_theta"] == 500.0 and table["config"]["tie_word_embeddings"] is True
+    assert table["plain_tokenizer"] and table["predict"] == "right" and table["dtype"] == "float32"
+
+
+def test_the_report_names_scores_of_both_conventions(tmp_path: Path, models: dict[str, dict[str, str]]) -> None:
+    refs = models["plain"]
+    run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], {refs["full"]: {"weight": 0.5}})
+    long = write_inputs(tmp_path / "long.csv", 4, ("no way", "yes I do", "it's "))
+    short = write_inputs(tmp_path / "short.csv", 4, ("A", "B", "C"))
+    top = extract(write_pack(run, tmp_path / "p.tar", [long, short], name="mine").path, tmp_path)
+    report = (top / "mine/REPORT.md").read_text()
+    assert "| long.csv | 4 | right | accuracy" in report and "| long.csv | 4 | kit | accuracy" in report
+    assert "| short.csv | 4 | kit | no predictions |" in report and "short.csv: row 1: all choices are single" in report
+    assert "**Folders of this machine**" in (top / "mine/RULES.md").read_text()
+
+
+def test_what_cannot_be_packed_is_refused_before_weights_are_read(
+    tmp_path: Path, models: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evomerge.submission.pack.write_merged_model", lambda *_: pytest.fail("weights were read"))
+    refs = models["plain"]
+    run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], {refs["full"]: {"weight": 0.5}})
+    bad = tmp_path / "bad.csv"
+    bad.write_text("id,input,answer_choices,eval_type\n1,a,,nothing\n")
+    cases: list[tuple[type[EvomergeError], str, tuple[Any, ...], dict[str, Any]]] = [
+        (ConfigError, "exists already", (run, bad), {}),
+        (ConfigError, "its folder is not there", (run, tmp_path / "no" / "p.tar"), {}),
+        (TaskError, "row 1: eval_type is nothing", (run, tmp_path / "p.tar", [bad]), {}),
+        (RunError, "no config.yaml", (tmp_path, tmp_path / "p.tar"), {}),
+        (ConfigError, "give small letters", (run, tmp_path / "p.tar"), {"name": "My Name"}),
+    ]
+    for kind, message, arguments, options in cases:
+        with pytest.raises(kind, match=message):
+            write_pack(*arguments, **options)
+    assert not (tmp_path / "p.tar").exists()
+
+
+def test_single_tokens_without_an_end_token_are_refused_with_the_remedy(
+    tmp_path: Path, models: dict[str, dict[str, str]]
+) -> None:
+    refs = models["plain"]
+    run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], {refs["full"]: {"weight": 0.5}})
+    file = write_inputs(tmp_path / "short.csv", 2, ("A", "B", "C"))
+    with pytest.raises(TaskError, match="row 1: all choices are single tokens .* use --predict right"):
+        write_pack(run, tmp_path / "p.tar", [file], predict="kit")
+    assert not (tmp_path / "p.tar").exists()
