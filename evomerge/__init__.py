@@ -63,6 +63,7 @@ def search(
     out: str | Path | None = None,
     seed: int = 1,
     rules: str | None = None,
+    inputs: Sequence[str | Path] | None = None,
     console: "Console | None" = None,
 ) -> "Result": ...
 
@@ -77,6 +78,7 @@ def search(
     out: str | Path | None = None,
     seed: int = 1,
     rules: str | None = None,
+    inputs: Sequence[str | Path] | None = None,
     console: "Console | None" = None,
 ) -> "Result":
     """Search, resume or finish: `search(config, folder)`, or `search(base, experts, tasks=[…])` with all else chosen.
@@ -84,9 +86,9 @@ def search(
     In the first form `config` is a mapping of the keys of conf/config.yaml, or the path of a file with them; keys that
     it leaves out have the defaults of the command line. `folder` is by default runs/ and the configuration's `name`.
     In the second form `experts` is a list of models or label → model. A task is a name of lm-eval, the path of a file
-    of questions or a task entry. `hours` limits the whole call, `items` the search; `out` is the run's folder, and
-    `rules` names a preset of conf/rules/. Progress goes to `console`. Without one the second form prints it, and the
-    first form does so only in a notebook.
+    of questions or a task entry. `hours` limits the whole call, `items` the search; `out` is the run's folder,
+    `rules` names a preset of conf/rules/, and `inputs` are CSV files to predict for its submission. Progress goes to
+    `console`. Without one the second form prints it, and the first form does so only in a notebook.
 
     Raises ConfigError for a wrong key or value, ExpertError, TaskError or RunError for what cannot be read, scored or
     continued, and RulesError for a broken rule. A candidate that fails is recorded and does not raise.
@@ -95,10 +97,11 @@ def search(
 
     from evomerge.experiment import Result, prepare_run, run_experiment
 
-    limits: dict[str, Any] = {"hours": hours, "items": items, "out": out, "rules": rules}
+    limits: dict[str, Any] = {"hours": hours, "items": items, "out": out, "rules": rules, "inputs": inputs}
     if tasks is not None:
         from evomerge.autoconfig import Request, run_quick
 
+        limits["inputs"] = inputs or ()
         request = Request.of(config, () if folder is None else folder, tasks, seed=seed, **limits)
         return Result.load(run_quick(request, console or Console()))
     if named := [name for name, value in limits.items() if value is not None]:

@@ -28,6 +28,7 @@ REASONS = {
     "scorer": "sizes of slices for the number of questions and the pace of this machine",
     "budget": "items of the search slice; the comparison at the end comes on top",
     "rules": "the rules that the models and the budget are judged by",
+    "submission": "the pack for the contest's starter kit that the run ends with",
     "baselines": "textbook merges that the winner is compared with",
 }
 TRIAL_SLICES = {"search": 8, "select": 1, "holdout": "all"}  # by which documents are counted and the pace is measured
@@ -59,7 +60,7 @@ def _prepare(request: Request) -> tuple[dict[str, Any], Path]:
     config, folder = prepare_run(request.folder / EXPERIMENT, request.folder)
     limits = {"hours": request.hours} if request.hours is not None else {}
     limits |= {"items": request.items} if request.items is not None else {}
-    rules = {"rules": dict(request.rules)} if request.rules else {}
+    rules = {"rules": dict(request.rules), "submission": request.submission} if request.rules else {}
     return config | {"budget": config["budget"] | limits} | rules, folder
 
 
@@ -76,6 +77,7 @@ def write_experiment(request: Request, path: Path) -> Iterator[str]:
         yield f"{path}: as it was chosen before{', now with ' * bool(given)}{given}"
         return
     experiment = _trial(request)
+    _ = experiment.submission  # a wrong file of inputs is reported before weights are read
     yield from verdict_lines(experiment.config.rules.name, experiment.verdicts)
     refuse_broken(experiment.config.rules.name, experiment.verdicts)
     dtype, dtype_reason = choose_dtype(experiment.family.base.parameter_count)
@@ -101,7 +103,7 @@ def _choose(request: Request, path: Path, experiment: Experiment, dtype_reason: 
     approach, pace = choose_approach(experiment), measure_pace(experiment)
     methods = choose_rows(experiment, approach.sections["method"])
     rows = len(experiment.experts) + STANDING + len(methods)
-    seconds = SPARE * 3600 * (request.hours or HOURS)
+    seconds = SPARE * (3600 * (request.hours or HOURS) - pace.submission)
     affordable = seconds * pace.items_per_second * pool.get("workers", 1)
     sizes = choose_sizes(_documents(experiment), rows, approach.price, affordable, request.items)
     config = {
@@ -118,6 +120,8 @@ def _choose(request: Request, path: Path, experiment: Experiment, dtype_reason: 
     }
     if request.rules:
         config["rules"] = dict(request.rules)
+    if request.submission:
+        config["submission"] = request.submission
     if approach.price is not None:
         config["optimizer"] = {**config["optimizer"], "passes": sizes.passes}
     reasons = {**approach.reasons, "model": dtype_reason, "pool": pool_reason} | REASONS
@@ -135,7 +139,7 @@ def _trial(request: Request) -> Experiment:
     """The models and all documents of the tasks, by which everything is chosen."""
     scorer = {"slices": TRIAL_SLICES, "tasks": list(request.tasks)}
     models = {"base": request.base, "experts": dict(request.experts)}
-    limits = {"budget": {"hours": request.hours}, "rules": dict(request.rules)}
+    limits = {"budget": {"hours": request.hours}, "rules": dict(request.rules), "submission": request.submission}
     return from_config(prepare_run({"name": request.name, **models, "scorer": scorer, **limits}, None)[0])
 
 

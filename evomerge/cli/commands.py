@@ -86,6 +86,7 @@ def _request(arguments: argparse.Namespace, out: Path | None) -> "Request":
         out=out,
         seed=arguments.seed,
         rules=arguments.rules,
+        inputs=arguments.inputs,
     )
 
 

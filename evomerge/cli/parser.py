@@ -108,6 +108,8 @@ def _add_quick(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", type=int, metavar="N", help="the items that the search may score")
     words = "the rules of a contest, conf/rules/NAME.yaml, that models and time are judged by, such as lmc2024"
     parser.add_argument("--rules", metavar="NAME", help=words)
+    words = "a CSV file to predict for the submission of a contest; by default the files of --for in its format"
+    parser.add_argument("--inputs", metavar="FILE", action="append", default=[], help=words)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; by default below runs/")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="another number gives another search")
 

@@ -21,7 +21,7 @@ from evomerge.experiment.rule_check import rules_record
 from evomerge.experiment.run_log import run_log
 from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses, describe_twins, same_weights
 from evomerge.ledger import Ledger
-from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
+from evomerge.paths import CONFIG, LEDGER, PACK, RECIPE, RESULT
 from evomerge.recipes import dump_recipe
 from evomerge.report import Display, comparison_table, result_table, write_report
 from evomerge.searching import (
@@ -59,8 +59,11 @@ def run_experiment(
         pool, tracker = pools.LazyPool(lambda: _start(experiment, display)), experiment.tracker(folder, config)
         try:
             document, board = _search(experiment, folder, display, ledger, pool, tracker, start)
-            write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
+            _write_result(folder, document, start, display)
             tracker.finish(document)
+            pool.close()  # the memory of its models is needed for the submission
+            _submit(experiment, folder, document, display)
+            _write_result(folder, document, start, display)
             ledger.mark_time()
         finally:
             pool.close()
@@ -86,6 +89,9 @@ def _search(
     deadline = Deadline(section.budget.hours, start, sum(ledger.elapsed.values()))
     timed = TimedEvaluation(evaluator, deadline, asdict(section.budget))
     remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), deadline)
+    if experiment.submission and section.budget.hours is not None:
+        display.show_phase("pace")
+        deadline.kept = experiment.submission.measured_with(pool)
     display.show_time_left(remaining.seconds_left)
     check = BaselineCheck(evaluator, scorer.chances("search"), display.print_line)
     callbacks: list[SearchCallback] = [display, check, BestRecipe(folder / RECIPE, evaluator), tracker]
@@ -107,8 +113,25 @@ def _search(
     document |= rules_record(experiment)
     document |= {"shortened": _shortened(experiment, evaluator)}
     document |= _record(board, evaluator, ledger, fingerprint, remaining.spent)
-    document["seconds"] |= {"this_time": round(time.monotonic() - start, 2), "phases": display.phase_seconds()}
+    document["seconds"] |= {"kept_for_submission": round(deadline.kept, 2)} if deadline.kept else {}
     return document, board
+
+
+def _write_result(folder: Path, document: dict[str, Any], start: float, display: Display) -> None:
+    """Write result.json with the times up to now."""
+    document["seconds"] |= {"this_time": round(time.monotonic() - start, 2), "phases": display.phase_seconds()}
+    write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
+
+
+def _submit(experiment: Experiment, folder: Path, document: Mapping[str, Any], display: Display) -> None:
+    """Write the pack of a run for a contest, unless a repeated command finds the one of the same result."""
+    if experiment.submission is None:
+        return
+    if document["counts"]["items_scored_this_time"] == 0 and (folder / PACK).exists():
+        display.print_line(f"{folder / PACK}: as it was written before")
+        return
+    display.show_phase("submission")
+    experiment.submission.write(display.print_line)
 
 
 def _shortened(experiment: Experiment, evaluator: Evaluator) -> dict[str, Any]:

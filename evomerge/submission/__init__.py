@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.submission.config import SubmissionConfig, method_name
-    from evomerge.submission.conventions import right_requests
+    from evomerge.submission.config import PackConfig, SubmissionConfig, method_name
+    from evomerge.submission.conventions import generation_request, right_requests
     from evomerge.submission.csv_rows import Row, read_rows, write_predictions
     from evomerge.submission.pack import Pack, write_pack
 else:
@@ -19,8 +19,10 @@ else:
 
 __all__ = [
     "Pack",
+    "PackConfig",
     "Row",
     "SubmissionConfig",
+    "generation_request",
     "method_name",
     "read_rows",
     "right_requests",

@@ -1,11 +1,13 @@
 """What a submission needs beside the run: the files to predict, the convention of predictions, and limits."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from evomerge.errors import ConfigError
+from evomerge.schema import Count, Label, Location, OneOf
 
 Predict = Literal["right", "kit"]
 RESERVED = {"merges", "evomergetensors", "llamaavg", "tinyllamaavg", "flant5avg", "init"}
@@ -35,6 +37,27 @@ class SubmissionConfig:
         outputs = [output_name(path) for path in self.inputs]
         if twice := next((name for name in outputs if outputs.count(name) > 1), None):
             raise ConfigError(f"inputs: two of them would be written to {twice}; rename one of the files")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig:
+    """The section `submission` of an experiment: whether the run ends with a pack, and the keys of `submit`.
+
+    Without `inputs`, the files of questions in the contest's format are predicted.
+    """
+
+    pack: bool = False
+    inputs: Sequence[Location] = ()
+    predict: Annotated[str, OneOf(get_args(Predict))] = "right"
+    max_gen_len: Count = 64
+    max_seq_len: Count | None = None
+    name: Label | None = None
+
+    def submission(self, run: str, files: Sequence[str]) -> SubmissionConfig:
+        """What `write_pack` takes, for the run of that name and the files of its tasks."""
+        inputs, name = tuple(map(Path, self.inputs or files)), self.name or method_name(run)
+        predict: Predict = "kit" if self.predict == "kit" else "right"
+        return SubmissionConfig(inputs, predict, self.max_gen_len, self.max_seq_len, name)
 
 
 def method_name(run: str) -> str:

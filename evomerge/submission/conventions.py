@@ -21,6 +21,11 @@ def right_requests(text: str, choices: Sequence[str]) -> list[Request]:
     return [Request("loglikelihood", (text, f" {choice}")) for choice in choices]
 
 
+def generation_request(text: str, max_gen_len: int) -> Request:
+    """A request for a greedy answer that ends with the end token alone."""
+    return Request("generate_until", (text, {"max_gen_toks": max_gen_len, "do_sample": False, "until": []}))
+
+
 @dataclass(frozen=True)
 class KitTokenizer:
     """The kit's tokenisation by a tokenizer of this version of transformers.
