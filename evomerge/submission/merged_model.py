@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evomerge.errors import ConfigError
 from evomerge.export import open_recipe
 from evomerge.merging import Materializer, choose_placement
 from evomerge.models import Family, load_model, load_tokenizer, resolve_device
@@ -48,6 +49,8 @@ def write_merged_model(run: FinishedRun, device: str | None = None) -> MergedMod
     """Merge the run's recipe into a model in memory, as the search did; `device` None is that of the run."""
     given, code = run.model, bool(run.model.get("trust_remote_code"))
     recipe, family = open_recipe(run.recipe, code)
+    if code and "auto_map" in family.base.checkpoint.config:
+        raise ConfigError(f"{family.ref}: comes with code of its own, which the starter kit does not run")
     dtype = recipe.out_dtype or str(given.get("dtype", "float32"))
     place = resolve_device(device or str(given.get("device", "auto")))
     options: dict[str, Any] = {"device": place, "attn_implementation": given.get("attn_implementation")}

@@ -6,7 +6,7 @@ import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from evomerge.submission.validation import FileScores, score_file
 
 TOP = "LLM-Merging"
 KIT_FILES = Path(__file__).parent / "kit_files"
+MOST_CHOICES = 10  # whose index is one digit, which is all that the kit writes of it
 OTHER: dict[Predict, Predict] = {"right": "kit", "kit": "right"}
 
 
@@ -66,6 +67,8 @@ def write_pack(
     merged = write_merged_model(finished, device)
     say(f"merged: {merged.recipe.method} of {len(merged.family.experts)} experts in {merged.dtype}")
     predictor = _predictor(merged, files, config, int(finished.model.get("batch_tokens", 4096)))
+    for line in _warnings(files, predictor, config):
+        say(line)
     scored, scores = [], []
     for path, rows in files.items():
         begun = time.monotonic()
@@ -90,12 +93,25 @@ def _refuse_path(out: Path) -> None:
 
 
 def _predictor(
-    merged: MergedModel, files: dict[Path, list[Row]], config: SubmissionConfig, batch_tokens: int
+    merged: MergedModel, files: Mapping[Path, Sequence[Row]], config: SubmissionConfig, batch_tokens: int
 ) -> Predictor:
     kit = merged.kit_tokenizer(config.max_seq_len)
     longest = max((kit.longest(row) for rows in files.values() for row in rows), default=1)
     options = {"max_gen_len": config.max_gen_len, "longest": longest, "batch_tokens": batch_tokens}
     return Predictor(merged.model, merged.tokenizer, kit, **options)
+
+
+def _warnings(files: Mapping[Path, Sequence[Row]], predictor: Predictor, config: SubmissionConfig) -> Iterator[str]:
+    """A line for each thing in the files that costs predictions without being an error."""
+    room = predictor.max_length - config.max_gen_len
+    for path, rows in files.items():
+        if long := [number for number, row in enumerate(rows, 1) if predictor.input_length(row) > room]:
+            yield (
+                f"{path.name}: row {long[0]} and {len(long) - 1} more leave no room for an answer in the"
+                f" model's {predictor.max_length} positions; --max-seq-len {room} cuts them as the kit would"
+            )
+        if many := [number for number, row in enumerate(rows, 1) if len(row.choices) > MOST_CHOICES]:
+            yield f"{path.name}: row {many[0]} has more than {MOST_CHOICES} choices, and the kit can write none above 9"
 
 
 def _file_scores(predictor: Predictor, scored: Scored, predict: Predict, seconds: float) -> FileScores:

@@ -56,6 +56,10 @@ class Predictor:
         """The number of tokens that a `right` request is truncated to, on the left."""
         return self._encoders["right"].max_length
 
+    def input_length(self, row: Row) -> int:
+        """The number of tokens of a row's input, as the kit cuts it."""
+        return len(self._kit.input(row.input))
+
     @torch.inference_mode()
     def predict(self, file: Path, rows: Sequence[Row], convention: Predict, known: Scored | None = None) -> Scored:
         """The prediction of every row; TaskError names a row for which the convention has none.

@@ -32,9 +32,10 @@ SKILLS = ("full", "other", "rank2", "rank3")
 
 
 def write_models(folder: Path, kind: str) -> dict[str, str]:
-    """base, two full experts and two adapters of a kind: `plain` and `eos` are decoders, `t5` is not.
+    """base, two full experts and two adapters of a kind: `plain`, `bos` and `eos` are decoders, `t5` is not.
 
-    The kit's tokenizer of the choices adds an end token for `eos` only. Returns label → reference in a recipe.
+    The kit's tokenizer puts a begin token before a choice for `bos`, and an end token behind it for `eos`. Returns
+    label → reference in a recipe.
     """
     torch.manual_seed(0)
     base = _model(kind)
@@ -68,7 +69,7 @@ def _save_tokenizer(kind: str, folder: Path) -> None:
         settings = json.loads(path.read_text()) | {"tokenizer_class": "LlamaTokenizer"}
         path.write_text(json.dumps(settings))
     else:
-        char_tokenizer(bos=False, eos=kind == "t5").save_pretrained(folder)
+        char_tokenizer(bos=kind == "bos", eos=kind == "t5").save_pretrained(folder)
 
 
 def _llama_tokenizer() -> PreTrainedTokenizerFast:

@@ -19,6 +19,7 @@ from evomerge.export import open_recipe
 from evomerge.merging import Materializer
 from evomerge.submission import write_pack
 from evomerge.submission.pack import KIT_FILES
+from tests.conftest import Command
 from tests.families import shift
 from tests.submission.runs import write_inputs, write_models, write_run
 
@@ -124,6 +125,33 @@ def test_tensors_that_the_merge_unties_become_two(kit: None, tmp_path: Path, mod
     assert not torch.equal(head, embedding)
 
 
+def test_models_of_the_hub_are_loaded_at_their_revisions_in_the_recipes_dtype(
+    kit: None, tmp_path: Path, models: dict[str, dict[str, str]]
+) -> None:
+    refs = models["plain"]
+    experts = {refs[name]: {"weight": 0.4} for name in MIXED}
+    run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], experts, dtype="bfloat16")
+    top = extract(write_pack(run, tmp_path / "p.tar", name="mine").path, tmp_path)
+    path = top / "llm_merging/merging/mine.json"
+    table = json.loads(path.read_text())
+    folders = {f"owner/m{number}": model["path"] for number, model in enumerate(table["models"])}
+    table["models"] = [{"path": name, "revision": f"r{name}"} for name in folders]
+    path.write_text(json.dumps(table))
+    module = load(top / "llm_merging/merging/mine.py")
+
+    def download(name: str, *, revision: str, allow_patterns: list[str], token: str | None) -> str:
+        assert revision == f"r{name}" and "*.safetensors" in allow_patterns and token is None
+        return folders[name]
+
+    module.snapshot_download = download  # type: ignore[attr-defined]
+    rebuilt = module.EvomergeMerge("mine")
+    rebuilt.merge()
+    assert rebuilt.list_models == [(f"owner/m{number}", f"rowner/m{number}") for number in (1, 2, 3)]
+    recipe, family = open_recipe(run / "recipe.yaml")
+    for name, ours in Materializer(family, compiled=False).tensors(recipe, torch.bfloat16):
+        assert torch.equal(rebuilt.merged_model[name], ours), name
+
+
 @pytest.mark.parametrize("kind", ["plain", "t5"])
 def test_the_class_predicts_what_the_pack_says(
     kit: None, tmp_path: Path, models: dict[str, dict[str, str]], kind: str
@@ -194,3 +222,25 @@ def test_single_tokens_without_an_end_token_are_refused_with_the_remedy(
     with pytest.raises(TaskError, match="row 1: all choices are single tokens .* use --predict right"):
         write_pack(run, tmp_path / "p.tar", [file], predict="kit")
     assert not (tmp_path / "p.tar").exists()
+
+
+def test_rows_that_cost_predictions_are_named(tmp_path: Path, models: dict[str, dict[str, str]]) -> None:
+    refs, said = models["plain"], list[str]()
+    run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], {refs["full"]: {"weight": 0.5}})
+    file = tmp_path / "rows.csv"
+    choices = [f"choice {number}" for number in range(12)]
+    file.write_text(f'id,input,answer_choices,eval_type\n1,a,"{choices}",multiple_choice\n2,{"a" * 2040},,generation\n')
+    write_pack(run, tmp_path / "p.tar", [file], say=said.append, max_gen_len=20)
+    assert any("row 2 and 0 more leave no room" in line and "--max-seq-len 2028" in line for line in said), said
+    assert any("row 1 has more than 10 choices" in line for line in said)
+
+
+def test_the_command_writes_the_pack(command: Command, tmp_path: Path, models: dict[str, dict[str, str]]) -> None:
+    refs = models["plain"]
+    run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], {refs["full"]: {"weight": 0.5}})
+    file = write_inputs(tmp_path / "a.csv", 3)
+    done = command("submit", str(run), "p.tar", "--inputs", str(file), "--max-gen-len", "4")
+    assert done.code == 0 and "a.csv: 3 predictions" in done.out, done
+    assert (extract(tmp_path / "p.tar", tmp_path / "x") / "evomerge_run/predictions/a.csv").is_file()
+    assert "exists already" in command("submit", str(run), "p.tar").refused(2)
+    assert "invalid choice" in command("submit", str(run), "q.tar", "--predict", "wrong").refused(2)
