@@ -19,7 +19,7 @@ from evomerge.submission.config import Predict, SubmissionConfig, method_name, o
 from evomerge.submission.csv_rows import Row, read_rows, write_predictions
 from evomerge.submission.finished_run import FinishedRun
 from evomerge.submission.frozen_table import freeze_table
-from evomerge.submission.merged_model import MergedModel, write_merged_model
+from evomerge.submission.merged_model import RunMerge
 from evomerge.submission.older_transformers import needs_plain_tokenizer, older_config, read_tokenizer_config
 from evomerge.submission.pack_facts import PackFacts
 from evomerge.submission.predictions import Predictor, Scored
@@ -64,9 +64,22 @@ def write_pack(
     files = {path: read_rows(path) for path in config.inputs}
     finished = FinishedRun.open(run)
     started = time.monotonic()
-    merged = write_merged_model(finished, device)
+    merged = RunMerge.open(finished)
+    kit = merged.kit_tokenizer(config.max_seq_len)
+    if predict == "kit":
+        for path, rows in files.items():
+            kit.refuse_failing(path, rows)
+    model = merged.load(finished, device)
     say(f"merged: {merged.recipe.method} of {len(merged.family.experts)} experts in {merged.dtype}")
-    predictor = _predictor(merged, files, config, int(finished.model.get("batch_tokens", 4096)))
+    longest = max((kit.longest(row) for rows in files.values() for row in rows), default=1)
+    predictor = Predictor(
+        model,
+        merged.tokenizer,
+        kit,
+        max_gen_len=max_gen_len,
+        longest=longest,
+        batch_tokens=int(finished.model.get("batch_tokens", 4096)),
+    )
     for line in _warnings(files, predictor, config):
         say(line)
     scored, scores = [], []
@@ -90,15 +103,6 @@ def _refuse_path(out: Path) -> None:
         raise ConfigError(f"{out}: exists already; give a new file")
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"{out}: its folder is not there; make it first")
-
-
-def _predictor(
-    merged: MergedModel, files: Mapping[Path, Sequence[Row]], config: SubmissionConfig, batch_tokens: int
-) -> Predictor:
-    kit = merged.kit_tokenizer(config.max_seq_len)
-    longest = max((kit.longest(row) for rows in files.values() for row in rows), default=1)
-    options = {"max_gen_len": config.max_gen_len, "longest": longest, "batch_tokens": batch_tokens}
-    return Predictor(merged.model, merged.tokenizer, kit, **options)
 
 
 def _warnings(files: Mapping[Path, Sequence[Row]], predictor: Predictor, config: SubmissionConfig) -> Iterator[str]:

@@ -18,6 +18,7 @@ from evomerge.errors import ConfigError, EvomergeError, RunError, TaskError
 from evomerge.export import open_recipe
 from evomerge.merging import Materializer
 from evomerge.submission import write_pack
+from evomerge.submission.merged_model import RunMerge
 from evomerge.submission.pack import KIT_FILES
 from tests.conftest import Command
 from tests.families import shift
@@ -195,32 +196,29 @@ def test_the_report_names_scores_of_both_conventions(tmp_path: Path, models: dic
 def test_what_cannot_be_packed_is_refused_before_weights_are_read(
     tmp_path: Path, models: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evomerge.submission.pack.write_merged_model", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(RunMerge, "load", lambda *_: pytest.fail("weights were read"))
     refs = models["plain"]
     run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], {refs["full"]: {"weight": 0.5}})
+    short = write_inputs(tmp_path / "short.csv", 2, ("A", "B", "C"))
     bad = tmp_path / "bad.csv"
     bad.write_text("id,input,answer_choices,eval_type\n1,a,,nothing\n")
+    out = tmp_path / "p.tar"
     cases: list[tuple[type[EvomergeError], str, tuple[Any, ...], dict[str, Any]]] = [
         (ConfigError, "exists already", (run, bad), {}),
         (ConfigError, "its folder is not there", (run, tmp_path / "no" / "p.tar"), {}),
-        (TaskError, "row 1: eval_type is nothing", (run, tmp_path / "p.tar", [bad]), {}),
-        (RunError, "no config.yaml", (tmp_path, tmp_path / "p.tar"), {}),
-        (ConfigError, "give small letters", (run, tmp_path / "p.tar"), {"name": "My Name"}),
+        (TaskError, "row 1: eval_type is nothing", (run, out, [bad]), {}),
+        (
+            TaskError,
+            "row 1: all choices are single tokens .* use --predict right",
+            (run, out, [short]),
+            {"predict": "kit"},
+        ),
+        (RunError, "no config.yaml", (tmp_path, out), {}),
+        (ConfigError, "give small letters", (run, out), {"name": "My Name"}),
     ]
     for kind, message, arguments, options in cases:
         with pytest.raises(kind, match=message):
             write_pack(*arguments, **options)
-    assert not (tmp_path / "p.tar").exists()
-
-
-def test_single_tokens_without_an_end_token_are_refused_with_the_remedy(
-    tmp_path: Path, models: dict[str, dict[str, str]]
-) -> None:
-    refs = models["plain"]
-    run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], {refs["full"]: {"weight": 0.5}})
-    file = write_inputs(tmp_path / "short.csv", 2, ("A", "B", "C"))
-    with pytest.raises(TaskError, match="row 1: all choices are single tokens .* use --predict right"):
-        write_pack(run, tmp_path / "p.tar", [file], predict="kit")
     assert not (tmp_path / "p.tar").exists()
 
 
