@@ -27,6 +27,7 @@ from evomerge.submission.report import report_text
 from evomerge.submission.rules_report import rules_text
 from evomerge.submission.validation import FileScores, score_file
 
+Files = Mapping[Path, Sequence[Row]]
 TOP = "LLM-Merging"
 KIT_FILES = Path(__file__).parent / "kit_files"
 MOST_CHOICES = 10  # whose index is one digit, which is all that the kit writes of it
@@ -65,35 +66,17 @@ def write_pack(
     finished = FinishedRun.open(run)
     started = time.monotonic()
     merged = RunMerge.open(finished)
-    kit = merged.kit_tokenizer(config.max_seq_len)
-    if predict == "kit":
-        for path, rows in files.items():
-            kit.refuse_failing(path, rows)
-    model = merged.load(finished, device)
+    predictor = _predictor(finished, merged, files, config, device)
     say(f"merged: {merged.recipe.method} of {len(merged.family.experts)} experts in {merged.dtype}")
-    longest = max((kit.longest(row) for rows in files.values() for row in rows), default=1)
-    predictor = Predictor(
-        model,
-        merged.tokenizer,
-        kit,
-        max_gen_len=max_gen_len,
-        longest=longest,
-        batch_tokens=int(finished.model.get("batch_tokens", 4096)),
-    )
     for line in _warnings(files, predictor, config):
         say(line)
-    scored, scores = [], []
-    for path, rows in files.items():
-        begun = time.monotonic()
-        scored.append(predictor.predict(path, rows, config.predict))
-        seconds = time.monotonic() - begun
-        say(f"{path.name}: {len(rows)} predictions in {seconds:.1f} s")
-        scores.append(_file_scores(predictor, scored[-1], config.predict, seconds))
+    predicted = [_predict(predictor, path, rows, config.predict, say) for path, rows in files.items()]
     table = freeze_table(merged.recipe, merged.family, merged.dtype)
-    facts = PackFacts(config, finished, merged, table, tuple(scores), time.monotonic() - started)
+    scores = tuple(found for _, found in predicted)
+    facts = PackFacts(config, finished, merged, table, scores, time.monotonic() - started)
     with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder:
         top = Path(folder) / TOP
-        _write_files(top, facts, scored, predictor.max_length)
+        _write_files(top, facts, [scored for scored, _ in predicted], predictor.max_length)
         _write_tar(top, out)
     return Pack(out, config.name, tuple(_summary(out, facts)))
 
@@ -105,7 +88,25 @@ def _refuse_path(out: Path) -> None:
         raise ConfigError(f"{out}: its folder is not there; make it first")
 
 
-def _warnings(files: Mapping[Path, Sequence[Row]], predictor: Predictor, config: SubmissionConfig) -> Iterator[str]:
+def _predictor(
+    run: FinishedRun, merged: RunMerge, files: Files, config: SubmissionConfig, device: str | None
+) -> Predictor:
+    """The predictor with the merged model; TaskError for a row that the kit cannot predict, before it is loaded."""
+    kit = merged.kit_tokenizer(config.max_seq_len)
+    if config.predict == "kit":
+        for path, rows in files.items():
+            kit.refuse_failing(path, rows)
+    return Predictor(
+        merged.load(run, device),
+        merged.tokenizer,
+        kit,
+        max_gen_len=config.max_gen_len,
+        longest=max((kit.longest(row) for rows in files.values() for row in rows), default=1),
+        batch_tokens=int(run.model.get("batch_tokens", 4096)),
+    )
+
+
+def _warnings(files: Files, predictor: Predictor, config: SubmissionConfig) -> Iterator[str]:
     """A line for each thing in the files that costs predictions without being an error."""
     room = predictor.max_length - config.max_gen_len
     for path, rows in files.items():
@@ -118,15 +119,21 @@ def _warnings(files: Mapping[Path, Sequence[Row]], predictor: Predictor, config:
             yield f"{path.name}: row {many[0]} has more than {MOST_CHOICES} choices, and the kit can write none above 9"
 
 
-def _file_scores(predictor: Predictor, scored: Scored, predict: Predict, seconds: float) -> FileScores:
-    """The scores of a file with targets by both conventions; the other one is computed on such files only."""
+def _predict(
+    predictor: Predictor, path: Path, rows: Sequence[Row], predict: Predict, say: Callable[[str], None]
+) -> tuple[Scored, FileScores]:
+    """The predictions of a file, and the scores of both conventions if it has targets."""
+    begun = time.monotonic()
+    scored = predictor.predict(path, rows, predict)
+    seconds = time.monotonic() - begun
+    say(f"{path.name}: {len(rows)} predictions in {seconds:.1f} s")
     found: dict[Predict, dict[str, float] | str] = {predict: score_file(scored)}
     if found[predict]:
         try:
-            found[OTHER[predict]] = score_file(predictor.predict(scored.file, scored.rows, OTHER[predict], scored))
+            found[OTHER[predict]] = score_file(predictor.predict(path, rows, OTHER[predict], scored))
         except TaskError as error:
             found[OTHER[predict]] = str(error)
-    return FileScores(scored.file, len(scored.rows), seconds, found)
+    return scored, FileScores(path, len(rows), seconds, found)
 
 
 def _write_files(top: Path, facts: PackFacts, scored: Sequence[Scored], max_length: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas
 import pytest
 import torch
+import yaml
 from transformers import LlamaForCausalLM
 
 from evomerge.errors import ConfigError, EvomergeError, RunError, TaskError
@@ -220,6 +221,16 @@ def test_what_cannot_be_packed_is_refused_before_weights_are_read(
         with pytest.raises(kind, match=message):
             write_pack(*arguments, **options)
     assert not (tmp_path / "p.tar").exists()
+
+
+def test_a_recipe_with_slices_is_refused(tmp_path: Path, models: dict[str, dict[str, str]]) -> None:
+    base = models["plain"]["base"]
+    run = write_run(tmp_path / "run", "linear", base, {})
+    part = {"sources": [{"model": base, "layer_range": [0, 2], "parameters": {"weight": 1.0}}]}
+    recipe = {"merge_method": "linear", "base_model": base, "slices": [part, part], "dtype": "float32"}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(ConfigError, match="a recipe with slices"):
+        write_pack(run, tmp_path / "p.tar")
 
 
 def test_rows_that_cost_predictions_are_named(tmp_path: Path, models: dict[str, dict[str, str]]) -> None:
