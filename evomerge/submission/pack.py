@@ -102,7 +102,9 @@ def _predictor(
         kit,
         max_gen_len=config.max_gen_len,
         longest=max((kit.longest(row) for rows in files.values() for row in rows), default=1),
+        max_length=run.model.get("max_length"),
         batch_tokens=int(run.model.get("batch_tokens", 4096)),
+        path=str(run.model.get("scoring", "auto")),
     )
 
 

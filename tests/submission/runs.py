@@ -111,6 +111,31 @@ def write_run(folder: Path, method: str, base: str, experts: Mapping[str, Mappin
     return folder
 
 
+def add_result(run: Path, experts: Mapping[str, str]) -> None:
+    """Write what a finished search with rules knows: labels of experts, verdicts, rows and tests."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config |= {"experts": dict(experts), "method": "linear", "scorer": {"tasks": [{"name": "law", "spec": {"a": "b"}}]}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    verdicts = [
+        {"rule": "licence", "model": label, "status": "ok", "reason": f"mit|{label}", "remedy": ""} for label in experts
+    ]
+    scores = {"search": 0.5, "select": 0.4, "holdout": 0.25}
+    row = {"label": "base", "role": "baseline", "scores": scores, "tasks": {"law": 0.25}}
+    tested = {"label": "base", "difference": 0.5, "interval": {"low": 0.4, "high": 0.6}, "p": 0.01, "corrected": 0.02}
+    result = {
+        "rules": {"name": "lmc2024", "verdicts": verdicts},
+        "rows": [row, {**row, "label": "winner", "role": "winner", "scores": {**scores, "holdout": 0.75}}],
+        "comparisons": [{**tested, "test": "McNemar", "verdict": "better"}],
+        "difference": 0.5,
+        "interval": tested["interval"],
+        "best_baseline": "base",
+        "verdict": "better",
+        "counts": {"candidates": 12},
+        "seconds": {"this_time": 34.5},
+    }
+    (run / "result.json").write_text(json.dumps(result))
+
+
 def write_inputs(path: Path, rows: int, choices: Sequence[str] | None = None, seed: int = 0) -> Path:
     """A file of multiple-choice rows, or of generation rows without `choices`, with quotes, newlines and numbers."""
     draw = random.Random(seed)

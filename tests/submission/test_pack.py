@@ -1,7 +1,9 @@
 """Packs in this process: the class in the pack gives evomerge's tensors and predictions without importing evomerge."""
 
+import ast
 import importlib.util
 import json
+import re
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from evomerge.submission.merged_model import RunMerge
 from evomerge.submission.pack import KIT_FILES
 from tests.conftest import Command
 from tests.families import shift
-from tests.submission.runs import write_inputs, write_models, write_run
+from tests.submission.runs import add_result, write_inputs, write_models, write_run
 
 MIXED, FULL, ADAPTERS = ("full", "rank2", "rank3"), ("full", "other"), ("rank2", "rank3")
 # (kind, method, experts, parameters of each, parameters of the recipe, form of the entries)
@@ -192,6 +194,28 @@ def test_the_report_names_scores_of_both_conventions(tmp_path: Path, models: dic
     assert "| long.csv | 4 | right | accuracy" in report and "| long.csv | 4 | kit | accuracy" in report
     assert "| short.csv | 4 | kit | no predictions |" in report and "short.csv: row 1: all choices are single" in report
     assert "**Folders of this machine**" in (top / "mine/RULES.md").read_text()
+
+
+def test_the_texts_are_filled_from_the_run(tmp_path: Path, models: dict[str, dict[str, str]]) -> None:
+    refs = models["plain"]
+    experts = {refs["full"]: {"weight": 0.5}, refs["rank2"]: {"weight": 0.5}}
+    run = write_run(tmp_path / "run", "linear", refs["base"], experts)
+    add_result(run, {"whole": refs["full"], "lora": refs["rank2"].partition("+")[2]})
+    top = extract(write_pack(run, tmp_path / "p.tar", name="mine").path, tmp_path)
+    rules, report = (top.joinpath("mine", name).read_text() for name in ("RULES.md", "REPORT.md"))
+    assert "| licence | whole | ok | mit/whole |  |" in rules
+    for label in ("whole", "lora"):
+        assert re.search(rf"^\| {label} \| /.* \| – \| mit/{label} \| \[date", report, re.MULTILINE), report
+    assert "the winner scores 0.750; the best baseline is base, the difference +0.500 [0.400, 0.600] (better)" in report
+    assert "| base | 0.500 | [0.400, 0.600] | 0.010 | 0.020 | McNemar | better |" in report
+    assert "tasks:\n- law" in report and "| search: this time | 34 |" in report
+
+
+@pytest.mark.parametrize("file", sorted(KIT_FILES.glob("*.py")), ids=lambda file: file.name)
+def test_the_packs_files_are_python_of_the_kits_version_and_need_no_evomerge(file: Path) -> None:
+    tree = ast.parse(file.read_text(), feature_version=(3, 10))
+    modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not [module for module in modules if module.partition(".")[0] == "evomerge"]
 
 
 def test_what_cannot_be_packed_is_refused_before_weights_are_read(
