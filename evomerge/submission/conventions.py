@@ -6,6 +6,7 @@ choice, and the sum of the log-likelihoods of all tokens after the input.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -64,6 +65,12 @@ class KitTokenizer:
                 "multiple choice fails with an empty tensor; use --predict right"
             )
         return [Pair(context + ids[:1], ids[1:]) if len(ids) > 1 else None for ids in answers]
+
+    def refuse_failing(self, file: Path, rows: Sequence[Row]) -> None:
+        """TaskError for the first row on which the kit's own code fails."""
+        for number, row in enumerate(rows, 1):
+            if row.choices:
+                self.pairs(row, f"{file}: row {number}")
 
     def _choice(self, text: str) -> tuple[int, ...]:
         if not self.adds_eos:

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.errors import ConfigError
 from evomerge.kernels import Consensus, LinComb, LowRank, Vote
-from evomerge.merging import InputTensor, Materializer, TensorMerge, output_layers
+from evomerge.merging import InputTensor, Materializer, TensorMerge
 from evomerge.models import Family, StoredFactors, torch_dtype
 from evomerge.recipes import ModelRef, Recipe
 
@@ -47,9 +46,7 @@ class FrozenTable:
 
 
 def freeze_table(recipe: Recipe, family: Family, dtype: str) -> FrozenTable:
-    """The table of a recipe; ConfigError for a recipe with stacked slices."""
-    if output_layers(recipe) is not None:
-        raise ConfigError("a recipe with slices changes the model's layers; submit it as a checkpoint made by `merge`")
+    """The table of a recipe without slices."""
     refs = [ref for ref in recipe.models() if ref != family.ref]
     table = FrozenTable([_place(family.ref), *map(_place, refs)])
     numbers = {family.ref: 0} | {ref: number for number, ref in enumerate(refs, 1)}

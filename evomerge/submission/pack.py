@@ -6,7 +6,7 @@ import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from evomerge.submission.config import Predict, SubmissionConfig, method_name, o
 from evomerge.submission.csv_rows import Row, read_rows, write_predictions
 from evomerge.submission.finished_run import FinishedRun
 from evomerge.submission.frozen_table import freeze_table
-from evomerge.submission.merged_model import MergedModel, write_merged_model
+from evomerge.submission.merged_model import RunMerge
 from evomerge.submission.older_transformers import needs_plain_tokenizer, older_config, read_tokenizer_config
 from evomerge.submission.pack_facts import PackFacts
 from evomerge.submission.predictions import Predictor, Scored
@@ -27,8 +27,10 @@ from evomerge.submission.report import report_text
 from evomerge.submission.rules_report import rules_text
 from evomerge.submission.validation import FileScores, score_file
 
+Files = Mapping[Path, Sequence[Row]]
 TOP = "LLM-Merging"
 KIT_FILES = Path(__file__).parent / "kit_files"
+MOST_CHOICES = 10  # whose index is one digit, which is all that the kit writes of it
 OTHER: dict[Predict, Predict] = {"right": "kit", "kit": "right"}
 
 
@@ -63,21 +65,18 @@ def write_pack(
     files = {path: read_rows(path) for path in config.inputs}
     finished = FinishedRun.open(run)
     started = time.monotonic()
-    merged = write_merged_model(finished, device)
+    merged = RunMerge.open(finished)
+    predictor = _predictor(finished, merged, files, config, device)
     say(f"merged: {merged.recipe.method} of {len(merged.family.experts)} experts in {merged.dtype}")
-    predictor = _predictor(merged, files, config, int(finished.model.get("batch_tokens", 4096)))
-    scored, scores = [], []
-    for path, rows in files.items():
-        begun = time.monotonic()
-        scored.append(predictor.predict(path, rows, config.predict))
-        seconds = time.monotonic() - begun
-        say(f"{path.name}: {len(rows)} predictions in {seconds:.1f} s")
-        scores.append(_file_scores(predictor, scored[-1], config.predict, seconds))
+    for line in _warnings(files, predictor, config):
+        say(line)
+    predicted = [_predict(predictor, path, rows, config.predict, say) for path, rows in files.items()]
     table = freeze_table(merged.recipe, merged.family, merged.dtype)
-    facts = PackFacts(config, finished, merged, table, tuple(scores), time.monotonic() - started)
+    scores = tuple(found for _, found in predicted)
+    facts = PackFacts(config, finished, merged, table, scores, time.monotonic() - started)
     with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder:
         top = Path(folder) / TOP
-        _write_files(top, facts, scored, predictor.max_length)
+        _write_files(top, facts, [scored for scored, _ in predicted], predictor.max_length)
         _write_tar(top, out)
     return Pack(out, config.name, tuple(_summary(out, facts)))
 
@@ -90,23 +89,53 @@ def _refuse_path(out: Path) -> None:
 
 
 def _predictor(
-    merged: MergedModel, files: dict[Path, list[Row]], config: SubmissionConfig, batch_tokens: int
+    run: FinishedRun, merged: RunMerge, files: Files, config: SubmissionConfig, device: str | None
 ) -> Predictor:
+    """The predictor with the merged model; TaskError for a row that the kit cannot predict, before it is loaded."""
     kit = merged.kit_tokenizer(config.max_seq_len)
-    longest = max((kit.longest(row) for rows in files.values() for row in rows), default=1)
-    options = {"max_gen_len": config.max_gen_len, "longest": longest, "batch_tokens": batch_tokens}
-    return Predictor(merged.model, merged.tokenizer, kit, **options)
+    if config.predict == "kit":
+        for path, rows in files.items():
+            kit.refuse_failing(path, rows)
+    return Predictor(
+        merged.load(run, device),
+        merged.tokenizer,
+        kit,
+        max_gen_len=config.max_gen_len,
+        longest=max((kit.longest(row) for rows in files.values() for row in rows), default=1),
+        max_length=run.model.get("max_length"),
+        batch_tokens=int(run.model.get("batch_tokens", 4096)),
+        path=str(run.model.get("scoring", "auto")),
+    )
 
 
-def _file_scores(predictor: Predictor, scored: Scored, predict: Predict, seconds: float) -> FileScores:
-    """The scores of a file with targets by both conventions; the other one is computed on such files only."""
+def _warnings(files: Files, predictor: Predictor, config: SubmissionConfig) -> Iterator[str]:
+    """A line for each thing in the files that costs predictions without being an error."""
+    room = predictor.max_length - config.max_gen_len
+    for path, rows in files.items():
+        if long := [number for number, row in enumerate(rows, 1) if predictor.input_length(row) > room]:
+            yield (
+                f"{path.name}: row {long[0]} and {len(long) - 1} more leave no room for an answer in the"
+                f" model's {predictor.max_length} positions; --max-seq-len {room} cuts them as the kit would"
+            )
+        if many := [number for number, row in enumerate(rows, 1) if len(row.choices) > MOST_CHOICES]:
+            yield f"{path.name}: row {many[0]} has more than {MOST_CHOICES} choices, and the kit can write none above 9"
+
+
+def _predict(
+    predictor: Predictor, path: Path, rows: Sequence[Row], predict: Predict, say: Callable[[str], None]
+) -> tuple[Scored, FileScores]:
+    """The predictions of a file, and the scores of both conventions if it has targets."""
+    begun = time.monotonic()
+    scored = predictor.predict(path, rows, predict)
+    seconds = time.monotonic() - begun
+    say(f"{path.name}: {len(rows)} predictions in {seconds:.1f} s")
     found: dict[Predict, dict[str, float] | str] = {predict: score_file(scored)}
     if found[predict]:
         try:
-            found[OTHER[predict]] = score_file(predictor.predict(scored.file, scored.rows, OTHER[predict], scored))
+            found[OTHER[predict]] = score_file(predictor.predict(path, rows, OTHER[predict], scored))
         except TaskError as error:
             found[OTHER[predict]] = str(error)
-    return FileScores(scored.file, len(scored.rows), seconds, found)
+    return scored, FileScores(path, len(rows), seconds, found)
 
 
 def _write_files(top: Path, facts: PackFacts, scored: Sequence[Scored], max_length: int) -> None:

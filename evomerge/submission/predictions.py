@@ -26,7 +26,11 @@ class Scored:
 
 
 class Predictor:
-    """Predicts rows by one convention; greedy answers have at most `max_gen_len` tokens."""
+    """Predicts rows by either convention; greedy answers have at most `max_gen_len` tokens.
+
+    `longest` is a number of tokens that no input with a choice exceeds. `max_length`, `batch_tokens` and `path` are
+    those of the run's model, by which its search has scored.
+    """
 
     def __init__(
         self,
@@ -36,18 +40,19 @@ class Predictor:
         *,
         max_gen_len: int,
         longest: int,
+        max_length: int | None = None,
         batch_tokens: int = 4096,
+        path: str = "auto",
     ) -> None:
         self._kit, self._max_gen_len = kit, max_gen_len
         self._tokenizer = tokenizer
-        options = {"batch_tokens": batch_tokens}
         # The kit truncates at max_seq_len alone, so its requests have a limit that none of them reaches.
         self._encoders: dict[Predict, Encoder] = {
-            "right": Encoder(tokenizer, model.config, **options),
-            "kit": Encoder(tokenizer, model.config, max_length=longest + max_gen_len + 1, **options),
+            "right": Encoder(tokenizer, model.config, max_length=max_length, batch_tokens=batch_tokens),
+            "kit": Encoder(tokenizer, model.config, max_length=longest + max_gen_len + 1, batch_tokens=batch_tokens),
         }
         self._engines = {
-            name: ScoringEngine(model, tokenizer, encoder, batch_tokens=batch_tokens, counts_context=False)
+            name: ScoringEngine(model, tokenizer, encoder, batch_tokens=batch_tokens, path=path, counts_context=False)
             for name, encoder in self._encoders.items()
         }
 
@@ -55,6 +60,10 @@ class Predictor:
     def max_length(self) -> int:
         """The number of tokens that a `right` request is truncated to, on the left."""
         return self._encoders["right"].max_length
+
+    def input_length(self, row: Row) -> int:
+        """The number of tokens of a row's input, as the kit cuts it."""
+        return len(self._kit.input(row.input))
 
     @torch.inference_mode()
     def predict(self, file: Path, rows: Sequence[Row], convention: Predict, known: Scored | None = None) -> Scored:

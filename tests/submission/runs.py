@@ -32,9 +32,10 @@ SKILLS = ("full", "other", "rank2", "rank3")
 
 
 def write_models(folder: Path, kind: str) -> dict[str, str]:
-    """base, two full experts and two adapters of a kind: `plain` and `eos` are decoders, `t5` is not.
+    """base, two full experts and two adapters of a kind: `plain`, `bos` and `eos` are decoders, `t5` is not.
 
-    The kit's tokenizer of the choices adds an end token for `eos` only. Returns label → reference in a recipe.
+    The kit's tokenizer puts a begin token before a choice for `bos`, and an end token behind it for `eos`. Returns
+    label → reference in a recipe.
     """
     torch.manual_seed(0)
     base = _model(kind)
@@ -68,7 +69,7 @@ def _save_tokenizer(kind: str, folder: Path) -> None:
         settings = json.loads(path.read_text()) | {"tokenizer_class": "LlamaTokenizer"}
         path.write_text(json.dumps(settings))
     else:
-        char_tokenizer(bos=False, eos=kind == "t5").save_pretrained(folder)
+        char_tokenizer(bos=kind == "bos", eos=kind == "t5").save_pretrained(folder)
 
 
 def _llama_tokenizer() -> PreTrainedTokenizerFast:
@@ -108,6 +109,31 @@ def write_run(folder: Path, method: str, base: str, experts: Mapping[str, Mappin
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"dtype": "float32", "device": "cpu"}}))
     (folder / "result.json").write_text("{}")
     return folder
+
+
+def add_result(run: Path, experts: Mapping[str, str]) -> None:
+    """Write what a finished search with rules knows: labels of experts, verdicts, rows and tests."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config |= {"experts": dict(experts), "method": "linear", "scorer": {"tasks": [{"name": "law", "spec": {"a": "b"}}]}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    verdicts = [
+        {"rule": "licence", "model": label, "status": "ok", "reason": f"mit|{label}", "remedy": ""} for label in experts
+    ]
+    scores = {"search": 0.5, "select": 0.4, "holdout": 0.25}
+    row = {"label": "base", "role": "baseline", "scores": scores, "tasks": {"law": 0.25}}
+    tested = {"label": "base", "difference": 0.5, "interval": {"low": 0.4, "high": 0.6}, "p": 0.01, "corrected": 0.02}
+    result = {
+        "rules": {"name": "lmc2024", "verdicts": verdicts},
+        "rows": [row, {**row, "label": "winner", "role": "winner", "scores": {**scores, "holdout": 0.75}}],
+        "comparisons": [{**tested, "test": "McNemar", "verdict": "better"}],
+        "difference": 0.5,
+        "interval": tested["interval"],
+        "best_baseline": "base",
+        "verdict": "better",
+        "counts": {"candidates": 12},
+        "seconds": {"this_time": 34.5},
+    }
+    (run / "result.json").write_text(json.dumps(result))
 
 
 def write_inputs(path: Path, rows: int, choices: Sequence[str] | None = None, seed: int = 0) -> Path:

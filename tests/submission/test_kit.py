@@ -33,16 +33,18 @@ CASES: list[Case] = [
     ("slerp", "eos", "slerp", ("full",), {}, {"t": 0.3}),
     ("core", "plain", "core_tsv", ("rank2", "rank3"), {}, {"alpha": 0.8}),
     ("whole", "eos", "della", ("full", "other"), {"weight": 0.5, "density": 0.5, "epsilon": 0.1}, {}),
+    ("bos", "bos", "linear", ("full", "rank3"), {"weight": 0.5}, {}),
     ("t5_mixed", "t5", "task_arithmetic", ("full", "rank2"), WEIGHTED, {}),
     ("t5_ties", "t5", "ties", ("full", "other"), {"weight": 0.7, "density": 0.4}, {}),
 ]
 RUNNER = """
 import runpy, sys
 sys.path[0] = "llm_merging"
-for name in sys.argv[1].split(","):
+program, names = sys.argv[1:]
+for name in names.split(","):
     files = [f"{name}_{kind}.csv" for kind in ("choices", "texts")]
     sys.argv = ["main.py", "-m", name, "--dataset_filepaths", *files, "--output_folder", f"found/{name}"]
-    runpy.run_path("llm_merging/main.py", run_name="__main__")
+    runpy.run_path(f"llm_merging/{program}", run_name="__main__")
 """
 
 
@@ -80,15 +82,38 @@ def test_the_kit_predicts_and_merges_what_the_pack_says(checkout: Path, tmp_path
             with tarfile.open(pack) as archive:
                 archive.extractall(checkout.parent, filter="data")
             names[name] = run
-    environment = os.environ | {"HF_AUTH_TOKEN": "", "PYTHONPATH": str(checkout), "HF_HUB_OFFLINE": "1"}
-    command = [str(os.environ[PYTHON]), "-c", RUNNER, ",".join(names)]
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    _run(checkout, "main.py", *names)
     for name, run in names.items():
         for file in (f"{name}_choices.csv", f"{name}_texts.csv"):
             ours, theirs = (checkout / place / file for place in (f"{name}/predictions", f"found/{name}"))
             assert theirs.read_bytes() == ours.read_bytes(), (name, file)
         _assert_same_tensors(run, load_file(checkout / "output" / name / "safetensor.pt"))
+
+
+@pytest.mark.slow
+def test_two_lines_make_the_method_known_to_the_kits_own_program(checkout: Path, tmp_path: Path) -> None:
+    models = write_models(tmp_path / "eos", "eos")
+    run = write_run(tmp_path / "run", "task_arithmetic", models["base"], {models["full"]: WEIGHTED})
+    files = [write_inputs(checkout / "own_choices.csv", 4, LETTERS), write_inputs(checkout / "own_texts.csv", 2)]
+    with tarfile.open(write_pack(run, tmp_path / "own.tar", files, predict="kit", name="own").path) as archive:
+        archive.extractall(checkout.parent, filter="data")
+    program = Path(os.environ[KIT], "llm_merging", "main.py").read_text()
+    added = program.replace('"llama_avg"', '"own": EvomergeMerge,\n        "llama_avg"')
+    assert added != program
+    checkout.joinpath("llm_merging", "kit_main.py").write_text(added)
+    with checkout.joinpath("llm_merging", "merging", "__init__.py").open("a") as file:
+        file.write("\nfrom llm_merging.merging.own import EvomergeMerge\n")
+    _run(checkout, "kit_main.py", "own")
+    for file in files:
+        ours, theirs = (checkout / place / file.name for place in ("own/predictions", "found/own"))
+        assert theirs.read_bytes() == ours.read_bytes(), file
+
+
+def _run(checkout: Path, program: str, *names: str) -> None:
+    environment = os.environ | {"HF_AUTH_TOKEN": "", "PYTHONPATH": str(checkout), "HF_HUB_OFFLINE": "1"}
+    command = [str(os.environ[PYTHON]), "-c", RUNNER, program, ",".join(names)]
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def _assert_same_tensors(run: Path, theirs: dict[str, torch.Tensor]) -> None:

@@ -1,7 +1,9 @@
 """Packs in this process: the class in the pack gives evomerge's tensors and predictions without importing evomerge."""
 
+import ast
 import importlib.util
 import json
+import re
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -12,15 +14,18 @@ from typing import Any
 import pandas
 import pytest
 import torch
+import yaml
 from transformers import LlamaForCausalLM
 
 from evomerge.errors import ConfigError, EvomergeError, RunError, TaskError
 from evomerge.export import open_recipe
 from evomerge.merging import Materializer
 from evomerge.submission import write_pack
+from evomerge.submission.merged_model import RunMerge
 from evomerge.submission.pack import KIT_FILES
+from tests.conftest import Command
 from tests.families import shift
-from tests.submission.runs import write_inputs, write_models, write_run
+from tests.submission.runs import add_result, write_inputs, write_models, write_run
 
 MIXED, FULL, ADAPTERS = ("full", "rank2", "rank3"), ("full", "other"), ("rank2", "rank3")
 # (kind, method, experts, parameters of each, parameters of the recipe, form of the entries)
@@ -124,6 +129,33 @@ def test_tensors_that_the_merge_unties_become_two(kit: None, tmp_path: Path, mod
     assert not torch.equal(head, embedding)
 
 
+def test_models_of_the_hub_are_loaded_at_their_revisions_in_the_recipes_dtype(
+    kit: None, tmp_path: Path, models: dict[str, dict[str, str]]
+) -> None:
+    refs = models["plain"]
+    experts = {refs[name]: {"weight": 0.4} for name in MIXED}
+    run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], experts, dtype="bfloat16")
+    top = extract(write_pack(run, tmp_path / "p.tar", name="mine").path, tmp_path)
+    path = top / "llm_merging/merging/mine.json"
+    table = json.loads(path.read_text())
+    folders = {f"owner/m{number}": model["path"] for number, model in enumerate(table["models"])}
+    table["models"] = [{"path": name, "revision": f"r{name}"} for name in folders]
+    path.write_text(json.dumps(table))
+    module = load(top / "llm_merging/merging/mine.py")
+
+    def download(name: str, *, revision: str, allow_patterns: list[str], token: str | None) -> str:
+        assert revision == f"r{name}" and "*.safetensors" in allow_patterns and token is None
+        return folders[name]
+
+    module.snapshot_download = download  # type: ignore[attr-defined]
+    rebuilt = module.EvomergeMerge("mine")
+    rebuilt.merge()
+    assert rebuilt.list_models == [(f"owner/m{number}", f"rowner/m{number}") for number in (1, 2, 3)]
+    recipe, family = open_recipe(run / "recipe.yaml")
+    for name, ours in Materializer(family, compiled=False).tensors(recipe, torch.bfloat16):
+        assert torch.equal(rebuilt.merged_model[name], ours), name
+
+
 @pytest.mark.parametrize("kind", ["plain", "t5"])
 def test_the_class_predicts_what_the_pack_says(
     kit: None, tmp_path: Path, models: dict[str, dict[str, str]], kind: str
@@ -164,20 +196,50 @@ def test_the_report_names_scores_of_both_conventions(tmp_path: Path, models: dic
     assert "**Folders of this machine**" in (top / "mine/RULES.md").read_text()
 
 
+def test_the_texts_are_filled_from_the_run(tmp_path: Path, models: dict[str, dict[str, str]]) -> None:
+    refs = models["plain"]
+    experts = {refs["full"]: {"weight": 0.5}, refs["rank2"]: {"weight": 0.5}}
+    run = write_run(tmp_path / "run", "linear", refs["base"], experts)
+    add_result(run, {"whole": refs["full"], "lora": refs["rank2"].partition("+")[2]})
+    top = extract(write_pack(run, tmp_path / "p.tar", name="mine").path, tmp_path)
+    rules, report = (top.joinpath("mine", name).read_text() for name in ("RULES.md", "REPORT.md"))
+    assert "| licence | whole | ok | mit/whole |  |" in rules
+    for label in ("whole", "lora"):
+        assert re.search(rf"^\| {label} \| /.* \| – \| mit/{label} \| \[date", report, re.MULTILINE), report
+    assert "the winner scores 0.750; the best baseline is base, the difference +0.500 [0.400, 0.600] (better)" in report
+    assert "| base | 0.500 | [0.400, 0.600] | 0.010 | 0.020 | McNemar | better |" in report
+    assert "tasks:\n- law" in report and "| search: this time | 34 |" in report
+
+
+@pytest.mark.parametrize("file", sorted(KIT_FILES.glob("*.py")), ids=lambda file: file.name)
+def test_the_packs_files_are_python_of_the_kits_version_and_need_no_evomerge(file: Path) -> None:
+    tree = ast.parse(file.read_text(), feature_version=(3, 10))
+    modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not [module for module in modules if module.partition(".")[0] == "evomerge"]
+
+
 def test_what_cannot_be_packed_is_refused_before_weights_are_read(
     tmp_path: Path, models: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evomerge.submission.pack.write_merged_model", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(RunMerge, "load", lambda *_: pytest.fail("weights were read"))
     refs = models["plain"]
     run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], {refs["full"]: {"weight": 0.5}})
+    short = write_inputs(tmp_path / "short.csv", 2, ("A", "B", "C"))
     bad = tmp_path / "bad.csv"
     bad.write_text("id,input,answer_choices,eval_type\n1,a,,nothing\n")
+    out = tmp_path / "p.tar"
     cases: list[tuple[type[EvomergeError], str, tuple[Any, ...], dict[str, Any]]] = [
         (ConfigError, "exists already", (run, bad), {}),
         (ConfigError, "its folder is not there", (run, tmp_path / "no" / "p.tar"), {}),
-        (TaskError, "row 1: eval_type is nothing", (run, tmp_path / "p.tar", [bad]), {}),
-        (RunError, "no config.yaml", (tmp_path, tmp_path / "p.tar"), {}),
-        (ConfigError, "give small letters", (run, tmp_path / "p.tar"), {"name": "My Name"}),
+        (TaskError, "row 1: eval_type is nothing", (run, out, [bad]), {}),
+        (
+            TaskError,
+            "row 1: all choices are single tokens .* use --predict right",
+            (run, out, [short]),
+            {"predict": "kit"},
+        ),
+        (RunError, "no config.yaml", (tmp_path, out), {}),
+        (ConfigError, "give small letters", (run, out), {"name": "My Name"}),
     ]
     for kind, message, arguments, options in cases:
         with pytest.raises(kind, match=message):
@@ -185,12 +247,33 @@ def test_what_cannot_be_packed_is_refused_before_weights_are_read(
     assert not (tmp_path / "p.tar").exists()
 
 
-def test_single_tokens_without_an_end_token_are_refused_with_the_remedy(
-    tmp_path: Path, models: dict[str, dict[str, str]]
-) -> None:
+def test_a_recipe_with_slices_is_refused(tmp_path: Path, models: dict[str, dict[str, str]]) -> None:
+    base = models["plain"]["base"]
+    run = write_run(tmp_path / "run", "linear", base, {})
+    part = {"sources": [{"model": base, "layer_range": [0, 2], "parameters": {"weight": 1.0}}]}
+    recipe = {"merge_method": "linear", "base_model": base, "slices": [part, part], "dtype": "float32"}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(ConfigError, match="a recipe with slices"):
+        write_pack(run, tmp_path / "p.tar")
+
+
+def test_rows_that_cost_predictions_are_named(tmp_path: Path, models: dict[str, dict[str, str]]) -> None:
+    refs, said = models["plain"], list[str]()
+    run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], {refs["full"]: {"weight": 0.5}})
+    file = tmp_path / "rows.csv"
+    choices = [f"choice {number}" for number in range(12)]
+    file.write_text(f'id,input,answer_choices,eval_type\n1,a,"{choices}",multiple_choice\n2,{"a" * 2040},,generation\n')
+    write_pack(run, tmp_path / "p.tar", [file], say=said.append, max_gen_len=20)
+    assert any("row 2 and 0 more leave no room" in line and "--max-seq-len 2028" in line for line in said), said
+    assert any("row 1 has more than 10 choices" in line for line in said)
+
+
+def test_the_command_writes_the_pack(command: Command, tmp_path: Path, models: dict[str, dict[str, str]]) -> None:
     refs = models["plain"]
     run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], {refs["full"]: {"weight": 0.5}})
-    file = write_inputs(tmp_path / "short.csv", 2, ("A", "B", "C"))
-    with pytest.raises(TaskError, match="row 1: all choices are single tokens .* use --predict right"):
-        write_pack(run, tmp_path / "p.tar", [file], predict="kit")
-    assert not (tmp_path / "p.tar").exists()
+    file = write_inputs(tmp_path / "a.csv", 3)
+    done = command("submit", str(run), "p.tar", "--inputs", str(file), "--max-gen-len", "4")
+    assert done.code == 0 and "a.csv: 3 predictions" in done.out, done
+    assert (extract(tmp_path / "p.tar", tmp_path / "x") / "evomerge_run/predictions/a.csv").is_file()
+    assert "exists already" in command("submit", str(run), "p.tar").refused(2)
+    assert "invalid choice" in command("submit", str(run), "q.tar", "--predict", "wrong").refused(2)

@@ -76,7 +76,7 @@ def _write_sum(base: Tensor, updates: Sequence[Update], weights: Sequence[float]
     of_base, *of_experts = weights
     terms: list[tuple[float, Tensor]] = []
     factors: list[tuple[float, Factors]] = []
-    for weight, update in zip(of_experts, updates):  # noqa: B905 (the kit's Python may be older than strict=)
+    for weight, update in zip(of_experts, updates, strict=True):
         if weight == 0.0:
             continue
         if isinstance(update, Tensor):
@@ -94,7 +94,7 @@ def _write_sum(base: Tensor, updates: Sequence[Update], weights: Sequence[float]
     product = _concatenated(factors) if factors else None
     for rows in _tiles(out):
         total: Tensor | None = None
-        for number, (_, tensor) in zip(numbers, terms):  # noqa: B905
+        for number, (_, tensor) in zip(numbers, terms, strict=True):
             term = tensor[rows].float() * number
             total = term if total is None else total + term
         if product is not None:

@@ -27,6 +27,7 @@ from transformers import (
 
 TABLE = Path(__file__).with_suffix(".json")
 SHIPPED = Path(__file__).with_suffix(".safetensors")
+BATCH_TOKENS = 4096  # tokens of the choices of a row that are scored together
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
 
@@ -134,7 +135,7 @@ class EvomergeMerge(Merges):
             theirs: tuple[Tensor, Tensor] = super().predict_multiple_choice(_texts(batch))
             return theirs
         rows = []
-        for text, choices in zip(batch["input"], batch["answer_choices"]):  # noqa: B905 (older Pythons)
+        for text, choices in zip(batch["input"], batch["answer_choices"], strict=True):
             listed = ast.literal_eval(choices) if isinstance(choices, str) else choices
             rows.append(self._log_likelihoods(str(text), [f" {choice}" for choice in listed]))
         scores = torch.stack(rows)
@@ -146,24 +147,29 @@ class EvomergeMerge(Merges):
 
     @torch.no_grad()
     def _log_likelihoods(self, context: str, continuations: list[str]) -> Tensor:
-        """Σ log p of each continuation's tokens, tokenised as lm-eval does it."""
+        """Σ log p of each continuation's tokens, tokenised as lm-eval does it, in batches of a few thousand tokens."""
         pairs = [self._encode(context, continuation) for continuation in continuations]
+        rows = max(1, BATCH_TOKENS // max(len(source) + len(target) for source, target in pairs))
+        return torch.cat([self._sums(pairs[first : first + rows]) for first in range(0, len(pairs), rows)])
+
+    def _sums(self, pairs: list[tuple[list[int], list[int]]]) -> Tensor:
         longest = self.table["max_length"]
+        targets = [target[-longest:] for _, target in pairs]
         if self.architecture == "encoder_decoder":
-            labels = _padded([target[-longest:] for _, target in pairs], -100).to(self.device)
+            labels = _padded(targets, -100).to(self.device)
             source = torch.tensor([source[-longest:] for source, _ in pairs], device=self.device)
             logits = self.base_model(input_ids=source, attention_mask=torch.ones_like(source), labels=labels).logits
-            places = [slice(0, len(target[-longest:])) for _, target in pairs]
+            ends = [len(target) for target in targets]
         else:
             inputs = [(source + target)[-(longest + 1) : -1] for source, target in pairs]
             ids, mask = _padded(inputs, 0), _padded([[1] * len(row) for row in inputs], 0)
             logits = self.base_model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device)).logits
-            places = [slice(len(row) - len(target), len(row)) for row, (_, target) in zip(inputs, pairs)]  # noqa: B905
+            ends = [len(row) for row in inputs]
         sums = []
-        for number, place in enumerate(places):
-            target = torch.tensor(pairs[number][1][-longest:], device=self.device)
-            log_probabilities = logits[number, place].float().log_softmax(dim=-1)
-            sums.append(log_probabilities.gather(1, target.unsqueeze(1)).sum())
+        for row, end, target in zip(logits, ends, targets, strict=True):
+            log_probabilities = row[end - len(target) : end].float().log_softmax(dim=-1)
+            wanted = torch.tensor(target, device=self.device)
+            sums.append(log_probabilities.gather(1, wanted.unsqueeze(1)).sum())
         return torch.stack(sums)
 
     def _encode(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
