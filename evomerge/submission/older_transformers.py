@@ -31,6 +31,17 @@ def older_config(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in values.items() if isinstance(value, PLAIN)} | found
 
 
+def config_after_loading(folder: Path) -> dict[str, Any]:
+    """The values that older versions need only after the weights are loaded.
+
+    For T5, transformers 5 keeps whether the decoder's outputs are scaled apart from whether the head is tied; older
+    versions scale them at each step exactly where `tie_word_embeddings` says so.
+    """
+    stored: Mapping[str, Any] = Checkpoint(folder).config
+    is_unscaled = stored.get("scale_decoder_outputs") is False and stored.get("tie_word_embeddings") is True
+    return {"tie_word_embeddings": False} if is_unscaled else {}
+
+
 def _rope(parameters: Any) -> dict[str, Any]:
     if not isinstance(parameters, Mapping) or "rope_theta" not in parameters:
         return {}

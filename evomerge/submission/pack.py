@@ -20,7 +20,12 @@ from evomerge.submission.csv_rows import Row, read_rows, write_predictions
 from evomerge.submission.finished_run import FinishedRun
 from evomerge.submission.frozen_table import freeze_table
 from evomerge.submission.merged_model import RunMerge
-from evomerge.submission.older_transformers import needs_plain_tokenizer, older_config, read_tokenizer_config
+from evomerge.submission.older_transformers import (
+    config_after_loading,
+    needs_plain_tokenizer,
+    older_config,
+    read_tokenizer_config,
+)
 from evomerge.submission.pack_facts import PackFacts
 from evomerge.submission.predictions import Predictor, Scored
 from evomerge.submission.report import report_text
@@ -171,6 +176,7 @@ def _document(facts: PackFacts, max_length: int) -> dict[str, Any]:
         "is_peft": any(ref.adapter for ref in merged.recipe.models()),
         "models": table.models,
         "config": older_config(merged.base_folder),
+        "config_after_loading": config_after_loading(merged.base_folder),
         "plain_tokenizer": needs_plain_tokenizer(tokenizer),
         "clean_up": bool(tokenizer.get("clean_up_tokenization_spaces", False)),
         "untied": list(merged.family.base.untied),

@@ -70,6 +70,8 @@ class EvomergeMerge(Merges):
         kind: Any = AutoModelForSeq2SeqLM if self.architecture == "encoder_decoder" else AutoModelForCausalLM
         dtype = getattr(torch, self.table["dtype"])
         self.base_model = kind.from_pretrained(self._folder(0), config=config, torch_dtype=dtype).to(self.device)
+        for key, value in self.table["config_after_loading"].items():
+            setattr(self.base_model.config, key, value)
 
     def _load_tokenizer(self) -> None:
         """The tokenizers of the base as the starter kit sets them up."""
