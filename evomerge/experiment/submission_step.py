@@ -36,6 +36,10 @@ class SubmissionStep:
         self._hours = config.budget.hours
         self._rows = {path: read_rows(path) for path in self.config.inputs}
 
+    def __str__(self) -> str:
+        files = ", ".join(f"{len(rows)} rows of {path}" for path, rows in self._rows.items())
+        return f"{PACK} as {self.config.name}, predict={self.config.predict}: {files or 'no file is predicted'}"
+
     def measured_with(self, pool: Pool) -> float:
         """About how long merging, predicting and packing will take, by timing a few rows with the workers.
 
