@@ -137,7 +137,7 @@ class EvomergeMerge(Merges):
         rows = []
         for text, choices in zip(batch["input"], batch["answer_choices"], strict=True):
             listed = ast.literal_eval(choices) if isinstance(choices, str) else choices
-            rows.append(self._log_likelihoods(str(text), [f" {choice}" for choice in listed]))
+            rows.append(self._log_likelihoods(str(text), [f" {choice.strip()}" for choice in listed]))
         scores = torch.stack(rows)
         return scores.argmax(dim=1), scores
 
