@@ -18,8 +18,11 @@ from evomerge.submission.csv_rows import Row
 
 
 def right_requests(text: str, choices: Sequence[str]) -> list[Request]:
-    """A log-likelihood request for each choice after the input, as lm-eval tokenises it."""
-    return [Request("loglikelihood", (text, f" {choice}")) for choice in choices]
+    """A log-likelihood request for each choice after the input, as lm-eval tokenises it.
+
+    Spaces around a choice are dropped, as in the question files of a search.
+    """
+    return [Request("loglikelihood", (text, f" {choice.strip()}")) for choice in choices]
 
 
 def generation_request(text: str, max_gen_len: int) -> Request:

@@ -139,7 +139,7 @@ class EvomergeMerge(Merges):
         rows = []
         for text, choices in zip(batch["input"], batch["answer_choices"], strict=True):
             listed = ast.literal_eval(choices) if isinstance(choices, str) else choices
-            rows.append(self._log_likelihoods(str(text), [f" {choice}" for choice in listed]))
+            rows.append(self._log_likelihoods(str(text), [f" {choice.strip()}" for choice in listed]))
         scores = torch.stack(rows)
         return scores.argmax(dim=1), scores
 
@@ -196,7 +196,9 @@ class _Tensors:
         named = folder / "adapter_model.safetensors"
         paths = [named] if named.is_file() else sorted(folder.glob("*.safetensors"))
         files = [safe_open(path, "pt", device=str(device)) for path in paths]
-        self._files = {key: file for file in files for key in file.keys()}  # noqa: SIM118 (no mapping)
+        self._files: dict[str, Any] = {}
+        for file in files:
+            self._files.update(dict.fromkeys(file.keys(), file))
 
     def read(self, key: str) -> Tensor:
         tensor: Tensor = self._files[key].get_tensor(key)
