@@ -39,7 +39,7 @@ class TimedEvaluation:
     """Scores models on a slice; where time is short, the slice ends earlier, for all models after the same chunk.
 
     All models are then compared on the same items, with wider intervals. The ledger records where a slice ends, so that
-    a resumed run with this `budget` uses the same items. The first part is scored in any case.
+    a resumed run with this `budget` uses the same items. The first chunk is scored in any case.
     """
 
     def __init__(self, evaluator: Evaluator, deadline: Deadline, budget: Mapping[str, Any]) -> None:
@@ -67,14 +67,16 @@ class TimedEvaluation:
     def _stages(self, candidates: Sequence[Candidate], slice_name: str, left: Callable[[], float]) -> Iterator[Stage]:
         chunks = self._evaluator.plan.chunks[slice_name]
         step = math.ceil(len(chunks) / PARTS)
-        for done in range(0, len(chunks), step):
-            part = chunks[done : done + step]
+        # The first part is one chunk: it is scored in any case, so that there is a result.
+        starts = [0, *range(1, len(chunks), step)]
+        for done, end in zip(starts, [*starts[1:], len(chunks)], strict=True):
+            part = chunks[done:end]
             missing = self._evaluator.missing_items(candidates, part)
             if done and missing and self._seconds(missing) > left():
                 # The optimizer's history depends on the items of `search`, so they stay the same with a larger budget.
                 self._evaluator.cut(slice_name, done, None if slice_name == "search" else self._budget)
                 return
-            yield Stage(candidates, done + len(part))
+            yield Stage(candidates, end)
 
     def _seconds(self, items: int) -> float:
         """About how long the workers need for so many items; 0 before the first score."""
