@@ -121,6 +121,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another deal": ({"deal": {}, "levels": {}}, "contradicts line 9"),
     "another header": ({**HEADER, "schema": 1, "config": {"seed": 2}}, "is the header of another search's ledger"),
     "keys that are none": ({"look": "holdout", "keys": [[]]}, "is not a trial"),
+    "a cut of less than nothing": ({"cut": "holdout", "chunks": -1, "budget": None}, "is not a trial"),
+    "a cut for a text": ({"cut": "holdout", "chunks": 1, "budget": "x"}, "is not a trial"),
+    "a time that is none": ({"elapsed": "long", "command": 1}, "is not a trial"),
     "a race of words": ({"race": {"stopped": "x"}}, "is not a trial"),
 }
 
