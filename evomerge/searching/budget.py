@@ -195,8 +195,9 @@ class RemainingBudget:
         pace, scored = self._seconds_per_item(), self._evaluator.scored_items
         if pace is None:
             return None
+        until_end = max(0.0, self._deadline.left())
         if self._ended_at is not None:
-            return pace * max(0, self._reserve - (scored - self._ended_at))
+            return min(until_end, pace * max(0, self._reserve - (scored - self._ended_at)))
         spent, slice_items = sum(self._items.values()), len(self._evaluator.plan.items("search"))
         left = math.inf if self._budget.evaluations is None else self._budget.evaluations - self._candidates
         items = left * (spent / self._candidates if self._candidates else slice_items)
@@ -204,7 +205,7 @@ class RemainingBudget:
             items = min(items, self._budget.items - self.spent)
         items -= 0 if self._begun_at is None else scored - self._begun_at
         seconds = pace * (max(0.0, items) + self._reserve)
-        return min(seconds, max(0.0, self._deadline.left()))
+        return min(seconds, until_end)
 
     def _in_time(self, generation: int, cost: float, pace: float | None) -> bool:
         """Whether there is time for finalise and `cost` more items; if not, the ledger records after which generation.
