@@ -53,7 +53,7 @@ def todo(*candidates: tuple[float, float]) -> list[Job]:
 
 
 def pids(ray: Any, pool: RayPool) -> list[int]:
-    return [int(ray.get(worker.__ray_call__.remote(lambda self: os.getpid()))) for worker, _ in pool._idle]
+    return [int(ray.get(w.worker.__ray_call__.remote(lambda self: os.getpid()))) for w in pool.crew.members]
 
 
 def answers(pool: pools.Pool, jobs: list[Job]) -> dict[tuple[str, str], Any]:
@@ -145,8 +145,8 @@ def test_two_workers_share_each_gpu(cluster: Any) -> None:
     assert isinstance(pool, RayPool)
     try:
         gpus = [
-            cluster.get(worker.__ray_call__.remote(lambda self: os.environ.get("CUDA_VISIBLE_DEVICES")))
-            for worker, _ in pool._idle
+            cluster.get(member.worker.__ray_call__.remote(lambda self: os.environ.get("CUDA_VISIBLE_DEVICES")))
+            for member in pool.crew.members
         ]
     finally:
         pool.close()
