@@ -22,7 +22,7 @@ NOTICE = 30.0  # seconds after which a line says that workers wait for a place, 
 PLACE_LIMIT = 1800.0  # seconds in which at least one worker must get a place
 NODE_LIMIT = 120.0  # seconds in which a cluster without room for any worker must get some
 PAUSE = 60.0  # seconds until a worker is started again after one could not start, for each time that one could not
-LOAD = "load"  # the name of loading the model, among the chunks of the pace
+LOAD = "load"  # the name of loading the model
 
 
 class State(Enum):
@@ -72,7 +72,7 @@ class Crew:
         self, fleet: Fleet, workers: int, pace: Pace | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._fleet, self._workers, self._clock = fleet, workers, clock
-        self._pace = pace or Pace()
+        self._jobs, self._loads = pace or Pace(), Pace()
         self.members: list[Member] = []
         self._is_complete = False  # whether the first workers have started
         self._next_look = self._last_failure = self._next_notice = 0.0
@@ -181,7 +181,7 @@ class Crew:
             member.place = str(value)
             self._call(member, State.LOADING, LOAD, self._fleet.load(member.worker))
             return None
-        self._pace.record(member.call, seconds)
+        self._pace(member).record(member.call, seconds)
         member.state = State.IDLE
         if state is State.LOADING:
             self._failed_starts = 0
@@ -194,10 +194,10 @@ class Crew:
         answers, now = [], self._clock()
         for member in [m for m in self.members if m.state in (State.LOADING, State.BUSY)]:
             is_first = member.answered == 0 and member.state is State.BUSY
-            limit = self._pace.limit(member.call, is_first=is_first, tries=member.tries)
+            limit = self._pace(member).limit(member.call, is_first=is_first, tries=member.tries)
             if now - member.since <= limit:
                 continue
-            reason = f"has not answered for {duration(now - member.since)} ({self._usual(member.call)})"
+            reason = f"has not answered for {duration(now - member.since)} ({self._usual(member)})"
             if member.state is State.LOADING:
                 self._cannot_start(member, reason)
                 continue
@@ -207,8 +207,11 @@ class Crew:
         self._notice(now)
         return answers
 
-    def _usual(self, call: str) -> str:
-        usual = self._pace.usual(call)
+    def _pace(self, member: Member) -> Pace:
+        return self._loads if member.state is State.LOADING else self._jobs
+
+    def _usual(self, member: Member) -> str:
+        usual = self._pace(member).usual(member.call)
         return "nothing was timed before" if usual is None else f"{duration(max(1.0, usual))} at most before"
 
     def _notice(self, now: float) -> None:
@@ -261,5 +264,6 @@ class Crew:
     def _tell(self, room: int) -> None:
         """A line if the number of workers that the nodes have room for has changed."""
         if room != self._told:
-            log.warning("the nodes have room for %d of %d workers: going on with these", room, self._workers)
+            does = "going on with these" if room else "waiting for a node"
+            log.warning("the nodes have room for %d of %d workers: %s", room, self._workers, does)
             self._told = room

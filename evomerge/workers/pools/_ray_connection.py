@@ -1,20 +1,24 @@
 """The connection to Ray: started here on the loopback interface, or a cluster of which it is known that it answers."""
 
+import logging
 import os
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError, RunError
 
+log = logging.getLogger(__name__)
+
 LOCAL = "local"  # the address that starts Ray here, whatever RAY_ADDRESS says
-ANSWER_LIMIT = 60.0  # seconds within which a cluster must accept a connection
+ANSWER_LIMIT = 30.0  # seconds within which a cluster must accept a connection
 PORT_LIMIT = 5.0  # seconds within which its port must
+REASON = 250  # characters of what Ray says that a message quotes
 OPTIONS: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 # In a process of its own, which can be ended: `ray.init` has no time limit and may end the process that calls it.
 PROBE = """
@@ -48,6 +52,7 @@ def connect(address: str | None) -> tuple[Any, bool]:
         raise ConfigError("pool=ray: ray is not installed; pip install ray, or use pool=local") from None
     if ray.is_initialized():
         return ray, False
+    _keep_quiet()
     found, name = cluster_address(address)
     if found is None:
         _start_here(ray)
@@ -77,6 +82,18 @@ def _start_here(ray: Any) -> None:
         raise RunError(
             f"pool=ray: Ray does not start on this machine ({_first_line(error)}); look at /tmp/ray, or use pool=local"
         ) from None
+
+
+def _keep_quiet() -> None:
+    """Log what Ray's processes report instead of printing it: 20 lines of its log if one of them dies."""
+    from ray._private import worker
+
+    def log_lines(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+        for line in data.get("lines", ()):
+            log.info("ray: %s", line)
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = log_lines
 
 
 @contextmanager
@@ -132,19 +149,23 @@ def _refuse_unconnectable(address: str, name: str) -> None:
             "is it the port of `ray start --head`?"
         ) from None
     if tried.returncode:
-        raise RunError(f"{name}: {explain(tried.stderr)}")
+        raise RunError(f"{name}: {explain(tried.stderr, is_named=address != 'auto')}")
 
 
-def explain(text: str) -> str:
-    """Why a connection has failed, from what Ray has printed, and what to do, on one line."""
+def explain(text: str, *, is_named: bool) -> str:
+    """Why a connection has failed, from what Ray has printed, and what to do, on one line.
+
+    Ray finds and sends this user's token by itself, but not to an address that is named.
+    """
+    text = re.sub(r"\[[^\]\n]*\] \w+\.(cc|h):\d+: ", "", text)  # the stamp of a log line
     for pattern, remedy in REMEDIES:
-        if re.search(pattern, text):
-            return f"no connection ({_first_line(text)}); {remedy}"
-    return f"no Ray cluster there ({_first_line(text)}); run `ray start --head`{_token_hint()}"
+        if match := re.search(rf".*(?:{pattern})(?s:.*)", text):
+            return f"no connection ({' '.join(match[0].split())[:REASON]}); {remedy}"
+    return f"no Ray cluster there ({_first_line(text)}); run `ray start --head`{_token_hint() if is_named else ''}"
 
 
 def _token_hint() -> str:
-    """What to try where this user has a token, which Ray sends to an address only if it is told to."""
+    """What to try if this user has a token."""
     if os.environ.get("RAY_AUTH_MODE") or not (Path.home() / ".ray" / "auth_token").exists():
         return ""
     return ", or set RAY_AUTH_MODE=token if it demands the token in ~/.ray/auth_token"
@@ -152,4 +173,4 @@ def _token_hint() -> str:
 
 def _first_line(error: object) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:200]
+    return (lines or [type(error).__name__])[0][:REASON]

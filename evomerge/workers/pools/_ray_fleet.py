@@ -19,6 +19,8 @@ MEMORY = (
     "its node is out of memory, and Ray has killed it; lower pool.workers, or set RAY_memory_usage_threshold higher"
 )
 
+DIED = "pool=ray: Ray {} has died ({}); repeat the command, nothing is lost"
+
 
 class Actor:
     """A worker in the driver's folder, so that relative paths are valid: Ray may have been started in another one."""
@@ -130,8 +132,15 @@ class RayFleet:
     def room(self) -> float:
         """See `Fleet.room`."""
         if self._head_answers():
-            self._room = float(sum(map(self._claim.capacity, self.nodes())))
+            nodes = self.nodes()
+            if not nodes and self._is_local:
+                raise RunError(DIED.format("on this machine", "its raylet has ended"))
+            self._room = float(sum(map(self._claim.capacity, nodes)))
         return self._room
+
+    @property
+    def _is_local(self) -> bool:
+        return self._head is not None and self._head[0] == "127.0.0.1"
 
     def _head_answers(self) -> bool:
         """Whether the cluster's head can be reached; RunError if not for SILENCE, before Ray ends this process."""
@@ -142,12 +151,9 @@ class RayFleet:
         except OSError as error:
             now = time.monotonic()
             self._silent_since = self._silent_since or now
-            is_local = self._head[0] == "127.0.0.1"
-            if is_local or now - self._silent_since > SILENCE:
-                where = "on this machine" if is_local else f"at {self._head[0]}:{self._head[1]}"
-                raise RunError(
-                    f"pool=ray: Ray {where} has died ({error.strerror or error}); repeat the command, nothing is lost"
-                ) from None
+            if self._is_local or now - self._silent_since > SILENCE:
+                where = "on this machine" if self._is_local else f"at {self._head[0]}:{self._head[1]}"
+                raise RunError(DIED.format(where, error.strerror or error)) from None
             return False
         self._silent_since = None
         return True
@@ -156,7 +162,7 @@ class RayFleet:
 def loss_reason(error: Exception) -> str:
     """Why an actor was lost, on one line, from the many lines that Ray gives."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if any("memory" in line.lower() and ("oom" in line.lower() or "pressure" in line.lower()) for line in lines):
+    if type(error).__name__ == "OutOfMemoryError" or any("OOM" in line and "memory" in line for line in lines):
         return MEMORY
     telling = [line for line in lines if "because" in line or "died" in line] or lines
     if "Traceback" in str(error):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from evomerge.errors import ConfigError, RunError
@@ -106,6 +107,23 @@ def test_an_actor_killed_at_work_loses_no_job(cluster: Any, pool: RayPool) -> No
             os.kill(victim, signal.SIGKILL)
     assert found == expected
     assert victim not in pids(cluster, pool)
+
+
+def test_an_actor_that_stops_answering_is_replaced_and_loses_no_job(cluster: Any) -> None:
+    jobs = todo(*((0.01 * i, 0.5) for i in range(40)))
+    made = pools.create("ray", SPEC, {"workers": 2, "address": "auto", "timeout": 3})
+    assert isinstance(made, RayPool)
+    try:
+        expected, victim = answers(made, jobs), pids(cluster, made)[0]
+        found: dict[tuple[str, str], Any] = {}
+        for outcome in made.run(JobQueue(jobs)):
+            found[outcome.job.key, outcome.job.chunk] = outcome.responses
+            if len(found) == 10:
+                os.kill(victim, signal.SIGSTOP)
+        assert found == expected and victim not in [int(m.place.split()[1]) for m in made.crew.members]
+    finally:
+        made.close()
+    assert not psutil.pid_exists(victim), "Ray ends a process that does not answer"
 
 
 def within(seconds: float, settings: dict[str, Any], spec: WorkerSpec = SPEC) -> Exception | None:
