@@ -120,7 +120,7 @@ def test_an_actor_that_stops_answering_is_replaced_and_loses_no_job(cluster: Any
             found[outcome.job.key, outcome.job.chunk] = outcome.responses
             if len(found) == 10:
                 os.kill(victim, signal.SIGSTOP)
-        assert found == expected and victim not in [int(m.place.split()[1]) for m in made.crew.members]
+        assert found == expected and not any(str(victim) in member.place.split() for member in made.crew.members)
     finally:
         made.close()
     assert not psutil.pid_exists(victim), "Ray ends a process that does not answer"
