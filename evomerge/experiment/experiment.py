@@ -222,7 +222,8 @@ class Experiment:
         """What every worker is made from; no weight is read for it."""
         experts, folder = tuple(self.experts.values()), str(self.prepared)
         losses = self._encoded_losses
-        return WorkerSpec(self.base, experts, self.work, self.config.model, prepared=folder, losses=losses)
+        hashes = self.family.hashes()
+        return WorkerSpec(self.base, experts, self.work, self.config.model, folder, losses, hashes)
 
     @cached_property
     def prepared(self) -> Path:

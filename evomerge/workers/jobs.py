@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class WorkerSpec:
     """The arguments from which a worker is constructed; `prepared` is the folder of what methods have prepared.
 
-    `losses` holds the differentiable losses of items, for a search that uses slopes.
+    `losses` holds the differentiable losses of items, for a search that uses slopes. `hashes` maps each model to the
+    SHA-256 of its weights, by which a worker on another machine checks that it has the same models.
     """
 
     base: ModelRef
@@ -28,6 +29,7 @@ class WorkerSpec:
     model: ModelConfig
     prepared: str | None = None
     losses: Mapping[str, "EncodedLoss"] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

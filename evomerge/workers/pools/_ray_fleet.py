@@ -29,14 +29,17 @@ class Actor:
         """Where it runs, for people."""
         return f"worker {os.getpid()} on {socket.gethostname()}"
 
-    def load(self, spec: WorkerSpec, folder: str, version: str) -> None:
-        """Load the model."""
+    def load(self, spec: WorkerSpec, folder: str, version: str, host: str) -> None:
+        """Load the model; on another machine than `host`, where the search runs, after its weights are compared."""
         if version != __version__:
             raise RuntimeError(f"evomerge {__version__} is installed there, and {version} where the search runs")
         if os.path.isdir(folder):
             os.chdir(folder)
-        from evomerge.workers import Worker  # the settings of a pool are checked before torch is loaded
+        # imported here: the settings of a pool are checked before torch is loaded
+        from evomerge.workers import Worker, refuse_other_models
 
+        if socket.gethostname() != host:
+            refuse_other_models(spec)
         self._worker = Worker(spec)
 
     def attempt(self, job: Job) -> Outcome:
@@ -79,7 +82,7 @@ class RayFleet:
 
     def load(self, worker: Any) -> Any:
         """See `Fleet.load`."""
-        loaded = worker.load.remote(self._spec, self._folder, __version__)
+        loaded = worker.load.remote(self._spec, self._folder, __version__, socket.gethostname())
         for requests in self._added:
             worker.extend.remote(requests)  # an actor runs its calls in order, so before the first job
         return loaded
