@@ -132,10 +132,9 @@ class Crew:
         waiting = {member.ref: member for member in self.members if member.state is not State.IDLE}
         before = self._clock()
         done = self._fleet.wait(list(waiting), TICK)
-        asleep = self._clock() - before - TICK
-        if asleep > TICK:  # this process was stopped, and its workers may have been stopped with it
+        if self._clock() - before > 2 * TICK:  # this process was stopped, and its workers may have been, too
             for member in self.members:
-                member.since += asleep
+                member.since = self._clock()
         settled = [self._settle(waiting[ref]) for ref in done]
         return [answer for answer in [*settled, *self._overdue()] if answer is not None]
 
@@ -181,7 +180,7 @@ class Crew:
             member.place = str(value)
             self._call(member, State.LOADING, LOAD, self._fleet.load(member.worker))
             return None
-        self._pace(member).record(member.call, seconds)
+        self._pace(member).record(member.call, max(seconds, getattr(value, "seconds", 0.0)))
         member.state = State.IDLE
         if state is State.LOADING:
             self._failed_starts = 0
