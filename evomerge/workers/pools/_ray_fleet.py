@@ -165,7 +165,7 @@ class RayFleet:
 def loss_reason(error: Exception) -> str:
     """Why an actor was lost, on one line, from the many lines that Ray gives."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if type(error).__name__ == "OutOfMemoryError" or any("OOM" in line and "memory" in line for line in lines):
+    if type(error).__name__ == "OutOfMemoryError" or "based on the killing policy" in str(error):
         return MEMORY
     telling = [line for line in lines if "because" in line or "died" in line] or lines
     if "Traceback" in str(error):

@@ -120,6 +120,10 @@ def test_a_loss_is_told_by_its_reason_not_by_the_last_line_of_advice() -> None:
     assert loss_reason(Exception(killed)) == MEMORY
     died = "The actor died unexpectedly.\n\tclass_name: A\nThe actor is dead because its node has died."
     assert loss_reason(Exception(died)) == "The actor is dead because its node has died."
+    gone = (
+        "The actor died: its worker has gone. Common causes: (1) the OOM killer due to high memory usage, (2) a crash"
+    )
+    assert loss_reason(Exception(gone)) == gone, "only a guess of Ray's"
     assert loss_reason(Exception("")) == "Exception"
 
 
