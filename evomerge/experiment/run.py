@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,16 @@ from evomerge.ledger import Ledger
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
 from evomerge.recipes import dump_recipe
 from evomerge.report import Display, comparison_table, result_table, write_report
-from evomerge.searching import Evaluator, Leaderboard, RemainingBudget, SearchCallback, ledger_header, search
+from evomerge.searching import (
+    Deadline,
+    Evaluator,
+    Leaderboard,
+    RemainingBudget,
+    SearchCallback,
+    TimedEvaluation,
+    ledger_header,
+    search,
+)
 from evomerge.terminal import print_line
 from evomerge.trackers import Tracker
 from evomerge.workers import pools
@@ -31,21 +41,27 @@ from evomerge.workers import pools
 log = logging.getLogger(__name__)
 
 
-def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, Any]:
-    """Search, or continue the search of this folder, and return what result.json holds."""
-    start = time.monotonic()
+def run_experiment(
+    config: Mapping[str, Any], folder: Path, console: Console, started: float | None = None
+) -> dict[str, Any]:
+    """Search, or continue the search of this folder, and return what result.json holds.
+
+    `started` is the time of the monotonic clock at which the command began.
+    """
+    start = time.monotonic() if started is None else started
     experiment = from_config(config, folder)
     with run_log(folder), Display(console, experiment.config.budget.evaluations) as display:
         display.show_phase("tasks, models")
         # These raise for everything that can be wrong before weights are read.
         experiment.check()
         display.show_phase("hashes")
-        ledger = _open_ledger(experiment, config, folder)
+        ledger = _open_ledger(experiment, config, folder, start)
         pool, tracker = pools.LazyPool(lambda: _start(experiment, display)), experiment.tracker(folder, config)
         try:
             document, board = _search(experiment, folder, display, ledger, pool, tracker, start)
             write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
             tracker.finish(document)
+            ledger.mark_time()
         finally:
             pool.close()
             ledger.close()
@@ -66,17 +82,20 @@ def _search(
     """Search, finalise and freeze; what result.json holds, and the candidates of the search."""
     space, scorer, baselines, section = experiment.space, experiment.scorer, experiment.baselines, experiment.config
     evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
-    remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), start)
+    evaluator.apply_cuts(cut for cut in ledger.cuts if cut.budget in (None, asdict(section.budget)))
+    deadline = Deadline(section.budget.hours, start, sum(ledger.elapsed.values()))
+    timed = TimedEvaluation(evaluator, deadline, asdict(section.budget))
+    remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), deadline)
     display.show_time_left(remaining.seconds_left)
     check = BaselineCheck(evaluator, scorer.chances("search"), display.print_line)
     callbacks: list[SearchCallback] = [display, check, BestRecipe(folder / RECIPE, evaluator), tracker]
     slopes = experiment.slopes(pool, ledger) if experiment.item_losses else None
     display.show_phase("baselines")
     optimizer = experiment.optimizer()
-    board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race, slopes)
+    board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race, slopes, timed)
     remaining.end_search()
     labels = {ref: label for label, ref in experiment.experts.items()}
-    finaliser = Finaliser(evaluator, board, baselines, section.finalise, section.seed, display.show_phase)
+    finaliser = Finaliser(evaluator, board, baselines, section.finalise, section.seed, display.show_phase, timed)
     result = finaliser.run(space, labels)
     display.show_phase("recipe")
     writer = RecipeWriter(folder, experiment.frozen, experiment.family.hashes(), pool.fingerprint)
@@ -86,16 +105,28 @@ def _search(
     document = result.as_dict() | {"layers": experiment.family.layout.layers}
     document |= {"winner_is": twins, "suspects": suspects, "task_warnings": check.warnings}
     document |= rules_record(experiment)
-    document |= _record(board, evaluator, ledger, fingerprint, remaining.spent, time.monotonic() - start)
+    document |= {"shortened": _shortened(experiment, evaluator)}
+    document |= _record(board, evaluator, ledger, fingerprint, remaining.spent)
+    document["seconds"] |= {"this_time": round(time.monotonic() - start, 2), "phases": display.phase_seconds()}
     return document, board
 
 
-def _open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> Ledger:
+def _shortened(experiment: Experiment, evaluator: Evaluator) -> dict[str, Any]:
+    """The slices that ended early for lack of time, as used and planned items, and the steps that were left out."""
+    planned, used = experiment.scorer.plan, evaluator.plan
+    return {
+        name: {"items": len(used.items(name)), "of": len(planned.items(name))} if name in used.chunks else "left out"
+        for name in evaluator.cuts
+    }
+
+
+def _open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path, start: float) -> Ledger:
     """Open the ledger and write the configuration and a first recipe, so that an interrupted run leaves a valid one."""
     known = ledger_header(experiment.scorer, fixed_part(config))
     models = experiment.family.hashes()
     used = {"used": sorted(experiment.used_items), "contents": experiment.scorer.contents("search", "select")}
-    ledger = Ledger(folder / LEDGER, {**known, "models": models, "versions": versions(), **used})
+    started = None if experiment.config.budget.hours is None else start
+    ledger = Ledger(folder / LEDGER, {**known, "models": models, "versions": versions(), **used}, started)
     _warn_of_other_versions(ledger)
     write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
     if not (folder / RECIPE).exists():
@@ -122,9 +153,7 @@ def _start(experiment: Experiment, display: Display) -> pools.Pool:
         return experiment.pool(spec)
 
 
-def _record(
-    board: Leaderboard, evaluator: Evaluator, ledger: Ledger, fingerprint: str, spent: float, seconds: float
-) -> dict[str, Any]:
+def _record(board: Leaderboard, evaluator: Evaluator, ledger: Ledger, fingerprint: str, spent: float) -> dict[str, Any]:
     """The counts, times and versions of result.json; logs a warning where the ledger holds other candidates."""
     trials = [trial for key, trial in ledger.trials.items() if key in evaluator.evaluated]
     if others := len(ledger.trials) - len(trials):
@@ -141,7 +170,7 @@ def _record(
             "search_item_equivalents": round(spent),
             "items_scored_this_time": evaluator.scored_items,
         },
-        "seconds": {"this_time": round(seconds, 2), "scoring_in_all": round(sum(trial.seconds for trial in trials), 2)},
+        "seconds": {"scoring_in_all": round(sum(trial.seconds for trial in trials), 2)},
         "versions": versions(),
         "machine": machine(),
     }
@@ -151,6 +180,9 @@ def _report(console: Console, folder: Path, document: Mapping[str, Any], board: 
     """Print the tables and the first failures, and write the HTML report."""
     console.print(result_table(document))
     console.print(comparison_table(document))
+    for name, used in document["shortened"].items():
+        ended = used if isinstance(used, str) else f"{used['items']} of {used['of']} items"
+        print_line(console, f"for lack of time: {name}: {ended}")
     for label, reason in list(board.failures().items())[:3]:
         print_line(console, f"failed: {label}: {reason}")
     print_line(console, f"recipe: {folder / RECIPE}")

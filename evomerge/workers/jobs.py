@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class WorkerSpec:
     """The arguments from which a worker is constructed; `prepared` is the folder of what methods have prepared.
 
-    `losses` holds the differentiable losses of items, for a search that uses slopes. `hashes` maps each model to the
-    SHA-256 of its weights, by which a worker on another machine checks that it has the same models.
+    `losses` holds the differentiable losses of items, for a search that uses slopes. `gpu_bytes` is the memory of its
+    GPU that a worker may use; None for all of it. `hashes` maps each model to the SHA-256 of its weights, by which a
+    worker on another machine checks that it has the same models.
     """
 
     base: ModelRef
@@ -29,6 +30,7 @@ class WorkerSpec:
     model: ModelConfig
     prepared: str | None = None
     losses: Mapping[str, "EncodedLoss"] = field(default_factory=dict)
+    gpu_bytes: int | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
 
 
