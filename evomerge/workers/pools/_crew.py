@@ -3,8 +3,6 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from evomerge.errors import RunError
@@ -12,6 +10,7 @@ from evomerge.terminal import duration
 from evomerge.workers import Job
 from evomerge.workers.pools._dispatch import JobQueue
 from evomerge.workers.pools._fleet import CallError, Fleet, WorkerLostError
+from evomerge.workers.pools._member import Answer, Member, State
 from evomerge.workers.pools._pace import Pace
 
 log = logging.getLogger(__name__)
@@ -23,43 +22,6 @@ PLACE_LIMIT = 1800.0  # seconds in which at least one worker must get a place
 NODE_LIMIT = 120.0  # seconds in which a cluster without room for any worker must get some
 PAUSE = 60.0  # seconds until a worker is started again after one could not start, for each time that one could not
 LOAD = "load"  # the name of loading the model
-
-
-class State(Enum):
-    """What a worker does."""
-
-    PLACING = "waits for a place"
-    LOADING = "loads the model"
-    IDLE = "waits for a job"
-    BUSY = "runs a job"
-
-
-@dataclass(eq=False)
-class Member:
-    """A worker, and the call that it has not answered yet."""
-
-    worker: Any
-    ref: Any
-    since: float  # when the call was made
-    state: State = State.PLACING
-    call: str = ""  # the name of the call in the pace
-    tries: int = 0  # how often this call was given up before
-    place: str = "a worker"
-    loaded_key: str | None = None  # of the candidate in its model
-    job: Job | None = None
-    queue: JobQueue | None = None  # that the job is from
-    answered: int = 0  # calls so far
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What has become of a call: a value, an error that it raised, or the reason why its worker was lost."""
-
-    member: Member
-    value: Any = None
-    error: str | None = None
-    lost: str | None = None
-    is_overdue: bool = False
 
 
 class Crew:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from evomerge.workers import Job, Outcome
-from evomerge.workers.pools._crew import RETRIES, Answer, Crew, Member
+from evomerge.workers.pools._crew import RETRIES, Crew
 from evomerge.workers.pools._dispatch import JobQueue
+from evomerge.workers.pools._member import Answer, Member
 
 Id = tuple[str, str]  # the key of a job's recipe, and its chunk
 SICK = "fails a candidate that another worker scores"

@@ -9,8 +9,9 @@ from evomerge.recipes import Recipe
 from evomerge.schema import Range, Text
 from evomerge.scoring import Request
 from evomerge.workers import Outcome, WorkerSpec
-from evomerge.workers.pools._crew import Crew, State
+from evomerge.workers.pools._crew import Crew
 from evomerge.workers.pools._dispatch import JobQueue
+from evomerge.workers.pools._member import State
 from evomerge.workers.pools._pace import Pace
 from evomerge.workers.pools._ray_connection import cluster_address, connect
 from evomerge.workers.pools._ray_fleet import RayFleet
