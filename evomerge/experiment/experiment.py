@@ -227,8 +227,8 @@ class Experiment:
         """What every worker is made from; no weight is read for it."""
         experts, folder = tuple(self.experts.values()), str(self.prepared)
         losses = self._encoded_losses
-        limit = self.gpu_bytes
-        return WorkerSpec(self.base, experts, self.work, self.config.model, folder, losses, gpu_bytes=limit)
+        hashes, limit = self.family.hashes(), self.gpu_bytes
+        return WorkerSpec(self.base, experts, self.work, self.config.model, folder, losses, limit, hashes)
 
     @cached_property
     def submission(self) -> SubmissionStep | None:

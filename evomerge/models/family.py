@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 
 from evomerge.errors import ConfigError, ExpertError
 from evomerge.kernels import Update
@@ -77,6 +78,12 @@ class Family:
         """The base model named in an adapter's configuration; None for a full checkpoint, or if none is named."""
         expert = self.experts[ref]
         return expert.adapter.base_model if isinstance(expert, AdapterExpert) else None
+
+    def folders(self) -> tuple[Path, ...]:
+        """The folder of each model's weights, the base first."""
+        experts = self.experts.values()
+        stored = (e.adapter.folder if isinstance(e, AdapterExpert) else e.checkpoint.folder for e in experts)
+        return (self.base.checkpoint.folder, *stored)
 
     def hashes(self) -> dict[str, str]:
         """Model → SHA-256 of its weight files; reads all of them once."""

@@ -11,6 +11,7 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.workers.jobs import Job, Outcome, Slopes, SlopeWork, WorkerSpec
     from evomerge.workers.model_config import Device, Dtype, ModelConfig, Scoring, Tokens
+    from evomerge.workers.node_check import refuse_other_models
     from evomerge.workers.worker import Worker
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -27,4 +28,5 @@ __all__ = [
     "Tokens",
     "Worker",
     "WorkerSpec",
+    "refuse_other_models",
 ]

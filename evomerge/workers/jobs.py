@@ -20,7 +20,8 @@ class WorkerSpec:
     """The arguments from which a worker is constructed; `prepared` is the folder of what methods have prepared.
 
     `losses` holds the differentiable losses of items, for a search that uses slopes. `gpu_bytes` is the memory of its
-    GPU that a worker may use; None for all of it.
+    GPU that a worker may use; None for all of it. `hashes` maps each model to the SHA-256 of its weights, by which a
+    worker on another machine checks that it has the same models.
     """
 
     base: ModelRef
@@ -30,6 +31,7 @@ class WorkerSpec:
     prepared: str | None = None
     losses: Mapping[str, "EncodedLoss"] = field(default_factory=dict)
     gpu_bytes: int | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Where workers run: one file per pool, found by being in this folder.
 
 A pool takes jobs from a `JobQueue` and yields outcomes in any order. It knows nothing of generations or scores. The
-rule: a lost worker costs the job that it had, and the results do not depend on which worker did what.
+rule: a lost worker costs the job that it had, nothing waits without a limit, and the results do not depend on which
+worker did what. A `Crew` decides about workers through the interface `Fleet`, so its rules are tested without Ray.
 """
 
 from typing import TYPE_CHECKING

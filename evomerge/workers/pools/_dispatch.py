@@ -56,6 +56,10 @@ class JobQueue:
         self._speculative.pop(key, None)
         self._dropped.add(key)
 
+    def is_dropped(self, key: str) -> bool:
+        """Whether the waiting jobs of a candidate were removed since the last `put`."""
+        return key in self._dropped
+
     def requeue(self, job: Job) -> None:
         """Put back a job whose worker was lost, unless its candidate was dropped meanwhile."""
         queue = self._needed if self._running.pop((job.key, job.chunk), True) else self._speculative

@@ -1,183 +1,102 @@
 """Workers as Ray actors, on this machine or a cluster, each with its share of CPUs and GPUs."""
 
-import logging
-import math
 import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from evomerge.errors import ConfigError, RunError
 from evomerge.recipes import Recipe
 from evomerge.schema import Range, Text
 from evomerge.scoring import Request
-from evomerge.workers import Job, Outcome, WorkerSpec
+from evomerge.workers import Outcome, WorkerSpec
+from evomerge.workers.pools._crew import Crew
 from evomerge.workers.pools._dispatch import JobQueue
+from evomerge.workers.pools._member import State
+from evomerge.workers.pools._pace import Pace
+from evomerge.workers.pools._ray_connection import cluster_address, connect
+from evomerge.workers.pools._ray_fleet import RayFleet
+from evomerge.workers.pools._resources import Claim
+from evomerge.workers.pools._shift import Shift
 
-log = logging.getLogger(__name__)
-
-RETRIES = 2  # a job is repeated so often if its worker dies; then the candidate has failed
-START_NOTICE = 30.0  # seconds after which a warning says that workers are still waiting for resources
-UNLIMITED = 10**6  # workers that fit on a node if they claim neither CPUs nor GPUs
+FINGERPRINT = "fingerprint"  # the name of that call, among the chunks of the pace
 Share = Annotated[float, Range(0, 4096)]  # of a machine's cores or GPUs
-
-
-class _Actor:
-    """A worker in the driver's folder, so that relative paths are valid: Ray may have been started in another one."""
-
-    def __init__(self, spec: WorkerSpec, folder: str) -> None:
-        from evomerge.workers import Worker  # the settings of a pool are checked before torch is loaded
-
-        if os.path.isdir(folder):
-            os.chdir(folder)
-        self._worker = Worker(spec)
-
-    def attempt(self, job: Job) -> Outcome:
-        """See `Worker.attempt`."""
-        return self._worker.attempt(job)
-
-    def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
-        """See `Worker.extend`."""
-        self._worker.extend(requests)
-
-    def fingerprint(self, recipe: Recipe) -> str:
-        """See `Worker.fingerprint`."""
-        return self._worker.fingerprint(recipe)
+Seconds = Annotated[float, Range(1, 10**7)]
 
 
 class RayPool:
-    """Runs jobs on `workers` actors; a lost actor is replaced and its job is repeated."""
+    """Runs jobs on actors; an actor that is lost, sick or silent is replaced and its job is repeated."""
 
-    def __init__(self, spec: WorkerSpec, workers: int, num_cpus: float, num_gpus: float, address: str | None) -> None:
-        self._ray, self._started_here = _connect(address)
-        self._idle: list[tuple[Any, str | None]] = []
-        self._resources = (num_cpus, num_gpus)  # of each worker
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        workers: int,
+        claim: Claim,
+        *,
+        threads: int,
+        min_workers: int | None = None,
+        address: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self._ray, self._started_here = connect(address)
+        self._crew: Crew | None = None
         try:
-            _refuse_missing(self._nodes(), workers, num_cpus, num_gpus)
-        except ConfigError:
+            self._fleet = RayFleet(self._ray, spec, claim, threads)
+            claim.refuse_missing(self._fleet.nodes(), workers if min_workers is None else min(min_workers, workers))
+            self._crew = Crew(self._fleet, workers, Pace(timeout))
+            self._crew.start()
+        except BaseException:
             self.close()
             raise
-        threads = str(max(1, int(num_cpus)))
-        options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": 0}
-        self._actor = self._ray.remote(**options, runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}})(_Actor)
-        self._spec = self._ray.put(spec)
-        self._folder = os.getcwd()
-        self._added: list[Any] = []  # references to chunks that `extend` has added to those of the spec
-        self._idle = [(self._spawn(), None) for _ in range(workers)]
-        self._wait_until_ready()
+
+    @property
+    def crew(self) -> Crew:
+        """The workers."""
+        assert self._crew is not None
+        return self._crew
 
     def run(self, jobs: JobQueue) -> Iterator[Outcome]:
         """Outcomes in order of completion; see `Pool.run`."""
-        busy: dict[Any, tuple[Any, Job]] = {}
-        lost: dict[tuple[str, str], int] = {}
-        while True:
-            self._assign(jobs, busy)
-            if not busy:
-                return
-            (ref,), _ = self._ray.wait(list(busy), num_returns=1)
-            worker, job = busy.pop(ref)
-            outcome = self._outcome(ref, worker, job, lost, jobs, len(busy))
-            if outcome is not None:
-                yield outcome
+        return Shift(self.crew, jobs).run()
 
     def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
         """Add chunks to every actor; an actor that is started later gets them at its start."""
-        self._added.append(self._ray.put(dict(requests)))
-        for worker, _ in self._idle:
-            worker.extend.remote(self._added[-1])
+        placed = [member.worker for member in self.crew.members if member.state is not State.PLACING]
+        self._fleet.extend(placed, requests)
 
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of a candidate's weights as a worker scores them; RunError if it cannot be built."""
-        for _ in range(RETRIES + 1):
-            worker, _ = self._idle.pop()
-            try:
-                found = str(self._ray.get(worker.fingerprint.remote(recipe)))
-            except self._ray.exceptions.RayTaskError as error:
-                self._idle.append((worker, None))
-                raise RunError(f"the winner cannot be built: {error.cause}") from None
-            except self._ray.exceptions.RayError:
-                self._idle.append((self._spawn(), None))
-            else:
-                self._idle.append((worker, recipe.key()))
-                return found
-        raise RunError(f"pool=ray: {RETRIES + 1} workers died while building the winner; look at the node's memory")
+        try:
+            member, found = self.crew.ask(FINGERPRINT, lambda worker: self._fleet.fingerprint(worker, recipe))
+        except RunError as error:
+            raise RunError(f"the winner cannot be built: {error}") from None
+        member.loaded_key = recipe.key()
+        return str(found)
 
     def close(self) -> None:
         """Stop the actors, and Ray itself if this pool has started it."""
-        for worker, _ in self._idle:
-            self._ray.kill(worker)
+        if self._crew is not None:
+            self._crew.close()
         if self._started_here:
             self._ray.shutdown()
 
-    def _assign(self, jobs: JobQueue, busy: dict[Any, Any]) -> None:
-        """Give each idle worker a job, as long as jobs wait; `busy` maps an outcome's reference to (worker, job)."""
-        still_idle: list[tuple[Any, str | None]] = []
-        for worker, loaded_key in self._idle:
-            job = jobs.next(loaded_key)
-            if job is None:
-                still_idle.append((worker, loaded_key))
-            else:
-                busy[worker.attempt.remote(job)] = (worker, job)
-        self._idle = still_idle
 
-    def _outcome(
-        self, ref: Any, worker: Any, job: Job, lost: dict[tuple[str, str], int], jobs: JobQueue, busy: int
-    ) -> Outcome | None:
-        """The job's outcome, or None if its worker died and the job was put back; `lost` counts deaths per job."""
-        try:
-            outcome: Outcome = self._ray.get(ref)
-        except self._ray.exceptions.RayTaskError as error:
-            self._idle.append((worker, None))
-            return Outcome(job, error=f"{type(error.cause).__name__}: {error.cause}")
-        except self._ray.exceptions.RayError as error:
-            self._replace(len(self._idle) + busy)
-            count = lost[job.key, job.chunk] = lost.get((job.key, job.chunk), 0) + 1
-            if count <= RETRIES:
-                jobs.requeue(job)
-                return None
-            return Outcome(job, error=f"its worker died {count} times ({type(error).__name__})")
-        self._idle.append((worker, job.key))
-        return outcome
-
-    def _replace(self, left: int) -> None:
-        """Start a worker for a lost one if a node has the resources; RunError if there is none and none is `left`."""
-        if sum(_capacity(node, *self._resources) for node in self._nodes()) > left:
-            self._idle.append((self._spawn(), None))
-        elif left:
-            log.warning("a worker is lost and no node has room for another: continuing with %d", left)
-        else:
-            raise RunError("pool=ray: no node has room for a worker any more; repeat the command when one is back")
-
-    def _nodes(self) -> list[dict[str, float]]:
-        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-
-    def _spawn(self) -> Any:
-        worker = self._actor.remote(self._spec, self._folder)
-        for requests in self._added:
-            worker.extend.remote(requests)  # an actor runs its calls in order, so before the first job
-        return worker
-
-    def _wait_until_ready(self) -> None:
-        """Wait for all constructors; RunError if one raises, because its jobs would be repeated without end."""
-        waiting = [worker.__ray_ready__.remote() for worker, _ in self._idle]
-        try:
-            while waiting:
-                ready, waiting = self._ray.wait(waiting, num_returns=len(waiting), timeout=START_NOTICE)
-                self._ray.get(ready)
-                if waiting:
-                    log.warning("waiting for %d of %d workers: the cluster is busy", len(waiting), len(self._idle))
-        except self._ray.exceptions.RayError as error:
-            self.close()
-            reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-            raise RunError(f"pool=ray: a worker could not start ({reason})") from None
-
-
-def check(*, workers: int = 2, num_cpus: float = 1, num_gpus: float = 0, address: str | None = None) -> None:
+def check(
+    *,
+    workers: int = 2,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    threads: int | None = None,
+    min_workers: int | None = None,
+    address: str | None = None,
+    timeout: float | None = None,
+) -> None:
     """ConfigError for an impossible share of GPUs or, without a cluster, for more resources than this machine has."""
     if num_gpus > 1 and num_gpus != int(num_gpus):
         raise ConfigError(f"pool.num_gpus={num_gpus}: give whole GPUs above 1")
-    if address is None:
-        _refuse_missing([{"CPU": float(os.cpu_count() or 1), "GPU": _gpus(num_gpus)}], workers, num_cpus, num_gpus)
+    if cluster_address(address)[0] is None:
+        needed = workers if min_workers is None else min(min_workers, workers)
+        machine = {"CPU": float(os.cpu_count() or 1), "GPU": _gpus(num_gpus)}
+        Claim(num_cpus, num_gpus).refuse_missing([machine], needed)
 
 
 def _gpus(wanted: float) -> float:
@@ -195,61 +114,23 @@ def create(
     workers: Annotated[int, Range(1, 100_000)] = 2,
     num_cpus: Share = 1,
     num_gpus: Share = 0,
-    address: Annotated[str, Text(r"[\w.:/\[\]-]{1,255}", "auto, or host:port")] | None = None,
+    threads: Annotated[int, Range(1, 1024)] | None = None,
+    min_workers: Annotated[int, Range(1, 100_000)] | None = None,
+    address: Annotated[str, Text(r"[\w.:/\[\]-]{1,255}", "auto, local, host:port or ray://host:port")] | None = None,
+    timeout: Seconds | None = None,
 ) -> RayPool:
-    """`workers` actors with `num_cpus` and `num_gpus` each; fractions share a GPU, `address: auto` joins a cluster."""
-    return RayPool(spec, workers, num_cpus, num_gpus, address)
+    """`workers` actors with `num_cpus` and `num_gpus` each; fractions share a GPU, `address: auto` joins a cluster.
 
-
-def _connect(address: str | None) -> tuple[Any, bool]:
-    """The connected ray module, and whether this call has connected it."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep CUDA_VISIBLE_DEVICES of CPU actors
-    try:
-        import ray
-    except ImportError:
-        raise ConfigError("pool=ray: ray is not installed; pip install ray, or use pool=local") from None
-    if ray.is_initialized():
-        return ray, False
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        options["include_dashboard"] = False
-    _refuse_unreachable(address)
-    try:
-        ray.init(address=address, **options)
-    except ConnectionError as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"pool.address={address}: no Ray cluster there ({reason}); run `ray start --head`") from None
-    return ray, True
-
-
-def _refuse_unreachable(address: str | None) -> None:
-    """RunError if nothing answers at host:port, because Ray would try to connect without end."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise RunError(f"pool.address={address}: nothing answers there ({error}); is the cluster running?") from None
-
-
-def _refuse_missing(nodes: Sequence[Mapping[str, float]], workers: int, num_cpus: float, num_gpus: float) -> None:
-    """ConfigError if the nodes have not enough resources, because Ray would wait for them without end."""
-    room = sum(_capacity(node, num_cpus, num_gpus) for node in nodes)
-    if room < workers:
-        have = ", ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
-        raise ConfigError(
-            f"pool: {workers} workers of {num_cpus:g} CPU and {num_gpus:g} GPU each, but there is room for {room:g} "
-            f"(nodes: {have}); lower pool.workers, pool.num_cpus or pool.num_gpus"
-        )
-
-
-def _capacity(node: Mapping[str, float], num_cpus: float, num_gpus: float) -> float:
-    """The number of workers that fit on a node; the fraction of a GPU of a worker is on a single GPU."""
-    by_cpu = math.floor(node.get("CPU", 0.0) / num_cpus + 1e-9) if num_cpus else math.inf
-    if not num_gpus:
-        return by_cpu if math.isfinite(by_cpu) else float(UNLIMITED)
-    gpus = int(node.get("GPU", 0.0))
-    by_gpu = gpus * math.floor(1 / num_gpus + 1e-9) if num_gpus < 1 else gpus // int(num_gpus)
-    return min(by_cpu, by_gpu)
+    `threads` of each actor is by default the number of its whole CPUs. The search starts when `min_workers` fit on the
+    nodes, by default all; others join when there is room. An actor that has not answered a job within `timeout` seconds
+    is replaced; by default the limit is learnt from the time that the same chunk has taken before.
+    """
+    return RayPool(
+        spec,
+        workers,
+        Claim(num_cpus, num_gpus),
+        threads=threads or max(1, int(num_cpus)),
+        min_workers=min_workers,
+        address=address,
+        timeout=timeout,
+    )

@@ -14,7 +14,7 @@ from evomerge.workers import pools
 from evomerge.workers.jobs import Job, WorkerSpec
 from evomerge.workers.model_config import ModelConfig
 from evomerge.workers.pools import JobQueue
-from evomerge.workers.pools import ray as ray_pool
+from evomerge.workers.pools._resources import Claim
 from tests.conftest import ROOT
 from tests.workers.test_worker import BASE, EXPERTS, WORK, merged
 
@@ -66,10 +66,10 @@ def test_workers_are_counted_node_by_node(
     nodes: list[dict[str, float]], workers: int, cpus: float, gpus: float, fits: bool
 ) -> None:
     if fits:
-        ray_pool._refuse_missing(nodes, workers, cpus, gpus)
+        Claim(cpus, gpus).refuse_missing(nodes, workers)
     else:
         with pytest.raises(ConfigError, match="room for"):
-            ray_pool._refuse_missing(nodes, workers, cpus, gpus)
+            Claim(cpus, gpus).refuse_missing(nodes, workers)
 
 
 @pytest.mark.slow
@@ -78,8 +78,8 @@ def test_auto_without_a_cluster_is_one_line() -> None:
     if any(process.info["name"] == "gcs_server" for process in psutil.process_iter(["name"])):
         pytest.skip("a Ray cluster runs on this machine")
     script = (
-        "from evomerge.errors import RunError; from evomerge.workers.pools.ray import _connect\n"
-        "try: _connect('auto')\n"
+        "from evomerge.errors import RunError; from evomerge.workers.pools._ray_connection import connect\n"
+        "try: connect('auto')\n"
         "except RunError as error: print(error)"
     )
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -92,8 +92,8 @@ def test_auto_without_a_cluster_is_one_line() -> None:
 @pytest.mark.slow
 def test_a_wrong_address_is_one_line() -> None:
     script = (
-        "from evomerge.errors import RunError; from evomerge.workers.pools.ray import _connect\n"
-        "try: _connect('127.0.0.1:1')\n"
+        "from evomerge.errors import RunError; from evomerge.workers.pools._ray_connection import connect\n"
+        "try: connect('127.0.0.1:1')\n"
         "except RunError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=40, cwd=ROOT)

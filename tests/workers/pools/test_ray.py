@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from evomerge.errors import ConfigError, RunError
@@ -53,7 +54,7 @@ def todo(*candidates: tuple[float, float]) -> list[Job]:
 
 
 def pids(ray: Any, pool: RayPool) -> list[int]:
-    return [int(ray.get(worker.__ray_call__.remote(lambda self: os.getpid()))) for worker, _ in pool._idle]
+    return [int(ray.get(w.worker.__ray_call__.remote(lambda self: os.getpid()))) for w in pool.crew.members]
 
 
 def answers(pool: pools.Pool, jobs: list[Job]) -> dict[tuple[str, str], Any]:
@@ -62,7 +63,7 @@ def answers(pool: pools.Pool, jobs: list[Job]) -> dict[tuple[str, str], Any]:
 
 def test_answers_and_fingerprints_are_those_of_the_local_pool(pool: RayPool) -> None:
     jobs = todo((0.0, 0.0), (0.5, 0.5), (1.0, 0.2), (0.3, 1.4))
-    local = pools.create("local", SPEC, {})
+    local = pools.create("local", SPEC, {"threads": 1})
     assert answers(pool, jobs) == answers(local, jobs)
     assert pool.fingerprint(jobs[2].recipe) == local.fingerprint(jobs[2].recipe)
 
@@ -73,7 +74,7 @@ def test_every_actor_learns_of_more_chunks_and_so_does_a_later_one(cluster: Any,
     os.kill(before[0], signal.SIGKILL)
     jobs = [Job(r.key(), r, "search/later/0") for r in (merged(0.1, w) for w in (0.0, 0.2, 0.4, 0.6))]
     found = answers(pool, jobs)
-    alone = answers(pools.create("local", SPEC, {}), [Job(job.key, job.recipe, "search/0") for job in jobs])
+    alone = answers(pools.create("local", SPEC, {"threads": 1}), [Job(job.key, job.recipe, "search/0") for job in jobs])
     assert len(found) == 4 and {k[0]: v for k, v in found.items()} == {k[0]: v for k, v in alone.items()}
 
 
@@ -106,6 +107,26 @@ def test_an_actor_killed_at_work_loses_no_job(cluster: Any, pool: RayPool) -> No
             os.kill(victim, signal.SIGKILL)
     assert found == expected
     assert victim not in pids(cluster, pool)
+
+
+def test_an_actor_that_stops_answering_is_replaced_and_loses_no_job(cluster: Any) -> None:
+    jobs = todo(*((0.01 * i, 0.5) for i in range(40)))
+    made = pools.create("ray", SPEC, {"workers": 2, "address": "auto", "timeout": 3})
+    assert isinstance(made, RayPool)
+    try:
+        expected, victim = answers(made, jobs), pids(cluster, made)[0]
+        found: dict[tuple[str, str], Any] = {}
+        for outcome in made.run(JobQueue(jobs)):
+            found[outcome.job.key, outcome.job.chunk] = outcome.responses
+            if len(found) == 10:
+                os.kill(victim, signal.SIGSTOP)
+        assert found == expected and not any(str(victim) in member.place.split() for member in made.crew.members)
+    finally:
+        made.close()
+    start = time.monotonic()
+    while psutil.pid_exists(victim) and time.monotonic() - start < 30:  # Ray waits five seconds for its answer
+        time.sleep(0.2)
+    assert not psutil.pid_exists(victim)
 
 
 def within(seconds: float, settings: dict[str, Any], spec: WorkerSpec = SPEC) -> Exception | None:
@@ -145,8 +166,8 @@ def test_two_workers_share_each_gpu(cluster: Any) -> None:
     assert isinstance(pool, RayPool)
     try:
         gpus = [
-            cluster.get(worker.__ray_call__.remote(lambda self: os.environ.get("CUDA_VISIBLE_DEVICES")))
-            for worker, _ in pool._idle
+            cluster.get(member.worker.__ray_call__.remote(lambda self: os.environ.get("CUDA_VISIBLE_DEVICES")))
+            for member in pool.crew.members
         ]
     finally:
         pool.close()
