@@ -17,6 +17,7 @@ from evomerge.paths import LEDGER
 from evomerge.rules import RulesConfig
 from evomerge.schema import Label, Location, Seed, build, check_value
 from evomerge.scoring.tasks import QUESTION_SUFFIXES, count_questions, read_tasks
+from evomerge.screening import ScreenConfig
 from evomerge.space import RESERVED
 
 SLICE_OF_A_CHECK = {"search": 1, "select": 1, "holdout": "all"}
@@ -26,7 +27,7 @@ SLICE_OF_A_CHECK = {"search": 1, "select": 1, "holdout": "all"}
 class Request:
     """Base, experts by label, and task entries; `hours` and `items` limit the search, `out` is the run's folder.
 
-    `rules` are the keys of the section of that name; empty without rules.
+    `rules` are the keys of the section of that name; empty without rules. More experts than `most` are screened.
     """
 
     base: str
@@ -37,6 +38,7 @@ class Request:
     out: Path | None = None
     seed: int = 1
     rules: Mapping[str, Any] = field(default_factory=dict)
+    most: int | None = None
 
     @classmethod
     def of(
@@ -50,6 +52,7 @@ class Request:
         out: str | Path | None = None,
         seed: int = 1,
         rules: str | None = None,
+        most: int | None = None,
     ) -> "Request":
         """A checked request; a task is a name of lm-eval, the path of a file of questions, or a task entry.
 
@@ -60,6 +63,8 @@ class Request:
         if (Path(base) / ADAPTER_CONFIG_FILE).is_file():
             raise ConfigError(f"{base}: is an adapter; the first model is the base that the experts were trained from")
         check_value(seed, Seed, "seed")
+        if most is not None:
+            build(ScreenConfig, {"most": most}, "screen")
         if not named:
             raise ConfigError("no expert: give one or more checkpoints or adapters that were fine-tuned from the base")
         if not tasks:
@@ -73,7 +78,7 @@ class Request:
         folder = None if out is None else _folder(out)
         section = {} if rules is None else read_preset("rules", rules)
         hours = hours if hours is not None else build(RulesConfig, section, "rules").search_hours
-        return cls(base, named, entries, hours, items, folder, seed, section)
+        return cls(base, named, entries, hours, items, folder, seed, section, most)
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from evomerge.finalise import FinaliseConfig
 from evomerge.rules import RulesConfig
 from evomerge.schema import Label, Location, Seed, build, check_section, check_value
 from evomerge.scoring.tasks import ScorerConfig
+from evomerge.screening import ScreenConfig
 from evomerge.searching import BudgetConfig, Objective, RaceConfig
 from evomerge.space import BaselinesConfig, Space, read_methods, read_textbook, refuse_unknown_genes
 from evomerge.workers import ModelConfig, pools
@@ -39,6 +40,7 @@ class ExperimentConfig:
     race: RaceConfig = field(default_factory=RaceConfig)
     finalise: FinaliseConfig = field(default_factory=FinaliseConfig)
     objective: Mapping[str, Any] = field(default_factory=dict)
+    screen: ScreenConfig = field(default_factory=ScreenConfig)
     baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     init: Sequence[Location] = ()
     rules: RulesConfig = field(default_factory=RulesConfig)
@@ -50,6 +52,7 @@ class ExperimentConfig:
         self.methods = read_methods(self.method)
         given = self.baselines.methods.items()
         self.textbook_merges = {label: read_textbook(value, f"baselines.methods.{label}") for label, value in given}
+        self._check_screen()
         self.scorer.check()
         check_value(self.space.get("subset", False), bool, "space.subset")
         check_section(Space, self.space_settings, "space", GIVEN_TO_SPACE)
@@ -59,6 +62,13 @@ class ExperimentConfig:
         optimizers.check(self.chosen("optimizer", "cma"), self.settings("optimizer"))
         pools.check(self.chosen("pool", "local"), self.settings("pool"))
         trackers.check(self.chosen("tracker", trackers.NONE), self.settings("tracker"))
+
+    def _check_screen(self) -> None:
+        self.screen.check(self.experts)
+        if self.screen.most is not None:
+            for key, given in (("init", self.init), ("baselines.recipes", self.baselines.recipes)):
+                if given:
+                    raise ConfigError(f"{key}: its recipes may merge experts that leave; set screen.most=null with it")
 
     @property
     def space_settings(self) -> dict[str, Any]:

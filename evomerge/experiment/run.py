@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from evomerge.atomic import write_atomically
 from evomerge.environment import machine, versions
 from evomerge.experiment.baseline_check import BaselineCheck
 from evomerge.experiment.best_recipe import BestRecipe
+from evomerge.experiment.chosen_experts import choose_experts
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
 from evomerge.experiment.rule_check import rules_record
@@ -40,14 +42,15 @@ def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) ->
         # These raise for everything that can be wrong before weights are read.
         experiment.check()
         display.show_phase("hashes")
-        ledger = _open_ledger(experiment, config, folder)
-        pool, tracker = pools.LazyPool(lambda: _start(experiment, display)), experiment.tracker(folder, config)
+        ledger = open_ledger(experiment, config, folder)
+        tracker = experiment.tracker(folder, config)
         try:
-            document, board = _search(experiment, folder, display, ledger, pool, tracker, start)
+            experiment = choose_experts(experiment, ledger, display)
+            with closing(pools.LazyPool(lambda: _start(experiment, display))) as pool:
+                document, board = _search(experiment, folder, display, ledger, pool, tracker, start)
             write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
             tracker.finish(document)
         finally:
-            pool.close()
             ledger.close()
             tracker.close()
     _report(console, folder, document, board)
@@ -66,6 +69,7 @@ def _search(
     """Search, finalise and freeze; what result.json holds, and the candidates of the search."""
     space, scorer, baselines, section = experiment.space, experiment.scorer, experiment.baselines, experiment.config
     evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
+    evaluator.evaluated |= set(ledger.screening["scored"] if ledger.screening else ())
     remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), start)
     display.show_time_left(remaining.seconds_left)
     check = BaselineCheck(evaluator, scorer.chances("search"), display.print_line)
@@ -86,11 +90,12 @@ def _search(
     document = result.as_dict() | {"layers": experiment.family.layout.layers}
     document |= {"winner_is": twins, "suspects": suspects, "task_warnings": check.warnings}
     document |= rules_record(experiment)
+    document |= {"screen": dict(ledger.screening)} if ledger.screening else {}
     document |= _record(board, evaluator, ledger, fingerprint, remaining.spent, time.monotonic() - start)
     return document, board
 
 
-def _open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> Ledger:
+def open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> Ledger:
     """Open the ledger and write the configuration and a first recipe, so that an interrupted run leaves a valid one."""
     known = ledger_header(experiment.scorer, fixed_part(config))
     models = experiment.family.hashes()
