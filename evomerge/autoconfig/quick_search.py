@@ -1,5 +1,6 @@
 """One command: audit, measure, choose, write the experiment file, show the plan, search."""
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,15 +50,16 @@ class Chosen:
     plan: tuple[str, ...]
 
 
-def run_quick(request: Request, console: Console) -> Path:
+def run_quick(request: Request, console: Console, started: float | None = None) -> Path:
     """Choose and search, or continue the search of the request's folder; returns the folder.
 
+    `started` is the time of the monotonic clock at which the command began, by which its hours count.
     RunError where the folder holds another search.
     """
-    folder = request.folder
+    folder, started = request.folder, time.monotonic() if started is None else started
     for line in write_experiment(request, folder / EXPERIMENT):
         print_line(console, line)
-    run_experiment(*_prepare(request), console)
+    run_experiment(*_prepare(request), console, started)
     return folder
 
 

@@ -16,7 +16,7 @@ from evomerge.models import ADAPTER_CONFIG_FILE
 from evomerge.paths import LEDGER
 from evomerge.rules import RulesConfig
 from evomerge.schema import Label, Location, Seed, build, check_value
-from evomerge.scoring.tasks import QUESTION_SUFFIXES, count_questions, read_tasks
+from evomerge.scoring.tasks import QUESTION_SUFFIXES, count_questions, kinds_of_rows, read_tasks
 from evomerge.screening import ScreenConfig
 from evomerge.space import RESERVED
 
@@ -74,7 +74,9 @@ class Request:
                 raise ConfigError(f"{name}={value}: give a number above 0")
         entries = _entries([tasks] if isinstance(tasks, str | Mapping) else tasks)
         read_tasks(entries, SLICE_OF_A_CHECK)  # a file of questions that cannot be used is reported here
-        refuse_few({task["name"]: count_questions(Path(task["file"])) for task in entries if "file" in task})
+        refuse_few(
+            {task["name"]: count_questions(Path(task["file"]), task.get("rows")) for task in entries if "file" in task}
+        )
         folder = None if out is None else _folder(out)
         section = {} if rules is None else read_preset("rules", rules)
         hours = hours if hours is not None else build(RulesConfig, section, "rules").search_hours
@@ -151,8 +153,7 @@ def _folder(out: str | Path) -> Path:
 def _entries(tasks: Sequence[str | Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
     """Task entries with a name each; of two files with one name, the second gets a number."""
     found: list[dict[str, Any]] = []
-    for task in tasks:
-        entry = _entry(task)
+    for entry in (one for task in tasks for one in _split(_entry(task))):
         taken = {other["name"] for other in found}
         if "file" in entry and entry["name"] in taken:
             entry["name"] = next(f"{entry['name']}-{n}" for n in range(2, 10**6) if f"{entry['name']}-{n}" not in taken)
@@ -171,6 +172,15 @@ def _entry(task: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if task.lower().endswith(QUESTION_SUFFIXES):
         return {"name": _file_name(task), "file": str(Path(task).resolve())}
     return {"name": task}
+
+
+def _split(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """A task for each kind of rows, where a file has several kinds and the entry names none."""
+    path = entry.get("file")
+    kinds = kinds_of_rows(Path(path)) if isinstance(path, str) and "rows" not in entry else []
+    if len(kinds) < 2:
+        return [entry]
+    return [{**entry, "name": f"{entry['name']}-{kind}", "rows": kind} for kind in kinds]
 
 
 def _file_name(path: str) -> str:

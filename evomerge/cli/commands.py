@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from evomerge.terminal import print_line
 if TYPE_CHECKING:
     from evomerge.autoconfig import Request
 
+STARTED = time.monotonic()  # of the process, nearly; budget.hours counts from here
 DEEP = "--deep"  # an option of `check`, which Hydra does not know
 
 
@@ -25,10 +27,12 @@ def search(overrides: Sequence[str], console: Console) -> int:
     """Run the search, or the sweep, that Hydra composes, or the search of an experiment file."""
     from evomerge.cli.compose import for_each_job
 
+    starts = iter([STARTED])  # the later runs of a sweep start when the one before has ended
+
     def run(config: dict[str, Any], folder: Path) -> None:
         from evomerge.experiment import run_experiment
 
-        run_experiment(config, folder, console)
+        run_experiment(config, folder, console, next(starts, None))
 
     return _for_file(overrides, run) if names_file(overrides) else for_each_job(overrides, run)
 
@@ -42,7 +46,7 @@ def quick_search(arguments: argparse.Namespace, console: Console) -> int:
     request.refuse_other_search(request.folder / EXPERIMENT)
     from evomerge.autoconfig import run_quick
 
-    folder = run_quick(request, console)
+    folder = run_quick(request, console, STARTED)
     if merged:
         print_line(console, f"{arguments.merged}: exists already, and is left as it is")
     elif arguments.merged is not None:

@@ -18,7 +18,7 @@ from evomerge.experiment.config import ExperimentConfig, read_config
 from evomerge.experiment.descent_losses import find_losses
 from evomerge.experiment.rule_check import all_verdicts
 from evomerge.ledger import Ledger
-from evomerge.merging import Materializer, cache_folder, digest, freeze
+from evomerge.merging import Materializer, cache_folder, choose_placement, digest, freeze
 from evomerge.models import (
     Family,
     check_attention,
@@ -74,6 +74,9 @@ class Experiment:
         if unknown := sum(verdict.status == "unknown" for verdict in self.verdicts):
             log.warning("rules %s: %d verdicts are unknown; `check` shows them", self.config.rules.name, unknown)
         _ = self.space, self.scorer, self.optimizer(), self.baselines, self.item_losses
+        if self.gpu_bytes is not None:
+            model = self.config.model
+            choose_placement(model.placement, self.family, "cpu", model.dtype, loaded=False, limit=self.gpu_bytes)
 
     @cached_property
     def base(self) -> ModelRef:
@@ -244,7 +247,15 @@ class Experiment:
         """What every worker is made from; no weight is read for it. Without losses it answers no slope requests."""
         experts, folder = tuple(self.experts.values()), str(self.prepared)
         losses = self._encoded_losses if with_losses else {}
-        return WorkerSpec(self.base, experts, self.work, self.config.model, prepared=folder, losses=losses)
+        limit = self.gpu_bytes
+        return WorkerSpec(self.base, experts, self.work, self.config.model, folder, losses, gpu_bytes=limit)
+
+    @property
+    def gpu_bytes(self) -> int | None:
+        """The memory of its GPU that a worker may use, where the budget limits it."""
+        limit = self.config.budget.gpu_gb
+        share = self.config.settings("pool").get("num_gpus") if self.pool_name == "ray" else None
+        return None if limit is None else int(1e9 * limit * min(1.0, share or 1.0))
 
     @cached_property
     def prepared(self) -> Path:

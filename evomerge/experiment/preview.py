@@ -58,10 +58,11 @@ def _placement(experiment: Experiment) -> Iterator[str]:
     if experiment.pool_name != "local":
         yield f"placement {held}; each worker plans with its own memory"
         return
-    device = resolve_device(experiment.config.model.device)
-    found = choose_placement(
-        experiment.config.model.placement, experiment.family, device, experiment.config.model.dtype, loaded=False
-    )
+    device, model = resolve_device(experiment.config.model.device), experiment.config.model
+    limit = experiment.gpu_bytes
+    found = choose_placement(model.placement, experiment.family, device, model.dtype, loaded=False, limit=limit)
+    if limit is not None:
+        yield f"memory    {_size(int(own.device_size(found.mode)))} of {_size(limit)} of the GPU, activations included"
     if device == "cpu":
         yield f"placement {found.mode}: {held} in the page cache, which all workers share"
         return

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,9 @@ def replay_run(folder: Path) -> Iterator[Replayed]:
         recorded = Evaluator(experiment.scorer, pool, held, objective=experiment.objective)
         recorded.baselines = {label: recipe.key() for label, recipe in experiment.baselines.items()}
         evaluator = Evaluator(experiment.scorer, pool, ledger)
+        cuts = [cut for cut in held.cuts if cut.budget in (None, asdict(experiment.config.budget))]
+        for one in (recorded, evaluator):
+            one.apply_cuts(cuts)
         if held.rechunking and not held.rechunking.chunks.keys().isdisjoint(held[candidate.key].scores):
             evaluator.rechunk(held.rechunking)  # in other batches scores may differ by rounding
         yield Replayed("fingerprint", result["fingerprint"], pool.fingerprint(recipe))

@@ -20,12 +20,20 @@ from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
 from evomerge.experiment.rule_check import rules_record
 from evomerge.experiment.run_log import run_log
+from evomerge.experiment.time_limit import ledger_deadline, timed_evaluation
 from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses, describe_twins, same_weights
 from evomerge.ledger import Ledger
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
 from evomerge.recipes import dump_recipe
 from evomerge.report import Display, comparison_table, result_table, write_report
-from evomerge.searching import Evaluator, Leaderboard, RemainingBudget, SearchCallback, ledger_header, search
+from evomerge.searching import (
+    Evaluator,
+    Leaderboard,
+    RemainingBudget,
+    SearchCallback,
+    ledger_header,
+    search,
+)
 from evomerge.terminal import print_line
 from evomerge.trackers import Tracker
 from evomerge.workers import pools
@@ -33,23 +41,29 @@ from evomerge.workers import pools
 log = logging.getLogger(__name__)
 
 
-def run_experiment(config: Mapping[str, Any], folder: Path, console: Console) -> dict[str, Any]:
-    """Search, or continue the search of this folder, and return what result.json holds."""
-    start = time.monotonic()
+def run_experiment(
+    config: Mapping[str, Any], folder: Path, console: Console, started: float | None = None
+) -> dict[str, Any]:
+    """Search, or continue the search of this folder, and return what result.json holds.
+
+    `started` is the time of the monotonic clock at which the command began.
+    """
+    start = time.monotonic() if started is None else started
     experiment = from_config(config, folder)
     with run_log(folder), Display(console, experiment.config.budget.evaluations) as display:
         display.show_phase("tasks, models")
         # These raise for everything that can be wrong before weights are read.
         experiment.check()
         display.show_phase("hashes")
-        ledger = open_ledger(experiment, config, folder)
+        ledger = open_ledger(experiment, config, folder, start)
         tracker = experiment.tracker(folder, config)
         try:
-            experiment = choose_experts(experiment, ledger, display)
+            experiment = choose_experts(experiment, ledger, display, start)
             with closing(pools.LazyPool(lambda: _start(experiment, display))) as pool:
                 document, board = _search(experiment, folder, display, ledger, pool, tracker, start)
             write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
             tracker.finish(document)
+            ledger.mark_time()
         finally:
             ledger.close()
             tracker.close()
@@ -70,17 +84,19 @@ def _search(
     space, scorer, baselines, section = experiment.space, experiment.scorer, experiment.baselines, experiment.config
     evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
     evaluator.evaluated |= set(ledger.screening["scored"] if ledger.screening else ())
-    remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), start)
+    deadline = ledger_deadline(experiment, ledger, start)
+    timed = timed_evaluation(experiment, evaluator, ledger, deadline)
+    remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), deadline)
     display.show_time_left(remaining.seconds_left)
     check = BaselineCheck(evaluator, scorer.chances("search"), display.print_line)
     callbacks: list[SearchCallback] = [display, check, BestRecipe(folder / RECIPE, evaluator), tracker]
     slopes = experiment.slopes(pool, ledger) if experiment.item_losses else None
     display.show_phase("baselines")
     optimizer = experiment.optimizer()
-    board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race, slopes)
+    board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race, slopes, timed)
     remaining.end_search()
     labels = {ref: label for label, ref in experiment.experts.items()}
-    finaliser = Finaliser(evaluator, board, baselines, section.finalise, section.seed, display.show_phase)
+    finaliser = Finaliser(evaluator, board, baselines, section.finalise, section.seed, display.show_phase, timed)
     result = finaliser.run(space, labels)
     display.show_phase("recipe")
     writer = RecipeWriter(folder, experiment.frozen, experiment.family.hashes(), pool.fingerprint)
@@ -91,16 +107,28 @@ def _search(
     document |= {"winner_is": twins, "suspects": suspects, "task_warnings": check.warnings}
     document |= rules_record(experiment)
     document |= {"screen": dict(ledger.screening)} if ledger.screening else {}
-    document |= _record(board, evaluator, ledger, fingerprint, remaining.spent, time.monotonic() - start)
+    document |= {"shortened": _shortened(experiment, evaluator)}
+    document |= _record(board, evaluator, ledger, fingerprint, remaining.spent)
+    document["seconds"] |= {"this_time": round(time.monotonic() - start, 2), "phases": display.phase_seconds()}
     return document, board
 
 
-def open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> Ledger:
+def _shortened(experiment: Experiment, evaluator: Evaluator) -> dict[str, Any]:
+    """The slices that ended early for lack of time, as used and planned items, and the steps that were left out."""
+    planned, used = experiment.scorer.plan, evaluator.plan
+    return {
+        name: {"items": len(used.items(name)), "of": len(planned.items(name))} if name in used.chunks else "left out"
+        for name in evaluator.cuts
+    }
+
+
+def open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path, start: float) -> Ledger:
     """Open the ledger and write the configuration and a first recipe, so that an interrupted run leaves a valid one."""
     known = ledger_header(experiment.scorer, fixed_part(config))
     models = experiment.family.hashes()
     used = {"used": sorted(experiment.used_items), "contents": experiment.scorer.contents("search", "select")}
-    ledger = Ledger(folder / LEDGER, {**known, "models": models, "versions": versions(), **used})
+    started = None if experiment.config.budget.hours is None else start
+    ledger = Ledger(folder / LEDGER, {**known, "models": models, "versions": versions(), **used}, started)
     _warn_of_other_versions(ledger)
     write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
     if not (folder / RECIPE).exists():
@@ -127,9 +155,7 @@ def _start(experiment: Experiment, display: Display) -> pools.Pool:
         return experiment.pool(spec)
 
 
-def _record(
-    board: Leaderboard, evaluator: Evaluator, ledger: Ledger, fingerprint: str, spent: float, seconds: float
-) -> dict[str, Any]:
+def _record(board: Leaderboard, evaluator: Evaluator, ledger: Ledger, fingerprint: str, spent: float) -> dict[str, Any]:
     """The counts, times and versions of result.json; logs a warning where the ledger holds other candidates."""
     trials = [trial for key, trial in ledger.trials.items() if key in evaluator.evaluated]
     if others := len(ledger.trials) - len(trials):
@@ -146,7 +172,7 @@ def _record(
             "search_item_equivalents": round(spent),
             "items_scored_this_time": evaluator.scored_items,
         },
-        "seconds": {"this_time": round(seconds, 2), "scoring_in_all": round(sum(trial.seconds for trial in trials), 2)},
+        "seconds": {"scoring_in_all": round(sum(trial.seconds for trial in trials), 2)},
         "versions": versions(),
         "machine": machine(),
     }
@@ -156,6 +182,9 @@ def _report(console: Console, folder: Path, document: Mapping[str, Any], board: 
     """Print the tables and the first failures, and write the HTML report."""
     console.print(result_table(document))
     console.print(comparison_table(document))
+    for name, used in document["shortened"].items():
+        ended = used if isinstance(used, str) else f"{used['items']} of {used['of']} items"
+        print_line(console, f"for lack of time: {name}: {ended}")
     for label, reason in list(board.failures().items())[:3]:
         print_line(console, f"failed: {label}: {reason}")
     print_line(console, f"recipe: {folder / RECIPE}")

@@ -1,5 +1,6 @@
 """Selects the winner of a search on `select` and compares it with every baseline on `holdout`."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,8 +18,10 @@ from evomerge.recipes import ModelRef, Recipe
 from evomerge.scoring import SLICES, task_of
 from evomerge.searching import (
     Candidate,
+    Deadline,
     Evaluator,
     Leaderboard,
+    TimedEvaluation,
     diverse_subset,
     knee,
     normalised_hypervolume,
@@ -26,11 +29,16 @@ from evomerge.searching import (
 )
 from evomerge.space import SearchSpace
 
+log = logging.getLogger(__name__)
+
+SHARE_OF_OPTIONAL = 0.2  # of the time left that simplification, or the cloud around the winner, may take
+
 
 class Finaliser:
     """Selects the winner of a finished search and compares it with the baselines; `run` does all of it.
 
-    `show_phase` gets the name of each step as it begins.
+    `show_phase` gets the name of each step as it begins. With `timed`, slices are shortened to the time that is left,
+    and steps that are not needed for a result are left out where they would take too much of it.
     """
 
     def __init__(
@@ -41,9 +49,11 @@ class Finaliser:
         config: FinaliseConfig,
         seed: int,
         show_phase: Callable[[str], None] = lambda name: None,
+        timed: TimedEvaluation | None = None,
     ) -> None:
         self._evaluator, self._board, self._config, self._seed = evaluator, board, config, seed
         self._show_phase = show_phase
+        self._timed = timed or TimedEvaluation(evaluator, Deadline(None), {})
         self._baselines = [Candidate.of(label, recipe) for label, recipe in baselines.items()]
         self._scored_baselines = [c for c in self._baselines if evaluator.error(c.key, "search") is None]
 
@@ -57,19 +67,21 @@ class Finaliser:
         self._show_phase("finalists")
         finalists = self._finalists(space)
         self._show_phase("select")
-        evaluator.evaluate(finalists, "select")
+        self._timed.evaluate(finalists, "select", self._share_of_select(len(finalists)))
         while True:
             members = self._front_members(finalists)
             winner = self._winner(finalists, members)
             self._show_phase("simplify")
-            simplification = eliminate_backward(evaluator, winner, config.simplify, labels) if config.simplify else None
+            tried = self._affordable(config.simplify, "simplify")
+            simplification = eliminate_backward(evaluator, winner, tried, labels) if tried else None
             self._show_phase("cloud")
-            sensitivity = measure_sensitivity(evaluator, winner, space.decode, config.cloud, config.radius, self._seed)
+            cloud = self._affordable(config.cloud, "cloud")
+            sensitivity = measure_sensitivity(evaluator, winner, space.decode, cloud, config.radius, self._seed)
             on_holdout = [winner, *self._scored_baselines, *members]
             on_holdout += [simplification.candidate] if simplification else []
             self._show_phase("holdout")
             evaluator.record_slice_use("holdout", [candidate.key for candidate in on_holdout])
-            evaluator.evaluate(on_holdout, "holdout")
+            self._timed.evaluate(on_holdout, "holdout")
             if evaluator.error(winner.key, "holdout") is None:
                 return replace(
                     self._findings(winner),
@@ -78,6 +90,19 @@ class Finaliser:
                     front=self._scored_front(members),
                 )
             finalists = [c for c in finalists if c.key != winner.key]
+
+    def _share_of_select(self, finalists: int) -> float:
+        """The part of the time left that `select` may take, by the items of both slices."""
+        items = self._evaluator.plan.items
+        on_select = finalists * len(items("select"))
+        return on_select / (on_select + (len(self._scored_baselines) + 2) * len(items("holdout")))
+
+    def _affordable(self, candidates: int, step: str) -> int:
+        """The candidates of an optional step on `select`, or 0 where they would take too much of the time left."""
+        if self._timed.affords(step, candidates * len(self._evaluator.plan.items("select")), SHARE_OF_OPTIONAL):
+            return candidates
+        log.warning("finalise.%s is left out, because budget.hours leaves no time for it", step)
+        return 0
 
     def _finalists(self, space: SearchSpace) -> list[Candidate]:
         """The candidates for `select`: baselines, the best of the search, and predicted optima whatever their rank."""

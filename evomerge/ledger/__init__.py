@@ -19,11 +19,12 @@ if TYPE_CHECKING:
         read_trials,
         refuse_other_search,
     )
-    from evomerge.ledger.records import Rechunking, SlopePrice
+    from evomerge.ledger.records import Cut, Rechunking, SlopePrice
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
+    "Cut",
     "Ledger",
     "Rechunking",
     "SlopePrice",

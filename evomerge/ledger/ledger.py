@@ -8,6 +8,7 @@ line, that line is dropped and its work is repeated. No other line is ever rewri
 import fcntl
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,9 +16,10 @@ from typing import Any, BinaryIO
 from evomerge.errors import RunError, write_error
 from evomerge.ledger.lines import complete_length, read_lines
 from evomerge.ledger.reading import refuse_header_mismatch
-from evomerge.ledger.records import Rechunking, Slope, SlopePrice, Trial
+from evomerge.ledger.records import Cut, Rechunking, Slope, SlopePrice, Trial
 
 SCHEMA = 1
+MARK_INTERVAL = 3.0  # seconds; a killed command loses at most so much of its time, and that of the chunks in work
 
 
 class Ledger:
@@ -25,20 +27,27 @@ class Ledger:
 
     Raises RunError if the file belongs to another configuration, is damaged before its last line, is in use by another
     process, or cannot be written.
+
+    With `started`, a time of the monotonic clock, the file also records how long this command has been running, so that
+    a limit on time can count all commands of a run.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, header: Mapping[str, Any], started: float | None = None) -> None:
         self.path = path
+        self.elapsed: dict[int, float] = {}  # number of an earlier command → its recorded seconds
+        self._started, self._marked = started, 0.0
         self.trials: dict[str, Trial] = {}
         self.slice_uses: list[dict[str, Any]] = []
         self.stops: list[dict[str, Any]] = []
         self.races: list[dict[str, Any]] = []
+        self.cuts: list[Cut] = []
         self.rechunking: Rechunking | None = None
         self.race_limit: int | None = None  # items per candidate after which races end
         self.slopes: dict[str, Slope] = {}  # digest of a request → its answer
         self.slope_price: SlopePrice | None = None
         self.screening: Mapping[str, Any] | None = None  # which experts the search merges, and why
         self.header: dict[str, Any] = {}
+        self._command = 1
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("a+b", buffering=0)  # unbuffered: a kill must not lose a line
@@ -60,6 +69,9 @@ class Ledger:
         refuse_header_mismatch(self.path, self.header, header)
         for line in lines:
             self._apply(line)
+        self._command = max(self.elapsed, default=0) + 1
+        if self._started is not None:
+            self._mark(time.monotonic() - self._started)
 
     def __getitem__(self, key: str) -> Trial:
         """The trial of a recipe key; an empty trial for a recipe that has no line."""
@@ -101,6 +113,11 @@ class Ledger:
         stop = {"after": generation, "budget": dict(budget)}
         self._write({"stop": stop})
         self.stops.append(stop)
+
+    def append_cut(self, cut: Cut) -> None:
+        """Record that a slice ends early, or that a step is left out, because the time of a budget is short."""
+        self._write({"cut": cut.name, "chunks": cut.chunks, "budget": cut.budget and dict(cut.budget)})
+        self.cuts.append(cut)
 
     def append_race(self, generation: int, first: str, stopped: Mapping[str, int]) -> None:
         """Record the candidates that a race stopped, as key → chunks seen; an equal record is not repeated.
@@ -152,6 +169,15 @@ class Ledger:
         """Close the file and release its lock."""
         self._file.close()
 
+    def mark_time(self) -> None:
+        """Record how long this command has been running, where the time is recorded at all."""
+        if self._started is not None:
+            self._mark(time.monotonic() - self._started)
+
+    def _mark(self, elapsed: float) -> None:
+        self._marked = elapsed
+        self._append({"elapsed": round(elapsed, 3), "command": self._command})
+
     def _record(self, line: dict[str, Any], recipe: Mapping[str, Any]) -> None:
         if line["key"] not in self.trials:
             line["recipe"] = recipe
@@ -180,12 +206,24 @@ class Ledger:
         if "screen" in line:
             self.screening = line["screen"]
             return
+        if "cut" in line:
+            self.cuts.append(Cut(line["cut"], line["chunks"], line.get("budget")))
+            return
+        if "elapsed" in line:
+            number, seconds = line["command"], float(line["elapsed"])
+            self.elapsed[number] = max(seconds, self.elapsed.get(number, 0.0))
+            return
         if "deal" in line:
             self.rechunking = Rechunking(line["deal"], line["levels"])
             return
         self.trials.setdefault(line["key"], Trial()).add(line)
 
     def _write(self, line: Mapping[str, Any]) -> None:
+        self._append(line)
+        if self._started is not None and (elapsed := time.monotonic() - self._started) > self._marked + MARK_INTERVAL:
+            self._mark(elapsed)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
         """Append one line and sync it; if the write fails, the file is truncated to its last complete line."""
         size = self._file.seek(0, os.SEEK_END)
         text = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")

@@ -27,6 +27,8 @@ KEYS = {  # kind of line → its keys; the kind is the key that only lines of th
     "slope": ("slope", "losses", "derivatives"),
     "price": ("price", "allowance"),
     "screen": ("screen",),
+    "cut": ("cut", "chunks", "budget"),
+    "elapsed": ("elapsed", "command"),
 }
 MAX_SHOWN = 5  # line numbers listed in a message
 
@@ -182,6 +184,11 @@ def _shape_problem(kind: str, line: Line) -> str | None:
         right = type(line["most"]) is int
     elif kind == "price":
         right = _are_numbers([line["price"], line.get("allowance")])
+    elif kind == "cut":
+        right = isinstance(line["cut"], str) and type(line.get("chunks")) is int and line["chunks"] >= 0
+        right = right and isinstance(line.get("budget"), dict | None)
+    elif kind == "elapsed":
+        right = _are_numbers([line["elapsed"]]) and type(line.get("command")) is int
     elif kind == "slope":
         slope = line.get("derivatives")
         right = isinstance(line["slope"], str) and _are_numbers(line.get("losses"))

@@ -47,6 +47,9 @@ def plan_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Pl
     for chunk, items in grouped.items():
         name = chunk.partition("/")[0]
         chunks[name] = (*chunks.get(name, ()), Chunk(chunk, name, tuple(items)))
+    for cut in (line for line in lines if "cut" in line and line.get("budget") is None):
+        after = set(header["chunks"]) - {chunk.id for chunk in chunks[cut["cut"]][: cut["chunks"]]}
+        chunks[cut["cut"]] = tuple(chunk for chunk in chunks[cut["cut"]] if chunk.id not in after)
     tasks = [{"name": task} if isinstance(task, str) else task for task in header["config"]["scorer"]["tasks"]]
     weights = {task["name"]: float(task.get("weight", 1.0)) for task in tasks}
     generating = {task_of(item) for line in lines for item in lengths_of(line, grouped)}

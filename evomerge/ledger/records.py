@@ -63,6 +63,18 @@ class Rechunking:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A slice ends after its first `chunks` chunks, or a step of finalise is left out (0), because time was short.
+
+    That holds for runs with this `budget`, or for all runs if it is None.
+    """
+
+    name: str
+    chunks: int
+    budget: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class SlopePrice:
     """The cost of one item with its slope, in forward passes of the item, and the allowance when it was measured.
 

@@ -4,7 +4,7 @@ The base is a source too: every candidate is computed from it, so it needs a cop
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
@@ -70,12 +70,32 @@ def available_memory(device: str, model: int) -> AvailableMemory:
     return AvailableMemory(free, free_host_memory())
 
 
-def choose_placement(mode: str, family: Family, device: str, dtype: str, *, loaded: bool) -> "Placement":
-    """The placement of this mode, or the planned one for `auto`; `loaded` says if the model is on the device."""
+def choose_placement(
+    mode: str, family: Family, device: str, dtype: str, *, loaded: bool, limit: int | None = None
+) -> "Placement":
+    """The placement of this mode, or the planned one for `auto`; `loaded` says if the model is on the device.
+
+    `limit` is the number of bytes of a GPU that may be used. On a CPU, where nothing is placed, it is only checked.
+    ConfigError if model and sources do not fit.
+    """
+    need = memory_need(family, dtype)
+    memory = available_memory(device, need.model if loaded else 0)
+    if limit is not None:
+        _refuse_beyond(limit, mode, need)
+        memory = replace(memory, device=min(memory.device, limit))
     if mode == "auto":
-        need = memory_need(family, dtype)
-        mode = plan_placement(need, available_memory(device, need.model if loaded else 0))
+        mode = plan_placement(need, memory)
     return Placement(cast(Mode, mode), torch.device(device))
+
+
+def _refuse_beyond(limit: int, mode: str, need: MemoryNeed) -> None:
+    """ConfigError if a GPU of so many bytes does not hold the model and its share of the sources."""
+    size = need.device_size("device" if mode == "device" else "pinned")
+    if size > limit:
+        remedy = "use model.placement=auto" if need.device_size("pinned") <= limit else "use a smaller model.dtype"
+        raise ConfigError(
+            f"budget.gpu_gb: {size / 1e9:.3g} GB are needed and {limit / 1e9:.3g} GB are allowed; {remedy}, or raise it"
+        )
 
 
 class Placement:

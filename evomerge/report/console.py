@@ -31,6 +31,8 @@ class Display:
         self._seconds_left: Callable[[], float | None] = lambda: None
         self._start = time.monotonic()
         self._phase, self._done, self._total, self._unit = "start", 0, 0, "chunks"
+        self._seconds: dict[str, float] = {}  # of each phase that has ended
+        self._begun = self._start
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -84,7 +86,7 @@ class Display:
 
     def descent(self, step: int, loss: float) -> None:
         """Show a step of a descent; every tenth is a line where there is no bar."""
-        self._phase = "descent"
+        self._enter("descent")
         self._show(step, 0, "steps", f"descent, loss {loss:.4f}")
         if step % DESCENT_INTERVAL == 1 and not self._console.is_terminal:
             self.print_line(f"descent {step:6d}  loss {loss:.4f}  {self._clock()}")
@@ -95,8 +97,18 @@ class Display:
 
     def show_phase(self, name: str) -> None:
         """Show the name of the next phase of the run."""
-        self._phase = name
+        self._enter(name)
         self._show(0, 0, "chunks", name)
+
+    def phase_seconds(self) -> dict[str, float]:
+        """The seconds of each phase so far, in this command; generations are one phase."""
+        self._enter(self._phase)
+        return {name: round(seconds, 2) for name, seconds in self._seconds.items()}
+
+    def _enter(self, phase: str) -> None:
+        now, name = time.monotonic(), self._phase.rstrip(" 0123456789")
+        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._begun
+        self._phase, self._begun = phase, now
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

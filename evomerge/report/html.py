@@ -1,8 +1,9 @@
 """report.html: a finished run on one page that needs no network, no other file and no script."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -228,11 +229,17 @@ def _provenance(record: Record) -> str:
     return section("How it was made", "", inner)
 
 
+def _seconds(seconds: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The times of a result, then those of each phase of its last command."""
+    yield from ((name, value) for name, value in seconds.items() if name != "phases")
+    yield from seconds.get("phases", {}).items()
+
+
 def _circumstances(record: Record) -> str:
     result = record.result
     facts = {
         **{name.replace("_", " "): result["counts"][name] for name in VARIABLE_COUNTS},
-        **{f"seconds, {name.replace('_', ' ')}": value for name, value in result["seconds"].items()},
+        **{f"seconds, {name.replace('_', ' ')}": value for name, value in _seconds(result["seconds"])},
         **{name.replace("_", " "): format_value(value) for name, value in result["machine"].items()},
         "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
     }

@@ -13,21 +13,24 @@ from evomerge.screening.gains import Gain, Scored
 from evomerge.screening.groups import similar_groups
 from evomerge.screening.merges import MergeOptions, alone_recipe, base_recipe, equal_merge
 from evomerge.screening.selection import Merge, Selection
-from evomerge.searching import Candidate, Evaluator
+from evomerge.searching import Candidate, Evaluator, TimedEvaluation
 
 DIGITS = 6
 UNCHANGED = "equal to the base"
+STEP = "screening merges"  # left out where time is short
+SHARE = 0.25  # of the time left, for the models alone, and again for merges
 
 
 class Screener:
     """Chooses among experts (label → reference) by their scores on the search slice of an evaluator.
 
-    `weights` are those of the tasks; a task that the search does not maximise is left out.
+    `weights` are those of the tasks; a task that the search does not maximise is left out. `timed` is of the evaluator.
     """
 
     def __init__(
         self,
         evaluator: Evaluator,
+        timed: TimedEvaluation,
         base: ModelRef,
         experts: Mapping[str, ModelRef],
         vectors: TaskVectors,
@@ -37,7 +40,7 @@ class Screener:
     ) -> None:
         self._evaluator, self._base, self._experts, self._vectors = evaluator, base, dict(experts), vectors
         self._weights, self._config = dict(weights), config
-        self._options = options
+        self._options, self._timed = options, timed
         self._scored_keys: set[str] = set()
 
     def run(self) -> dict[str, Any]:
@@ -70,7 +73,7 @@ class Screener:
             for label, ref in self._experts.items()
         }
         self._evaluator.clear_failures(base.key, "search")
-        self._evaluator.evaluate([base, *experts.values()], "search")
+        self._timed.evaluate([base, *experts.values()], "search", SHARE)
         scored = self._scored(base)
         alone = {label: found for label, one in experts.items() if (found := self._scored(one))}
         if scored is None or not alone:
@@ -85,6 +88,9 @@ class Screener:
             merge: Candidate.of("+".join(merge), equal_merge(self._base, experts, self._options))
             for merge, experts in refs.items()
         }
+        chunks = self._evaluator.plan.chunks["search"]
+        if not self._timed.affords(STEP, self._evaluator.missing_items(list(found.values()), chunks), SHARE):
+            return {}
         self._evaluator.evaluate(list(found.values()), "search")
         return {merge: scored for merge, one in found.items() if (scored := self._scored(one))}
 

@@ -11,6 +11,7 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.searching.budget import BudgetConfig, RemainingBudget
+    from evomerge.searching.deadline import Deadline, TimedEvaluation
     from evomerge.searching.evaluator import Candidate, Evaluator
     from evomerge.searching.generation import uses_races
     from evomerge.searching.item_order import ItemOrder
@@ -28,6 +29,7 @@ __all__ = [
     "WITHOUT_SLOPES",
     "BudgetConfig",
     "Candidate",
+    "Deadline",
     "Evaluator",
     "Fitness",
     "ItemOrder",
@@ -38,6 +40,7 @@ __all__ = [
     "SearchCallback",
     "SlopeEvaluator",
     "SlopeItems",
+    "TimedEvaluation",
     "diverse_subset",
     "knee",
     "ledger_header",

@@ -2,8 +2,7 @@
 
 import math
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
@@ -11,9 +10,11 @@ from evomerge.errors import ConfigError
 from evomerge.ledger import Ledger
 from evomerge.schema import Count, Range
 from evomerge.scoring import task_of
-from evomerge.searching.evaluator import Evaluator
+from evomerge.searching.deadline import Deadline
+from evomerge.searching.evaluator import Candidate, Evaluator
 from evomerge.searching.race import RaceConfig
 
+FINAL_SHARE = 0.5  # of the time after the baselines that finalise may take
 RECENT = 3  # generations whose cost predicts the next one: a race between equal candidates costs more than others
 IDLE_LIMIT = 20  # without a limit on candidates, a search ends after so many generations without a new candidate
 PER_DIMENSION = 8  # candidates per dimension of the space that are enough; a larger budget buys more items for each
@@ -24,12 +25,14 @@ class BudgetConfig:
     """The limits of a search, of which at least one is set.
 
     `evaluations` counts candidates that the optimizer proposes, `items` the items of the search slice that they are
-    scored on; neither counts the baselines. `hours` runs from the start of the command to its end, finalise included.
+    scored on; neither counts the baselines. `hours` is the time of the whole run, in all of its commands,
+    and `gpu_gb` the memory of a GPU that its workers may use.
     """
 
     evaluations: Count | None = 100
     items: Count | None = None
     hours: Annotated[float, Range(0, 1e6, without=(0,))] | None = None
+    gpu_gb: Annotated[float, Range(0, 1e6, without=(0,))] | None = None
 
     def __post_init__(self) -> None:
         if self.evaluations is None and self.items is None and self.hours is None:
@@ -61,15 +64,21 @@ class RemainingBudget:
     Candidates and items are counted when they are requested, whether or not the ledger has them already, so a resumed
     search ends at the same generation as an uninterrupted one. Time cannot be derived from the ledger. The ledger
     therefore records the generation after which the time had run out, and a repeated command with the same budget ends
-    there. `reserve` is the number of items that finalise will score after the search. Hours count from `start`, a time
-    of the monotonic clock, or from the construction.
+    there. `reserve` is the number of items that finalise will score after the search; with hours, finalise gets at most
+    half of the time that is left when the baselines are scored, and shortens its slices to it.
     """
 
     def __init__(
-        self, budget: BudgetConfig, evaluator: Evaluator, ledger: Ledger, reserve: int = 0, start: float | None = None
+        self,
+        budget: BudgetConfig,
+        evaluator: Evaluator,
+        ledger: Ledger,
+        reserve: int = 0,
+        deadline: Deadline | None = None,
     ) -> None:
         self._budget, self._evaluator, self._ledger, self._reserve = budget, evaluator, ledger, reserve
-        self._start = time.monotonic() if start is None else start
+        self._deadline = deadline or Deadline(budget.hours)
+        self._most_kept: float | None = None  # seconds for finalise
         self._candidates = 0
         self._items: dict[str, int] = {}  # recipe key → items that it was scored on
         self._costs: list[int] = []  # items that each generation has added
@@ -90,7 +99,7 @@ class RemainingBudget:
         pace, limit = self._seconds_per_item(), self._budget.items
         bounds = [math.inf if limit is None else max(0.0, limit - self._slopes)]
         if self._budget.hours is not None and pace:
-            bounds.append(self._seconds_until_end(self._budget.hours) / pace - self._reserve)
+            bounds.append((self._deadline.left() - self._seconds_kept(pace)) / pace)
         items, tasks = self._evaluator.plan.items("search"), self._evaluator.objective.weights
         counting = sum(task_of(item) in tasks for item in items)  # a race uses only these, the budget pays for all
         candidates = min(PER_DIMENSION * dimensions, self._budget.evaluations or math.inf)
@@ -104,8 +113,22 @@ class RemainingBudget:
             return 0
         if self._budget.evaluations is None and generation >= IDLE_LIMIT and not any(self._costs[-IDLE_LIMIT:]):
             return 0
+        if {"after": generation, "budget": asdict(self._budget)} in self._ledger.stops:
+            return 0
         left = sys.maxsize if self._budget.evaluations is None else self._budget.evaluations - self._candidates
-        return max(0, left) if self._budget.hours is None or self._begins_in_time(generation, self._budget.hours) else 0
+        return max(0, left)
+
+    def begins_in_time(self, generation: int, candidates: Sequence[Candidate]) -> bool:
+        """Whether there is time for these candidates, which follow number `generation`, and for finalise after them.
+
+        The assumed cost is that of the costliest recent generation, and at least one slice, that of the leader. The
+        first generation may cost a slice for each candidate. A generation that was begun before is finished.
+        """
+        if self._budget.hours is None or all(map(self._evaluator.is_begun, candidates)):
+            return True
+        slice_items = len(self._evaluator.plan.items("search"))
+        cost = max(slice_items, *self._costs[-RECENT:]) if self._costs else slice_items * len(candidates)
+        return self._in_time(generation, cost, self._seconds_per_item() or self._evaluator.recorded_seconds_per_item)
 
     def record(self, candidates: int, items: Mapping[str, int]) -> None:
         """Count a generation: the number of its candidates, and recipe key → items scored; no item counts twice."""
@@ -142,7 +165,7 @@ class RemainingBudget:
         """
         bounds, scoring = [self._counted_allowance()], self._seconds_per_item() or slope_pace
         if self._budget.hours is not None and scoring:
-            seconds = self._seconds_until_end(self._budget.hours) - self._reserve * scoring
+            seconds = self._deadline.left() - self._seconds_kept(scoring)
             bounds.append(seconds / (slope_pace or scoring))
         return min(bounds)
 
@@ -155,7 +178,7 @@ class RemainingBudget:
         if equivalents > self._counted_allowance():
             return False
         pace = self._seconds_per_item() or pace
-        return self._budget.hours is None or recorded or self._in_time(0, self._budget.hours, equivalents, pace)
+        return self._budget.hours is None or recorded or self._in_time(0, equivalents, pace)
 
     def _counted_allowance(self) -> float:
         """The item equivalents that are left by the limits on items and candidates."""
@@ -181,33 +204,26 @@ class RemainingBudget:
             items = min(items, self._budget.items - self.spent)
         items -= 0 if self._begun_at is None else scored - self._begun_at
         seconds = pace * (max(0.0, items) + self._reserve)
-        hours = self._budget.hours
-        return seconds if hours is None else min(seconds, max(0.0, self._seconds_until_end(hours)))
+        return min(seconds, max(0.0, self._deadline.left()))
 
-    def _begins_in_time(self, generation: int, hours: float) -> bool:
-        """Whether there is time for finalise and for one more generation, as costly as the costliest recent one.
-
-        The assumed cost is at least one slice, that of the leader: recent generations may have been in the ledger and
-        thus have added no items.
-        """
-        cost = max([len(self._evaluator.plan.items("search")), *self._costs[-RECENT:]])
-        return self._in_time(generation, hours, cost, self._seconds_per_item())
-
-    def _in_time(self, generation: int, hours: float, cost: float, pace: float | None) -> bool:
+    def _in_time(self, generation: int, cost: float, pace: float | None) -> bool:
         """Whether there is time for finalise and `cost` more items; if not, the ledger records after which generation.
 
         Without a `pace` this command has computed nothing yet, so there is no speed to extrapolate.
         """
         if {"after": generation, "budget": asdict(self._budget)} in self._ledger.stops:
             return False
-        if pace is None or pace * (cost + self._reserve) <= self._seconds_until_end(hours):
+        left = self._deadline.left()
+        if left > 0 and (pace is None or pace * cost + self._seconds_kept(pace) <= left):
             return True
         self._ledger.append_stop(generation, asdict(self._budget))
         return False
 
-    def _seconds_per_item(self) -> float | None:
-        """Wall-clock seconds per item, with all workers; None if this command has scored nothing."""
-        return self._evaluator.scoring_seconds / self._evaluator.scored_items if self._evaluator.scored_items else None
+    def _seconds_kept(self, pace: float) -> float:
+        """Seconds that finalise may take at this pace."""
+        if self._most_kept is None:
+            self._most_kept = FINAL_SHARE * max(0.0, self._deadline.left())
+        return min(pace * self._reserve, self._most_kept)
 
-    def _seconds_until_end(self, hours: float) -> float:
-        return 3600 * hours - (time.monotonic() - self._start)
+    def _seconds_per_item(self) -> float | None:
+        return self._evaluator.seconds_per_item

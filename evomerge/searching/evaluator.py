@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from evomerge.errors import CandidateError
-from evomerge.ledger import Ledger, Rechunking
+from evomerge.ledger import Cut, Ledger, Rechunking
 from evomerge.optimizers import Vector
 from evomerge.recipes import Recipe, to_document
 from evomerge.scoring import Chunk, Scorer, add_counts
@@ -63,9 +63,49 @@ class Evaluator:
         self._scorer, self._pool, self._ledger = scorer, pool, ledger
         self._callbacks = callbacks
         self._chunks = {chunk.id: chunk for chunks in self.plan.chunks.values() for chunk in chunks}
+        self.cuts: dict[str, Cut] = {}  # slices that end early, and steps that are left out
         self.evaluated: set[str] = set()  # keys of all candidates whose evaluation was requested
         self.scored_items = 0  # items that the workers have scored, without those found in the ledger
         self.scoring_seconds = 0.0  # wall-clock time in which they were scored
+
+    @property
+    def seconds_per_item(self) -> float | None:
+        """Wall-clock seconds per item, with all workers; None if this command has scored nothing."""
+        return self.scoring_seconds / self.scored_items if self.scored_items else None
+
+    @property
+    def recorded_seconds_per_item(self) -> float | None:
+        """The seconds of one worker per item in the whole ledger; None for an empty one."""
+        items = sum(trial.items for trial in self._ledger.trials.values())
+        return sum(trial.seconds for trial in self._ledger.trials.values()) / items if items else None
+
+    def missing_items(self, candidates: Sequence[Candidate], chunks: Sequence[Chunk]) -> int:
+        """How many items of the candidates are not scored yet."""
+        pairs = ((chunk, self._ledger[candidate.key]) for candidate in candidates for chunk in chunks)
+        return sum(len(chunk.items) for chunk, trial in pairs if chunk.id not in trial.scores)
+
+    def is_begun(self, candidate: Candidate) -> bool:
+        """Whether a chunk of the search slice is scored, or has failed, for the candidate."""
+        trial = self._ledger[candidate.key]
+        return any(chunk.id in trial.scores or chunk.id in trial.errors for chunk in self.plan.chunks["search"])
+
+    def cut(self, name: str, chunks: int, budget: Mapping[str, Any] | None) -> None:
+        """End a slice after its first chunks from now on, or leave out a step, and record that for this budget."""
+        cut = Cut(name, chunks, budget)
+        self._ledger.append_cut(cut)
+        self.apply_cuts([cut])
+
+    def apply_cuts(self, cuts: Iterable[Cut]) -> None:
+        """End slices after their first chunks, and leave out steps of finalise."""
+        for cut in cuts:
+            self.cuts[cut.name] = cut
+            if cut.name in self.plan.chunks:
+                first = self.plan.chunks[cut.name][: cut.chunks]
+                self.plan = replace(self.plan, chunks={**self.plan.chunks, cut.name: first})
+
+    def is_cut(self, name: str) -> bool:
+        """Whether a slice is shortened, or a step left out."""
+        return name in self.cuts
 
     def evaluate(self, candidates: Sequence[Candidate], slice_name: str) -> None:
         """Score the candidates on a slice; a failure is recorded, and that candidate is not scored further."""

@@ -15,6 +15,7 @@ from evomerge.optimizers import Optimizer, SlopeOptimizer, Surrogate, Vector
 from evomerge.recipes import Recipe
 from evomerge.scoring import Scorer
 from evomerge.searching.budget import RemainingBudget
+from evomerge.searching.deadline import Deadline, TimedEvaluation
 from evomerge.searching.descent import DescentCallback, descend
 from evomerge.searching.evaluator import Candidate, Evaluator, ProgressCallback
 from evomerge.searching.generation import item_order, run_generation, uses_races
@@ -23,6 +24,7 @@ from evomerge.searching.race import RaceConfig
 from evomerge.searching.slope_evaluator import SlopeEvaluator
 from evomerge.space import SearchSpace
 
+SHARE_OF_BASELINES = 0.3  # of the time left, for the baselines on the search slice
 NO_RACE = RaceConfig(enabled=False)
 
 
@@ -82,15 +84,18 @@ def search(
     callbacks: Sequence[SearchCallback] = (),
     race: RaceConfig = NO_RACE,
     slopes: SlopeEvaluator | None = None,
+    timed: TimedEvaluation | None = None,
 ) -> Leaderboard:
     """Score the baselines, then generations until the budget is used up or the optimizer has no more points.
 
     If the budget ends within a generation, only its first candidates are scored and the optimizer is not told, so a
     search with a larger budget continues from the same state. The first baseline is the base; RunError if it cannot be
-    scored. With `slopes`, an optimizer that descends on slopes does so before the first generation.
+    scored. With `slopes`, an optimizer that descends on slopes does so before the first generation. With `timed`, the
+    search slice is shortened where the baselines alone would take too much of the time.
     """
     board = Leaderboard(evaluator)
-    board.add(first := _score_baselines(evaluator, baselines))
+    timed = timed or TimedEvaluation(evaluator, Deadline(None), {})
+    board.add(first := _score_baselines(evaluator, baselines, timed))
     order = item_order(evaluator, race)
     _notify(callbacks, 0, board, [board.fitness[candidate.key].score for candidate in first])
     if slopes:
@@ -100,9 +105,11 @@ def search(
         race = remaining.widen_race(race, space.dimensions)
     number = 0
     while (limit := remaining.next_generation_limit(number)) and (vectors := optimizer.ask(board.surrogate)):
-        number += 1
         kept = vectors[:limit]
-        candidates = [Candidate.of(f"{number}/{place}", space.decode(v), v) for place, v in enumerate(kept)]
+        candidates = [Candidate.of(f"{number + 1}/{place}", space.decode(v), v) for place, v in enumerate(kept)]
+        if not remaining.begins_in_time(number, candidates):
+            break
+        number += 1
         scored = run_generation(evaluator, candidates, race, order, number)
         remaining.record(len(kept), scored.items_seen)
         board.add(candidates, scored.complete)
@@ -117,12 +124,12 @@ def search(
     return board
 
 
-def _score_baselines(evaluator: Evaluator, baselines: Mapping[str, Recipe]) -> list[Candidate]:
+def _score_baselines(evaluator: Evaluator, baselines: Mapping[str, Recipe], timed: TimedEvaluation) -> list[Candidate]:
     """Score the baselines on the search slice; a recorded failure of the base is discarded and the base tried again."""
     first = [Candidate.of(label, recipe) for label, recipe in baselines.items()]
     evaluator.clear_failures(first[0].key, "search")
     evaluator.copy_rechunked_scores()
-    evaluator.evaluate(first, "search")
+    timed.evaluate(first, "search", SHARE_OF_BASELINES)
     evaluator.baselines = {candidate.label: candidate.key for candidate in first}
     if error := evaluator.error(first[0].key, "search"):
         raise RunError(f"the base itself cannot be scored: {error}; mend that, then repeat the command")

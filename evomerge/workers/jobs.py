@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class WorkerSpec:
     """The arguments from which a worker is constructed; `prepared` is the folder of what methods have prepared.
 
-    `losses` holds the differentiable losses of items, for a search that uses slopes.
+    `losses` holds the differentiable losses of items, for a search that uses slopes. `gpu_bytes` is the memory of its
+    GPU that a worker may use; None for all of it.
     """
 
     base: ModelRef
@@ -28,6 +29,7 @@ class WorkerSpec:
     model: ModelConfig
     prepared: str | None = None
     losses: Mapping[str, "EncodedLoss"] = field(default_factory=dict)
+    gpu_bytes: int | None = None
 
 
 @dataclass(frozen=True)

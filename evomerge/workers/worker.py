@@ -31,6 +31,12 @@ class Worker:
         self._family = Family(spec.base, spec.experts, config.trust_remote_code)
         device = resolve_device(config.device)
         folder = self._family.base.folder
+        if spec.gpu_bytes is not None and device.startswith("cuda"):
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, spec.gpu_bytes / total), device)
+        placement = choose_placement(
+            config.placement, self._family, device, config.dtype, loaded=False, limit=spec.gpu_bytes
+        )
         self._model = load_model(
             folder,
             dtype=config.dtype,
@@ -43,7 +49,7 @@ class Worker:
             self._family,
             device,
             compiled=COMPILE[config.compile],
-            placement=choose_placement(config.placement, self._family, device, config.dtype, loaded=True),
+            placement=placement,
             prepared=Path(spec.prepared) if spec.prepared else None,
         )
         tokenizer = load_tokenizer(folder, config.trust_remote_code)

@@ -84,3 +84,16 @@ def test_a_file_with_few_questions_is_refused_at_once(tmp_path: Path) -> None:
     path.write_text("question,answer\n" + "".join(f"who is {number % 31}?,me\n" for number in range(62)))
     with pytest.raises(ConfigError, match=r"task 'few' has 31 different questions; it needs 32 or more"):
         Request.of("org/base", ["org/a"], [str(path)])
+
+
+def test_a_file_of_both_kinds_of_rows_becomes_two_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "contest.csv"
+    rows = "".join(
+        f"{n},Is it {n}?,1,\"['no', 'yes']\",multiple_choice\n{n},Sum {n} up,ok,,generation\n" for n in range(40)
+    )
+    path.write_text(f"id,input,target,answer_choices,eval_type\n{rows}")
+    tasks = Request.of("org/base", "org/a", str(path)).tasks
+    assert [(task["name"], task["rows"]) for task in tasks] == [
+        ("contest-multiple_choice", "multiple_choice"),
+        ("contest-generation", "generation"),
+    ]

@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,20 @@ def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
         room.choose_placement("pinned", Family(folders.base, folders.experts), "cpu", "float32", loaded=True).mode
         == "pinned"
     )
+
+
+def test_a_limit_on_the_gpu_is_refused_where_it_does_not_fit(tmp_path: Path) -> None:
+    folders = save_family("llama", tmp_path, torch.float32, experts=2)
+    family = Family(folders.base, folders.experts)
+    need = room.memory_need(family, "float32")
+    place = partial(room.choose_placement, family=family, device="cpu", dtype="float32", loaded=False)
+    all_placed, staged = (math.ceil(need.device_size(mode)) for mode in ("device", "pinned"))
+    assert staged < all_placed
+    assert place("device", limit=all_placed).mode == "device" and place("auto", limit=staged).mode == "mmap"
+    with pytest.raises(ConfigError, match=r"budget.gpu_gb: .* GB are allowed; use model.placement=auto"):
+        place("device", limit=all_placed - 1)
+    with pytest.raises(ConfigError, match=r"budget.gpu_gb: .* use a smaller model.dtype"):
+        place("auto", limit=staged - 1)
 
 
 # --- streaming ---

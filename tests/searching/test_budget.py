@@ -5,15 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evomerge.errors import ConfigError
 from evomerge.ledger.ledger import Ledger
 from evomerge.schema import build
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
+from evomerge.searching.deadline import Deadline
+from evomerge.searching.evaluator import Candidate
 from evomerge.searching.race import RaceConfig
 from tests.searching.test_generation import evaluator
-from tests.toys import Run, ToyPool
+from tests.toys import Run, ToyPool, toy_space
 
 
 class Clock:
@@ -41,6 +44,12 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 def remaining(run: Run, reserve: int = 0, **budget: Any) -> RemainingBudget:
     return RemainingBudget(BudgetConfig(**budget), run.evaluator, run.ledger, reserve)
+
+
+def unknown(count: int = 1) -> list[Candidate]:
+    """Candidates that the ledger does not know."""
+    points = np.random.default_rng(1).uniform(size=(count, 2))
+    return [Candidate.of(f"1/{place}", toy_space().decode(point)) for place, point in enumerate(points)]
 
 
 def paid(run: Run, items: int, seconds: float, clock: Clock) -> None:
@@ -163,21 +172,45 @@ def test_a_search_that_finds_nothing_new_ends(run: Run) -> None:
     )
 
 
-def test_the_first_generation_begins_only_if_a_leader_can_end_in_time(run: Run, clock: Clock) -> None:
-    left = remaining(run, reserve=2, hours=0.01)  # 36 s
-    paid(run, 6, 21.0, clock)
-    assert left.next_generation_limit(0) == 0, "six items and what follows take 28 s, 15 are left"
+def test_the_first_generation_begins_only_if_all_its_candidates_can_end_in_time(run: Run, clock: Clock) -> None:
+    left = remaining(run, reserve=2, hours=0.02)  # 70.56 s, without the margin
+    paid(run, 6, 21.0, clock)  # 3.5 s an item
+    assert left.begins_in_time(0, unknown(2)), "12 items take 42 s, what follows 7 of the 49 that are left"
+    clock.now += 1
+    assert not left.begins_in_time(0, unknown(2)) and left.next_generation_limit(0) == 0
     left.record(5, {})
-    assert left.next_generation_limit(1) == 0, "a generation of known candidates says nothing of the next one's cost"
+    assert left.begins_in_time(1, unknown(3)), "later ones are as costly as the last one, or a slice: 21 s"
+
+
+def test_a_generation_that_was_begun_is_finished(run: Run, clock: Clock) -> None:
+    left = remaining(run, hours=0.01)
+    begun = unknown(2)
+    run.evaluator.evaluate(begun, "search")
+    clock.now = 100.0
+    assert left.begins_in_time(3, begun) and not left.begins_in_time(3, unknown(3))
 
 
 def test_hours_count_from_the_beginning_of_the_command(run: Run, clock: Clock) -> None:
     clock.now = 100.0
-    left = RemainingBudget(BudgetConfig(hours=0.05), run.evaluator, run.ledger, start=10.0)  # until 190 s
+    deadline = Deadline(0.05, started=10.0)  # until 190 s, without a margin of 3.6 s
+    left = RemainingBudget(BudgetConfig(hours=0.05), run.evaluator, run.ledger, deadline=deadline)
     paid(run, 12, 24.0, clock)
-    assert left.next_generation_limit(0) > 0
-    clock.now = 179.0
-    assert left.next_generation_limit(1) == 0
+    assert left.begins_in_time(0, unknown())
+    clock.now = 175.0
+    assert not left.begins_in_time(1, unknown())
+
+
+def test_hours_count_all_commands_of_a_run(run: Run, clock: Clock) -> None:
+    path = run.ledger.path.with_name("timed.jsonl")
+    for seconds in (50.0, 70.0):
+        ledger = Ledger(path, {}, started=clock.now)
+        clock.now += seconds
+        ledger.append_race_limit(7)
+        ledger.close()
+    found = Ledger(path, {}, started=clock.now)
+    assert sum(found.elapsed.values()) == 120.0
+    assert Deadline(0.05, clock.now, 120.0).left() == pytest.approx(180 * 0.98 - 120)
+    found.close()
 
 
 def test_nothing_is_foreseen_before_anything_was_scored(run: Run) -> None:
@@ -215,8 +248,8 @@ def test_whatever_ends_first_is_foreseen(run: Run, clock: Clock) -> None:
     paid(run, 12, 24.0, clock)
     left.record(4, dict.fromkeys("klmn", 6))
     assert left.seconds_left() == pytest.approx(2 * (60 - 24))
-    clock.now = 3590.0
-    assert left.seconds_left() == pytest.approx(10.0)
+    clock.now = 3500.0
+    assert left.seconds_left() == pytest.approx(28.0), "2 % of the hour are a margin"
 
 
 def test_a_generation_begins_only_if_the_dearest_of_the_last_ones_fits(run: Run, clock: Clock) -> None:
@@ -225,19 +258,19 @@ def test_a_generation_begins_only_if_the_dearest_of_the_last_ones_fits(run: Run,
     left.record(1, {"k": 300})
     for number in range(2):
         left.record(1, {f"{number}": 6})
-    assert left.next_generation_limit(3) > 0, "300 + 10 items in 350 s"
+    assert left.begins_in_time(3, unknown()), "300 + 10 items in 342 s"
     clock.now += 60
-    assert left.next_generation_limit(4) == 0 and run.ledger.stops[-1]["after"] == 4
+    assert not left.begins_in_time(4, unknown()) and run.ledger.stops[-1]["after"] == 4
     clock.now = 10.0
     assert left.next_generation_limit(4) == 0, "what was decided stays decided"
     left.record(1, {"x": 6})
-    assert left.next_generation_limit(5) > 0
+    assert left.begins_in_time(5, unknown())
 
 
 def test_a_time_that_ran_out_is_known_when_the_ledger_is_opened_again(run: Run, clock: Clock) -> None:
     left = remaining(run, evaluations=1000, hours=0.1)
     paid(run, 10, 400.0, clock)
-    assert left.next_generation_limit(7) == 0
+    assert not left.begins_in_time(7, unknown())
     run.ledger.close()
     run.ledger, clock.now = Ledger(run.ledger.path, run.ledger.header), 0.0
     again = remaining(run, evaluations=1000, hours=0.1)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from evomerge.scoring.tasks.loading import TaskLoader
     from evomerge.scoring.tasks.own_task import count_questions
     from evomerge.scoring.tasks.question_file import QUESTION_SUFFIXES
+    from evomerge.scoring.tasks.questions import kinds_of_rows
     from evomerge.scoring.tasks.slices import make_chunks
     from evomerge.scoring.tasks.task_entries import ScorerConfig, read_tasks
 else:
@@ -30,6 +31,7 @@ __all__ = [
     "count_questions",
     "evaluate_tasks",
     "find_aggregate",
+    "kinds_of_rows",
     "make_chunks",
     "read_tasks",
 ]

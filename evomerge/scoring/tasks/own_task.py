@@ -12,31 +12,35 @@ from evomerge.scoring.tasks.questions import Question, read_questions
 CUES = (":", "=", "→", "->", ">")
 SENTENCE_ENDS = (".", "?", "!", "…", '"', "'", ")")
 LONG_ANSWER = 8  # words; a typical answer of more is compared by what it shares with the reference, not word for word
+PROMPT_TOKENS = 64  # of an answer to a prompt of the competition
 TOKENS_PER_WORD = 4  # an upper bound for most languages with spaces
 PUNCTUATION = ".,;:!?\"')]"  # at the end of an answer; a sign or a point within a number counts
 SPLIT = "test"
 
 
-def file_spec(path: Path) -> dict[str, Any]:
+def file_spec(path: Path, kind: str | None = None) -> dict[str, Any]:
     """An lm-eval task configuration for a file of questions with choices, or with answers in words.
 
     Choices are compared by log-likelihood (`acc`). Short answers are generated up to the end of the line and compared
     without case and outer punctuation (`exact_match`), long ones by ROUGE-L (`rougeL`). Where most rows end as a
     sentence or hold a question mark, they become "Question: …\\nAnswer:"; other rows, such as "Topic:" or "because",
     are prompts as they are.
+
+    Rows with an `eval_type` are prompts of the LLM Merging competition, and `kind` is the one that is read: nothing is
+    put around them, and generated answers have up to 64 tokens and end only with the end token, as in its starter kit.
     """
-    questions = _questions(path.resolve(), _stamp(path))
+    questions = _questions(path.resolve(), _stamp(path), kind)
     common = {
-        "custom_dataset": partial(_dataset, str(path.resolve()), _stamp(path)),
+        "custom_dataset": partial(_dataset, str(path.resolve()), _stamp(path), kind),
         "test_split": SPLIT,
         "doc_to_text": "prompt",
     }
     return {**common, **(_choice_keys() if questions[0].choices else _answer_keys(questions))}
 
 
-def count_questions(path: Path) -> int:
-    """The number of different questions in a file."""
-    return len(_questions(path.resolve(), _stamp(path)))
+def count_questions(path: Path, kind: str | None = None) -> int:
+    """The number of different questions in a file, of those of a kind."""
+    return len(_questions(path.resolve(), _stamp(path), kind))
 
 
 def _choice_keys() -> dict[str, Any]:
@@ -55,14 +59,13 @@ def _answer_keys(questions: Sequence[Question]) -> dict[str, Any]:
     several_lines = any("\n" in question.answer for question in questions)
     long = median(words) > LONG_ANSWER or several_lines
     until = ["\n\n"] if several_lines else ["\n"]
+    tokens = max(16, TOKENS_PER_WORD * max(words))
+    if questions[0].is_prompt:
+        until, tokens = [], PROMPT_TOKENS
     keys: dict[str, Any] = {
         "output_type": "generate_until",
         "doc_to_target": "answer",
-        "generation_kwargs": {
-            "until": until,
-            "do_sample": False,
-            "max_gen_toks": max(16, TOKENS_PER_WORD * max(words)),
-        },
+        "generation_kwargs": {"until": until, "do_sample": False, "max_gen_toks": tokens},
     }
     if long:
         metric = {"metric": "rougeL", "aggregation": "mean", "higher_is_better": True}
@@ -95,9 +98,9 @@ def _rouge_scorer() -> Any:
 
 
 @cache
-def _questions(path: Path, stamp: tuple[int, int]) -> Sequence[Question]:
+def _questions(path: Path, stamp: tuple[int, int], kind: str | None) -> Sequence[Question]:
     """The questions of a file, read once while it does not change."""
-    return tuple(read_questions(path))
+    return tuple(read_questions(path, kind))
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -108,11 +111,11 @@ def _stamp(path: Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-def _dataset(path: str, stamp: tuple[int, int], **_: Any) -> dict[str, Any]:
+def _dataset(path: str, stamp: tuple[int, int], kind: str | None, **_: Any) -> dict[str, Any]:
     """The data set that lm-eval asks for: documents with prompt, question, context, answer, choices and gold."""
     from datasets import Dataset
 
-    questions = _questions(Path(path), stamp)
+    questions = _questions(Path(path), stamp, kind)
     asks = sum(_asks(question.text) for question in questions) > len(questions) / 2
     docs = [
         {"prompt": _prompt(question, asks), "answer": question.answer}
@@ -129,5 +132,5 @@ def _asks(text: str) -> bool:
 
 
 def _prompt(question: Question, asks: bool) -> str:
-    text = f"Question: {question.text}\nAnswer:" if asks else question.text
+    text = f"Question: {question.text}\nAnswer:" if asks and not question.is_prompt else question.text
     return f"{question.context}\n{text}" if question.context else text

@@ -17,6 +17,8 @@ ANSWERS = (
     *("answer", "target", *INDEX, "correct", "correct_answer", "right_answer", "correct_option", "answerkey"),
     *("answer_key", "key", "solution", "output", "response", "completion", "reference"),
 )
+KIND = "eval_type"  # of a row, in files of the LLM Merging competition
+KINDS = ("multiple_choice", "generation")
 # One column for each choice: a, b, c; option_a, choice1, ending0, opa, …
 CHOICE_COLUMN = re.compile(r"(?:(?:option|choice|answer|ending|op|sol)s?)?_?([a-z]|\d{1,2})")
 STARTS = ("a", "0", "1")
@@ -25,12 +27,17 @@ MARK = re.compile(r"\(?([A-Za-z]|\d{1,2})[).:]?")  # an answer that can only be 
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns; `choices` is one column of lists, or one for each choice, or nothing."""
+    """The names of the columns; `choices` is one column of lists, or one for each choice, or nothing.
+
+    `are_prompts` says that each question is a whole prompt, and that the numbers of choices count from 0, as in the
+    files of the LLM Merging competition.
+    """
 
     question: str
     answer: str
     context: str | None
     choices: tuple[str, ...]
+    are_prompts: bool = False
 
 
 def find_columns(path: Path, rows: Sequence[Row]) -> Columns:
@@ -45,13 +52,13 @@ def find_columns(path: Path, rows: Sequence[Row]) -> Columns:
     choices = (lists,) if lists else _choice_columns(names, {question, answer})
     if not any(text_of(row, name) for row in rows for name in choices):
         choices = ()
-    others = [name for name in names if name not in (question, answer, context, "id")]
+    others = [name for name in names if name not in (question, answer, context, "id", KIND)]
     if not choices and len(others) > 1 and all(MARK.fullmatch(text_of(row, answer)) for row in rows):
         raise ConfigError(
             f"{path}: the answers are letters or numbers, and no columns of choices are known; it has "
             f"{', '.join(others)}; name them a, b, c, …"
         )
-    return Columns(question, answer, context, choices)
+    return Columns(question, answer, context, choices, are_prompts=KIND in names)
 
 
 def _column(path: Path, what: str, known: Sequence[str], names: Sequence[str]) -> str:

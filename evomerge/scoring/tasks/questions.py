@@ -6,12 +6,12 @@ import logging
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError
-from evomerge.scoring.tasks.question_columns import INDEX, Columns, find_columns
+from evomerge.scoring.tasks.question_columns import INDEX, KIND, KINDS, Columns, find_columns
 from evomerge.scoring.tasks.question_file import Row, plain_text, read_rows, text_of
 
 log = logging.getLogger(__name__)
@@ -21,40 +21,77 @@ LIMIT = 60  # characters of a value in a message
 
 @dataclass(frozen=True)
 class Question:
-    """One question: `context` is empty where the file has none; `choices` is empty for an answer in words."""
+    """One question: `context` is empty where the file has none; `choices` is empty for an answer in words.
+
+    `is_prompt` says that `text` is given to a model as it is.
+    """
 
     context: str
     text: str
     choices: tuple[str, ...]
     answer: str
     gold: int = -1
+    is_prompt: bool = False
 
 
-def read_questions(path: Path) -> list[Question]:
-    """The questions of a file; ConfigError names the column that is missing or the row that is wrong."""
-    rows = read_rows(path)
-    columns = find_columns(path, rows)
-    texts = [text_of(row, columns.question) for row in rows]
-    contexts = [text_of(row, columns.context) if columns.context else "" for row in rows]
-    for number, text in enumerate(texts, 1):
-        if not text:
-            raise ConfigError(f"{path}: row {number} has no {columns.question}; fill it in, or drop the row")
-    answers = [text_of(row, columns.answer) for row in rows]
+def read_questions(path: Path, kind: str | None = None) -> list[Question]:
+    """The questions of a file; ConfigError names the column that is missing or the row that is wrong.
+
+    In a file whose rows have an `eval_type`, `kind` is the one that is read; None where all rows are of one.
+    """
+    numbered = dict(enumerate(read_rows(path), 1))
+    columns = find_columns(path, list(numbered.values()))
+    if columns.are_prompts:
+        numbered, columns = _of_kind(path, numbered, columns, kind)
+    elif kind is not None:
+        raise ConfigError(f"{path}: rows={kind}: it has no column {KIND}; drop rows")
+    texts = _filled(path, numbered, columns.question)
+    contexts = [text_of(row, columns.context) if columns.context else "" for row in numbered.values()]
     if not columns.choices:
-        for number, answer in enumerate(answers, 1):
-            if not answer:
-                raise ConfigError(f"{path}: row {number} has no {columns.answer}; fill it in, or drop the row")
-        rows_of_text = zip(contexts, texts, answers, strict=True)
-        return _different(path, [Question(context, text, (), answer) for context, text, answer in rows_of_text])
-    listed = [_choices(path, number, row, columns) for number, row in enumerate(rows, 1)]
-    golds = _golds(path, columns.answer, answers, listed)
-    return _different(
-        path,
-        [
+        rows_of_text = zip(contexts, texts, _filled(path, numbered, columns.answer), strict=True)
+        found = [Question(context, text, (), answer) for context, text, answer in rows_of_text]
+    else:
+        listed = [_choices(path, number, row, columns) for number, row in numbered.items()]
+        golds = _golds(path, columns, numbered, listed)
+        found = [
             Question(context, text, choices.texts, choices.texts[gold], gold)
             for context, text, choices, gold in zip(contexts, texts, listed, golds, strict=True)
-        ],
-    )
+        ]
+    return _different(path, [replace(question, is_prompt=columns.are_prompts) for question in found])
+
+
+def kinds_of_rows(path: Path) -> list[str]:
+    """The values of `eval_type` in a file, in the order of its rows; empty where it has no such column."""
+    return list(dict.fromkeys(text_of(row, KIND) for row in read_rows(path) if KIND in row))
+
+
+def _of_kind(
+    path: Path, numbered: Mapping[int, Row], columns: Columns, kind: str | None
+) -> tuple[dict[int, Row], Columns]:
+    """The rows of a kind with their numbers, and the columns that matter for it."""
+    kinds = {number: text_of(row, KIND) for number, row in numbered.items()}
+    for number, found in kinds.items():
+        if found not in KINDS:
+            raise ConfigError(f"{path}: row {number}: {KIND} is {_cut(found)!r}; give {' or '.join(KINDS)}")
+    present = list(dict.fromkeys(kinds.values()))
+    if kind is None and len(present) > 1:
+        raise ConfigError(f"{path}: has rows of two kinds; make two tasks of it, with rows={' and rows='.join(KINDS)}")
+    if kind is not None and kind not in present:
+        raise ConfigError(f"{path}: no row has {KIND}={kind}; its rows have {', '.join(present)}")
+    wanted = kind or present[0]
+    if wanted == "generation":
+        columns = replace(columns, choices=())
+    elif not columns.choices:
+        raise ConfigError(f"{path}: no column for the choices; name it answer_choices")
+    return {number: row for number, row in numbered.items() if kinds[number] == wanted}, columns
+
+
+def _filled(path: Path, numbered: Mapping[int, Row], column: str) -> list[str]:
+    """The texts of a column that may not be empty."""
+    texts = {number: text_of(row, column) for number, row in numbered.items()}
+    if empty := next((number for number, text in texts.items() if not text), None):
+        raise ConfigError(f"{path}: row {empty} has no {column}; fill it in, or drop the row")
+    return list(texts.values())
 
 
 def _different(path: Path, questions: Sequence[Question]) -> list[Question]:
@@ -122,25 +159,29 @@ def _literal(text: str) -> Any:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _golds(path: Path, column: str, answers: Sequence[str], listed: Sequence[_Choices]) -> list[int]:
+def _golds(path: Path, columns: Columns, numbered: Mapping[int, Row], listed: Sequence[_Choices]) -> list[int]:
     """The place of each right choice, by the one reading of the column that fits all rows."""
-    pairs = list(zip(answers, listed, strict=True))
-    firsts = _possible_firsts(pairs)
+    column = columns.answer
+    answers = {number: text_of(row, column) for number, row in numbered.items()}
+    pairs = list(zip(answers.values(), listed, strict=True))
+    firsts = [first for first in _possible_firsts(pairs) if not (first and columns.are_prompts)]
     numbers = [_from(first) for first in firsts[:1]]
-    ordered = [*numbers, _by_text, _by_label] if column in INDEX else [_by_text, _by_label, *numbers]
+    numbers_first = columns.are_prompts or column in INDEX
+    ordered = [*numbers, _by_text, _by_label] if numbers_first else [_by_text, _by_label, *numbers]
     tried = [[reading(answer, choices) for answer, choices in pairs] for reading in ordered]
     fitting = next((place for place, found in enumerate(tried) if None not in found), None)
-    if fitting is not None and ordered[fitting] in numbers and len(firsts) == 2 and column not in INDEX:
+    if fitting is not None and ordered[fitting] in numbers and len(firsts) == 2 and not numbers_first:
         raise ConfigError(
             f"{path}: {column} holds numbers, and it cannot be told whether the first choice is 0 or 1; "
             f"write letters, or name the column 'gold' if the first choice is 0"
         )
     if fitting is not None:
         return [place for place in tried[fitting] if place is not None]
-    number = min(tried, key=lambda places: places.count(None)).index(None) + 1
+    place = min(tried, key=lambda places: places.count(None)).index(None)
+    number, answer = list(answers.items())[place]
     raise ConfigError(
-        f"{path}: row {number}: {column} {_cut(answers[number - 1])!r} names none of its choices "
-        f"({_cut(', '.join(listed[number - 1].texts))}); give the text, the letter or the number of one"
+        f"{path}: row {number}: {column} {_cut(answer)!r} names none of its choices "
+        f"({_cut(', '.join(listed[place].texts))}); give the text, the letter or the number of one"
     )
 
 

@@ -11,6 +11,7 @@ from evomerge.schema import EMPTY, Count, Location, Natural, OneOf, Range, Text,
 from evomerge.scoring import SLICES
 from evomerge.scoring.tasks.own_functions import FORM, LIKE
 from evomerge.scoring.tasks.own_task import file_spec
+from evomerge.scoring.tasks.question_columns import KINDS
 from evomerge.scoring.tasks.slices import SliceSize
 from evomerge.suggest import did_you_mean
 
@@ -34,6 +35,7 @@ class TaskConfig(Slices):
 
     name: Name
     file: Location | None = None
+    rows: Annotated[str, OneOf(KINDS)] | None = None
     spec: Mapping[str, Any] | None = None
     weight: Annotated[float, Range(0, 1e6, without=(0,))] = 1.0
     metric: str | None = None
@@ -119,11 +121,13 @@ def _entry(given: TaskConfig, slices: Mapping[str, Any], where: str) -> TaskEntr
         raise ConfigError(f"{where}: score={given.score} replaces the metric; drop metric={given.metric}, or score")
     if given.higher_is_better is not None and not given.score and not given.aggregate:
         raise ConfigError(f"{where}.higher_is_better belongs to score or aggregate; lm-eval knows it for its metrics")
+    if given.rows and not given.file:
+        raise ConfigError(f"{where}.rows={given.rows} chooses rows of a file; give file, or drop rows")
     return TaskEntry(
         name=given.name,
         slice_sizes={slice_: _slice_size(given, slices, slice_, where) for slice_ in SLICES},
         weight=float(given.weight),
-        spec={**file_spec(Path(given.file)), **(given.spec or {})} if given.file else given.spec,
+        spec={**file_spec(Path(given.file), given.rows), **(given.spec or {})} if given.file else given.spec,
         metric=given.metric,
         score=given.score,
         aggregate=given.aggregate,

@@ -1,6 +1,7 @@
 """Files of a user's own questions: every usual spelling of columns and answers is known, mistakes name the row."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from evomerge.errors import ConfigError
 from evomerge.scoring.tasks.own_task import file_spec
-from evomerge.scoring.tasks.questions import read_questions
+from evomerge.scoring.tasks.questions import kinds_of_rows, read_questions
 
 ASKED = ('What is 7 plus 5, and "why"?', "Line one\nline two?")
 CHOICES = (("10", "11", "12", "13"), ("red", "green", "blue", "a, b"))
@@ -230,3 +231,66 @@ def test_short_answers_are_compared_word_for_word_and_long_ones_by_rouge(tmp_pat
     value = long["process_results"]({"answer": "the cat sat on the mat"}, ["the cat on a mat"])["rougeL"]
     precision, recall = 4 / 5, 4 / 6  # the longest common subsequence is: the cat on mat
     assert value == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+KIT = "id,input,target,answer_choices,eval_type\n"
+CHOICE_ROW = '0,"Who? ""x""\nA. I\nB. You",1,"[\'A\', ""It\'s, you""]",multiple_choice\n'
+TEXT_ROW = "0,Long story. A summary is,Short story.,None,generation\n"
+
+
+def kit_file(tmp_path: Path, *rows: str) -> Path:
+    path = tmp_path / "kit.csv"
+    path.write_text(KIT + "".join(rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("multiple_choice", ('Who? "x"\nA. I\nB. You', ("A", "It's, you"), 1)),
+        ("generation", ("Long story. A summary is", (), -1)),
+    ],
+)
+def test_rows_of_one_kind_are_read_from_a_file_of_both(tmp_path: Path, kind: str, expected: tuple[Any, ...]) -> None:
+    path = kit_file(tmp_path, CHOICE_ROW, TEXT_ROW)
+    (found,) = read_questions(path, kind)
+    assert (found.text, found.choices, found.gold) == expected
+    assert kinds_of_rows(path) == ["multiple_choice", "generation"]
+
+
+def test_a_prompt_of_the_competition_is_given_as_it_is(tmp_path: Path) -> None:
+    path = kit_file(tmp_path, CHOICE_ROW, TEXT_ROW)
+    (doc,) = file_spec(path, "multiple_choice")["custom_dataset"]()["test"]
+    assert doc["prompt"] == 'Who? "x"\nA. I\nB. You'
+    assert file_spec(path, "generation")["generation_kwargs"] == {"until": [], "do_sample": False, "max_gen_toks": 64}
+
+
+def test_numbers_of_the_competition_count_from_zero(tmp_path: Path) -> None:
+    rows = [f"{n},Question {n}?,1,\"['1', '2', '3']\",multiple_choice\n" for n in range(3)]
+    assert [found.gold for found in read_questions(kit_file(tmp_path, *rows))] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "said"),
+    [
+        ((CHOICE_ROW, TEXT_ROW), None, "two kinds; make two tasks of it, with rows=multiple_choice"),
+        ((TEXT_ROW,), "multiple_choice", "no row has eval_type=multiple_choice; its rows have generation"),
+        ((TEXT_ROW.replace("generation", "chat"),), None, "row 1: eval_type is 'chat'; give multiple_choice or"),
+        ((TEXT_ROW, "1,Q?,0,None,multiple_choice\n"), "multiple_choice", "row 2 has no list of two or more choices"),
+        ((TEXT_ROW, "1,Q?,4,\"['A', 'B']\",multiple_choice\n"), "multiple_choice", "row 2: target '4' names none"),
+        ((TEXT_ROW, "1,Q?,2,\"['A', 'B']\",multiple_choice\n"), "multiple_choice", "row 2: target '2' names none"),
+    ],
+)
+def test_a_wrong_row_of_the_competition_is_named(
+    tmp_path: Path, rows: tuple[str, ...], kind: str | None, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        read_questions(kit_file(tmp_path, *rows), kind)
+
+
+def test_other_files_have_no_kinds(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(csv_text(("C", "D")))
+    assert kinds_of_rows(path) == []
+    with pytest.raises(ConfigError, match="rows=generation: it has no column eval_type; drop rows"):
+        read_questions(path, "generation")
