@@ -60,6 +60,7 @@ def search(
     out: str | Path | None = None,
     seed: int = 1,
     rules: str | None = None,
+    most: int | None = None,
     console: "Console | None" = None,
 ) -> "Result": ...
 
@@ -74,6 +75,7 @@ def search(
     out: str | Path | None = None,
     seed: int = 1,
     rules: str | None = None,
+    most: int | None = None,
     console: "Console | None" = None,
 ) -> "Result":
     """Search, resume or finish: `search(config, folder)`, or `search(base, experts, tasks=[…])` with all else chosen.
@@ -82,8 +84,8 @@ def search(
     it leaves out have the defaults of the command line. `folder` is by default runs/ and the configuration's `name`.
     In the second form `experts` is a list of models or label → model. A task is a name of lm-eval, the path of a file
     of questions or a task entry. `hours` limits the whole call, `items` the search; `out` is the run's folder, and
-    `rules` names a preset of conf/rules/. Progress goes to `console`. Without one the second form prints it, and the
-    first form does so only in a notebook.
+    `rules` names a preset of conf/rules/. More experts than `most`, by default 8, are screened before the search.
+    Progress goes to `console`. Without one the second form prints it, and the first form does so only in a notebook.
 
     Raises ConfigError for a wrong key or value, ExpertError, TaskError or RunError for what cannot be read, scored or
     continued, and RulesError for a broken rule. A candidate that fails is recorded and does not raise.
@@ -92,7 +94,7 @@ def search(
 
     from evomerge.experiment import Result, prepare_run, run_experiment
 
-    limits: dict[str, Any] = {"hours": hours, "items": items, "out": out, "rules": rules}
+    limits: dict[str, Any] = {"hours": hours, "items": items, "out": out, "rules": rules, "most": most}
     if tasks is not None:
         from evomerge.autoconfig import Request, run_quick
 

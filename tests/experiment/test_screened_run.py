@@ -15,6 +15,7 @@ from evomerge.errors import ConfigError
 from evomerge.experiment import from_config, prepare_run
 from evomerge.models import Family
 from evomerge.recipes import ModelRef
+from evomerge.searching import TimedEvaluation
 from tests.conftest import QUICKSTART, Command
 from tests.experiment.test_run import paid_twice, scores_of, without_timings
 
@@ -185,3 +186,16 @@ def test_the_command_proposes_and_the_search_goes_on_from_there(
     after = scores_of(tmp_path / "mine")
     assert before.items() <= after.items() and paid_twice(tmp_path / "mine") == []
     assert json.loads((tmp_path / "mine" / "result.json").read_text())["screen"]["kept"] == list(GOOD)
+
+
+def test_without_time_for_merges_the_scores_alone_decide_and_a_resumed_run_agrees(
+    experts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TimedEvaluation, "_seconds", lambda self, items: 1e9 if items else 0.0)
+    four = {name: experts[name] for name in (*GOOD, "noisy")}
+    small = config(four, screen={"most": 3}, budget={"evaluations": 1, "hours": 1.0})
+    record = evomerge.search(small, tmp_path / "run").document["screen"]
+    assert set(record["kept"]) == set(GOOD) and all(row["contribution"] is None for row in record["rows"])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "trials.jsonl").read_text().splitlines()]
+    assert {line["cut"] for line in lines if "cut" in line} >= {"search", "screening merges"}
+    assert evomerge.search(small, tmp_path / "run").document["screen"] == record
