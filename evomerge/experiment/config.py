@@ -1,5 +1,6 @@
 """The configuration of one search, checked key by key; nothing is opened, and no large library is imported, for it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +70,13 @@ class ExperimentConfig:
             for key, given in (("init", self.init), ("baselines.recipes", self.baselines.recipes)):
                 if given:
                     raise ConfigError(f"{key}: its recipes may merge experts that leave; set screen.most=null with it")
+            kept = self.objective.get("keep") or {}
+            named = {
+                re.split(r" [-+] ", str(floor))[0].strip()
+                for floor in (kept.values() if isinstance(kept, Mapping) else ())
+            }
+            if lost := next((label for label in self.experts if label in named - set(self.screen.always)), None):
+                raise ConfigError(f"objective.keep: the expert {lost} may leave; add it to screen.always")
 
     @property
     def space_settings(self) -> dict[str, Any]:

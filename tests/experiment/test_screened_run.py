@@ -143,6 +143,10 @@ def test_check_says_that_experts_are_screened_and_few_are_not(experts: dict[str,
         ({"screen": {"most": 4, "always": ["shfit"]}}, "'shfit' is not an expert (did you mean 'shift'?)"),
         ({"screen": {"most": 2, "always": list(GOOD)}}, "screen.always names 3 experts; screen.most is 2"),
         ({"init": ["old.yaml"]}, "init: its recipes may merge experts that leave; set screen.most=null"),
+        (
+            {"objective": {"keep": {"copy": "last - 0.1"}}},
+            "keep: the expert last may leave; add it to screen.always",
+        ),
         ({"screen": {"mots": 4}}, "screen.mots: unknown key (did you mean 'most'?)"),
     ],
 )
