@@ -13,7 +13,7 @@ raised as an `EvomergeError` of one line. `import evomerge` is fast: torch is im
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from evomerge.atomic import write_atomically
 from evomerge.errors import ConfigError, EvomergeError
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
     from evomerge.experiment import Replayed, Result
     from evomerge.recipes import Recipe, load_recipe
+    from evomerge.submission import Pack
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
     "EvomergeError",
+    "Pack",
     "Recipe",
     "Replayed",
     "Result",
@@ -40,6 +42,7 @@ __all__ = [
     "replay",
     "score",
     "search",
+    "submit",
 ]
 
 
@@ -61,6 +64,7 @@ def search(
     seed: int = 1,
     rules: str | None = None,
     most: int | None = None,
+    inputs: Sequence[str | Path] | None = None,
     console: "Console | None" = None,
 ) -> "Result": ...
 
@@ -76,6 +80,7 @@ def search(
     seed: int = 1,
     rules: str | None = None,
     most: int | None = None,
+    inputs: Sequence[str | Path] | None = None,
     console: "Console | None" = None,
 ) -> "Result":
     """Search, resume or finish: `search(config, folder)`, or `search(base, experts, tasks=[…])` with all else chosen.
@@ -83,9 +88,10 @@ def search(
     In the first form `config` is a mapping of the keys of conf/config.yaml, or the path of a file with them; keys that
     it leaves out have the defaults of the command line. `folder` is by default runs/ and the configuration's `name`.
     In the second form `experts` is a list of models or label → model. A task is a name of lm-eval, the path of a file
-    of questions or a task entry. `hours` limits the whole call, `items` the search; `out` is the run's folder, and
-    `rules` names a preset of conf/rules/. More experts than `most`, by default 8, are screened before the search.
-    Progress goes to `console`. Without one the second form prints it, and the first form does so only in a notebook.
+    of questions or a task entry. `hours` limits the whole call, `items` the search; `out` is the run's folder,
+    `rules` names a preset of conf/rules/, and `inputs` are CSV files to predict for its submission. More experts than
+    `most`, by default 8, are screened before the search. Progress goes to `console`. Without one the second form prints
+    it, and the first form does so only in a notebook.
 
     Raises ConfigError for a wrong key or value, ExpertError, TaskError or RunError for what cannot be read, scored or
     continued, and RulesError for a broken rule. A candidate that fails is recorded and does not raise.
@@ -94,10 +100,12 @@ def search(
 
     from evomerge.experiment import Result, prepare_run, run_experiment
 
-    limits: dict[str, Any] = {"hours": hours, "items": items, "out": out, "rules": rules, "most": most}
+    limits: dict[str, Any] = {"hours": hours, "items": items, "out": out, "rules": rules}
+    limits |= {"most": most, "inputs": inputs}
     if tasks is not None:
         from evomerge.autoconfig import Request, run_quick
 
+        limits["inputs"] = inputs or ()
         request = Request.of(config, () if folder is None else folder, tasks, seed=seed, **limits)
         return Result.load(run_quick(request, console or Console()))
     if named := [name for name, value in limits.items() if value is not None]:
@@ -186,3 +194,27 @@ def replay(run: str | Path) -> "list[Replayed]":
     from evomerge.experiment import replay_run
 
     return list(replay_run(Path(run)))
+
+
+def submit(
+    run: str | Path,
+    out: str | Path,
+    inputs: Sequence[str | Path] = (),
+    *,
+    predict: Literal["right", "kit"] = "right",
+    name: str | None = None,
+    max_gen_len: int = 64,
+    max_seq_len: int | None = None,
+    device: str | None = None,
+) -> "Pack":
+    """Write the pack of a finished run for the LLM Merging contest's starter kit, as the new tar file `out`.
+
+    `inputs` are CSV files in the contest's format, which are predicted by the winner. With `predict` "right" all tokens
+    of a choice are scored; "kit" gives the predictions of the starter kit's own functions. Answers have at most
+    `max_gen_len` tokens; `device` None is that of the run. Raises ConfigError, TaskError or RunError, for arguments and
+    files before weights are read.
+    """
+    from evomerge.submission import write_pack
+
+    options: dict[str, Any] = {"max_gen_len": max_gen_len, "max_seq_len": max_seq_len, "device": device}
+    return write_pack(Path(run), Path(out), [Path(file) for file in inputs], predict=predict, name=name, **options)

@@ -9,6 +9,7 @@ from evomerge.schema import as_yaml
 
 CONFIG, LEDGER, RECIPE, RESULT = "config.yaml", "trials.jsonl", "recipe.yaml", "result.json"
 EXPERIMENT = "experiment.yaml"  # what a quick search has chosen
+PACK = "submission.tar"  # what a run for a contest ends with
 
 PACKAGE = Path(__file__).resolve().parent
 

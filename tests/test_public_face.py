@@ -18,6 +18,7 @@ SIGNATURES = {
     " tasks: collections.abc.Sequence[str | collections.abc.Mapping[str, typing.Any]] | None = None,"
     " hours: float | None = None, items: int | None = None, out: str | pathlib.Path | None = None, seed: int = 1,"
     " rules: str | None = None, most: int | None = None,"
+    " inputs: collections.abc.Sequence[str | pathlib.Path] | None = None,"
     " console: 'Console | None' = None) -> 'Result'",
     "check": "(config: collections.abc.Mapping[str, typing.Any] | str | pathlib.Path,"
     " folder: str | pathlib.Path | None = None, *, deep: bool = False) -> list[str]",
@@ -28,13 +29,18 @@ SIGNATURES = {
     " dtype: str | None = None, device: str = 'auto', batch_size: int = 16,"
     " settings: collections.abc.Mapping[str, typing.Any] | None = None) -> dict[str, typing.Any]",
     "replay": "(run: str | pathlib.Path) -> 'list[Replayed]'",
+    "submit": "(run: str | pathlib.Path, out: str | pathlib.Path,"
+    " inputs: collections.abc.Sequence[str | pathlib.Path] = (), *, predict: Literal['right', 'kit'] = 'right',"
+    " name: str | None = None, max_gen_len: int = 64, max_seq_len: int | None = None, device: str | None = None)"
+    " -> 'Pack'",
     "load_recipe": "(path: str | pathlib.Path) -> evomerge.recipes.recipe.Recipe",
 }
 VERBS = sorted(SIGNATURES)
+VALUES = ("Pack", "Recipe", "Replayed", "Result")
 
 
 def test_the_public_names_are_these() -> None:
-    assert sorted(evomerge.__all__) == sorted([*VERBS, "EvomergeError", "Recipe", "Replayed", "Result", "__version__"])
+    assert sorted(evomerge.__all__) == sorted([*VERBS, *VALUES, "EvomergeError", "__version__"])
 
 
 @pytest.mark.parametrize("verb", VERBS)

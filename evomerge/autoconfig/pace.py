@@ -22,10 +22,14 @@ GAIN = 1.1  # a size other than the default must be so many times faster
 
 @dataclass(frozen=True)
 class Pace:
-    """Items a second of one worker, with the number of tokens in a batch that is the fastest."""
+    """Items a second of one worker, with the number of tokens in a batch that is the fastest.
+
+    `submission` is the number of seconds that the predictions of a submission take.
+    """
 
     items_per_second: float
     batch_tokens: int
+    submission: float = 0.0
 
 
 def measure_pace(experiment: Experiment) -> Pace:
@@ -50,7 +54,9 @@ def measure_pace(experiment: Experiment) -> Pace:
                 times[size] = _seconds(score, requests, size)
     fastest = min(times, key=times.__getitem__)
     chosen = fastest if times[default] > GAIN * times[fastest] else default
-    return Pace(len(items) / times[chosen], chosen)
+    submission = experiment.submission
+    predicting = submission.prediction_seconds(lambda _, asked: _seconds(score, asked, chosen)) if submission else 0.0
+    return Pace(len(items) / times[chosen], chosen, predicting)
 
 
 _Score = Callable[[Sequence[Request], int], None]

@@ -32,7 +32,7 @@ def estimate(experiment: Experiment, config: Mapping[str, Any], parts: Mapping[s
     need = memory_need(experiment.family, experiment.config.model.dtype)
     rows = config["baselines"]["methods"].values()
     tables = TABLES_FACTOR * experiment.family.base.parameter_count * ("tsv_m" in rows)
-    seconds = sum(parts.values()) / (pace.items_per_second * config["pool"].get("workers", 1))
+    seconds = sum(parts.values()) / (pace.items_per_second * config["pool"].get("workers", 1)) + pace.submission
     return Estimate(parts, seconds, need.model + need.sources, round(LEDGER_BYTES + tables))
 
 

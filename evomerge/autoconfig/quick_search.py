@@ -37,6 +37,7 @@ REASONS = {
     "budget": "items of the search slice; the comparison at the end comes on top",
     "rules": "the rules that the models and the budget are judged by",
     "screen": "of more experts than this, those stay that lift a task and that the merge needs",
+    "submission": "the pack for the contest's starter kit that the run ends with",
     "baselines": "textbook merges that the winner is compared with",
 }
 TRIAL_SLICES = {"search": 8, "select": 1, "holdout": "all"}  # by which documents are counted and the pace is measured
@@ -75,7 +76,7 @@ def _prepare(request: Request) -> tuple[dict[str, Any], Path]:
     config, folder = prepare_run(request.folder / EXPERIMENT, request.folder)
     limits = {"hours": request.hours} if request.hours is not None else {}
     limits |= {"items": request.items} if request.items is not None else {}
-    rules = {"rules": dict(request.rules)} if request.rules else {}
+    rules = {"rules": dict(request.rules), "submission": request.submission} if request.rules else {}
     return config | {"budget": config["budget"] | limits} | rules, folder
 
 
@@ -92,6 +93,7 @@ def write_experiment(request: Request, path: Path) -> Iterator[str]:
         yield f"{path}: as it was chosen before{', now with ' * bool(given)}{given}"
         return
     experiment = _trial(request)
+    _ = experiment.submission  # a wrong file of inputs is reported before weights are read
     yield from verdict_lines(experiment.config.rules.name, experiment.verdicts)
     refuse_broken(experiment.config.rules.name, experiment.verdicts)
     dtype, dtype_reason = choose_dtype(experiment.family.base.parameter_count)
@@ -118,7 +120,7 @@ def _choose(request: Request, path: Path, experiment: Experiment, dtype_reason: 
     methods = choose_rows(experiment, approach.sections["method"])
     count, most = len(experiment.experts), request.most or MANY
     rows, screened = min(count, most) + STANDING + len(methods), (count + most) * (count > most)
-    seconds = SPARE * 3600 * (request.hours or HOURS)
+    seconds = SPARE * (3600 * (request.hours or HOURS) - pace.submission)
     affordable = seconds * pace.items_per_second * pool.get("workers", 1)
     affordable -= min(affordable / 2, screened * SEARCH)
     sizes = choose_sizes(_documents(experiment), rows, approach.price, affordable, request.items)
@@ -137,6 +139,8 @@ def _choose(request: Request, path: Path, experiment: Experiment, dtype_reason: 
     }
     if request.rules:
         config["rules"] = dict(request.rules)
+    if request.submission:
+        config["submission"] = request.submission
     if approach.price is not None:
         config["optimizer"] = {**config["optimizer"], "passes": sizes.passes}
     reasons = {**approach.reasons, "model": dtype_reason, "pool": pool_reason} | REASONS
@@ -157,7 +161,7 @@ def _trial(request: Request) -> Experiment:
     """The models and all documents of the tasks, by which everything is chosen."""
     scorer = {"slices": TRIAL_SLICES, "tasks": list(request.tasks)}
     models = {"base": request.base, "experts": dict(request.experts)}
-    limits = {"budget": {"hours": request.hours}, "rules": dict(request.rules)}
+    limits = {"budget": {"hours": request.hours}, "rules": dict(request.rules), "submission": request.submission}
     return from_config(prepare_run({"name": request.name, **models, "scorer": scorer, **limits}, None)[0])
 
 

@@ -28,6 +28,7 @@ class Request:
     """Base, experts by label, and task entries; `hours` and `items` limit the search, `out` is the run's folder.
 
     `rules` are the keys of the section of that name; empty without rules. More experts than `most` are screened.
+    `inputs` are CSV files to predict for a submission.
     """
 
     base: str
@@ -39,6 +40,7 @@ class Request:
     seed: int = 1
     rules: Mapping[str, Any] = field(default_factory=dict)
     most: int | None = None
+    inputs: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -53,10 +55,12 @@ class Request:
         seed: int = 1,
         rules: str | None = None,
         most: int | None = None,
+        inputs: Sequence[str | Path] = (),
     ) -> "Request":
         """A checked request; a task is a name of lm-eval, the path of a file of questions, or a task entry.
 
-        `rules` is the name of a preset of conf/rules/; without `hours`, the search takes a part of its hours.
+        `rules` is the name of a preset of conf/rules/; without `hours`, the run takes those of the rules, or a part of
+        them where predictions and a pack are made elsewhere. `inputs` are predicted for such a pack.
         ConfigError for no expert, no task, a limit that is no positive number, or a file that cannot be used.
         """
         base, named = _located(base), _named(base, experts)
@@ -79,8 +83,19 @@ class Request:
         )
         folder = None if out is None else _folder(out)
         section = {} if rules is None else read_preset("rules", rules)
-        hours = hours if hours is not None else build(RulesConfig, section, "rules").search_hours
-        return cls(base, named, entries, hours, items, folder, seed, section, most)
+        limits = build(RulesConfig, section, "rules")
+        if inputs and not limits.starter_kit:
+            raise ConfigError("inputs are predicted for a contest's submission; name its rules, such as rules=lmc2024")
+        hours = hours if hours is not None else limits.search_hours
+        files = tuple(str(Path(path).resolve()) for path in inputs)
+        return cls(base, named, entries, hours, items, folder, seed, section, most, files)
+
+    @property
+    def submission(self) -> dict[str, Any]:
+        """The section `submission` of the experiment; empty where the rules ask for none."""
+        if not self.rules.get("starter_kit"):
+            return {}
+        return {"pack": True, "inputs": list(self.inputs)}
 
     @property
     def name(self) -> str:

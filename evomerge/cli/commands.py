@@ -97,6 +97,7 @@ def _request(arguments: argparse.Namespace, out: Path | None) -> "Request":
         seed=arguments.seed,
         rules=arguments.rules,
         most=arguments.most,
+        inputs=arguments.inputs,
     )
 
 
@@ -201,6 +202,25 @@ def replay(arguments: argparse.Namespace, console: Console) -> int:
         print_line(console, str(value))
         same &= value.same
     return 0 if same else 1
+
+
+def submit(arguments: argparse.Namespace, console: Console) -> int:
+    """Write the pack of a run, and print what it holds."""
+    from evomerge.submission import write_pack
+
+    pack = write_pack(
+        arguments.folder,
+        arguments.out,
+        arguments.inputs,
+        predict=arguments.predict,
+        name=arguments.name,
+        max_gen_len=arguments.max_gen_len,
+        max_seq_len=arguments.max_seq_len,
+        say=lambda line: print_line(console, line),
+    )
+    for line in pack.lines:
+        print_line(console, line)
+    return 0
 
 
 def report(arguments: argparse.Namespace, console: Console) -> int:

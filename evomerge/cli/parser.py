@@ -83,6 +83,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     _add_merge(added.add_parser("merge", help="build the model, or one adapter, of a recipe"))
     _add_score(added.add_parser("score", help="lm-eval's table of a model or a recipe, by the scoring engine"))
     _add_replay(added.add_parser("replay", help="rebuild a run's winner, compare fingerprint and scores"))
+    _add_submit(added.add_parser("submit", help="pack a run for the LLM Merging contest's starter kit"))
     _add_report(added.add_parser("report", help="write the HTML report of a run again"))
     return parser, list(added.choices)
 
@@ -110,6 +111,8 @@ def _add_quick(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rules", metavar="NAME", help=words)
     words = "the experts that the search may merge, by default 8; more are screened before it"
     parser.add_argument("--most", type=int, metavar="N", help=words)
+    words = "a CSV file to predict for the submission of a contest; by default the files of --for in its format"
+    parser.add_argument("--inputs", metavar="FILE", action="append", default=[], help=words)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; by default below runs/")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="another number gives another search")
 
@@ -166,6 +169,21 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.description = "Rebuild the winner of a finished run and score it again; exit 1 where a value differs."
     parser.add_argument("folder", type=Path, metavar="RUN_DIR", help="the folder of a finished run")
     parser.set_defaults(run=commands.replay)
+
+
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Predict files of inputs with a run's winner, and pack them with a class that rebuilds it."
+    parser.add_argument("folder", type=Path, metavar="RUN_DIR", help="the folder of a finished run")
+    parser.add_argument("out", type=Path, metavar="OUT.tar", help="a new file, to extract over a checkout of the kit")
+    words = "CSV files with the columns id, input, answer_choices, eval_type and, where known, target"
+    parser.add_argument("--inputs", type=Path, nargs="+", action="extend", default=[], metavar="FILE.csv", help=words)
+    words = "right scores all tokens of a choice; kit predicts what the starter kit's own functions do (default: right)"
+    parser.add_argument("--predict", choices=("right", "kit"), default="right", help=words)
+    parser.add_argument("--name", metavar="NAME", help="the method's name in the kit; by default that of the run")
+    parser.add_argument("--max-gen-len", type=int, default=64, metavar="N", help="the tokens of an answer (64)")
+    words = "the tokens that the kit cuts inputs to, which is also what the class in the pack does; by default no limit"
+    parser.add_argument("--max-seq-len", type=int, metavar="N", help=words)
+    parser.set_defaults(run=commands.submit)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from evomerge.scoring.tasks import ScorerConfig
 from evomerge.screening import ScreenConfig
 from evomerge.searching import BudgetConfig, Objective, RaceConfig
 from evomerge.space import BaselinesConfig, Space, read_methods, read_textbook, refuse_unknown_genes
+from evomerge.submission import PackConfig
 from evomerge.workers import ModelConfig, pools
 
 GIVEN_TO_SPACE = ("method", "base", "experts", "layout", "touched", "settings", "options", "out_dtype", "seed")
@@ -45,6 +46,7 @@ class ExperimentConfig:
     baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     init: Sequence[Location] = ()
     rules: RulesConfig = field(default_factory=RulesConfig)
+    submission: PackConfig = field(default_factory=PackConfig)
     seed: Seed = 1
 
     def __post_init__(self) -> None:

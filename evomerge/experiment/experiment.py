@@ -17,6 +17,7 @@ from evomerge.errors import TaskError
 from evomerge.experiment.config import ExperimentConfig, read_config
 from evomerge.experiment.descent_losses import find_losses
 from evomerge.experiment.rule_check import all_verdicts
+from evomerge.experiment.submission_step import SubmissionStep
 from evomerge.ledger import Ledger
 from evomerge.merging import Materializer, cache_folder, choose_placement, digest, freeze
 from evomerge.models import (
@@ -74,6 +75,7 @@ class Experiment:
         if unknown := sum(verdict.status == "unknown" for verdict in self.verdicts):
             log.warning("rules %s: %d verdicts are unknown; `check` shows them", self.config.rules.name, unknown)
         _ = self.space, self.scorer, self.optimizer(), self.baselines, self.item_losses
+        _ = self.submission
         if self.gpu_bytes is not None:
             model = self.config.model
             choose_placement(model.placement, self.family, "cpu", model.dtype, loaded=False, limit=self.gpu_bytes)
@@ -249,6 +251,11 @@ class Experiment:
         losses = self._encoded_losses if with_losses else {}
         limit = self.gpu_bytes
         return WorkerSpec(self.base, experts, self.work, self.config.model, folder, losses, gpu_bytes=limit)
+
+    @cached_property
+    def submission(self) -> SubmissionStep | None:
+        """The step that ends a run for a contest; None for other runs."""
+        return SubmissionStep(self, self._folder or Path(self.config.name)) if self.config.submission.pack else None
 
     @property
     def gpu_bytes(self) -> int | None:

@@ -29,6 +29,8 @@ def describe(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
     yield from _placement(experiment)
     yield from _search(experiment)
     yield from _scoring(experiment)
+    if experiment.submission:
+        yield f"pack      {experiment.submission}"
     yield from _folder(experiment, config, folder)
 
 

@@ -9,7 +9,7 @@ from evomerge.paths import LEDGER
 from evomerge.schema import check_value
 
 # Keys that have no influence on the score of a candidate or on which candidates are proposed.
-CHANGEABLE = ("name", "budget", "pool", "tracker", "finalise", "baselines", "rules")
+CHANGEABLE = ("name", "budget", "pool", "tracker", "finalise", "baselines", "rules", "submission")
 CHANGEABLE_IN_SECTION = {
     "model": ("batch_size", "batch_tokens", "device", "compile", "placement"),
     "optimizer": ("mirror",),

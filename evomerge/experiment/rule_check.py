@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def all_verdicts(experiment: "Experiment") -> Iterator[Verdict]:
     """The verdicts that need no family, then that on the GPU's memory unless one of them is broken."""
     rules, models = experiment.config.rules, (experiment.base, experiment.experts)
-    found = list(judge(rules, *models, experiment.config.budget.hours)) if rules.are_any else []
+    hours, submits = experiment.config.budget.hours, experiment.config.submission.pack
+    found = list(judge(rules, *models, hours, submits=submits)) if rules.are_any else []
     yield from found
     if rules.gpu_gb is None:
         return

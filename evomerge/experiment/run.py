@@ -23,7 +23,7 @@ from evomerge.experiment.run_log import run_log
 from evomerge.experiment.time_limit import ledger_deadline, timed_evaluation
 from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses, describe_twins, same_weights
 from evomerge.ledger import Ledger
-from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
+from evomerge.paths import CONFIG, LEDGER, PACK, RECIPE, RESULT
 from evomerge.recipes import dump_recipe
 from evomerge.report import Display, comparison_table, result_table, write_report
 from evomerge.searching import (
@@ -34,7 +34,7 @@ from evomerge.searching import (
     ledger_header,
     search,
 )
-from evomerge.terminal import print_line
+from evomerge.terminal import duration, print_line
 from evomerge.trackers import Tracker
 from evomerge.workers import pools
 
@@ -61,8 +61,10 @@ def run_experiment(
             experiment = choose_experts(experiment, ledger, display, start)
             with closing(pools.LazyPool(lambda: _start(experiment, display))) as pool:
                 document, board = _search(experiment, folder, display, ledger, pool, tracker, start)
-            write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
+            _write_result(folder, document, start, display)  # the memory of the pool is needed for the submission
             tracker.finish(document)
+            _submit(experiment, folder, document, display)
+            _write_result(folder, document, start, display)
             ledger.mark_time()
         finally:
             ledger.close()
@@ -87,6 +89,9 @@ def _search(
     deadline = ledger_deadline(experiment, ledger, start)
     timed = timed_evaluation(experiment, evaluator, ledger, deadline)
     remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), deadline)
+    if experiment.submission and section.budget.hours is not None:
+        display.show_phase("pace")
+        deadline.kept = experiment.submission.measured_with(pool)
     display.show_time_left(remaining.seconds_left)
     check = BaselineCheck(evaluator, scorer.chances("search"), display.print_line)
     callbacks: list[SearchCallback] = [display, check, BestRecipe(folder / RECIPE, evaluator), tracker]
@@ -109,8 +114,25 @@ def _search(
     document |= {"screen": dict(ledger.screening)} if ledger.screening else {}
     document |= {"shortened": _shortened(experiment, evaluator)}
     document |= _record(board, evaluator, ledger, fingerprint, remaining.spent)
-    document["seconds"] |= {"this_time": round(time.monotonic() - start, 2), "phases": display.phase_seconds()}
+    document["seconds"] |= {"kept_for_submission": round(deadline.kept, 2)} if deadline.kept else {}
     return document, board
+
+
+def _write_result(folder: Path, document: dict[str, Any], start: float, display: Display) -> None:
+    """Write result.json with the times up to now."""
+    document["seconds"] |= {"this_time": round(time.monotonic() - start, 2), "phases": display.phase_seconds()}
+    write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
+
+
+def _submit(experiment: Experiment, folder: Path, document: Mapping[str, Any], display: Display) -> None:
+    """Write the pack of a run for a contest, unless a repeated command finds the one of the same result."""
+    if experiment.submission is None:
+        return
+    if document["counts"]["items_scored_this_time"] == 0 and (folder / PACK).exists():
+        display.print_line(f"{folder / PACK}: as it was written before")
+        return
+    display.show_phase("submission")
+    experiment.submission.write(display.print_line)
 
 
 def _shortened(experiment: Experiment, evaluator: Evaluator) -> dict[str, Any]:
@@ -187,5 +209,9 @@ def _report(console: Console, folder: Path, document: Mapping[str, Any], board: 
         print_line(console, f"for lack of time: {name}: {ended}")
     for label, reason in list(board.failures().items())[:3]:
         print_line(console, f"failed: {label}: {reason}")
+    phases = sorted(document["seconds"]["phases"].items(), key=lambda pair: -pair[1])
+    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases if seconds >= 1)
+    if parts:
+        print_line(console, f"time: {parts}")
     print_line(console, f"recipe: {folder / RECIPE}")
     print_line(console, f"report: {write_report(folder)}")

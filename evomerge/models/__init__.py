@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         torch_dtype,
     )
     from evomerge.models.model_names import is_same_model
+    from evomerge.models.stored_inputs import StoredFactors, StoredInput, StoredTensor
     from evomerge.models.vocabulary import refuse_other_vocabulary, write_tokenizer
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -57,6 +58,9 @@ __all__ = [
     "FullExpert",
     "Group",
     "Layout",
+    "StoredFactors",
+    "StoredInput",
+    "StoredTensor",
     "check_attention",
     "check_device",
     "empty_model",

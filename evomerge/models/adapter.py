@@ -20,6 +20,7 @@ from evomerge.kernels import Factors
 from evomerge.models.adapter_config import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, read_config, selects
 from evomerge.models.adapter_kinds import Change, read_changes
 from evomerge.models.checkpoint import Shape, open_safetensors, warn_about_unread_weights
+from evomerge.models.stored_inputs import StoredFactors
 
 _TIED_BY_NAME = ("embed_tokens", "lm_head")  # the modules to which peft applies `ensure_weight_tying`
 _VOCABULARY = ("lm_head", "embed_out", "embed_tokens", "embed_in", "wte", "shared", "word_embeddings")
@@ -106,6 +107,14 @@ class Adapter:
         change = self._changes[name]
         copy = change.magnitude is None and self._differing_copy(name, change, base)
         return self._tensor(copy).float() if copy else None
+
+    def stored_factors(self, name: str, base: Callable[[str], Tensor]) -> StoredFactors | None:
+        """Where the file contains the factors that are the whole change of this parameter; None for other changes."""
+        change = self._changes[name]
+        if not isinstance(self.update(name, base), Factors):
+            return None
+        assert change.up is not None and change.down is not None
+        return StoredFactors(change.up, change.down, change.scale, self._is_transposed(name, change, base))
 
     def nbytes(self, name: str) -> int:
         """Bytes in fp32 of the tensors that change the parameter."""

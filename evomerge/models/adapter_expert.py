@@ -15,6 +15,7 @@ from evomerge.models.adapter import Adapter
 from evomerge.models.destinations import Destination
 from evomerge.models.experts import Base, FullExpert, summary_line
 from evomerge.models.stored import StoredModel
+from evomerge.models.stored_inputs import StoredInput
 from evomerge.notices import warn_once
 
 
@@ -59,6 +60,18 @@ class AdapterExpert:
             return update
         weight = self.origin.stored.tensor(place)
         return weight if update is None else update.delta().add_(weight) if isinstance(update, Factors) else update
+
+    def stored_input(self, place: Destination) -> StoredInput:
+        """How `update` follows from the adapter's file."""
+        name = self._names.get(place.path)
+        if self.origin is None and name is None and place.path not in self._replaced:
+            return "base"
+        if self.origin is not None or name is None:
+            return "computed"
+        found = self.adapter.stored_factors(
+            name, lambda other: self._tensor(place.path if other == name else self._path(other))
+        )
+        return found or "computed"
 
     def problems(self, base: Base) -> list[str]:
         """One line for each way in which the adapter does not fit the base."""

@@ -15,6 +15,7 @@ from evomerge.models.destinations import Destination
 from evomerge.models.live_model import full_config
 from evomerge.models.skeleton import skeleton
 from evomerge.models.stored import StoredModel
+from evomerge.models.stored_inputs import StoredInput, StoredTensor
 
 COMPARED_KEYS = ("model_type", "num_hidden_layers", "num_layers", "n_layer", "hidden_size", "vocab_size")
 # Keys of a configuration that may differ between models of the same architecture.
@@ -53,6 +54,10 @@ class Base:
     def tensor(self, name: str) -> Tensor:
         """The base's tensor of this name; it must not be written to."""
         return self.checkpoint.tensor(self._source[name])
+
+    def stored_name(self, name: str) -> str:
+        """The name under which the base's files contain the tensor."""
+        return self._source[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape, from its header."""
@@ -154,6 +159,11 @@ class FullExpert:
         """The checkpoint's dense tensor for this destination, None if it has none."""
         name = self.stored.name(place)
         return self.checkpoint.tensor(name) if name else None
+
+    def stored_input(self, place: Destination) -> StoredInput:
+        """How `update` follows from the checkpoint's files."""
+        name = self.stored.name(place)
+        return StoredTensor(name) if name else "base"
 
     def nbytes(self, place: Destination) -> int:
         """Bytes of the expert's tensor for this destination."""

@@ -11,6 +11,7 @@ from evomerge.models.checkpoint import fetch, read_json
 from evomerge.models.experts import Base, FullExpert, open_stored, summary_line
 from evomerge.models.groups import Layout
 from evomerge.models.stored import StoredModel
+from evomerge.models.stored_inputs import StoredInput
 from evomerge.recipes import ModelRef
 
 Expert = FullExpert | AdapterExpert
@@ -45,6 +46,10 @@ class Family:
     def update(self, ref: ModelRef, name: str) -> Update:
         """A model's update of the base's tensor `name`; None for the base itself."""
         return None if ref == self.ref else self.experts[ref].update(self.base.destination[name])
+
+    def stored_input(self, ref: ModelRef, name: str) -> StoredInput:
+        """How a program without this package gets a model's update of the base's tensor `name` from the files."""
+        return "base" if ref == self.ref else self.experts[ref].stored_input(self.base.destination[name])
 
     def nbytes(self, name: str) -> int:
         """Bytes of the tensor `name` in all models together."""

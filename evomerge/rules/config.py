@@ -31,6 +31,7 @@ class RulesConfig:
     pinned: bool = False
     hours: Positive | None = None
     gpu_gb: Positive | None = None
+    starter_kit: bool = False
 
     def __post_init__(self) -> None:
         if self.licences is not None and not self.licences:
@@ -57,5 +58,5 @@ class RulesConfig:
 
     @property
     def search_hours(self) -> float | None:
-        """The hours for a search that is given none; the others are for export and prediction."""
-        return None if self.hours is None else SHARE_OF_SEARCH * self.hours
+        """The hours for a run that is given none: all where it makes the pack; else export and prediction follow."""
+        return None if self.hours is None else (1.0 if self.starter_kit else SHARE_OF_SEARCH) * self.hours

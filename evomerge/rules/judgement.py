@@ -14,10 +14,16 @@ from evomerge.rules.verdict import Verdict
 
 
 def judge(
-    rules: RulesConfig, base: ModelRef, experts: Mapping[str, ModelRef], hours: float | None
+    rules: RulesConfig,
+    base: ModelRef,
+    experts: Mapping[str, ModelRef],
+    hours: float | None,
+    *,
+    submits: bool = False,
 ) -> Iterator[Verdict]:
     """The verdicts that need no family: rule by rule, each for the base and the experts, then that on `budget.hours`.
 
+    `submits` says whether the hours cover predictions and a pack.
     Reads headers and configurations, no weights. Of a hub model without its weights, only the configuration is
     downloaded.
     """
@@ -34,7 +40,7 @@ def judge(
     if rules.pinned:
         yield from map(judge_revision, models)
     if rules.hours is not None:
-        yield judge_hours(hours, rules.hours)
+        yield judge_hours(hours, rules.hours, submits=submits)
 
 
 def is_any_broken(verdicts: Sequence[Verdict]) -> bool:

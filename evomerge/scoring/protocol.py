@@ -18,8 +18,9 @@ class Request:
     """One request to a model, picklable and without its document.
 
     `kind` is lm-eval's request type and `arguments` its arguments: (context, continuation) for `loglikelihood`, (text,)
-    for `loglikelihood_rolling`, (context, options) for `generate_until`. The response is (log-likelihood in nats, is
-    greedy), a log-likelihood, or an `Answer`; with `repeats` > 1 it is a list of these.
+    for `loglikelihood_rolling`, (context, options) for `generate_until`, where the context may be token ids. The
+    response is (log-likelihood in nats, is greedy), a log-likelihood, or an `Answer`; with `repeats` > 1 it is a list
+    of these.
     """
 
     kind: str

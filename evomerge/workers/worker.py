@@ -56,8 +56,14 @@ class Worker:
         self._encoder = Encoder(
             tokenizer, self._model.config, max_length=config.max_length, batch_tokens=config.batch_tokens
         )
-        sizes = {"batch_size": config.batch_size, "batch_tokens": config.batch_tokens}
-        self._engine = ScoringEngine(self._model, tokenizer, self._encoder, **sizes, path=config.scoring)
+        self._engine = ScoringEngine(
+            self._model,
+            tokenizer,
+            self._encoder,
+            batch_size=config.batch_size,
+            batch_tokens=config.batch_tokens,
+            path=config.scoring,
+        )
         trees = self._engine.plain_reason is None
         losses = LossEngine(self._model, self._encoder, trees=trees, batch_tokens=config.batch_tokens)
         self._slopes = SlopeComputer(self._model, self._family.base, self._materializer, losses, spec.losses)

@@ -97,3 +97,11 @@ def test_a_file_of_both_kinds_of_rows_becomes_two_tasks(tmp_path: Path) -> None:
         ("contest-multiple_choice", "multiple_choice"),
         ("contest-generation", "generation"),
     ]
+
+
+def test_inputs_belong_to_rules_with_a_starter_kit(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="inputs are predicted for a contest's submission; name its rules"):
+        Request.of("org/base", "org/a", "gsm8k", inputs=["test.csv"])
+    request = Request.of("org/base", "org/a", "gsm8k", inputs=["test.csv"], rules="lmc2024")
+    assert request.hours == 1.0 and request.submission == {"pack": True, "inputs": [str(Path("test.csv").resolve())]}
+    assert Request.of("org/base", "org/a", "gsm8k").submission == {}

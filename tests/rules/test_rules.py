@@ -275,9 +275,15 @@ def test_a_record_is_made_of_the_hubs_two_answers(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_hours(hours: float | None, status: str, said: str) -> None:
-    verdict = judge_hours(hours, 1.0)
+    verdict = judge_hours(hours, 1.0, submits=False)
     assert verdict.status == status and said in verdict.reason
-    assert status == "ok" or verdict.remedy == "set budget.hours=0.8"
+    assert status == "ok" or verdict.remedy.startswith("set budget.hours=0.8")
+
+
+def test_hours_of_a_run_that_makes_the_pack_may_be_all_of_the_limit() -> None:
+    verdict = judge_hours(1.0, 1.0, submits=True)
+    assert (verdict.status, verdict.reason) == ("ok", "1 of 1, predictions and pack included")
+    assert judge_hours(None, 1.0, submits=True).remedy == "set budget.hours=1"
 
 
 GB = 10**9

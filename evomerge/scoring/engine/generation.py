@@ -44,7 +44,8 @@ class Generator:
     answer depends on its context, its number among the repeats and lm-eval's seed alone. As in lm-eval, a context is
     truncated on the left to leave room for `max_gen_toks`, and an empty one is replaced by the prefix token. A batch
     has at most `max_tokens` = rows × (context + answer) tokens. The tokenizer is copied, because it gets a padding
-    token.
+    token. An encoder-decoder model may write as many tokens more as the context has, as in lm-eval, or none more if
+    `counts_context` is False.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class Generator:
         *,
         max_tokens: int = 16384,
         max_length: int | None = None,
+        counts_context: bool = True,
     ) -> None:
-        self._model = model
+        self._model, self._counts_context = model, counts_context
         self._tokenizer = configure_pad_token(copy.deepcopy(tokenizer), model_config=model.config)
         self._budget = MemoryBudget(max_tokens)
         self._max_length = max_length or resolve_max_length(model.config, tokenizer)
@@ -108,8 +110,13 @@ class Generator:
             log.warning("answers are generated one by one, not by the decoding loop: %s", reason)
         return reason
 
-    def _encode(self, context: str, options: GenerationOptions) -> Ids:
-        """The token ids of a context, without a second BOS token and truncated on the left if it is too long."""
+    def _encode(self, context: str | Ids, options: GenerationOptions) -> Ids:
+        """The token ids of a context, without a second BOS token and truncated on the left if it is too long.
+
+        A context that is token ids already stays as it is.
+        """
+        if not isinstance(context, str):
+            return context
         room = self._max_length if self._seq2seq else self._max_length - options.max_gen_toks
         if room <= 0:
             raise TaskError(
@@ -175,13 +182,17 @@ class Generator:
             ]
 
     def _partial_answers(self, row: int, prompt: Prompt, options: GenerationOptions) -> Iterator[PartialAnswer]:
-        limit = options.max_gen_toks + (len(prompt.ids) if self._seq2seq else 0)
+        limit = options.max_gen_toks + (self._extra(prompt.ids) if self._seq2seq else 0)
         for number in range(prompt.answers):
             draws = None
             if options.sampled:
                 stream = torch.Generator().manual_seed(sample_seed(prompt.ids, number))
                 draws = torch.rand(limit, generator=stream, dtype=torch.float64)
             yield PartialAnswer(row, limit, draws)
+
+    def _extra(self, ids: Ids) -> int:
+        """The tokens of an encoder-decoder answer beside those that are asked for; its start token is one of them."""
+        return len(ids) if self._counts_context else 1
 
     def _padded(self, ids: Ids, prefix: int, width: int) -> tuple[list[int], list[int]]:
         """Tokens and attention mask."""
@@ -192,7 +203,8 @@ class Generator:
 
     def _generate_alone(self, ids: Ids, number: int, options: GenerationOptions) -> Answer:
         """One answer by `generate` with its own loop, as lm-eval calls it, for options that ours does not support."""
-        settings = {"max_length": len(ids) + options.max_gen_toks, **options.generate_kwargs}
+        before = self._extra(ids) if self._seq2seq else len(ids)
+        settings = {"max_length": before + options.max_gen_toks, **options.generate_kwargs}
         tokens = torch.tensor([ids], device=self._model.device)
         with torch.random.fork_rng(devices=[self._model.device] if self._model.device.type == "cuda" else []):
             torch.manual_seed(sample_seed(ids, number))

@@ -32,7 +32,8 @@ class ScoringEngine:
 
     `path` selects how log-likelihoods are computed: `plain` (lm-eval's forward pass), `tree`, or `auto`. With `auto`,
     token trees are used if they give the same numbers as the plain path on a few pairs with the weights at
-    construction. Encoder-decoder models have no trees; each of their contexts is encoded once.
+    construction. Encoder-decoder models have no trees; each of their contexts is encoded once. `counts_context` is that
+    of `Generator`.
     """
 
     def __init__(
@@ -44,11 +45,16 @@ class ScoringEngine:
         batch_size: int = 16,
         batch_tokens: int = 4096,
         path: str = "auto",
+        counts_context: bool = True,
     ) -> None:
         self._plain = PlainEngine(model, tokenizer, batch_size=batch_size, max_length=encoder.max_length)
         self._encoder = encoder
         self._generator = Generator(
-            model, tokenizer, max_tokens=GENERATION_FACTOR * batch_tokens, max_length=encoder.max_length
+            model,
+            tokenizer,
+            max_tokens=GENERATION_FACTOR * batch_tokens,
+            max_length=encoder.max_length,
+            counts_context=counts_context,
         )
         self._seq2seq = _seq2seq(model, encoder.max_length, batch_tokens)
         self._tree = TreeEngine(model)

@@ -46,6 +46,8 @@ def read_questions(path: Path, kind: str | None = None) -> list[Question]:
     elif kind is not None:
         raise ConfigError(f"{path}: rows={kind}: it has no column {KIND}; drop rows")
     texts = _filled(path, numbered, columns.question)
+    if columns.are_prompts:  # the starter kit leaves outer white space as it is
+        texts = [str(row[columns.question]) for row in numbered.values()]
     contexts = [text_of(row, columns.context) if columns.context else "" for row in numbered.values()]
     if not columns.choices:
         rows_of_text = zip(contexts, texts, _filled(path, numbered, columns.answer), strict=True)

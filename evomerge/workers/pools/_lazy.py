@@ -30,8 +30,9 @@ class LazyPool:
         return self._started().fingerprint(recipe)
 
     def close(self) -> None:
-        if self._pool:
-            self._pool.close()
+        pool, self._pool = self._pool, None  # a local worker's model is freed with its pool
+        if pool:
+            pool.close()
 
     def _started(self) -> Pool:
         if self._pool is None:

@@ -265,6 +265,13 @@ def test_a_prompt_of_the_competition_is_given_as_it_is(tmp_path: Path) -> None:
     assert file_spec(path, "generation")["generation_kwargs"] == {"until": [], "do_sample": False, "max_gen_toks": 64}
 
 
+def test_outer_white_space_of_a_prompt_of_the_competition_stays(tmp_path: Path) -> None:
+    path = kit_file(tmp_path, TEXT_ROW.replace("Long story.", " Long story.").replace("is,Short", "is ,Short"))
+    assert [found.text for found in read_questions(path)] == [" Long story. A summary is "]
+    (doc,) = file_spec(path)["custom_dataset"]()["test"]
+    assert doc["prompt"] == " Long story. A summary is "
+
+
 def test_numbers_of_the_competition_count_from_zero(tmp_path: Path) -> None:
     rows = [f"{n},Question {n}?,1,\"['1', '2', '3']\",multiple_choice\n" for n in range(3)]
     assert [found.gold for found in read_questions(kit_file(tmp_path, *rows))] == [1, 1, 1]

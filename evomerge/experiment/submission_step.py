@@ -1,0 +1,133 @@
+"""The step that ends a run for a contest: how long it will take, and the pack itself."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evomerge.errors import RunError
+from evomerge.paths import PACK
+from evomerge.recipes import Recipe
+from evomerge.scoring import Request
+from evomerge.scoring.tasks import kinds_of_rows
+from evomerge.submission import Row, SubmissionConfig, generation_request, read_rows, right_requests, write_pack
+from evomerge.terminal import duration
+from evomerge.workers import Job
+from evomerge.workers.pools import JobQueue, Pool
+
+if TYPE_CHECKING:
+    from evomerge.experiment.experiment import Experiment
+
+WARM_UP, FIRST, GROWTH = 1, 4, 4  # rows that are predicted untimed, then timed: 4, 16, 64, …
+ENOUGH = 2.0  # seconds that the timed rows of a kind must take, or else more of them are timed
+CONVENTIONS = 2  # by which the choices of files with targets are predicted
+SLACK, FIXED = 1.4, 5.0  # of the measured seconds; of seconds for the files of the pack
+MOST = 0.6  # of the time of a run that its submission may take
+
+
+class SubmissionStep:
+    """The pack of a run in `folder`; TaskError for a file of inputs that cannot be predicted."""
+
+    def __init__(self, experiment: "Experiment", folder: Path) -> None:
+        config = experiment.config
+        files = [str(path) for path in _files(config.scorer.tasks) if kinds_of_rows(Path(path))]
+        self.config: SubmissionConfig = config.submission.submission(folder.resolve().name, files)
+        self._folder, self._base = folder, experiment.baselines["base"]
+        self._hours = config.budget.hours
+        self._rows = {path: read_rows(path) for path in self.config.inputs}
+
+    def __str__(self) -> str:
+        files = ", ".join(f"{len(rows)} rows of {path}" for path, rows in self._rows.items())
+        return f"{PACK} as {self.config.name}, predict={self.config.predict}: {files or 'no file is predicted'}"
+
+    def measured_with(self, pool: Pool) -> float:
+        """About how long merging, predicting and packing will take, by timing a few rows with the workers.
+
+        RunError if that is most of the time that the run has, or if the base cannot predict a row.
+        """
+        start, computed = time.monotonic(), 0.0
+
+        def timed(name: str, requests: Sequence[Request]) -> float:
+            nonlocal computed
+            seconds = _timed(pool, self._base, f"submission/{name}", requests)
+            computed += seconds
+            return seconds
+
+        predicting = self.prediction_seconds(timed)
+        loading = time.monotonic() - start - computed
+        needed = FIXED + SLACK * (predicting + loading)
+        if self._hours is not None and needed > MOST * 3600 * self._hours:
+            count = sum(map(len, self._rows.values()))
+            raise RunError(
+                f"submission: {count} predictions take about {duration(needed)} here, most of "
+                f"budget.hours={self._hours:g}; raise it, or give fewer submission.inputs"
+            )
+        return needed
+
+    def prediction_seconds(self, timed: Callable[[str, Sequence[Request]], float]) -> float:
+        """About how long the predictions take; `timed` returns the seconds of a kind of requests."""
+        rows = [row for listed in self._rows.values() for row in listed]
+        choices, answers = [row for row in rows if row.choices], [row for row in rows if not row.choices]
+        found = CONVENTIONS * len(choices) * self._seconds_per_row("choices", choices, timed)
+        return found + len(answers) * self._seconds_per_row("answers", answers, timed)
+
+    def _seconds_per_row(
+        self, kind: str, rows: Sequence[Row], timed: Callable[[str, Sequence[Request]], float]
+    ) -> float:
+        if not rows:
+            return 0.0
+        timed(f"{kind}/0", self._requests(_spread(rows, WARM_UP)))
+        count, seconds = FIRST, 0.0
+        while True:
+            sample = _spread(rows, count)
+            seconds = timed(f"{kind}/{count}", self._requests(sample))
+            if seconds >= ENOUGH or len(sample) == len(rows):
+                return seconds / len(sample)
+            count *= GROWTH
+
+    def write(self, say: Callable[[str], None]) -> Path:
+        """Write the pack into the run's folder, in the place of an older one."""
+        config, out = self.config, self._folder / PACK
+        out.unlink(missing_ok=True)
+        pack = write_pack(
+            self._folder,
+            out,
+            config.inputs,
+            predict=config.predict,
+            name=config.name,
+            max_gen_len=config.max_gen_len,
+            max_seq_len=config.max_seq_len,
+            say=say,
+        )
+        for line in pack.lines:
+            say(line)
+        return out
+
+    def _requests(self, rows: Sequence[Row]) -> list[Request]:
+        limit = self.config.max_gen_len
+        listed = [
+            right_requests(row.input, row.choices) if row.choices else [generation_request(row.input, limit)]
+            for row in rows
+        ]
+        return [request for each in listed for request in each]
+
+
+def _files(tasks: Sequence[object]) -> list[str]:
+    """The files of questions in a task list, each once."""
+    return list(dict.fromkeys(str(task["file"]) for task in tasks if isinstance(task, Mapping) and task.get("file")))
+
+
+def _spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """So many rows, evenly spread over the lengths of their inputs, the longest among them."""
+    ordered = sorted(rows, key=lambda row: len(row.input))
+    count = min(count, len(ordered))
+    return [ordered[(place + 1) * len(ordered) // count - 1] for place in range(count)]
+
+
+def _timed(pool: Pool, base: Recipe, name: str, requests: Sequence[Request]) -> float:
+    """The seconds in which a worker answers requests with the base; RunError if it cannot."""
+    pool.extend({name: requests})
+    (outcome,) = pool.run(JobQueue([Job(base.key(), base, name)]))
+    if outcome.error is not None:
+        raise RunError(f"submission: the base cannot predict the inputs: {outcome.error}")
+    return outcome.seconds

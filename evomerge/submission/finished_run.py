@@ -1,0 +1,43 @@
+"""What a submission reads of a finished run: its recipe, its result, and how it held the model."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evomerge.errors import RunError
+from evomerge.paths import CONFIG, RECIPE, RESULT, refuse_unfinished
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """`config` and `result` are the contents of config.yaml and result.json."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    result: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> "FinishedRun":
+        """The run in a folder; RunError where it has not finished or a file is damaged."""
+        refuse_unfinished(folder)
+        try:
+            config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+            result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        except (ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({reason}); repeat the run's command") from None
+        return cls(folder, config, result)
+
+    @property
+    def recipe(self) -> Path:
+        """The winner's recipe."""
+        return self.folder / RECIPE
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """How the run held the live model: device, dtype, batch_tokens and others."""
+        return dict(self.config.get("model") or {})

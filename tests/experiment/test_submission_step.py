@@ -1,0 +1,116 @@
+"""A run for a contest: the time that is kept for its submission, and the pack that it ends with."""
+
+import csv
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evomerge
+from evomerge.errors import RunError, TaskError
+from evomerge.experiment import from_config, prepare_run
+from evomerge.experiment import submission_step as step
+from evomerge.scoring import Request
+from tests.conftest import QUICKSTART
+
+SKILLS = ("last", "copy")
+CHOSEN, GENERATED = 40, 6  # rows of the file to predict
+
+
+def rows_of(skill: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (QUICKSTART / "data" / f"{skill}.jsonl").read_text().splitlines()]
+
+
+def write_csv(path: Path, chosen: Sequence[dict[str, Any]], generated: Sequence[dict[str, Any]] = ()) -> Path:
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "input", "target", "answer_choices", "eval_type"])
+        for number, row in enumerate(chosen):
+            table.writerow([number, row["query"], row["gold"], repr(row["choices"]), "multiple_choice"])
+        for number, row in enumerate(generated, len(chosen)):
+            table.writerow([number, row["query"], row["choices"][row["gold"]], "", "generation"])
+    return path
+
+
+def config(folder: Path, **keys: Any) -> dict[str, Any]:
+    """Two experts of the quickstart, a task from a file in the contest's format, and inputs of both kinds."""
+    task = write_csv(folder / "last.csv", rows_of("last")[:80])
+    inputs = write_csv(folder / "test.csv", rows_of("last")[:CHOSEN], rows_of("copy")[:GENERATED])
+    family = QUICKSTART / "family"
+    return {
+        "name": "pack",
+        "base": str(family / "base"),
+        "experts": {name: str(family / name) for name in ("last", "max")},
+        "model": {"dtype": "float32", "device": "cpu"},
+        "scorer": {
+            "slices": {"search": 16, "select": 8, "holdout": 16},
+            "tasks": [{"name": "last", "file": str(task)}],
+        },
+        "budget": {"evaluations": 4, "hours": 5.0},
+        "submission": {"pack": True, "inputs": [str(inputs)], "max_gen_len": 4},
+        **keys,
+    }
+
+
+def made(folder: Path, **keys: Any) -> step.SubmissionStep:
+    experiment = from_config(prepare_run(config(folder, **keys), folder / "run")[0], folder / "run")
+    assert experiment.submission is not None
+    return experiment.submission
+
+
+def test_the_inputs_are_those_of_the_tasks_where_none_are_given(tmp_path: Path) -> None:
+    assert [path.name for path in made(tmp_path, submission={"pack": True}).config.inputs] == ["last.csv"]
+    assert [path.name for path in made(tmp_path).config.inputs] == ["test.csv"]
+
+
+def test_a_wrong_row_is_reported_before_weights_are_read(tmp_path: Path) -> None:
+    plain = config(tmp_path)
+    path = Path(plain["submission"]["inputs"][0])
+    path.write_text(path.read_text() + "0,Again?,1,\"['a', 'b']\",multiple_choice\n")
+    with pytest.raises(TaskError, match=r"test.csv: row 47: has the id 0 of row 1"):
+        evomerge.check(plain, tmp_path / "run")
+
+
+def test_rows_are_timed_until_that_takes_long_enough(tmp_path: Path) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def timed(kind: str, requests: Sequence[Request]) -> float:
+        asked.append((kind, len(requests)))
+        return 0.05 * len(requests)
+
+    seconds = made(tmp_path).prediction_seconds(timed)
+    # Four choices a row; 16 rows take 3.2 s. Six answers are all there are.
+    assert asked == [("choices/0", 4), ("choices/4", 16), ("choices/16", 64), ("answers/0", 1), ("answers/4", 4),
+                     ("answers/16", 6)]  # fmt: skip
+    assert seconds == pytest.approx(step.CONVENTIONS * CHOSEN * 0.2 + GENERATED * 0.05)
+
+
+def test_predictions_that_take_most_of_the_time_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "_timed", lambda pool, base, name, requests: 3.0)
+    found = made(tmp_path, budget={"hours": 0.01})
+    with pytest.raises(RunError, match=r"46 predictions take about .* here, most of budget.hours=0.01; raise it, or"):
+        found.measured_with(pool=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_a_pack_and_a_repeated_command_keeps_it(tmp_path: Path) -> None:
+    plain, folder = config(tmp_path), tmp_path / "run"
+    result = evomerge.search(plain, folder)
+    assert result.document["seconds"]["kept_for_submission"] > 0
+    assert "submission" in result.document["seconds"]["phases"]
+    with tarfile.open(folder / "submission.tar") as pack:
+        names = pack.getnames()
+        file = pack.extractfile(next(name for name in names if name.endswith("predictions/submission.csv")))
+        assert file is not None
+        predicted = list(csv.reader(line.decode() for line in file))
+    assert predicted[0] == ["id", "prediction", "dummy_field"] and len(predicted) == 1 + CHOSEN + GENERATED
+    assert "LLM-Merging/llm_merging/merging/evomerge_run.py" in names
+    stamp = (folder / "submission.tar").stat().st_mtime_ns
+    evomerge.search(plain, folder)
+    assert (folder / "submission.tar").stat().st_mtime_ns == stamp
+    (folder / "submission.tar").unlink()
+    evomerge.search(plain, folder)
+    assert (folder / "submission.tar").exists()
