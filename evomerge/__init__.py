@@ -63,6 +63,7 @@ def search(
     out: str | Path | None = None,
     seed: int = 1,
     rules: str | None = None,
+    most: int | None = None,
     inputs: Sequence[str | Path] | None = None,
     console: "Console | None" = None,
 ) -> "Result": ...
@@ -78,6 +79,7 @@ def search(
     out: str | Path | None = None,
     seed: int = 1,
     rules: str | None = None,
+    most: int | None = None,
     inputs: Sequence[str | Path] | None = None,
     console: "Console | None" = None,
 ) -> "Result":
@@ -87,8 +89,9 @@ def search(
     it leaves out have the defaults of the command line. `folder` is by default runs/ and the configuration's `name`.
     In the second form `experts` is a list of models or label → model. A task is a name of lm-eval, the path of a file
     of questions or a task entry. `hours` limits the whole call, `items` the search; `out` is the run's folder,
-    `rules` names a preset of conf/rules/, and `inputs` are CSV files to predict for its submission. Progress goes to
-    `console`. Without one the second form prints it, and the first form does so only in a notebook.
+    `rules` names a preset of conf/rules/, and `inputs` are CSV files to predict for its submission. More experts than
+    `most`, by default 8, are screened before the search. Progress goes to `console`. Without one the second form prints
+    it, and the first form does so only in a notebook.
 
     Raises ConfigError for a wrong key or value, ExpertError, TaskError or RunError for what cannot be read, scored or
     continued, and RulesError for a broken rule. A candidate that fails is recorded and does not raise.
@@ -97,7 +100,8 @@ def search(
 
     from evomerge.experiment import Result, prepare_run, run_experiment
 
-    limits: dict[str, Any] = {"hours": hours, "items": items, "out": out, "rules": rules, "inputs": inputs}
+    limits: dict[str, Any] = {"hours": hours, "items": items, "out": out, "rules": rules}
+    limits |= {"most": most, "inputs": inputs}
     if tasks is not None:
         from evomerge.autoconfig import Request, run_quick
 

@@ -17,7 +17,8 @@ SIGNATURES = {
     "search": "(config: Any, folder: Any = None, *,"
     " tasks: collections.abc.Sequence[str | collections.abc.Mapping[str, typing.Any]] | None = None,"
     " hours: float | None = None, items: int | None = None, out: str | pathlib.Path | None = None, seed: int = 1,"
-    " rules: str | None = None,"
+    " rules: str | None = None, most: int | None = None,"
+    " inputs: collections.abc.Sequence[str | pathlib.Path] | None = None,"
     " console: 'Console | None' = None) -> 'Result'",
     "check": "(config: collections.abc.Mapping[str, typing.Any] | str | pathlib.Path,"
     " folder: str | pathlib.Path | None = None, *, deep: bool = False) -> list[str]",

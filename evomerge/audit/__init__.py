@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from evomerge.audit.finding import Finding
     from evomerge.audit.inspection import Audit, audit_family
     from evomerge.audit.named_bases import other_bases
+    from evomerge.audit.task_vectors import TaskVectors, measure_task_vectors
 else:
     __getattr__ = on_demand(__name__, __file__)
 
-__all__ = ["Audit", "Finding", "audit_family", "other_bases"]
+__all__ = ["Audit", "Finding", "TaskVectors", "audit_family", "measure_task_vectors", "other_bases"]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
-    from evomerge.autoconfig.quick_search import run_quick, write_experiment
+    from evomerge.autoconfig.quick_search import run_quick, screen_quick, write_experiment
     from evomerge.autoconfig.request import Request
 else:
     __getattr__ = on_demand(__name__, __file__)
 
-__all__ = ["Request", "run_quick", "write_experiment"]
+__all__ = ["Request", "run_quick", "screen_quick", "write_experiment"]

@@ -15,19 +15,28 @@ from evomerge.autoconfig.hardware import choose_dtype, choose_pool
 from evomerge.autoconfig.pace import measure_pace
 from evomerge.autoconfig.plan import estimate, plan_lines, refuse_full_disk
 from evomerge.autoconfig.request import Request
-from evomerge.autoconfig.sizes import SPARE, Sizes, choose_sizes
-from evomerge.experiment import Experiment, audit_experiment, from_config, prepare_run, run_experiment
+from evomerge.autoconfig.sizes import SEARCH, SPARE, Sizes, choose_sizes
+from evomerge.experiment import (
+    Experiment,
+    audit_experiment,
+    from_config,
+    prepare_run,
+    run_experiment,
+    screen_experiment,
+)
 from evomerge.paths import EXPERIMENT
 from evomerge.rules import refuse_broken, verdict_lines
 from evomerge.scoring import task_of
 from evomerge.terminal import print_line
 
 HOURS = 2.0  # that a search without a limit is planned for, at most
+MANY = 8  # experts; more are screened before the search
 STANDING = 3  # rows of every search beside the experts: base, uniform average and textbook default
 REASONS = {
     "scorer": "sizes of slices for the number of questions and the pace of this machine",
     "budget": "items of the search slice; the comparison at the end comes on top",
     "rules": "the rules that the models and the budget are judged by",
+    "screen": "of more experts than this, those stay that lift a task and that the merge needs",
     "submission": "the pack for the contest's starter kit that the run ends with",
     "baselines": "textbook merges that the winner is compared with",
 }
@@ -53,6 +62,13 @@ def run_quick(request: Request, console: Console, started: float | None = None) 
         print_line(console, line)
     run_experiment(*_prepare(request), console, started)
     return folder
+
+
+def screen_quick(request: Request, console: Console) -> Mapping[str, Any]:
+    """Choose a configuration, and screen the experts in the request's folder; returns the record of the screening."""
+    for line in write_experiment(request, request.folder / EXPERIMENT):
+        print_line(console, line)
+    return screen_experiment(*_prepare(request), console)
 
 
 def _prepare(request: Request) -> tuple[dict[str, Any], Path]:
@@ -102,9 +118,11 @@ def _choose(request: Request, path: Path, experiment: Experiment, dtype_reason: 
     pool, pool_reason = choose_pool()
     approach, pace = choose_approach(experiment), measure_pace(experiment)
     methods = choose_rows(experiment, approach.sections["method"])
-    rows = len(experiment.experts) + STANDING + len(methods)
+    count, most = len(experiment.experts), request.most or MANY
+    rows, screened = min(count, most) + STANDING + len(methods), (count + most) * (count > most)
     seconds = SPARE * (3600 * (request.hours or HOURS) - pace.submission)
     affordable = seconds * pace.items_per_second * pool.get("workers", 1)
+    affordable -= min(affordable / 2, screened * SEARCH)
     sizes = choose_sizes(_documents(experiment), rows, approach.price, affordable, request.items)
     config = {
         "name": request.name,
@@ -115,6 +133,7 @@ def _choose(request: Request, path: Path, experiment: Experiment, dtype_reason: 
         "model": {"dtype": experiment.config.model.dtype, "batch_tokens": pace.batch_tokens},
         "pool": pool,
         "budget": _budget(request, sizes.search_items(approach.price)),
+        **({"screen": {"most": most}} if screened else {}),
         "baselines": {"methods": methods},
         "seed": request.seed,
     }
@@ -125,7 +144,10 @@ def _choose(request: Request, path: Path, experiment: Experiment, dtype_reason: 
     if approach.price is not None:
         config["optimizer"] = {**config["optimizer"], "passes": sizes.passes}
     reasons = {**approach.reasons, "model": dtype_reason, "pool": pool_reason} | REASONS
-    found = estimate(experiment, config, sizes.parts(rows, approach.price), pace)
+    parts = sizes.parts(rows, approach.price)
+    if screened:
+        parts = {"screening": screened * sum(sizes.search.values())} | parts
+    found = estimate(experiment, config, parts, pace)
     refuse_full_disk(path.parent, found.disk)
     text = experiment_text(config, reasons, request.name, str(path))
     return Chosen(text, tuple(plan_lines(config, reasons, sizes, found, request.hours)))

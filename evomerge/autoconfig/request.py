@@ -17,6 +17,7 @@ from evomerge.paths import LEDGER
 from evomerge.rules import RulesConfig
 from evomerge.schema import Label, Location, Seed, build, check_value
 from evomerge.scoring.tasks import QUESTION_SUFFIXES, count_questions, kinds_of_rows, read_tasks
+from evomerge.screening import ScreenConfig
 from evomerge.space import RESERVED
 
 SLICE_OF_A_CHECK = {"search": 1, "select": 1, "holdout": "all"}
@@ -26,8 +27,8 @@ SLICE_OF_A_CHECK = {"search": 1, "select": 1, "holdout": "all"}
 class Request:
     """Base, experts by label, and task entries; `hours` and `items` limit the search, `out` is the run's folder.
 
-    `rules` are the keys of the section of that name; empty without rules. `inputs` are CSV files to predict for a
-    submission.
+    `rules` are the keys of the section of that name; empty without rules. More experts than `most` are screened.
+    `inputs` are CSV files to predict for a submission.
     """
 
     base: str
@@ -38,6 +39,7 @@ class Request:
     out: Path | None = None
     seed: int = 1
     rules: Mapping[str, Any] = field(default_factory=dict)
+    most: int | None = None
     inputs: tuple[str, ...] = ()
 
     @classmethod
@@ -52,6 +54,7 @@ class Request:
         out: str | Path | None = None,
         seed: int = 1,
         rules: str | None = None,
+        most: int | None = None,
         inputs: Sequence[str | Path] = (),
     ) -> "Request":
         """A checked request; a task is a name of lm-eval, the path of a file of questions, or a task entry.
@@ -64,6 +67,8 @@ class Request:
         if (Path(base) / ADAPTER_CONFIG_FILE).is_file():
             raise ConfigError(f"{base}: is an adapter; the first model is the base that the experts were trained from")
         check_value(seed, Seed, "seed")
+        if most is not None:
+            build(ScreenConfig, {"most": most}, "screen")
         if not named:
             raise ConfigError("no expert: give one or more checkpoints or adapters that were fine-tuned from the base")
         if not tasks:
@@ -83,7 +88,7 @@ class Request:
             raise ConfigError("inputs are predicted for a contest's submission; name its rules, such as rules=lmc2024")
         hours = hours if hours is not None else limits.search_hours
         files = tuple(str(Path(path).resolve()) for path in inputs)
-        return cls(base, named, entries, hours, items, folder, seed, section, files)
+        return cls(base, named, entries, hours, items, folder, seed, section, most, files)
 
     @property
     def submission(self) -> dict[str, Any]:

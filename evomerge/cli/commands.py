@@ -72,6 +72,16 @@ def init(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def screen(arguments: argparse.Namespace, console: Console) -> int:
+    """Print which experts a search should merge, with the scores and cosines that speak for it."""
+    request = _request(arguments, arguments.out)
+    from evomerge.autoconfig import screen_quick
+    from evomerge.screening import screening_table
+
+    console.print(screening_table(screen_quick(request, console)))
+    return 0
+
+
 def _request(arguments: argparse.Namespace, out: Path | None) -> "Request":
     """The checked request of a command line, before a large library is imported."""
     from evomerge.autoconfig import Request
@@ -86,6 +96,7 @@ def _request(arguments: argparse.Namespace, out: Path | None) -> "Request":
         out=out,
         seed=arguments.seed,
         rules=arguments.rules,
+        most=arguments.most,
         inputs=arguments.inputs,
     )
 

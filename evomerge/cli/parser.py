@@ -78,6 +78,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     added = parser.add_subparsers(metavar="COMMAND", title="commands (search, where none is named)")
     _add_search(added.add_parser("search", help="search, resume or finish an experiment"))
     _add_init(added.add_parser("init", help="write the experiment file that BASE EXPERT… --tasks … would run"))
+    _add_screen(added.add_parser("screen", help="which of many experts a search should merge, and why"))
     _add_check(added.add_parser("check", help="everything that can be known before weights are read"))
     _add_merge(added.add_parser("merge", help="build the model, or one adapter, of a recipe"))
     _add_score(added.add_parser("score", help="lm-eval's table of a model or a recipe, by the scoring engine"))
@@ -108,6 +109,8 @@ def _add_quick(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", type=int, metavar="N", help="the items that the search may score")
     words = "the rules of a contest, conf/rules/NAME.yaml, that models and time are judged by, such as lmc2024"
     parser.add_argument("--rules", metavar="NAME", help=words)
+    words = "the experts that the search may merge, by default 8; more are screened before it"
+    parser.add_argument("--most", type=int, metavar="N", help=words)
     words = "a CSV file to predict for the submission of a contest; by default the files of --for in its format"
     parser.add_argument("--inputs", metavar="FILE", action="append", default=[], help=words)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; by default below runs/")
@@ -119,6 +122,15 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     _add_quick(parser)
     parser.add_argument("--name", metavar="NAME", help="write conf/experiment/NAME.yaml, which +experiment=NAME runs")
     parser.set_defaults(run=commands.init)
+
+
+def _add_screen(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Score each expert alone and in a few merges, compare task vectors, and propose which to merge. The same "
+        "command without `screen` then searches in the same folder, and scores nothing twice."
+    )
+    _add_quick(parser)
+    parser.set_defaults(run=commands.screen)
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:

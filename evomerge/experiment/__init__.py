@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from evomerge.experiment.resume import refuse_changed
     from evomerge.experiment.run import run_experiment
     from evomerge.experiment.score_config import read_score_config
+    from evomerge.experiment.screening_run import screen_experiment
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -41,4 +42,5 @@ __all__ = [
     "replay_run",
     "run_experiment",
     "score_model",
+    "screen_experiment",
 ]

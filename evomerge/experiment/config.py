@@ -1,5 +1,6 @@
 """The configuration of one search, checked key by key; nothing is opened, and no large library is imported, for it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from evomerge.finalise import FinaliseConfig
 from evomerge.rules import RulesConfig
 from evomerge.schema import Label, Location, Seed, build, check_section, check_value
 from evomerge.scoring.tasks import ScorerConfig
+from evomerge.screening import ScreenConfig
 from evomerge.searching import BudgetConfig, Objective, RaceConfig
 from evomerge.space import BaselinesConfig, Space, read_methods, read_textbook, refuse_unknown_genes
 from evomerge.submission import PackConfig
@@ -40,6 +42,7 @@ class ExperimentConfig:
     race: RaceConfig = field(default_factory=RaceConfig)
     finalise: FinaliseConfig = field(default_factory=FinaliseConfig)
     objective: Mapping[str, Any] = field(default_factory=dict)
+    screen: ScreenConfig = field(default_factory=ScreenConfig)
     baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     init: Sequence[Location] = ()
     rules: RulesConfig = field(default_factory=RulesConfig)
@@ -52,6 +55,7 @@ class ExperimentConfig:
         self.methods = read_methods(self.method)
         given = self.baselines.methods.items()
         self.textbook_merges = {label: read_textbook(value, f"baselines.methods.{label}") for label, value in given}
+        self._check_screen()
         self.scorer.check()
         check_value(self.space.get("subset", False), bool, "space.subset")
         check_section(Space, self.space_settings, "space", GIVEN_TO_SPACE)
@@ -61,6 +65,20 @@ class ExperimentConfig:
         optimizers.check(self.chosen("optimizer", "cma"), self.settings("optimizer"))
         pools.check(self.chosen("pool", "local"), self.settings("pool"))
         trackers.check(self.chosen("tracker", trackers.NONE), self.settings("tracker"))
+
+    def _check_screen(self) -> None:
+        self.screen.check(self.experts)
+        if self.screen.most is not None:
+            for key, given in (("init", self.init), ("baselines.recipes", self.baselines.recipes)):
+                if given:
+                    raise ConfigError(f"{key}: its recipes may merge experts that leave; set screen.most=null with it")
+            kept = self.objective.get("keep") or {}
+            named = {
+                re.split(r" [-+] ", str(floor))[0].strip()
+                for floor in (kept.values() if isinstance(kept, Mapping) else ())
+            }
+            if lost := next((label for label in self.experts if label in named - set(self.screen.always)), None):
+                raise ConfigError(f"objective.keep: the expert {lost} may leave; add it to screen.always")
 
     @property
     def space_settings(self) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The parts of one search, wired from its configuration; each is made when it is first asked for."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from evomerge.schema import prefix_errors
 from evomerge.scoring import ItemLoss
 from evomerge.scoring.engine import EncodedChunk, EncodedLoss, Encoder, check_tokenizer
 from evomerge.scoring.tasks import LMEvalScorer
+from evomerge.screening import MergeOptions, ScreenConfig, alone_recipe, base_recipe
 from evomerge.searching import Objective, SlopeEvaluator, SlopeItems
 from evomerge.space import (
     CONTROL,
@@ -63,7 +65,7 @@ class Experiment:
     """
 
     def __init__(self, config: ExperimentConfig, folder: Path | None = None) -> None:
-        self.config, self._folder = config, folder
+        self.config, self._folder, self._is_screened = config, folder, False
         self.pool_name = config.chosen("pool", "local")
         check_device(config.model.device, is_local=self.pool_name == "local")
 
@@ -87,6 +89,22 @@ class Experiment:
     def experts(self) -> dict[str, ModelRef]:
         """Label → reference."""
         return {label: resolve_expert(path, self.base) for label, path in self.config.experts.items()}
+
+    @property
+    def needs_screening(self) -> bool:
+        """Whether there are more experts than the search may merge."""
+        return self.config.screen.applies_to(self.config.experts)
+
+    def with_experts(self, labels: Collection[str]) -> "Experiment":
+        """The search over these experts alone, after a screening, with the same tasks.
+
+        The baselines of base and experts are the recipes that the screening has scored.
+        """
+        experts = {label: path for label, path in self.config.experts.items() if label in labels}
+        found = Experiment(replace(self.config, experts=experts, screen=ScreenConfig()), self._folder)
+        found.scorer, found.tokenizer, found.used_items = self.scorer, self.tokenizer, self.used_items
+        found.verdicts, found._is_screened = self.verdicts, True
+        return found
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -121,6 +139,10 @@ class Experiment:
         """Label → recipe of every row that the winner is compared with, the base first."""
         section, models = self.config.baselines, (self.base, *self.experts.values())
         found = mandatory_baselines(self.space, self.base, self.experts)
+        if self._is_screened:
+            made = MergeOptions(self.space.out_dtype, self.space.seed)
+            found["base"] = base_recipe(self.base, made)
+            found |= {label: alone_recipe(self.base, ref, made) for label, ref in self.experts.items()}
         section.refuse_taken(found)
         if section.random_direction:
             found[CONTROL] = random_direction_recipe(self.space, self.base, self.experts)
@@ -223,10 +245,10 @@ class Experiment:
         name = self.config.chosen("tracker", trackers.NONE)
         return trackers.create(name, folder, config, self.config.settings("tracker"))
 
-    def worker_spec(self) -> WorkerSpec:
-        """What every worker is made from; no weight is read for it."""
+    def worker_spec(self, with_losses: bool = True) -> WorkerSpec:
+        """What every worker is made from; no weight is read for it. Without losses it answers no slope requests."""
         experts, folder = tuple(self.experts.values()), str(self.prepared)
-        losses = self._encoded_losses
+        losses = self._encoded_losses if with_losses else {}
         hashes, limit = self.family.hashes(), self.gpu_bytes
         return WorkerSpec(self.base, experts, self.work, self.config.model, folder, losses, limit, hashes)
 

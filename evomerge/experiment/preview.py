@@ -25,6 +25,7 @@ def describe(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
     yield from verdict_lines(experiment.config.rules.name, experiment.verdicts)
     refuse_broken(experiment.config.rules.name, experiment.verdicts)
     yield from _models(experiment)
+    yield from _screening(experiment)
     yield from _placement(experiment)
     yield from _search(experiment)
     yield from _scoring(experiment)
@@ -43,6 +44,13 @@ def _models(experiment: Experiment) -> Iterator[str]:
         maker = family.trained_on(ref)
         origin = f", an adapter trained on {maker}" if maker else ""
         yield f"expert    {label}: {ref}, {len(family.touched(ref))} tensors{origin}"
+
+
+def _screening(experiment: Experiment) -> Iterator[str]:
+    screen, count = experiment.config.screen, len(experiment.experts)
+    if experiment.needs_screening:
+        yield f"screen    {count} experts are scored alone and in some merges; the search merges at most {screen.most}"
+        yield "          until then, space, placement and baselines below are those of all experts"
 
 
 def _placement(experiment: Experiment) -> Iterator[str]:

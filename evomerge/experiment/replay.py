@@ -45,7 +45,10 @@ def open_run(folder: Path) -> tuple[Experiment, Recipe, dict[str, Any]]:
     except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({reason}); repeat the run's command") from None
-    return from_config(config, folder), load_recipe(folder / RECIPE), result
+    experiment, screening = from_config(config, folder), result.get("screen")
+    if screening:
+        experiment = experiment.with_experts(screening["kept"])
+    return experiment, load_recipe(folder / RECIPE), result
 
 
 def replay_run(folder: Path) -> Iterator[Replayed]:

@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,22 @@ from evomerge.atomic import write_atomically
 from evomerge.environment import machine, versions
 from evomerge.experiment.baseline_check import BaselineCheck
 from evomerge.experiment.best_recipe import BestRecipe
+from evomerge.experiment.chosen_experts import choose_experts
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
 from evomerge.experiment.rule_check import rules_record
 from evomerge.experiment.run_log import run_log
+from evomerge.experiment.time_limit import ledger_deadline, timed_evaluation
 from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses, describe_twins, same_weights
 from evomerge.ledger import Ledger
 from evomerge.paths import CONFIG, LEDGER, PACK, RECIPE, RESULT
 from evomerge.recipes import dump_recipe
 from evomerge.report import Display, comparison_table, result_table, write_report
 from evomerge.searching import (
-    Deadline,
     Evaluator,
     Leaderboard,
     RemainingBudget,
     SearchCallback,
-    TimedEvaluation,
     ledger_header,
     search,
 )
@@ -55,18 +55,18 @@ def run_experiment(
         # These raise for everything that can be wrong before weights are read.
         experiment.check()
         display.show_phase("hashes")
-        ledger = _open_ledger(experiment, config, folder, start)
-        pool, tracker = pools.LazyPool(lambda: _start(experiment, display)), experiment.tracker(folder, config)
+        ledger = open_ledger(experiment, config, folder, start)
+        tracker = experiment.tracker(folder, config)
         try:
-            document, board = _search(experiment, folder, display, ledger, pool, tracker, start)
-            _write_result(folder, document, start, display)
+            experiment = choose_experts(experiment, ledger, display, start)
+            with closing(pools.LazyPool(lambda: _start(experiment, display))) as pool:
+                document, board = _search(experiment, folder, display, ledger, pool, tracker, start)
+            _write_result(folder, document, start, display)  # the memory of the pool is needed for the submission
             tracker.finish(document)
-            pool.close()  # the memory of its models is needed for the submission
             _submit(experiment, folder, document, display)
             _write_result(folder, document, start, display)
             ledger.mark_time()
         finally:
-            pool.close()
             ledger.close()
             tracker.close()
     _report(console, folder, document, board)
@@ -85,9 +85,9 @@ def _search(
     """Search, finalise and freeze; what result.json holds, and the candidates of the search."""
     space, scorer, baselines, section = experiment.space, experiment.scorer, experiment.baselines, experiment.config
     evaluator = Evaluator(scorer, pool, ledger, [display], experiment.objective)
-    evaluator.apply_cuts(cut for cut in ledger.cuts if cut.budget in (None, asdict(section.budget)))
-    deadline = Deadline(section.budget.hours, start, sum(ledger.elapsed.values()))
-    timed = TimedEvaluation(evaluator, deadline, asdict(section.budget))
+    evaluator.evaluated |= set(ledger.screening["scored"] if ledger.screening else ())
+    deadline = ledger_deadline(experiment, ledger, start)
+    timed = timed_evaluation(experiment, evaluator, ledger, deadline)
     remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), deadline)
     if experiment.submission and section.budget.hours is not None:
         display.show_phase("pace")
@@ -111,6 +111,7 @@ def _search(
     document = result.as_dict() | {"layers": experiment.family.layout.layers}
     document |= {"winner_is": twins, "suspects": suspects, "task_warnings": check.warnings}
     document |= rules_record(experiment)
+    document |= {"screen": dict(ledger.screening)} if ledger.screening else {}
     document |= {"shortened": _shortened(experiment, evaluator)}
     document |= _record(board, evaluator, ledger, fingerprint, remaining.spent)
     document["seconds"] |= {"kept_for_submission": round(deadline.kept, 2)} if deadline.kept else {}
@@ -143,7 +144,7 @@ def _shortened(experiment: Experiment, evaluator: Evaluator) -> dict[str, Any]:
     }
 
 
-def _open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path, start: float) -> Ledger:
+def open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path, start: float) -> Ledger:
     """Open the ledger and write the configuration and a first recipe, so that an interrupted run leaves a valid one."""
     known = ledger_header(experiment.scorer, fixed_part(config))
     models = experiment.family.hashes()

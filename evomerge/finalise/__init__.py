@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from evomerge.finalise.finaliser import Finaliser
     from evomerge.finalise.findings import count_holdout_uses
     from evomerge.finalise.recipe_writer import RecipeWriter
+    from evomerge.finalise.statistics import PairedScores, bootstrap
     from evomerge.finalise.twins import describe_twins, same_weights
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -20,7 +21,9 @@ else:
 __all__ = [
     "FinaliseConfig",
     "Finaliser",
+    "PairedScores",
     "RecipeWriter",
+    "bootstrap",
     "count_holdout_uses",
     "describe_twins",
     "same_weights",

@@ -45,6 +45,7 @@ class Ledger:
         self.race_limit: int | None = None  # items per candidate after which races end
         self.slopes: dict[str, Slope] = {}  # digest of a request → its answer
         self.slope_price: SlopePrice | None = None
+        self.screening: Mapping[str, Any] | None = None  # which experts the search merges, and why
         self.header: dict[str, Any] = {}
         self._command = 1
         try:
@@ -145,6 +146,11 @@ class Ledger:
         self._write({"price": price.price, "allowance": price.allowance})
         self.slope_price = price
 
+    def append_screening(self, record: Mapping[str, Any]) -> None:
+        """Record which experts the search merges, once per search."""
+        self._write({"screen": dict(record)})
+        self.screening = record
+
     def copy_rechunked_scores(self, chunks: Mapping[str, Sequence[str]]) -> None:
         """Copy scores of a regrouped search slice back to its original `chunks` (id → items), in every trial."""
         if self.rechunking is not None:
@@ -196,6 +202,9 @@ class Ledger:
             return
         if "price" in line:
             self.slope_price = SlopePrice(float(line["price"]), float(line["allowance"]))
+            return
+        if "screen" in line:
+            self.screening = line["screen"]
             return
         if "cut" in line:
             self.cuts.append(Cut(line["cut"], line["chunks"], line.get("budget")))

@@ -26,6 +26,7 @@ KEYS = {  # kind of line → its keys; the kind is the key that only lines of th
     "deal": ("deal", "levels"),
     "slope": ("slope", "losses", "derivatives"),
     "price": ("price", "allowance"),
+    "screen": ("screen",),
     "cut": ("cut", "chunks", "budget"),
     "elapsed": ("elapsed", "command"),
 }
@@ -163,7 +164,7 @@ def _subject_and_content(kind: str, line: Line) -> tuple[str, Any]:
         return json.dumps([kind, line["key"], line["chunk"]]), [line["scores"], line.get("tokens")]
     if kind == "error":
         return json.dumps([kind, line["key"], line["chunk"], line["error"]]), None
-    if kind in ("most", "deal", "price"):
+    if kind in ("most", "deal", "price", "screen"):
         return kind, line
     if kind == "slope":
         return json.dumps([kind, line["slope"]]), line
@@ -192,6 +193,9 @@ def _shape_problem(kind: str, line: Line) -> str | None:
         slope = line.get("derivatives")
         right = isinstance(line["slope"], str) and _are_numbers(line.get("losses"))
         right = right and (slope is None or _are_numbers(slope))
+    elif kind == "screen":
+        screen = line["screen"]
+        right = isinstance(screen, dict) and all(isinstance(screen.get(key), list) for key in ("kept", "rows"))
     elif kind == "deal":
         right = isinstance(line["deal"], dict) and isinstance(line.get("levels"), dict)
         right = right and all(isinstance(items, list) for items in line["deal"].values())

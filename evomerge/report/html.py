@@ -14,6 +14,7 @@ from evomerge.report.comparisons import answer_section, comparison_section, fron
 from evomerge.report.descent_chart import loss_curve
 from evomerge.report.html_elements import details, fact_table, format_value, scrollable, section
 from evomerge.report.record import BEST_BASELINE, Record, is_missing, read_record
+from evomerge.report.screening_section import screening_section
 from evomerge.report.table import alternative_rows, claim, format_length, format_score, notes, row_name
 from evomerge.scoring import SLICES
 
@@ -38,6 +39,7 @@ def page(record: Record) -> str:
         _header,
         _result,
         comparison_section,
+        screening_section,
         answer_section,
         _descent,
         _search,
@@ -68,7 +70,7 @@ def page(record: Record) -> str:
 
 def _header(record: Record) -> str:
     result = record.result
-    experts = ", ".join(record.config["experts"])
+    experts = ", ".join(record.experts)
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
         for name, value, note in _tiles(record)

@@ -56,6 +56,11 @@ class Record:
         """The baselines' rows of the result table, the base first."""
         return list(self.result["rows"][:-1])
 
+    @property
+    def experts(self) -> list[str]:
+        """The labels of the experts that the search merged: those that a screening has chosen, or all."""
+        return list(self.result.get("screen", {}).get("kept", self.config["experts"]))
+
     def failures(self) -> dict[int, str]:
         """Number of a candidate → the reason why it failed."""
         return {candidate.number: candidate.error for candidate in self.candidates if candidate.error is not None}

@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from evomerge.errors import RunError
 from evomerge.searching.evaluator import Candidate, Evaluator, Stage
+from evomerge.terminal import duration
 
 PARTS = 8  # of a slice that is scored under a limit; after each one the time is compared with that of the next one
 SLACK = 1.25  # a part may take so many times as long as the items before it
@@ -64,7 +66,22 @@ class TimedEvaluation:
             return False
         return True
 
+    def _first(self, candidates: Sequence[Candidate]) -> Iterator[Stage]:
+        """The first chunk of the first model; RunError if the time is too short for one chunk of each slice."""
+        yield Stage(candidates[:1], 1)
+        chunks = self._evaluator.plan.chunks
+        items = len(candidates) * sum(len(listed[0].items) for listed in chunks.values() if listed)
+        seconds = items * (self._evaluator.seconds_per_item or 0.0)
+        if seconds > self._deadline.left():
+            raise RunError(
+                f"budget.hours={self._deadline.hours:g}: the baselines and one chunk of each slice take about "
+                f"{duration(seconds)} here, more than is left; raise it, or use a smaller scorer.chunk_items or "
+                "fewer baselines"
+            )
+
     def _stages(self, candidates: Sequence[Candidate], slice_name: str, left: Callable[[], float]) -> Iterator[Stage]:
+        if slice_name == "search":
+            yield from self._first(candidates)
         chunks = self._evaluator.plan.chunks[slice_name]
         step = math.ceil(len(chunks) / PARTS)
         # The first part is one chunk: it is scored in any case, so that there is a result.

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, SMALL, Command, evomerge
+from tests.lmc_files import write_lmc_files
 
 CONF = ROOT / "conf"
 GROUPS = sorted(
@@ -31,9 +32,12 @@ def composed(*overrides: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 @pytest.mark.filterwarnings("ignore:.*searchpath.*")
-def test_every_experiment_composes_and_its_keys_are_known(name: str) -> None:
+def test_every_experiment_composes_and_its_keys_are_known(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from evomerge.experiment.experiment import from_config
 
+    monkeypatch.setenv("LMC_DATA", str(write_lmc_files(tmp_path)))  # files of questions are read with the keys
     config = composed(f"+experiment={name}")
     experiment = from_config(config)
     assert str(experiment.config.budget) and config["base"]

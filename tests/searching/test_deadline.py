@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from evomerge.errors import RunError
 from evomerge.finalise.config import FinaliseConfig
 from evomerge.finalise.finaliser import Finaliser
 from evomerge.ledger import Cut, Ledger
@@ -141,3 +142,12 @@ def test_slices_of_another_budget_are_whole(clock: Clock, ledger: Ledger) -> Non
     again = Evaluator(WideScorer(), SlowPool(clock, 1.0), ledger)
     again.apply_cuts(cut for cut in ledger.cuts if cut.budget in (None, other))
     assert [len(again.plan.chunks[name]) for name in SLICES] == [5, 16, 16]
+
+
+def test_a_time_that_cannot_do_is_refused_after_one_chunk(clock: Clock, ledger: Ledger) -> None:
+    pool = SlowPool(clock, 20.0)  # 4 baselines, 3 slices, 3 items: 720 s
+    evaluator = Evaluator(WideScorer(), pool, ledger)
+    timed = TimedEvaluation(evaluator, Deadline(0.1), BUDGET)
+    with pytest.raises(RunError, match=r"budget.hours=0.1: the baselines .* take about 12 min here, more than is left"):
+        timed.evaluate(models(4), "search", share=0.3)
+    assert len(pool.jobs) == 1
