@@ -80,7 +80,7 @@ def test_rules_are_judged_before_the_audit_and_stand_in_the_file(command: Comman
     said = command("init", *FAMILY, *ASKED, "--rules", "lmc2024", "--name", "ruled")
     assert said.code == 0 and said.out.index("rules     lmc2024: ") < said.out.index("audit  "), said
     text = (tmp_path / "conf" / "experiment" / "ruled.yaml").read_text()
-    assert "override /rules: lmc2024" in text and "hours: 0.8" in text and "max_billions: 8.05" in text
+    assert "override /rules: lmc2024" in text and "hours: 1.0" in text and "max_billions: 8.05" in text
     for checked in (command("check", "+experiment=ruled"), command("check", "conf/experiment/ruled.yaml")):
         assert checked.code == 0 and checked.out.startswith("rules     lmc2024: "), checked
     (tmp_path / "conf" / "rules").mkdir()
