@@ -50,7 +50,7 @@ def run_experiment(
     """
     start = time.monotonic() if started is None else started
     experiment = from_config(config, folder)
-    with run_log(folder), Display(console, experiment.config.budget.evaluations) as display:
+    with run_log(folder), Display(console, experiment.config.budget.evaluations, started=start) as display:
         display.show_phase("tasks, models")
         # These raise for everything that can be wrong before weights are read.
         experiment.check()

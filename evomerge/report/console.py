@@ -21,16 +21,19 @@ class Display:
     """A callback of the search that prints a line per generation and shows how far the current phase is.
 
     On a terminal there is a bar. Elsewhere a line is printed whenever `interval` seconds have passed without one, in
-    every phase and also while a single chunk takes longer.
+    every phase and also while a single chunk takes longer. `started` is the time of the monotonic clock at which the
+    command began.
     """
 
-    def __init__(self, console: Console, evaluations: int | None, interval: float = INTERVAL) -> None:
+    def __init__(
+        self, console: Console, evaluations: int | None, interval: float = INTERVAL, started: float | None = None
+    ) -> None:
         self._console = console
         self._max_evaluations = evaluations
         self._evaluations = self._stopped = 0
         self._seconds_left: Callable[[], float | None] = lambda: None
-        self._start = time.monotonic()
-        self._phase, self._done, self._total, self._unit = "start", 0, 0, "chunks"
+        self._start = time.monotonic() if started is None else started
+        self._phase, self._done, self._total, self._unit = "libraries", 0, 0, "chunks"
         self._seconds: dict[str, float] = {}  # of each phase that has ended
         self._begun = self._start
         columns = (

@@ -67,9 +67,15 @@ class TimedEvaluation:
         return True
 
     def _first(self, candidates: Sequence[Candidate]) -> Iterator[Stage]:
-        """The first chunk of the first model; RunError if the time is too short for one chunk of each slice."""
-        yield Stage(candidates[:1], 1)
+        """The first chunk of the first model; RunError if the time is too short for one chunk of each slice.
+
+        A run that had begun before is finished in any case.
+        """
         chunks = self._evaluator.plan.chunks
+        is_new = self._evaluator.missing_items(candidates[:1], chunks["search"][:1]) > 0
+        yield Stage(candidates[:1], 1)
+        if not is_new:
+            return
         items = len(candidates) * sum(len(listed[0].items) for listed in chunks.values() if listed)
         seconds = items * (self._evaluator.seconds_per_item or 0.0)
         if seconds > self._deadline.left():

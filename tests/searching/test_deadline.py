@@ -13,7 +13,7 @@ from evomerge.ledger import Cut, Ledger
 from evomerge.scoring.protocol import SLICES, Chunk, Plan
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.deadline import Deadline, TimedEvaluation
-from evomerge.searching.evaluator import Candidate, Evaluator
+from evomerge.searching.evaluator import Candidate, Evaluator, Stage
 from evomerge.searching.loop import search
 from evomerge.workers.jobs import Job, Outcome
 from tests.searching.test_budget import Clock
@@ -151,3 +151,11 @@ def test_a_time_that_cannot_do_is_refused_after_one_chunk(clock: Clock, ledger: 
     with pytest.raises(RunError, match=r"budget.hours=0.1: the baselines .* take about 12 min here, more than is left"):
         timed.evaluate(models(4), "search", share=0.3)
     assert len(pool.jobs) == 1
+
+
+def test_a_run_that_had_begun_is_finished_however_late(clock: Clock, ledger: Ledger) -> None:
+    evaluator = Evaluator(WideScorer(), SlowPool(clock, 1.0), ledger)
+    evaluator.evaluate_stages(evaluator.plan.chunks["search"], iter([Stage(models(1), 1)]))
+    clock.now = 10**6
+    TimedEvaluation(evaluator, Deadline(0.1, started=0.0), BUDGET).evaluate(models(4), "search", share=0.3)
+    assert len(evaluator.plan.chunks["search"]) == 1
