@@ -12,7 +12,7 @@ from rich.console import Console
 
 from evomerge.atomic import write_atomically
 from evomerge.errors import ConfigError
-from evomerge.paths import EXPERIMENT, RECIPE, RESULT, refuse_unfinished, run_name
+from evomerge.paths import EXPERIMENT, LEDGER, RECIPE, RESULT, refuse_unfinished, run_name
 from evomerge.recipes import load_recipe
 from evomerge.terminal import print_line
 
@@ -219,6 +219,15 @@ def submit(arguments: argparse.Namespace, console: Console) -> int:
         say=lambda line: print_line(console, line),
     )
     for line in pack.lines:
+        print_line(console, line)
+    return 0
+
+
+def ledger(arguments: argparse.Namespace, console: Console) -> int:
+    """Print what a ledger holds; a line that is wrong is an error that names it."""
+    from evomerge.ledger import describe_ledger
+
+    for line in describe_ledger(arguments.folder / LEDGER):
         print_line(console, line)
     return 0
 

@@ -84,6 +84,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     _add_score(added.add_parser("score", help="lm-eval's table of a model or a recipe, by the scoring engine"))
     _add_replay(added.add_parser("replay", help="rebuild a run's winner, compare fingerprint and scores"))
     _add_submit(added.add_parser("submit", help="pack a run for the LLM Merging contest's starter kit"))
+    _add_ledger(added.add_parser("ledger", help="check a run's ledger, and say what it holds"))
     _add_report(added.add_parser("report", help="write the HTML report of a run again"))
     return parser, list(added.choices)
 
@@ -184,6 +185,12 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     words = "the tokens that the kit cuts inputs to, which is also what the class in the pack does; by default no limit"
     parser.add_argument("--max-seq-len", type=int, metavar="N", help=words)
     parser.set_defaults(run=commands.submit)
+
+
+def _add_ledger(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Read and check trials.jsonl, also of a run that is going on, and summarise it."
+    parser.add_argument("folder", type=Path, metavar="RUN_DIR", help="the folder of a run")
+    parser.set_defaults(run=commands.ledger)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WARM_UP, FIRST, GROWTH = 1, 4, 4  # rows that are predicted untimed, then timed: 4, 16, 64, …
 ENOUGH = 2.0  # seconds that the timed rows of a kind must take, or else more of them are timed
 CONVENTIONS = 2  # by which the choices of files with targets are predicted
-SLACK, FIXED = 1.4, 5.0  # of the measured seconds; of seconds for the files of the pack
+SLACK, FIXED = 1.5, 8.0  # of the measured seconds; of seconds for the files of the pack
 MOST = 0.6  # of the time of a run that its submission may take
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         refuse_other_search,
     )
     from evomerge.ledger.records import Cut, Rechunking, SlopePrice
+    from evomerge.ledger.summary import describe_ledger
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -30,6 +31,7 @@ __all__ = [
     "SlopePrice",
     "chunks_of",
     "complete_scores",
+    "describe_ledger",
     "lengths_of",
     "plan_of",
     "read_trials",

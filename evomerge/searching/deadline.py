@@ -11,7 +11,9 @@ from evomerge.terminal import duration
 
 PARTS = 8  # of a slice that is scored under a limit; after each one the time is compared with that of the next one
 SLACK = 1.25  # a part may take so many times as long as the items before it
-MARGIN = 0.02  # of the hours, for what the process does after its last look at the clock
+MARGIN = 0.02  # of the hours
+# Seconds, and at most a part of the hours, for the start and the end of the process, and for the report.
+AROUND, AROUND_SHARE = 10.0, 0.05
 
 
 class Deadline:
@@ -34,7 +36,8 @@ class Deadline:
         """Seconds until the comparison must be finished; infinite without an end."""
         if self.hours is None:
             return math.inf
-        return 3600 * self.hours * (1 - MARGIN) - self.kept - self.elapsed
+        whole = 3600 * self.hours
+        return whole * (1 - MARGIN) - min(AROUND, AROUND_SHARE * whole) - self.kept - self.elapsed
 
 
 class TimedEvaluation:
