@@ -56,6 +56,8 @@ def measure_pace(experiment: Experiment) -> Pace:
     chosen = fastest if times[default] > GAIN * times[fastest] else default
     submission = experiment.submission
     predicting = submission.prediction_seconds(lambda _, asked: _seconds(score, asked, chosen)) if submission else 0.0
+    if submission:
+        submission.refuse_beyond_hours(predicting)
     return Pace(len(items) / times[chosen], chosen, predicting)
 
 

@@ -19,6 +19,7 @@ from evomerge.schema import Label, Location, Seed, build, check_value
 from evomerge.scoring.tasks import QUESTION_SUFFIXES, count_questions, kinds_of_rows, read_tasks
 from evomerge.screening import ScreenConfig
 from evomerge.space import RESERVED
+from evomerge.submission import read_rows as read_inputs
 
 SLICE_OF_A_CHECK = {"search": 1, "select": 1, "holdout": "all"}
 
@@ -85,7 +86,11 @@ class Request:
         section = {} if rules is None else read_preset("rules", rules)
         limits = build(RulesConfig, section, "rules")
         if inputs and not limits.starter_kit:
-            raise ConfigError("inputs are predicted for a contest's submission; name its rules, such as rules=lmc2024")
+            raise ConfigError(
+                "inputs are predicted for a contest's submission; name its rules, such as --rules lmc2024"
+            )
+        for path in inputs:
+            read_inputs(Path(path))  # a wrong row is reported before the models are opened
         hours = hours if hours is not None else limits.search_hours
         files = tuple(str(Path(path).resolve()) for path in inputs)
         return cls(base, named, entries, hours, items, folder, seed, section, most, files)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from evomerge.autoconfig import Request
 
 STARTED = time.monotonic()  # of the process, nearly; budget.hours counts from here
+WIDE = 120  # columns of a terminal that hold the table of a screening
 DEEP = "--deep"  # an option of `check`, which Hydra does not know
 
 
@@ -76,9 +77,13 @@ def screen(arguments: argparse.Namespace, console: Console) -> int:
     """Print which experts a search should merge, with the scores and cosines that speak for it."""
     request = _request(arguments, arguments.out)
     from evomerge.autoconfig import screen_quick
-    from evomerge.screening import screening_table
+    from evomerge.screening import screening_lines, screening_table
 
-    console.print(screening_table(screen_quick(request, console)))
+    record = screen_quick(request, console)
+    if console.width >= WIDE:
+        console.print(screening_table(record))
+    for line in screening_lines(record):
+        print_line(console, line)
     return 0
 
 
@@ -206,6 +211,7 @@ def replay(arguments: argparse.Namespace, console: Console) -> int:
 
 def submit(arguments: argparse.Namespace, console: Console) -> int:
     """Write the pack of a run, and print what it holds."""
+    refuse_unfinished(arguments.folder)  # before a large library is imported
     from evomerge.submission import write_pack
 
     pack = write_pack(

@@ -19,11 +19,12 @@ from yaml import YAMLError
 
 from evomerge.cli.messages import complain
 from evomerge.errors import ConfigError, EvomergeError
-from evomerge.experiment import prepare_run, read_config, read_file, refuse_changed
+from evomerge.experiment import prepare_run, read_config, read_file, read_preset, refuse_changed
 from evomerge.paths import EXPERIMENT, project_path, run_name
 from evomerge.suggest import did_you_mean
 
 Job = Callable[[dict[str, Any], Path], None]
+GROUPS = ("space", "optimizer", "pool", "tracker", "rules")  # sections whose presets `key=NAME` chooses for a file
 NAMED_ENTRIES = ("experts", "space.genes", "baselines.methods", "baselines.recipes", "objective.keep")
 HYDRA_OPTIONS = (
     *("-m", "--multirun", "-r", "--run", "-c", "--cfg", "-i", "--info", "--resolve", "-p", "--package"),
@@ -70,12 +71,15 @@ def experiment_of_file(path: Path, overrides: Sequence[str], out: Path | None) -
     The folder is `out`; else that of the file, if a quick search has left it there; else the one of its `name`.
     ConfigError where Hydra would have to compose the file.
     """
-    given = read_file(path)
+    given, values = read_file(path), list(overrides)
     for text in overrides:
         if not re.match(r"[a-z_][\w.]*=", text):
             raise ConfigError(f"{text}: give key=value, or --out DIR")
+        if preset := re.fullmatch(rf"({'|'.join(GROUPS)})=([\w.-]+)", text):
+            given = {**given, preset[1]: read_preset(preset[1], preset[2])}
+            values.remove(text)
     with _one_line("an override"):
-        merged = _plain(OmegaConf.merge(OmegaConf.create(given), OmegaConf.from_dotlist(list(overrides))))
+        merged = _plain(OmegaConf.merge(OmegaConf.create(given), OmegaConf.from_dotlist(values)))
     left = path.parent if path.name == EXPERIMENT else None
     return prepare_run({"name": path.stem} | merged, out or left)
 

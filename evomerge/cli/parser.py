@@ -112,8 +112,8 @@ def _add_quick(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rules", metavar="NAME", help=words)
     words = "the experts that the search may merge, by default 8; more are screened before it"
     parser.add_argument("--most", type=int, metavar="N", help=words)
-    words = "a CSV file to predict for the submission of a contest; by default the files of --for in its format"
-    parser.add_argument("--inputs", metavar="FILE", action="append", default=[], help=words)
+    words = "CSV files to predict for the submission of a contest; by default the files of --for in its format"
+    parser.add_argument("--inputs", metavar="FILE", nargs="+", action="extend", default=[], help=words)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; by default below runs/")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="another number gives another search")
 

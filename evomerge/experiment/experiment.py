@@ -187,6 +187,11 @@ class Experiment:
         chunks = (chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks)
         return {chunk.id: self._encoder.encode(self.scorer.requests(chunk)) for chunk in chunks}
 
+    @property
+    def max_length(self) -> int:
+        """The number of tokens that the model's positions, or the configuration, allow."""
+        return self._encoder.max_length
+
     @cached_property
     def _encoder(self) -> Encoder:
         model = self.config.model

@@ -20,10 +20,11 @@ from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
 from evomerge.experiment.rule_check import rules_record
 from evomerge.experiment.run_log import run_log
+from evomerge.experiment.submission_step import recorded_submission
 from evomerge.experiment.time_limit import ledger_deadline, timed_evaluation
 from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses, describe_twins, same_weights
 from evomerge.ledger import Ledger
-from evomerge.paths import CONFIG, LEDGER, PACK, RECIPE, RESULT
+from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
 from evomerge.recipes import dump_recipe
 from evomerge.report import Display, comparison_table, result_table, write_report
 from evomerge.searching import (
@@ -55,6 +56,7 @@ def run_experiment(
         # These raise for everything that can be wrong before weights are read.
         experiment.check()
         display.show_phase("hashes")
+        before = recorded_submission(folder)
         ledger = open_ledger(experiment, config, folder, start)
         tracker = experiment.tracker(folder, config)
         try:
@@ -63,7 +65,10 @@ def run_experiment(
                 document, board = _search(experiment, folder, display, ledger, pool, tracker, start)
             _write_result(folder, document, start, display)  # the memory of the pool is needed for the submission
             tracker.finish(document)
-            _submit(experiment, folder, document, display)
+            if experiment.submission:
+                display.show_phase("submission")
+                made_from = experiment.submission.write(document["fingerprint"], before, display.print_line)
+                document["submission"] = made_from
             _write_result(folder, document, start, display)
             ledger.mark_time()
         finally:
@@ -115,6 +120,8 @@ def _search(
     document |= {"shortened": _shortened(experiment, evaluator)}
     document |= _record(board, evaluator, ledger, fingerprint, remaining.spent)
     document["seconds"] |= {"kept_for_submission": round(deadline.kept, 2)} if deadline.kept else {}
+    if before := sum(ledger.elapsed.values()):
+        document["seconds"]["earlier_commands"] = round(before, 2)
     return document, board
 
 
@@ -122,17 +129,6 @@ def _write_result(folder: Path, document: dict[str, Any], start: float, display:
     """Write result.json with the times up to now."""
     document["seconds"] |= {"this_time": round(time.monotonic() - start, 2), "phases": display.phase_seconds()}
     write_atomically(folder / RESULT, json.dumps(document, indent=2) + "\n")
-
-
-def _submit(experiment: Experiment, folder: Path, document: Mapping[str, Any], display: Display) -> None:
-    """Write the pack of a run for a contest, unless a repeated command finds the one of the same result."""
-    if experiment.submission is None:
-        return
-    if document["counts"]["items_scored_this_time"] == 0 and (folder / PACK).exists():
-        display.print_line(f"{folder / PACK}: as it was written before")
-        return
-    display.show_phase("submission")
-    experiment.submission.write(display.print_line)
 
 
 def _shortened(experiment: Experiment, evaluator: Evaluator) -> dict[str, Any]:
@@ -204,14 +200,12 @@ def _report(console: Console, folder: Path, document: Mapping[str, Any], board: 
     """Print the tables and the first failures, and write the HTML report."""
     console.print(result_table(document))
     console.print(comparison_table(document))
-    for name, used in document["shortened"].items():
-        ended = used if isinstance(used, str) else f"{used['items']} of {used['of']} items"
-        print_line(console, f"for lack of time: {name}: {ended}")
     for label, reason in list(board.failures().items())[:3]:
         print_line(console, f"failed: {label}: {reason}")
     phases = sorted(document["seconds"]["phases"].items(), key=lambda pair: -pair[1])
     parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases if seconds >= 1)
     if parts:
-        print_line(console, f"time: {parts}")
+        before = document["seconds"].get("earlier_commands")
+        print_line(console, f"time: {parts}{f'; earlier commands {duration(before)}' if before else ''}")
     print_line(console, f"recipe: {folder / RECIPE}")
     print_line(console, f"report: {write_report(folder)}")

@@ -1,12 +1,14 @@
 """The step that ends a run for a contest: how long it will take, and the pack itself."""
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import RunError
-from evomerge.paths import PACK
+from evomerge.paths import PACK, RESULT
 from evomerge.recipes import Recipe
 from evomerge.scoring import Request
 from evomerge.scoring.tasks import kinds_of_rows
@@ -25,6 +27,15 @@ SLACK, FIXED = 1.5, 8.0  # of the measured seconds; of seconds for the files of 
 MOST = 0.6  # of the time of a run that its submission may take
 
 
+def recorded_submission(folder: Path) -> dict[str, Any] | None:
+    """What the pack of a run was made from, by its result; None where there is none."""
+    try:
+        found: dict[str, Any] | None = json.loads((folder / RESULT).read_text()).get("submission")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found
+
+
 class SubmissionStep:
     """The pack of a run in `folder`; TaskError for a file of inputs that cannot be predicted."""
 
@@ -34,6 +45,8 @@ class SubmissionStep:
         self.config: SubmissionConfig = config.submission.submission(folder.resolve().name, files)
         self._folder, self._base = folder, experiment.baselines["base"]
         self._hours = config.budget.hours
+        # Tokens of an answer that is timed: half of the model's positions leave room for any input.
+        self._timed_tokens = min(self.config.max_gen_len, max(1, experiment.max_length // 2))
         self._rows = {path: read_rows(path) for path in self.config.inputs}
 
     def __str__(self) -> str:
@@ -56,20 +69,25 @@ class SubmissionStep:
         predicting = self.prediction_seconds(timed)
         loading = time.monotonic() - start - computed
         needed = FIXED + SLACK * (predicting + loading)
+        self.refuse_beyond_hours(needed)
+        return needed
+
+    def refuse_beyond_hours(self, needed: float) -> None:
+        """RunError if so many seconds are most of the time that the run has."""
         if self._hours is not None and needed > MOST * 3600 * self._hours:
             count = sum(map(len, self._rows.values()))
             raise RunError(
                 f"submission: {count} predictions take about {duration(needed)} here, most of "
-                f"budget.hours={self._hours:g}; raise it, or give fewer submission.inputs"
+                f"budget.hours={self._hours:g}; raise it, or give fewer inputs"
             )
-        return needed
 
     def prediction_seconds(self, timed: Callable[[str, Sequence[Request]], float]) -> float:
         """About how long the predictions take; `timed` returns the seconds of a kind of requests."""
         rows = [row for listed in self._rows.values() for row in listed]
         choices, answers = [row for row in rows if row.choices], [row for row in rows if not row.choices]
         found = CONVENTIONS * len(choices) * self._seconds_per_row("choices", choices, timed)
-        return found + len(answers) * self._seconds_per_row("answers", answers, timed)
+        longer = self.config.max_gen_len / self._timed_tokens
+        return found + longer * len(answers) * self._seconds_per_row("answers", answers, timed)
 
     def _seconds_per_row(
         self, kind: str, rows: Sequence[Row], timed: Callable[[str, Sequence[Request]], float]
@@ -85,9 +103,16 @@ class SubmissionStep:
                 return seconds / len(sample)
             count *= GROWTH
 
-    def write(self, say: Callable[[str], None]) -> Path:
-        """Write the pack into the run's folder, in the place of an older one."""
+    def write(self, fingerprint: str, before: Mapping[str, Any] | None, say: Callable[[str], None]) -> dict[str, Any]:
+        """Write the pack into the run's folder, in the place of an older one; returns what it was made from.
+
+        A pack that was made from the same weights, files and settings, as `before` says, stays as it is.
+        """
         config, out = self.config, self._folder / PACK
+        made_from = {"fingerprint": fingerprint, "settings": self._settings()}
+        if out.exists() and before == made_from:
+            say(f"{out}: as it was written before")
+            return made_from
         out.unlink(missing_ok=True)
         pack = write_pack(
             self._folder,
@@ -101,10 +126,17 @@ class SubmissionStep:
         )
         for line in pack.lines:
             say(line)
-        return out
+        return made_from
+
+    def _settings(self) -> dict[str, Any]:
+        """The settings and the hashes of the files of inputs, as JSON values."""
+        config = self.config
+        files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in config.inputs}
+        limits = {"max_gen_len": config.max_gen_len, "max_seq_len": config.max_seq_len}
+        return {"name": config.name, "predict": config.predict, "inputs": files, **limits}
 
     def _requests(self, rows: Sequence[Row]) -> list[Request]:
-        limit = self.config.max_gen_len
+        limit = self._timed_tokens
         listed = [
             right_requests(row.input, row.choices) if row.choices else [generation_request(row.input, limit)]
             for row in rows

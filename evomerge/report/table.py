@@ -100,6 +100,7 @@ def _twins(result: Document) -> list[str]:
 def notes(result: Document) -> Iterator[str]:
     """The sentences that belong to the claim: ties, gap, answers, floors, sensitivity, simpler recipe, front."""
     yield from result.get("task_warnings", ())
+    yield from _shortened(result)
     yield from _ties(result)
     yield from _gap(result["gap"])
     yield from _answers(result)
@@ -112,6 +113,15 @@ def notes(result: Document) -> Iterator[str]:
         front, count = result["front"], len(result["front"]["members"])
         members = f"{count} member{'s' * (count != 1)}"
         yield f"The front has {members}; its normalised hypervolume on holdout is {front['share_of_box']:.0%}"
+
+
+def _shortened(result: Document) -> Iterator[str]:
+    """The slices that ended early, and the steps that were left out, because the time was short."""
+    for name, used in result.get("shortened", {}).items():
+        if isinstance(used, str):
+            yield f"For lack of time finalise.{name} was left out"
+        else:
+            yield f"For lack of time only {used['items']} of {used['of']} items of {name} were used"
 
 
 def format_shares(answers: Mapping[str, int]) -> str:

@@ -28,13 +28,13 @@ def screening_rows(record: Mapping[str, Any]) -> tuple[Sequence[str], list[Seque
 
 
 def screening_table(record: Mapping[str, Any]) -> Table:
-    """The rows as a table for the terminal."""
+    """The rows as a table for the terminal, without the reasons, which `screening_lines` has."""
     heads, rows = screening_rows(record)
-    table = Table(caption=summary(record), caption_justify="left", caption_style="")
-    for head in heads:
+    table = Table()
+    for head in heads[:-1]:
         table.add_column(head, justify="left" if head in TEXTS else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*row[:-1])
     return table
 
 

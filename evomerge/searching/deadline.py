@@ -83,8 +83,9 @@ class TimedEvaluation:
         seconds = items * (self._evaluator.seconds_per_item or 0.0)
         if seconds > self._deadline.left():
             raise RunError(
-                f"budget.hours={self._deadline.hours:g}: the baselines and one chunk of each slice take about "
-                f"{duration(seconds)} here, more than is left; raise it, or use a smaller scorer.chunk_items or "
+                f"budget.hours={self._deadline.hours:g}: {len(candidates)} baselines on one chunk of each slice take "
+                f"about {duration(seconds)} here, and {duration(max(0.0, self._deadline.left()))} are left, without "
+                f"{duration(self._deadline.kept)} for a submission; raise it, or use a smaller scorer.chunk_items or "
                 "fewer baselines"
             )
 

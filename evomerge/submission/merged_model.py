@@ -16,6 +16,9 @@ from evomerge.submission.conventions import KitTokenizer
 from evomerge.submission.finished_run import FinishedRun
 from evomerge.submission.older_transformers import adds_eos, read_tokenizer_config
 
+# Types whose attention the kit's version of transformers computes in one way only.
+EAGER_IN_THE_KIT = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
+
 
 @dataclass(frozen=True)
 class RunMerge:
@@ -63,7 +66,10 @@ class RunMerge:
     def load(self, run: FinishedRun, device: str | None = None) -> PreTrainedModel:
         """The merged model in memory, as the search wrote it; `device` None is that of the run."""
         place = resolve_device(device or str(run.model.get("device", "auto")))
-        options: dict[str, Any] = {"device": place, "attn_implementation": run.model.get("attn_implementation")}
+        attention = run.model.get("attn_implementation")
+        if attention is None and self.family.base.checkpoint.config.get("model_type") in EAGER_IN_THE_KIT:
+            attention = "eager"  # in half precision another kind gives other logits
+        options: dict[str, Any] = {"device": place, "attn_implementation": attention}
         options |= {"untied": self.family.base.untied, "trust_remote_code": self.trust_remote_code}
         model = load_model(self.base_folder, dtype=self.dtype, **options)
         placed = choose_placement("auto", self.family, place, self.dtype, loaded=True)

@@ -73,7 +73,7 @@ def write_pack(
     merged = RunMerge.open(finished)
     predictor = _predictor(finished, merged, files, config, device)
     say(f"merged: {merged.recipe.method} of {len(merged.family.experts)} experts in {merged.dtype}")
-    for line in _warnings(files, predictor, config):
+    for line in _warnings(files, predictor, config, merged.is_encoder_decoder):
         say(line)
     predicted = [_predict(predictor, path, rows, config.predict, say) for path, rows in files.items()]
     table = freeze_table(merged.recipe, merged.family, merged.dtype)
@@ -113,15 +113,17 @@ def _predictor(
     )
 
 
-def _warnings(files: Files, predictor: Predictor, config: SubmissionConfig) -> Iterator[str]:
+def _warnings(files: Files, predictor: Predictor, config: SubmissionConfig, is_encoder_decoder: bool) -> Iterator[str]:
     """A line for each thing in the files that costs predictions without being an error."""
     room = predictor.max_length - config.max_gen_len
     for path, rows in files.items():
-        if long := [number for number, row in enumerate(rows, 1) if predictor.input_length(row) > room]:
-            yield (
-                f"{path.name}: row {long[0]} and {len(long) - 1} more leave no room for an answer in the"
-                f" model's {predictor.max_length} positions; --max-seq-len {room} cuts them as the kit would"
-            )
+        long = [number for number, row in enumerate(rows, 1) if not row.choices and predictor.input_length(row) > room]
+        if long and not is_encoder_decoder:  # those have positions of their own for the answer
+            remedy = f"--max-seq-len {room} cuts them as the kit would" if room > 0 else "give a smaller --max-gen-len"
+            more = f" and {len(long) - 1} more leave" if len(long) > 1 else " leaves"
+            yield f"{path.name}: row {long[0]}{more} no room for an answer in {predictor.max_length} tokens; {remedy}"
+        if is_encoder_decoder and config.predict == "kit" and any(row.choices for row in rows):
+            yield f"{path.name}: the kit takes each character of answer_choices for a choice; right reads the list"
         if many := [number for number, row in enumerate(rows, 1) if len(row.choices) > MOST_CHOICES]:
             yield f"{path.name}: row {many[0]} has more than {MOST_CHOICES} choices, and the kit can write none above 9"
 

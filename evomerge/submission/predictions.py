@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evomerge.errors import TaskError
 from evomerge.scoring import Answer, Request
 from evomerge.scoring.engine import Encoder, Pair, ScoringEngine
 from evomerge.submission.config import Predict
@@ -84,14 +85,24 @@ class Predictor:
         return Scored(file, rows, found)
 
     def _choose(self, asked: Sequence[Row], convention: Predict, file: Path, rows: Sequence[Row]) -> list[str]:
-        scores = self._right_scores(asked) if convention == "right" else self._kit_scores(asked, file, rows)
+        scores = (self._right_scores if convention == "right" else self._kit_scores)(asked, file, rows)
         # The kit writes the first digit of an index, because it zips the text with columns of one value.
         return [str(max(range(len(values)), key=values.__getitem__))[0] for values in scores]
 
-    def _right_scores(self, rows: Sequence[Row]) -> list[list[float]]:
-        requests = [request for row in rows for request in right_requests(row.input, row.choices)]
-        responses = iter(self._engines["right"].respond(self._encoders["right"].encode(requests)) if requests else ())
-        return [[next(responses)[0] for _ in row.choices] for row in rows]
+    def _right_scores(self, asked: Sequence[Row], file: Path, rows: Sequence[Row]) -> list[list[float]]:
+        encode = self._encoders["right"].encode
+        try:
+            chunk = encode([request for row in asked for request in right_requests(row.input, row.choices)])
+        except TaskError:
+            for row in asked:
+                try:
+                    encode(right_requests(row.input, row.choices))
+                except TaskError as error:
+                    number = next(number for number, other in enumerate(rows, 1) if other is row)
+                    raise TaskError(f"{file}: row {number}: {error}") from None
+            raise
+        responses = iter(self._engines["right"].respond(chunk) if asked else ())
+        return [[next(responses)[0] for _ in row.choices] for row in asked]
 
     def _kit_scores(self, asked: Sequence[Row], file: Path, rows: Sequence[Row]) -> list[list[float]]:
         numbers = {id(row): number for number, row in enumerate(rows, 1)}

@@ -36,9 +36,11 @@ def score_file(scored: Scored) -> dict[str, float]:
 
 
 def _index(row: Row) -> str:
-    """The index of the right choice, which the target names or contains."""
-    target = str(row.target)
-    return str(row.choices.index(target)) if target in row.choices else target.removesuffix(".0")
+    """The index of the right choice: the target, as in the contest's files, or the place of the choice it names."""
+    target = str(row.target).removesuffix(".0")
+    if target.isdecimal() and int(target) < len(row.choices):
+        return target
+    return str(row.choices.index(str(row.target))) if row.target in row.choices else target
 
 
 def _rouge(target: str, prediction: str) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from evomerge.autoconfig import Request
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, TaskError
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,11 @@ def test_a_file_of_both_kinds_of_rows_becomes_two_tasks(tmp_path: Path) -> None:
 def test_inputs_belong_to_rules_with_a_starter_kit(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="inputs are predicted for a contest's submission; name its rules"):
         Request.of("org/base", "org/a", "gsm8k", inputs=["test.csv"])
-    request = Request.of("org/base", "org/a", "gsm8k", inputs=["test.csv"], rules="lmc2024")
-    assert request.hours == 1.0 and request.submission == {"pack": True, "inputs": [str(Path("test.csv").resolve())]}
+    path = tmp_path / "test.csv"
+    path.write_text("id,input,answer_choices,eval_type\n1,Who?,,generation\n")
+    request = Request.of("org/base", "org/a", "gsm8k", inputs=[path], rules="lmc2024")
+    assert request.hours == 1.0 and request.submission == {"pack": True, "inputs": [str(path)]}
+    path.write_text("id,input,answer_choices,eval_type\n1,Who?,,sung\n")
+    with pytest.raises(TaskError, match="row 1: eval_type is sung"):
+        Request.of("org/base", "org/a", "gsm8k", inputs=[path], rules="lmc2024")
     assert Request.of("org/base", "org/a", "gsm8k").submission == {}

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import ROOT, SMALL, Command, evomerge
+from evomerge.cli.compose import experiment_of_file
+from evomerge.errors import ConfigError
+from tests.conftest import QUICKSTART, ROOT, SMALL, Command, evomerge
 from tests.lmc_files import write_lmc_files
 
 CONF = ROOT / "conf"
@@ -127,3 +129,19 @@ def test_the_model_keys_are_those_of_the_code() -> None:
     shown = yaml.safe_load((CONF / "config.yaml").read_text())["model"]
     assert list(shown) == [entry.name for entry in fields(ModelConfig)]
     assert shown == {entry.name: entry.default for entry in fields(ModelConfig)}
+
+
+def test_a_preset_replaces_a_section_of_an_experiment_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    family, data = QUICKSTART / "family", QUICKSTART / "data" / "last.jsonl"
+    given = {
+        "base": str(family / "base"),
+        "experts": {"last": str(family / "last")},
+        "scorer": {"slices": {"search": 8, "select": 8, "holdout": 8}, "tasks": [{"name": "t", "file": str(data)}]},
+        "rules": {"name": "ours", "hours": 9.0, "max_billions": 1.0},
+    }
+    path.write_text(yaml.safe_dump(given))
+    config, _ = experiment_of_file(path, ["rules=lmc2024", "rules.public=false", "seed=7"], tmp_path / "run")
+    assert config["rules"]["max_billions"] == 8.05 and config["rules"]["public"] is False and config["seed"] == 7
+    with pytest.raises(ConfigError, match=r"rules=lmc2025: no such choice"):
+        experiment_of_file(path, ["rules=lmc2025"], tmp_path / "run")

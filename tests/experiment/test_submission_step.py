@@ -14,6 +14,7 @@ from evomerge.errors import RunError, TaskError
 from evomerge.experiment import from_config, prepare_run
 from evomerge.experiment import submission_step as step
 from evomerge.scoring import Request
+from evomerge.submission import Pack
 from tests.conftest import QUICKSTART
 
 SKILLS = ("last", "copy")
@@ -91,7 +92,9 @@ def test_rows_are_timed_until_that_takes_long_enough(tmp_path: Path) -> None:
 def test_predictions_that_take_most_of_the_time_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "_timed", lambda pool, base, name, requests: 3.0)
     found = made(tmp_path, budget={"hours": 0.01})
-    with pytest.raises(RunError, match=r"46 predictions take about .* here, most of budget.hours=0.01; raise it, or"):
+    with pytest.raises(
+        RunError, match=r"46 predictions take about .* here, most of budget.hours=0.01; raise it, or give fewer inputs"
+    ):
         found.measured_with(pool=None)  # type: ignore[arg-type]
 
 
@@ -111,6 +114,45 @@ def test_a_run_ends_with_a_pack_and_a_repeated_command_keeps_it(tmp_path: Path) 
     stamp = (folder / "submission.tar").stat().st_mtime_ns
     evomerge.search(plain, folder)
     assert (folder / "submission.tar").stat().st_mtime_ns == stamp
+    other = {**plain, "submission": {**plain["submission"], "name": "other"}}
+    evomerge.search(other, folder)
+    with tarfile.open(folder / "submission.tar") as pack:
+        assert "LLM-Merging/llm_merging/merging/other.py" in pack.getnames(), "other settings, another pack"
     (folder / "submission.tar").unlink()
-    evomerge.search(plain, folder)
+    evomerge.search(other, folder)
     assert (folder / "submission.tar").exists()
+
+
+def test_a_pack_is_made_again_for_other_weights_settings_or_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = made(tmp_path)
+    out = tmp_path / "run" / "submission.tar"
+    out.parent.mkdir(exist_ok=True)
+    written: list[str] = []
+
+    def write_pack(run: Path, out: Path, *inputs: Any, **keys: Any) -> Pack:
+        out.write_text("pack")
+        written.append("x")
+        return Pack(out, "name", ())
+
+    monkeypatch.setattr(step, "write_pack", write_pack)
+    first = found.write("abc", None, str)
+    assert found.write("abc", json.loads(json.dumps(first)), str) == first and len(written) == 1
+    assert found.write("abd", first, str) != first and len(written) == 2
+    inputs = found.config.inputs[0]
+    inputs.write_text(inputs.read_text() + "99,More,,,generation\n")
+    assert found.write("abc", first, str) != first and len(written) == 3
+
+
+def test_answers_are_timed_within_the_positions_of_the_model(tmp_path: Path) -> None:
+    """The quickstart's models have 64 positions."""
+    asked: list[int] = []
+
+    def timed(kind: str, requests: Sequence[Request]) -> float:
+        asked.extend(request.arguments[1]["max_gen_toks"] for request in requests if request.kind == "generate_until")
+        return 1.0 * len(requests)
+
+    inputs = str(write_csv(tmp_path / "other.csv", (), rows_of("copy")[:2]))
+    found = made(tmp_path, submission={"pack": True, "inputs": [inputs], "max_gen_len": 64})
+    assert found.prediction_seconds(timed) == pytest.approx(2 * 64 / 32) and set(asked) == {32}

@@ -88,6 +88,12 @@ def test_another_look_at_holdout_is_told(result: dict[str, Any]) -> None:
     assert claim(twice).endswith("; the holdout was used 2 times, and a choice made after the first may overfit it")
 
 
+def test_slices_that_ended_early_are_told(result: dict[str, Any]) -> None:
+    found = list(notes(changed(result, shortened={"holdout": {"items": 3, "of": 9}, "cloud": "left out"})))
+    assert "For lack of time only 3 of 9 items of holdout were used" in found
+    assert "For lack of time finalise.cloud was left out" in found
+
+
 def test_the_gap_is_told_beside_that_of_the_baselines(result: dict[str, Any]) -> None:
     line = (
         "From search to holdout the winner's score changes by -0.0500; "

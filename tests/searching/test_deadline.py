@@ -148,7 +148,7 @@ def test_a_time_that_cannot_do_is_refused_after_one_chunk(clock: Clock, ledger: 
     pool = SlowPool(clock, 20.0)  # 4 baselines, 3 slices, 3 items: 720 s
     evaluator = Evaluator(WideScorer(), pool, ledger)
     timed = TimedEvaluation(evaluator, Deadline(0.1), BUDGET)
-    with pytest.raises(RunError, match=r"budget.hours=0.1: the baselines .* take about 12 min here, more than is left"):
+    with pytest.raises(RunError, match=r"budget.hours=0.1: 4 baselines .* take about 12 min here, and 5 min are left"):
         timed.evaluate(models(4), "search", share=0.3)
     assert len(pool.jobs) == 1
 

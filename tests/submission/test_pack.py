@@ -15,14 +15,18 @@ import pandas
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from evomerge.errors import ConfigError, EvomergeError, RunError, TaskError
 from evomerge.export import open_recipe
 from evomerge.merging import Materializer
-from evomerge.submission import write_pack
+from evomerge.submission import Row, write_pack
 from evomerge.submission.merged_model import RunMerge
+from evomerge.submission.older_transformers import config_after_loading
 from evomerge.submission.pack import KIT_FILES
+from evomerge.submission.predictions import Scored
+from evomerge.submission.validation import score_file
 from tests.conftest import Command
 from tests.families import shift
 from tests.submission.runs import add_result, write_inputs, write_models, write_run
@@ -264,7 +268,7 @@ def test_rows_that_cost_predictions_are_named(tmp_path: Path, models: dict[str, 
     choices = [f"choice {number}" for number in range(12)]
     file.write_text(f'id,input,answer_choices,eval_type\n1,a,"{choices}",multiple_choice\n2,{"a" * 2040},,generation\n')
     write_pack(run, tmp_path / "p.tar", [file], say=said.append, max_gen_len=20)
-    assert any("row 2 and 0 more leave no room" in line and "--max-seq-len 2028" in line for line in said), said
+    assert any("row 2 leaves no room" in line and "--max-seq-len 2028" in line for line in said), said
     assert any("row 1 has more than 10 choices" in line for line in said)
 
 
@@ -277,3 +281,50 @@ def test_the_command_writes_the_pack(command: Command, tmp_path: Path, models: d
     assert (extract(tmp_path / "p.tar", tmp_path / "x") / "evomerge_run/predictions/a.csv").is_file()
     assert "exists already" in command("submit", str(run), "p.tar").refused(2)
     assert "invalid choice" in command("submit", str(run), "q.tar", "--predict", "wrong").refused(2)
+
+
+def test_a_row_to_generate_may_have_choices(
+    kit: None, tmp_path: Path, models: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The starter kit's own function tokenises them, and fails for an empty list."""
+    refs = models["plain"]
+    run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], {refs["full"]: {"weight": 0.5}})
+    rebuilt = merged_class(extract(write_pack(run, tmp_path / "p.tar", name="mine").path, tmp_path), "mine")
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(StandIn, "generate", lambda self, batch: seen.append(batch), raising=False)
+    rebuilt.generate({"id": [1], "input": [5], "answer_choices": ["[]"], "eval_type": ["generation"]})
+    assert seen == [{"input": ["5"]}]
+
+
+def test_a_choice_that_does_not_fit_is_named_by_its_row(tmp_path: Path, models: dict[str, dict[str, str]]) -> None:
+    refs = models["plain"]
+    run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], {refs["full"]: {"weight": 0.5}})
+    long = write_inputs(tmp_path / "long.csv", 3, ("no", "yes", "x"))
+    long.write_text(long.read_text() + f"99,Who?,0,\"['a', '{'b' * 5000}']\",multiple_choice\n")
+    with pytest.raises(TaskError, match=r"long.csv: row 4: .* does not fit the model"):
+        write_pack(run, tmp_path / "p.tar", [long], name="mine")
+
+
+def test_an_unscaled_t5_of_transformers_5_is_unscaled_in_the_kit(tmp_path: Path) -> None:
+    config = {"model_type": "t5", "tie_word_embeddings": True, "scale_decoder_outputs": False}
+    for stored, expected in ((config, {"tie_word_embeddings": False}), ({**config, "scale_decoder_outputs": True}, {})):
+        (tmp_path / "config.json").write_text(json.dumps(stored))
+        save_file({"shared.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+        assert config_after_loading(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "choices", "index"), [("2", ("2", "0", "1"), "2"), ("2.0", ("2", "0", "1"), "2"), ("b", ("a", "b"), "1")]
+)
+def test_a_target_is_an_index_before_it_is_a_text(target: str, choices: tuple[str, ...], index: str) -> None:
+    row = Row(1, "?", choices, str(choices), target)
+    assert score_file(Scored(Path("f.csv"), [row], [index])) == {"accuracy": 1.0}
+
+
+def test_an_encoder_decoder_has_room_for_answers(tmp_path: Path, models: dict[str, dict[str, str]]) -> None:
+    refs, said = models["t5"], list[str]()
+    run = write_run(tmp_path / "run", "task_arithmetic", refs["base"], {refs["full"]: {"weight": 0.5}})
+    inputs = [write_inputs(tmp_path / "long.csv", 3), write_inputs(tmp_path / "kit.csv", 3, ("no", "yes", "x"))]
+    write_pack(run, tmp_path / "p.tar", inputs, name="mine", predict="kit", max_gen_len=600, say=said.append)
+    assert not any("no room" in line for line in said)
+    assert any("kit.csv: the kit takes each character" in line for line in said)

@@ -144,8 +144,8 @@ class EvomergeMerge(Merges):
         return scores.argmax(dim=1), scores
 
     def generate(self, batch: dict[str, Any]) -> Any:
-        """The starter kit's greedy answers."""
-        return super().generate(_texts(batch))
+        """The starter kit's greedy answers; it would also read choices that a row to generate happens to have."""
+        return super().generate({"input": _texts(batch)["input"]})
 
     @torch.no_grad()
     def _log_likelihoods(self, context: str, continuations: list[str]) -> Tensor:
