@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evomerge.scoring import Chunk
+
 
 @dataclass
 class Trial:
@@ -29,6 +31,10 @@ class Trial:
             self.answers[line["chunk"]] = line["answers"]
         self.errors.pop(line["chunk"], None)
         self.seconds += line["seconds"]
+
+    def error_on(self, chunks: Sequence[Chunk]) -> str | None:
+        """Why the recipe could not be scored on one of these chunks, or None."""
+        return next((self.errors[chunk.id] for chunk in chunks if chunk.id in self.errors), None)
 
     def regroup(self, old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]]) -> None:
         """Fill in the `new` chunks (id → items), which hold the same items as the `old` ones in another grouping.

@@ -12,7 +12,7 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.searching.budget import BudgetConfig, RemainingBudget
     from evomerge.searching.deadline import Deadline, TimedEvaluation
-    from evomerge.searching.evaluator import Candidate, Evaluator
+    from evomerge.searching.evaluator import Evaluator
     from evomerge.searching.generation import uses_races
     from evomerge.searching.item_order import ItemOrder
     from evomerge.searching.loop import Leaderboard, SearchCallback, ledger_header, search
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from evomerge.searching.pareto import diverse_subset, knee, normalised_hypervolume, pareto_front
     from evomerge.searching.race import RaceConfig
     from evomerge.searching.slope_evaluator import WITHOUT_SLOPES, SlopeEvaluator, SlopeItems
+    from evomerge.searching.stages import Candidate
 else:
     __getattr__ = on_demand(__name__, __file__)
 

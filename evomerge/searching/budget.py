@@ -11,8 +11,9 @@ from evomerge.ledger import Ledger
 from evomerge.schema import Count, Range
 from evomerge.scoring import task_of
 from evomerge.searching.deadline import Deadline
-from evomerge.searching.evaluator import Candidate, Evaluator
+from evomerge.searching.evaluator import Evaluator
 from evomerge.searching.race import RaceConfig
+from evomerge.searching.stages import Candidate
 
 FINAL_SHARE = 0.5  # of the time after the baselines that finalise may take
 RECENT = 3  # generations whose cost predicts the next one: a race between equal candidates costs more than others

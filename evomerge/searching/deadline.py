@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import RunError
-from evomerge.searching.evaluator import Candidate, Evaluator, Stage
+from evomerge.searching.evaluator import Evaluator
+from evomerge.searching.stages import Candidate, Stage
 from evomerge.terminal import duration
 
 PARTS = 8  # of a slice that is scored under a limit; after each one the time is compared with that of the next one

@@ -3,32 +3,17 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from evomerge.errors import CandidateError
 from evomerge.ledger import Cut, Ledger, Rechunking
-from evomerge.optimizers import Vector
-from evomerge.recipes import Recipe, to_document
+from evomerge.recipes import to_document
 from evomerge.scoring import Chunk, Scorer, add_counts
 from evomerge.searching.objective import FAILED, Fitness, Objective
-from evomerge.workers import Job, Outcome
-from evomerge.workers.pools import JobQueue, Pool
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A recipe under evaluation; its label is a baseline's name, or `generation/place` for a proposed one."""
-
-    label: str
-    recipe: Recipe
-    key: str
-    vector: Vector | None = field(default=None, compare=False)  # the point it was decoded from
-
-    @classmethod
-    def of(cls, label: str, recipe: Recipe, vector: Vector | None = None) -> "Candidate":
-        """A candidate whose key is the recipe's content key."""
-        return cls(label, recipe, recipe.key(), vector)
+from evomerge.searching.stages import Candidate, Stage, StageQueue
+from evomerge.workers import Outcome
+from evomerge.workers.pools import Pool
 
 
 class ProgressCallback(Protocol):
@@ -36,14 +21,6 @@ class ProgressCallback(Protocol):
 
     def work(self, done: int, total: int) -> None:
         """Called after each scored chunk: `done` chunks of the current candidates, of `total` known to be needed."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Candidates of which the first `chunks` chunks must be scored before the next stage begins."""
-
-    candidates: Sequence[Candidate]
-    chunks: int
 
 
 class Evaluator:
@@ -118,7 +95,7 @@ class Evaluator:
         Idle workers score later chunks of the current candidates in advance. A decision between two stages does not
         depend on these, because it reads the chunks of its own stage only.
         """
-        begun, queue = None, _StageQueue(self, self._ledger, chunks, stages)
+        begun, queue = None, StageQueue(self._ledger, self.evaluated, chunks, stages)
         queue.advance()
         for done, outcome in enumerate(self._pool.run(queue.jobs), 1):
             if begun is None:  # the time until the workers have started does not belong to the speed of scoring
@@ -223,8 +200,7 @@ class Evaluator:
 
     def error_on(self, key: str, chunks: Sequence[Chunk]) -> str | None:
         """Why the candidate failed on one of these chunks, or None."""
-        errors = self._ledger[key].errors
-        return next((errors[chunk.id] for chunk in chunks if chunk.id in errors), None)
+        return self._ledger[key].error_on(chunks)
 
     def _record(self, outcome: Outcome) -> None:
         job, recipe = outcome.job, to_document(outcome.job.recipe)
@@ -249,44 +225,3 @@ class Evaluator:
             if isinstance(score, float) and not math.isfinite(score):
                 raise CandidateError(f"item {item} has score {score}")
         return scores
-
-
-class _StageQueue:
-    """The jobs of the current stage: `missing` holds (recipe key, chunk id) of those that are not in the ledger yet."""
-
-    def __init__(self, evaluator: Evaluator, ledger: Ledger, chunks: Sequence[Chunk], stages: Iterator[Stage]) -> None:
-        self.jobs = JobQueue()
-        self.missing: set[tuple[str, str]] = set()
-        self._evaluator, self._ledger, self._chunks, self._stages = evaluator, ledger, chunks, stages
-
-    def advance(self) -> None:
-        """Go to the next stage that has missing chunks, and queue its jobs."""
-        while not self.missing:
-            stage = next(self._stages, None)
-            if stage is None:
-                self.jobs.put([])
-                return
-            candidates = {candidate.key: candidate for candidate in stage.candidates}.values()
-            self._evaluator.evaluated |= {candidate.key for candidate in candidates}
-            needed = list(self._unscored(candidates, 0, stage.chunks))
-            self.missing = {(job.key, job.chunk) for job in needed}
-            self.jobs.put(needed, self._unscored(candidates, stage.chunks, len(self._chunks)))
-
-    def complete(self, job: Job) -> None:
-        """Update the stage after a job's outcome is in the ledger; a failed job of the stage ends its candidate."""
-        self.jobs.done(job)
-        if (job.key, job.chunk) not in self.missing:
-            return
-        self.missing.discard((job.key, job.chunk))
-        if job.chunk in self._ledger[job.key].errors:
-            self.jobs.drop(job.key)
-            self.missing = {(key, chunk) for key, chunk in self.missing if key != job.key}
-        self.advance()
-
-    def _unscored(self, candidates: Iterable[Candidate], start: int, end: int) -> Iterator[Job]:
-        """Jobs for the unscored chunks from `start` to `end`, without candidates that have failed before `end`."""
-        for candidate in candidates:
-            scored = self._ledger[candidate.key].scores
-            if self._evaluator.error_on(candidate.key, self._chunks[:end]) is None:
-                left = (chunk.id for chunk in self._chunks[start:end] if chunk.id not in scored)
-                yield from (Job(candidate.key, candidate.recipe, chunk) for chunk in left)

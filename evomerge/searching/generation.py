@@ -8,10 +8,11 @@ import numpy as np
 
 from evomerge.ledger import Rechunking
 from evomerge.searching.estimates import Control
-from evomerge.searching.evaluator import Candidate, Evaluator, Stage
+from evomerge.searching.evaluator import Evaluator
 from evomerge.searching.item_order import ItemOrder, agreement_levels, chunks_by_level
 from evomerge.searching.objective import FAILED, Fitness, Objective
 from evomerge.searching.race import Matrix, RaceConfig, Strata, decide
+from evomerge.searching.stages import Candidate, Stage
 
 RANK_GAP = 1e-9  # between the scores of rejected candidates that are lowered to rank last
 

@@ -17,11 +17,12 @@ from evomerge.scoring import Scorer
 from evomerge.searching.budget import RemainingBudget
 from evomerge.searching.deadline import Deadline, TimedEvaluation
 from evomerge.searching.descent import DescentCallback, descend
-from evomerge.searching.evaluator import Candidate, Evaluator, ProgressCallback
+from evomerge.searching.evaluator import Evaluator, ProgressCallback
 from evomerge.searching.generation import item_order, run_generation, uses_races
 from evomerge.searching.objective import Fitness
 from evomerge.searching.race import RaceConfig
 from evomerge.searching.slope_evaluator import SlopeEvaluator
+from evomerge.searching.stages import Candidate
 from evomerge.space import SearchSpace
 
 SHARE_OF_BASELINES = 0.3  # of the time left, for the baselines on the search slice

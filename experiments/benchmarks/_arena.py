@@ -19,10 +19,11 @@ from evomerge.optimizers import Optimizer
 from evomerge.recipes.recipe import Recipe
 from evomerge.scoring.protocol import Request, Scorer
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
-from evomerge.searching.evaluator import Candidate, Evaluator
+from evomerge.searching.evaluator import Evaluator
 from evomerge.searching.loop import Leaderboard, search
 from evomerge.searching.race import RaceConfig
 from evomerge.searching.slope_evaluator import SlopeEvaluator, SlopeItems
+from evomerge.searching.stages import Candidate
 from evomerge.space.search_space import SearchSpace
 from evomerge.workers.jobs import Job, Outcome
 from evomerge.workers.pools import JobQueue, Pool

@@ -10,7 +10,7 @@ import numpy as np
 from _arena import Arena
 from numpy.typing import NDArray
 
-from evomerge.searching.evaluator import Candidate
+from evomerge.searching.stages import Candidate
 
 Matrix = NDArray[np.float64]
 KINDS = ("wide", "early", "late")

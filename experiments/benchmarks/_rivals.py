@@ -7,7 +7,7 @@ import numpy as np
 from _arena import Arena
 
 from evomerge.optimizers import Surrogate, Vector
-from evomerge.searching.evaluator import Candidate
+from evomerge.searching.stages import Candidate
 from evomerge.space.space import Space
 
 with warnings.catch_warnings():

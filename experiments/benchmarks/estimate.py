@@ -15,11 +15,12 @@ from _rows import Row, environment, print_table, write_json
 
 from evomerge.recipes.recipe import Recipe
 from evomerge.scoring.protocol import Chunk
-from evomerge.searching.evaluator import Candidate, Evaluator, Stage
+from evomerge.searching.evaluator import Evaluator
 from evomerge.searching.generation import run_generation
 from evomerge.searching.item_order import ItemOrder
 from evomerge.searching.objective import Fitness, Objective
 from evomerge.searching.race import RaceConfig
+from evomerge.searching.stages import Candidate, Stage
 
 ITEMS, CHUNK, LEVEL = 40, 16, 0.9  # items of each task, items of a chunk, mean strength
 KINDS = ("right or wrong", "graded")

@@ -20,11 +20,12 @@ from evomerge.optimizers import Coordinate, Optimizer, Vector
 from evomerge.optimizers._surrogate import Surrogate
 from evomerge.recipes.recipe import Recipe
 from evomerge.scoring.protocol import Chunk
-from evomerge.searching.evaluator import Candidate, Evaluator, Stage
+from evomerge.searching.evaluator import Evaluator
 from evomerge.searching.generation import run_generation
 from evomerge.searching.item_order import ItemOrder, agreement_levels, chunks_by_level
 from evomerge.searching.objective import Fitness, Objective
 from evomerge.searching.race import RaceConfig
+from evomerge.searching.stages import Candidate, Stage
 
 SELECT, TOP, CHUNK = 80, 5, 16  # items of each task, finalists, items of a chunk
 BUDGETS = (1600, 3200, 6400, 12800)

@@ -21,8 +21,8 @@ from _rows import Row, environment, print_table, write_json
 
 from evomerge import optimizers
 from evomerge.optimizers import Optimizer
-from evomerge.searching.evaluator import Candidate
 from evomerge.searching.race import RaceConfig
+from evomerge.searching.stages import Candidate
 from evomerge.space.search_space import SearchSpace
 
 RIVAL = "CMA-ES as mergekit-evolve"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evomerge.finalise.sensitivity import Sensitivity, measure_sensitivity, points_around
-from evomerge.searching.evaluator import Candidate
+from evomerge.searching.stages import Candidate
 from evomerge.workers.jobs import Job
 from tests.toys import Run, ToyPool, toy_space, weights
 

@@ -10,8 +10,8 @@ from evomerge import methods
 from evomerge.finalise.simplification import Simplification, applicable_steps, eliminate_backward
 from evomerge.models.groups import Layout
 from evomerge.recipes.recipe import FilteredValue, ModelRef, Recipe, Source, recipe_of_models
-from evomerge.searching.evaluator import Candidate
 from evomerge.searching.objective import Objective
+from evomerge.searching.stages import Candidate
 from evomerge.space.space import Space
 from evomerge.workers.jobs import Job
 from tests.toys import BASE, EXPERTS, Run, ToyPool, weights

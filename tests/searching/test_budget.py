@@ -13,8 +13,8 @@ from evomerge.ledger.ledger import Ledger
 from evomerge.schema import build
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.deadline import Deadline
-from evomerge.searching.evaluator import Candidate
 from evomerge.searching.race import RaceConfig
+from evomerge.searching.stages import Candidate
 from tests.searching.test_generation import evaluator
 from tests.toys import Run, ToyPool, toy_space
 

@@ -13,8 +13,9 @@ from evomerge.ledger import Cut, Ledger
 from evomerge.scoring.protocol import SLICES, Chunk, Plan
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.deadline import Deadline, TimedEvaluation
-from evomerge.searching.evaluator import Candidate, Evaluator, Stage
+from evomerge.searching.evaluator import Evaluator
 from evomerge.searching.loop import search
+from evomerge.searching.stages import Candidate, Stage
 from evomerge.workers.jobs import Job, Outcome
 from tests.searching.test_budget import Clock
 from tests.toys import EXPERTS, ToyPool, ToyScorer, toy_baselines, toy_optimizer, toy_space

@@ -16,11 +16,12 @@ from evomerge.optimizers import Surrogate, Vector
 from evomerge.scoring.protocol import SLICES, Chunk, Plan, task_of
 from evomerge.scoring.tasks.slices import make_chunks
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
-from evomerge.searching.evaluator import Candidate, Evaluator
+from evomerge.searching.evaluator import Evaluator
 from evomerge.searching.generation import GenerationResult, item_order, run_generation
 from evomerge.searching.loop import Leaderboard, ledger_header, search
 from evomerge.searching.objective import Objective
 from evomerge.searching.race import RaceConfig
+from evomerge.searching.stages import Candidate
 from evomerge.workers.jobs import Job, Outcome
 from evomerge.workers.pools import JobQueue
 from tests.toys import BEST, ToyPool, ToyScorer, toy_baselines, toy_optimizer, toy_space, weights
