@@ -97,7 +97,7 @@ class RemainingBudget:
 
     def _affordable_items(self, least: int, dimensions: int) -> int:
         """Items per candidate if the budget is shared by enough candidates; `least` if it only counts candidates."""
-        pace, limit = self._seconds_per_item(), self._budget.items
+        pace, limit = self._evaluator.seconds_per_item, self._budget.items
         bounds = [math.inf if limit is None else max(0.0, limit - self._slopes)]
         if self._budget.hours is not None and pace:
             bounds.append((self._deadline.left() - self._seconds_kept(pace)) / pace)
@@ -129,7 +129,9 @@ class RemainingBudget:
             return True
         slice_items = len(self._evaluator.plan.items("search"))
         cost = max(slice_items, *self._costs[-RECENT:]) if self._costs else slice_items * len(candidates)
-        return self._in_time(generation, cost, self._seconds_per_item() or self._evaluator.recorded_seconds_per_item)
+        return self._in_time(
+            generation, cost, self._evaluator.seconds_per_item or self._evaluator.recorded_seconds_per_item
+        )
 
     def record(self, candidates: int, items: Mapping[str, int]) -> None:
         """Count a generation: the number of its candidates, and recipe key → items scored; no item counts twice."""
@@ -164,7 +166,7 @@ class RemainingBudget:
 
         `slope_pace` is the number of seconds per item equivalent of a descent; without it, that of candidates counts.
         """
-        bounds, scoring = [self._counted_allowance()], self._seconds_per_item() or slope_pace
+        bounds, scoring = [self._counted_allowance()], self._evaluator.seconds_per_item or slope_pace
         if self._budget.hours is not None and scoring:
             seconds = self._deadline.left() - self._seconds_kept(scoring)
             bounds.append(seconds / (slope_pace or scoring))
@@ -178,7 +180,7 @@ class RemainingBudget:
         """
         if equivalents > self._counted_allowance():
             return False
-        pace = self._seconds_per_item() or pace
+        pace = self._evaluator.seconds_per_item or pace
         return self._budget.hours is None or recorded or self._in_time(0, equivalents, pace)
 
     def _counted_allowance(self) -> float:
@@ -193,7 +195,7 @@ class RemainingBudget:
 
     def seconds_left(self) -> float | None:
         """Estimated seconds until the command ends, at the average speed so far; None before the first score."""
-        pace, scored = self._seconds_per_item(), self._evaluator.scored_items
+        pace, scored = self._evaluator.seconds_per_item, self._evaluator.scored_items
         if pace is None:
             return None
         until_end = max(0.0, self._deadline.left())
@@ -226,6 +228,3 @@ class RemainingBudget:
         if self._most_kept is None:
             self._most_kept = FINAL_SHARE * max(0.0, self._deadline.left())
         return min(pace * self._reserve, self._most_kept)
-
-    def _seconds_per_item(self) -> float | None:
-        return self._evaluator.seconds_per_item
