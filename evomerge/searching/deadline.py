@@ -98,8 +98,9 @@ class TimedEvaluation:
         # The first part is one chunk: it is scored in any case, so that there is a result.
         starts = [0, *range(1, len(chunks), step)]
         for done, end in zip(starts, [*starts[1:], len(chunks)], strict=True):
-            part = chunks[done:end]
-            missing = self._evaluator.missing_items(candidates, part)
+            # Failed candidates are not scored further: a repeated run would count their items as missing for ever.
+            scorable = [one for one in candidates if self._evaluator.error_on(one.key, chunks[:end]) is None]
+            missing = self._evaluator.missing_items(scorable, chunks[done:end])
             if done and missing and self._seconds(missing) > left():
                 # The optimizer's history depends on the items of `search`, so they stay the same with a larger budget.
                 self._evaluator.cut(slice_name, done, None if slice_name == "search" else self._budget)

@@ -1,6 +1,6 @@
 """A limit on time: slices end early for all models alike, and a repeated run uses the same items."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,14 @@ class WideScorer(ToyScorer):
 class SlowPool(ToyPool):
     """A pool in which each item takes `seconds`."""
 
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        super().__init__()
+    def __init__(self, clock: Clock, seconds: float, fails: Callable[[Job], str | None] = lambda job: None) -> None:
+        super().__init__(fails)
         self.clock, self.seconds = clock, seconds
 
     def outcome(self, job: Job) -> Outcome:
         self.clock.now += ITEMS * self.seconds
         found = super().outcome(job)
-        return Outcome(job, found.responses, seconds=ITEMS * self.seconds)
+        return Outcome(job, found.responses, found.error, seconds=ITEMS * self.seconds)
 
 
 @pytest.fixture
@@ -104,6 +104,19 @@ def test_a_repeated_run_uses_the_same_items_and_scores_none(clock: Clock, tmp_pa
         counts.append((len(evaluator.plan.items("holdout")), len(pool.jobs), len(ledger.cuts)))
         ledger.close()
     assert counts == [(27, 27, 1), (27, 0, 1)], "the clock of the second run is at its end from the start"
+
+
+def test_a_failed_model_shortens_no_slice_of_a_finished_run(clock: Clock, tmp_path: Path) -> None:
+    three, counts = models(3), []
+    for _ in range(2):
+        ledger = Ledger(tmp_path / "trials.jsonl", {})
+        pool = SlowPool(clock, 1.0, lambda job: "out of memory" if job.key == three[1].key else None)
+        evaluator = Evaluator(WideScorer(), pool, ledger)
+        TimedEvaluation(evaluator, Deadline(0.25, started=0.0), BUDGET).evaluate(three, "holdout")
+        counts.append((len(evaluator.plan.chunks["holdout"]), len(pool.jobs), len(ledger.cuts)))
+        ledger.close()
+        clock.now = 1000.0  # all of the time is used
+    assert counts == [(CHUNKS, 2 * CHUNKS + 1, 0), (CHUNKS, 0, 0)], "what has failed is not missing"
 
 
 def test_an_optional_step_that_was_left_out_stays_left_out(clock: Clock, ledger: Ledger) -> None:
