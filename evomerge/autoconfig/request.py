@@ -134,9 +134,13 @@ class Request:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
             tasks = [task if isinstance(task, Mapping) else {"name": task} for task in found["scorer"]["tasks"]]
             theirs = Request(found["base"], found["experts"], tuple(tasks), seed=found["seed"]).identity()
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+            theirs["most"] = (found.get("screen") or {}).get("most")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
             theirs = {}
-        if different := [key for key, value in self.identity().items() if theirs.get(key) != value]:
+        ours = self.identity()
+        if self.most is not None:  # else the file's number stays
+            ours["most"] = self.most if len(self.experts) > self.most else None
+        if different := [key for key, value in ours.items() if theirs.get(key) != value]:
             raise RunError(f"{path}: another search, with other {', '.join(different)}; give another folder with --out")
 
 

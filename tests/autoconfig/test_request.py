@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from evomerge.autoconfig import Request
-from evomerge.errors import ConfigError, TaskError
+from evomerge.errors import ConfigError, RunError, TaskError
 
 
 @pytest.mark.parametrize(
@@ -110,3 +111,23 @@ def test_inputs_belong_to_rules_with_a_starter_kit(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="row 1: eval_type is sung"):
         Request.of("org/base", "org/a", "gsm8k", inputs=[path], rules="lmc2024")
     assert Request.of("org/base", "org/a", "gsm8k").submission == {}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "most", "is_same"),
+    [(8, None, True), (8, 8, True), (8, 4, False), (None, 4, False), (8, 30, False), (None, 30, True)],
+)
+def test_another_number_of_experts_to_merge_is_another_search(
+    tmp_path: Path, recorded: int | None, most: int | None, is_same: bool
+) -> None:
+    experts = [f"org/e{number}" for number in range(12)]
+    request = Request.of("org/base", experts, ["gsm8k"], most=most)
+    found = {"base": "org/base", "experts": dict(request.experts), "seed": 1, "scorer": {"tasks": ["gsm8k"]}}
+    found |= {"screen": {"most": recorded}} if recorded else {}
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(found))
+    if is_same:
+        request.refuse_other_search(path)
+        return
+    with pytest.raises(RunError, match="another search, with other most; give another folder"):
+        request.refuse_other_search(path)
