@@ -90,20 +90,15 @@ def _entry(
         if found.directions or not all(isinstance(weight, int | float) for weight in weights):
             return stored, "coefficients that differ from row to row, or directions that the method computed"
         return {**inputs, "sum": list(weights)}, None
-    return _vote(found, inputs) or stored, None if _is_plain_vote(found) else "a rule that reads tables of the method"
+    if isinstance(found.rule, Vote) and not found.bank:
+        return {**inputs, "vote": _vote(found.rule, found)}, None
+    return stored, "a rule that reads tables of the method"
 
 
-def _is_plain_vote(found: Consensus) -> bool:
-    return isinstance(found.rule, Vote) and not found.bank
-
-
-def _vote(found: Consensus, inputs: dict[str, Any]) -> dict[str, Any] | None:
-    rule = found.rule
-    if not isinstance(rule, Vote) or found.bank:
-        return None
+def _vote(rule: Vote, found: Consensus) -> dict[str, Any]:
     kinds = {"kind": rule.kind, "elect": rule.elect, "normalize": rule.normalize}
     rules = {**kinds, "sign": rule.sign, "divisor": rule.divisor}
-    return {**inputs, "vote": {**rules, "numbers": list(found.numbers), "words": list(found.words)}}
+    return {**rules, "numbers": list(found.numbers), "words": list(found.words)}
 
 
 def _input(source: InputTensor, family: Family, numbers: dict[ModelRef, int]) -> dict[str, Any] | str | None:
