@@ -68,7 +68,8 @@ def run_experiment(
             if experiment.submission:
                 display.show_phase("submission")
                 made_from = experiment.submission.write(document["fingerprint"], before, display.print_line)
-                document["submission"] = made_from
+                kept = document["seconds"].get("kept_for_submission")
+                document["submission"] = made_from | ({} if kept is None else {"seconds": kept})
             _write_result(folder, document, start, display)
             ledger.mark_time()
         finally:
@@ -96,7 +97,7 @@ def _search(
     remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), deadline)
     if experiment.submission and section.budget.hours is not None:
         display.show_phase("pace")
-        deadline.kept = experiment.submission.measured_with(pool)
+        deadline.kept = experiment.submission.seconds_needed(pool)
     display.show_time_left(remaining.seconds_left)
     check = BaselineCheck(evaluator, scorer.chances("search"), display.print_line)
     callbacks: list[SearchCallback] = [display, check, BestRecipe(folder / RECIPE, evaluator), tracker]

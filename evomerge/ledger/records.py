@@ -70,7 +70,7 @@ class Rechunking:
 
 @dataclass(frozen=True)
 class Cut:
-    """A slice ends after its first `chunks` chunks, or a step of finalise is left out (0), because time was short.
+    """A slice ends after its first `chunks` chunks, or a step is left out (0), because time was short.
 
     That holds for runs with this `budget`, or for all runs if it is None.
     """

@@ -73,7 +73,7 @@ class Evaluator:
         self.apply_cuts([cut])
 
     def apply_cuts(self, cuts: Iterable[Cut]) -> None:
-        """End slices after their first chunks, and leave out steps of finalise."""
+        """End slices after their first chunks, and leave out steps."""
         for cut in cuts:
             self.cuts[cut.name] = cut
             if cut.name in self.plan.chunks:

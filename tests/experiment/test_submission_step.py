@@ -112,8 +112,10 @@ def test_a_run_ends_with_a_pack_and_a_repeated_command_keeps_it(tmp_path: Path) 
     assert predicted[0] == ["id", "prediction", "dummy_field"] and len(predicted) == 1 + CHOSEN + GENERATED
     assert "LLM-Merging/llm_merging/merging/evomerge_run.py" in names
     stamp = (folder / "submission.tar").stat().st_mtime_ns
-    evomerge.search(plain, folder)
+    again = evomerge.search(plain, folder)
     assert (folder / "submission.tar").stat().st_mtime_ns == stamp
+    kept = [one.document["seconds"]["kept_for_submission"] for one in (result, again)]
+    assert kept[0] == kept[1] and "load model" not in again.document["seconds"]["phases"], "no worker is started"
     other = {**plain, "submission": {**plain["submission"], "name": "other"}}
     evomerge.search(other, folder)
     with tarfile.open(folder / "submission.tar") as pack:
@@ -143,6 +145,19 @@ def test_a_pack_is_made_again_for_other_weights_settings_or_inputs(
     inputs = found.config.inputs[0]
     inputs.write_text(inputs.read_text() + "99,More,,,generation\n")
     assert found.write("abc", first, str) != first and len(written) == 3
+
+
+def test_nothing_is_timed_for_a_pack_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "_timed", lambda pool, base, name, requests: 3.0)
+    found, folder = made(tmp_path), tmp_path / "run"
+    folder.mkdir(exist_ok=True)
+    measured = found.seconds_needed(pool=None)  # type: ignore[arg-type]
+    assert measured > step.FIXED
+    record = {"fingerprint": "abc", "settings": found._settings(), "seconds": 5.0}
+    (folder / "result.json").write_text(json.dumps({"submission": record}))
+    assert found.seconds_needed(pool=None) == pytest.approx(measured, abs=1.0)  # type: ignore[arg-type]
+    (folder / "submission.tar").write_text("pack")
+    assert found.seconds_needed(pool=None) == 5.0  # type: ignore[arg-type]
 
 
 def test_answers_are_timed_within_the_positions_of_the_model(tmp_path: Path) -> None:
