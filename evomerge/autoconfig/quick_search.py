@@ -137,10 +137,8 @@ def _choose(request: Request, path: Path, experiment: Experiment, dtype_reason: 
         "baselines": {"methods": methods},
         "seed": request.seed,
     }
-    if request.rules:
-        config["rules"] = dict(request.rules)
-    if request.submission:
-        config["submission"] = request.submission
+    contest = {"rules": dict(request.rules), "submission": request.submission}
+    config |= {key: section for key, section in contest.items() if section}
     if approach.price is not None:
         config["optimizer"] = {**config["optimizer"], "passes": sizes.passes}
     reasons = {**approach.reasons, "model": dtype_reason, "pool": pool_reason} | REASONS

@@ -119,7 +119,7 @@ def _shortened(result: Document) -> Iterator[str]:
     """The slices that ended early, and the steps that were left out, because the time was short."""
     for name, used in result.get("shortened", {}).items():
         if isinstance(used, str):
-            yield f"For lack of time finalise.{name} was left out"
+            yield f"Left out for lack of time: {name}"
         else:
             yield f"For lack of time only {used['items']} of {used['of']} items of {name} were used"
 

@@ -68,8 +68,7 @@ def write_pack(
     config = SubmissionConfig(tuple(inputs), predict, max_gen_len, max_seq_len, name or method_name(run.resolve().name))
     _refuse_path(out)
     files = {path: read_rows(path) for path in config.inputs}
-    finished = FinishedRun.open(run)
-    started = time.monotonic()
+    finished, started = FinishedRun.open(run), time.monotonic()
     merged = RunMerge.open(finished)
     predictor = _predictor(finished, merged, files, config, device)
     say(f"merged: {merged.recipe.method} of {len(merged.family.experts)} experts in {merged.dtype}")

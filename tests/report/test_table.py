@@ -91,7 +91,7 @@ def test_another_look_at_holdout_is_told(result: dict[str, Any]) -> None:
 def test_slices_that_ended_early_are_told(result: dict[str, Any]) -> None:
     found = list(notes(changed(result, shortened={"holdout": {"items": 3, "of": 9}, "cloud": "left out"})))
     assert "For lack of time only 3 of 9 items of holdout were used" in found
-    assert "For lack of time finalise.cloud was left out" in found
+    assert "Left out for lack of time: cloud" in found
 
 
 def test_the_gap_is_told_beside_that_of_the_baselines(result: dict[str, Any]) -> None:

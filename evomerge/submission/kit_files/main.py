@@ -25,7 +25,7 @@ def find_method(name: str) -> type[Merges]:
     """The subclass of Merges in the file of this name."""
     files = {plain(path.stem): path.stem for path in METHODS.glob("*.py")}
     if plain(name) not in files:
-        raise SystemExit(f"{name}: no file of this name in {METHODS}")
+        raise SystemExit(f"{name}: no file of this name in {METHODS}; give -m the name of one")
     module = importlib.import_module(f"llm_merging.merging.{files[plain(name)]}")
     found = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
     return next(kind for kind in found if issubclass(kind, Merges))

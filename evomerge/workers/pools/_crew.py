@@ -183,7 +183,10 @@ class Crew:
             log.warning("waiting for %d of %d workers: the cluster is busy", len(placing), self._workers)
             self._next_notice = now + (NOTICE if len(placing) == len(self.members) else PLACE_LIMIT)
         if waited > PLACE_LIMIT and len(placing) == len(self.members):
-            raise RunError(f"pool: no worker has got a place in {duration(waited)}; is the cluster full?")
+            raise RunError(
+                f"pool: no worker has got a place in {duration(waited)}; repeat the command when the cluster is less "
+                "busy, or lower pool.num_cpus or pool.num_gpus"
+            )
 
     def _cannot_start(self, member: Member, reason: str, *, again: bool = True) -> None:
         """Remove a worker that could not start; RunError if no other works and starting again is of no use."""
@@ -193,7 +196,10 @@ class Crew:
         if not again and not (works and self._is_complete):
             raise RunError(f"pool: a worker could not start ({member.place}: {reason})")
         if not works and self._failed_starts > RETRIES * self._workers:
-            raise RunError(f"pool: a worker could not start, tried {self._failed_starts} times ({reason})")
+            raise RunError(
+                f"pool: a worker could not start, tried {self._failed_starts} times ({reason}); mend that, "
+                "then repeat the command"
+            )
         log.warning("%s could not start (%s): another is started", member.place, reason)
 
     def _remove(self, member: Member) -> None:

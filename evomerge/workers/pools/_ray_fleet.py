@@ -32,7 +32,9 @@ class Actor:
     def load(self, spec: WorkerSpec, folder: str, version: str, host: str) -> None:
         """Load the model; on another machine than `host`, where the search runs, after its weights are compared."""
         if version != __version__:
-            raise RuntimeError(f"evomerge {__version__} is installed there, and {version} where the search runs")
+            raise RuntimeError(
+                f"evomerge {__version__} is installed there, and {version} where the search runs; install the same"
+            )
         if os.path.isdir(folder):
             os.chdir(folder)
         # imported here: the settings of a pool are checked before torch is loaded
