@@ -5,7 +5,7 @@ from typing import Any
 
 from evomerge.audit import measure_task_vectors
 from evomerge.experiment.experiment import Experiment
-from evomerge.experiment.time_limit import ledger_deadline, timed_evaluation
+from evomerge.experiment.time_limit import keep_for_submission, ledger_deadline, timed_evaluation
 from evomerge.ledger import Ledger
 from evomerge.report import Display
 from evomerge.screening import MergeOptions, Screener, screening_lines
@@ -32,15 +32,18 @@ def choose_experts(experiment: Experiment, ledger: Ledger, display: Display, sta
 def screen(experiment: Experiment, ledger: Ledger, display: Display, start: float) -> dict[str, Any]:
     """The record of a screening of all experts on the search slice.
 
-    Under a limit of hours the slice may end early, and merges are scored only where there is time.
+    Under a limit of hours the slice may end early, and merges are scored only where there is time. The time of a
+    submission is kept.
     """
     display.show_phase("task vectors")
     vectors = measure_task_vectors(experiment.family, experiment.experts)
-    display.show_phase("screening")
     pool = pools.LazyPool(lambda: experiment.pool(experiment.worker_spec(with_losses=False)))
     try:
+        deadline = ledger_deadline(experiment, ledger, start)
+        keep_for_submission(experiment, deadline, pool, display)
+        display.show_phase("screening")
         evaluator = Evaluator(experiment.scorer, pool, ledger, [display])
-        timed = timed_evaluation(experiment, evaluator, ledger, ledger_deadline(experiment, ledger, start))
+        timed = timed_evaluation(experiment, evaluator, ledger, deadline)
         section, made = experiment.config, MergeOptions(experiment.config.model.dtype, experiment.config.seed)
         models = experiment.base, experiment.experts
         return Screener(evaluator, timed, *models, vectors, _weights(experiment), section.screen, made).run()

@@ -21,7 +21,7 @@ from evomerge.experiment.resume import fixed_part
 from evomerge.experiment.rule_check import rules_record
 from evomerge.experiment.run_log import run_log
 from evomerge.experiment.submission_step import recorded_submission
-from evomerge.experiment.time_limit import ledger_deadline, timed_evaluation
+from evomerge.experiment.time_limit import keep_for_submission, ledger_deadline, timed_evaluation
 from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses, describe_twins, same_weights
 from evomerge.ledger import Ledger
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
@@ -95,9 +95,7 @@ def _search(
     deadline = ledger_deadline(experiment, ledger, start)
     timed = timed_evaluation(experiment, evaluator, ledger, deadline)
     remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), deadline)
-    if experiment.submission and section.budget.hours is not None:
-        display.show_phase("pace")
-        deadline.kept = experiment.submission.seconds_needed(pool)
+    keep_for_submission(experiment, deadline, pool, display)
     display.show_time_left(remaining.seconds_left)
     check = BaselineCheck(evaluator, scorer.chances("search"), display.print_line)
     callbacks: list[SearchCallback] = [display, check, BestRecipe(folder / RECIPE, evaluator), tracker]

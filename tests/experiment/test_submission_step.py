@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import evomerge
 from evomerge.errors import RunError, TaskError
 from evomerge.experiment import from_config, prepare_run
 from evomerge.experiment import submission_step as step
+from evomerge.experiment.chosen_experts import screen
+from evomerge.ledger import Ledger
+from evomerge.report import Display
 from evomerge.scoring import Request
 from evomerge.submission import Pack
 from tests.conftest import QUICKSTART
@@ -171,3 +175,25 @@ def test_answers_are_timed_within_the_positions_of_the_model(tmp_path: Path) -> 
     inputs = str(write_csv(tmp_path / "other.csv", (), rows_of("copy")[:2]))
     found = made(tmp_path, submission={"pack": True, "inputs": [inputs], "max_gen_len": 64})
     assert found.prediction_seconds(timed) == pytest.approx(2 * 64 / 32) and set(asked) == {32}
+
+
+def test_a_screening_keeps_the_time_of_the_submission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[float] = []
+
+    class Screener:
+        def __init__(self, evaluator: Any, timed: Any, *others: Any) -> None:
+            kept.append(timed._deadline.kept)
+
+        def run(self) -> dict[str, Any]:
+            return {}
+
+    monkeypatch.setattr("evomerge.experiment.chosen_experts.Screener", Screener)
+    monkeypatch.setattr(step.SubmissionStep, "seconds_needed", lambda self, pool: 77.0)
+    folder = tmp_path / "run"
+    for keys in ({}, {"budget": {"evaluations": 4}}, {"submission": {}}):
+        plain = prepare_run(config(tmp_path, **keys), folder)[0]
+        with Display(Console(quiet=True), 4) as display:
+            ledger = Ledger(tmp_path / "ledger.jsonl", {})
+            screen(from_config(plain, folder), ledger, display, 0.0)
+            ledger.close()
+    assert kept == [77.0, 0.0, 0.0]
