@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 WARM_UP, FIRST, GROWTH = 1, 4, 4  # rows that are predicted untimed, then timed: 4, 16, 64, …
 ENOUGH = 2.0  # seconds that the timed rows of a kind must take, or else more of them are timed
-CONVENTIONS = 2  # by which the choices of files with targets are predicted
+CONVENTIONS = 2  # by which choices are predicted where the target is known
 SLACK, FIXED = 1.5, 8.0  # of the measured seconds; of seconds for the files of the pack
 MOST = 0.6  # of the time of a run that its submission may take
 
@@ -95,7 +95,8 @@ class SubmissionStep:
         """About how long the predictions take; `timed` returns the seconds of a kind of requests."""
         rows = [row for listed in self._rows.values() for row in listed]
         choices, answers = [row for row in rows if row.choices], [row for row in rows if not row.choices]
-        found = CONVENTIONS * len(choices) * self._seconds_per_row("choices", choices, timed)
+        predictions = sum(1 if row.target is None else CONVENTIONS for row in choices)
+        found = predictions * self._seconds_per_row("choices", choices, timed)
         longer = self.config.max_gen_len / self._timed_tokens
         return found + longer * len(answers) * self._seconds_per_row("answers", answers, timed)
 

@@ -123,7 +123,8 @@ class RemainingBudget:
         """Whether there is time for these candidates, which follow number `generation`, and for finalise after them.
 
         The assumed cost is that of the costliest recent generation, and at least one slice, that of the leader. The
-        first generation may cost a slice for each candidate. A generation that was begun before is finished.
+        first generation may cost a slice for each candidate. A generation whose candidates were all begun before is
+        finished.
         """
         if self._budget.hours is None or all(map(self._evaluator.is_begun, candidates)):
             return True

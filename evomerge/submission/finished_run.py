@@ -38,6 +38,12 @@ class FinishedRun:
         return self.folder / RECIPE
 
     @property
+    def gpu_bytes(self) -> int | None:
+        """The memory of the GPU that the run's budget allows."""
+        limit = (self.config.get("budget") or {}).get("gpu_gb")
+        return None if limit is None else int(1e9 * limit)
+
+    @property
     def model(self) -> Mapping[str, Any]:
         """How the run held the live model: device, dtype, batch_tokens and others."""
         return dict(self.config.get("model") or {})

@@ -72,6 +72,6 @@ class RunMerge:
         options: dict[str, Any] = {"device": place, "attn_implementation": attention}
         options |= {"untied": self.family.base.untied, "trust_remote_code": self.trust_remote_code}
         model = load_model(self.base_folder, dtype=self.dtype, **options)
-        placed = choose_placement("auto", self.family, place, self.dtype, loaded=True)
+        placed = choose_placement("auto", self.family, place, self.dtype, loaded=True, limit=run.gpu_bytes)
         Materializer(self.family, place, placement=placed).write(self.recipe, model)
         return model

@@ -28,7 +28,10 @@ def find_method(name: str) -> type[Merges]:
         raise SystemExit(f"{name}: no file of this name in {METHODS}; give -m the name of one")
     module = importlib.import_module(f"llm_merging.merging.{files[plain(name)]}")
     found = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
-    return next(kind for kind in found if issubclass(kind, Merges))
+    methods = [kind for kind in found if issubclass(kind, Merges)]
+    if not methods:
+        raise SystemExit(f"{name}: its file has no subclass of Merges; give -m the name of another")
+    return methods[0]
 
 
 def main() -> None:
