@@ -61,7 +61,7 @@ def nodes_of(pool: RayPool) -> list[str]:
 def test_workers_are_spread_and_a_lost_node_costs_nothing_and_a_new_one_is_used(cluster: Any) -> None:
     jobs = todo(150)
     expected = answers(pools.create("local", SPEC, {"threads": 1}), jobs)
-    pool = pools.create("ray", SPEC, {"workers": 3, "num_cpus": 2, "address": cluster.address})
+    pool = pools.create("ray", SPEC, {"workers": 3, "num_cpus": 2, "threads": 1, "address": cluster.address})
     assert isinstance(pool, RayPool)
     try:
         assert len(set(nodes_of(pool))) == 3
