@@ -84,16 +84,9 @@ class Request:
         )
         folder = None if out is None else _folder(out)
         section = {} if rules is None else read_preset("rules", rules)
-        limits = build(RulesConfig, section, "rules")
-        if inputs and not limits.starter_kit:
-            raise ConfigError(
-                "inputs are predicted for a contest's submission; name its rules, such as --rules lmc2024"
-            )
-        for path in inputs:
-            read_inputs(Path(path))  # a wrong row is reported before the models are opened
-        hours = hours if hours is not None else limits.search_hours
-        files = tuple(str(Path(path).resolve()) for path in inputs)
-        return cls(base, named, entries, hours, items, folder, seed, section, most, files)
+        contest = build(RulesConfig, section, "rules")
+        hours = hours if hours is not None else contest.search_hours
+        return cls(base, named, entries, hours, items, folder, seed, section, most, _inputs(inputs, contest))
 
     @property
     def submission(self) -> dict[str, Any]:
@@ -142,6 +135,15 @@ class Request:
             ours["most"] = self.most if len(self.experts) > self.most else None
         if different := [key for key, value in ours.items() if theirs.get(key) != value]:
             raise RunError(f"{path}: another search, with other {', '.join(different)}; give another folder with --out")
+
+
+def _inputs(paths: Sequence[str | Path], contest: RulesConfig) -> tuple[str, ...]:
+    """The files to predict; TaskError for a wrong row, before the models are opened."""
+    if paths and not contest.starter_kit:
+        raise ConfigError("inputs are predicted for a contest's submission; name its rules, such as --rules lmc2024")
+    for path in paths:
+        read_inputs(Path(path))
+    return tuple(str(Path(path).resolve()) for path in paths)
 
 
 def _named(base: str, experts: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:

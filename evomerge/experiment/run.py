@@ -118,10 +118,14 @@ def _search(
     document |= {"screen": dict(ledger.screening)} if ledger.screening else {}
     document |= {"shortened": _shortened(experiment, evaluator)}
     document |= _record(board, evaluator, ledger, fingerprint, remaining.spent)
-    document["seconds"] |= {"kept_for_submission": round(deadline.kept, 2)} if deadline.kept else {}
-    if before := sum(ledger.elapsed.values()):
-        document["seconds"]["earlier_commands"] = round(before, 2)
+    document["seconds"] |= _kept_and_earlier(deadline.kept, sum(ledger.elapsed.values()))
     return document, board
+
+
+def _kept_and_earlier(kept: float, earlier: float) -> dict[str, float]:
+    """The seconds that were kept for the submission, and those of earlier commands, where there are any."""
+    seconds = {"kept_for_submission": kept, "earlier_commands": earlier}
+    return {name: round(value, 2) for name, value in seconds.items() if value}
 
 
 def _write_result(folder: Path, document: dict[str, Any], start: float, display: Display) -> None:
