@@ -16,6 +16,7 @@ from evomerge.audit import other_bases
 from evomerge.errors import TaskError
 from evomerge.experiment.config import ExperimentConfig, read_config
 from evomerge.experiment.descent_losses import find_losses
+from evomerge.experiment.router_step import check_routers
 from evomerge.experiment.rule_check import all_verdicts
 from evomerge.experiment.submission_step import SubmissionStep
 from evomerge.ledger import Ledger
@@ -34,7 +35,7 @@ from evomerge.models import (
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.rules import Verdict, refuse_broken
 from evomerge.schema import prefix_errors
-from evomerge.scoring import ItemLoss
+from evomerge.scoring import ItemLoss, Request
 from evomerge.scoring.engine import EncodedChunk, EncodedLoss, Encoder, check_tokenizer
 from evomerge.scoring.tasks import LMEvalScorer
 from evomerge.screening import MergeOptions, ScreenConfig, alone_recipe, base_recipe
@@ -76,6 +77,8 @@ class Experiment:
             log.warning("rules %s: %d verdicts are unknown; `check` shows them", self.config.rules.name, unknown)
         _ = self.space, self.scorer, self.optimizer(), self.baselines, self.item_losses
         _ = self.submission
+        if self.config.finalise.calibrate_routers:
+            check_routers(self)
         if self.gpu_bytes is not None:
             model = self.config.model
             choose_placement(model.placement, self.family, "cpu", model.dtype, loaded=False, limit=self.gpu_bytes)
@@ -186,6 +189,11 @@ class Experiment:
         """Chunk id → its requests as token ids and batches; TaskError where a prompt does not fit the model."""
         chunks = (chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks)
         return {chunk.id: self._encoder.encode(self.scorer.requests(chunk)) for chunk in chunks}
+
+    def token_rows(self, request: Request) -> list[tuple[int, ...]]:
+        """The token ids that a model reads for a request; TaskError if it does not fit the model."""
+        pairs = self._encoder.encode_loss(ItemLoss((request,))).pairs
+        return [(*pair.context, *pair.continuation)[-self.max_length :] for pair in pairs]
 
     @property
     def max_length(self) -> int:

@@ -77,6 +77,8 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
         _write_config(recipe, family, dtype, folder)
         frozen = freeze(recipe, materializer)
         (folder / "recipe.yaml").write_text(dump_recipe(frozen))
+        if recipe.routers:
+            shutil.copyfile(recipe.routers.path, folder / Path(recipe.routers.path).name)
         (folder / "README.md").write_text(model_card(frozen, dtype))
     return digest
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         plan_placement,
     )
     from evomerge.merging.prepared import cache_folder, digest
+    from evomerge.merging.router_file import read_routers, stored_routers, write_routers
     from evomerge.merging.slope_hooks import SlopeHooks, Sums
     from evomerge.merging.tangents import TensorTangents, recipe_tangents
     from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, output_layers, plan
@@ -54,5 +55,8 @@ __all__ = [
     "output_layers",
     "plan",
     "plan_placement",
+    "read_routers",
     "recipe_tangents",
+    "stored_routers",
+    "write_routers",
 ]

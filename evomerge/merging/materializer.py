@@ -4,7 +4,7 @@ Every tensor is computed from the base in fp32 and rounded once when it is writt
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,16 +15,18 @@ from torch import Tensor, nn
 
 from evomerge import kernels, methods
 from evomerge.errors import CandidateError
-from evomerge.kernels import Coefficients, Factors, LazyUpdate, Runner, Sources, Update
+from evomerge.kernels import Coefficients, Factors, LazyUpdate, LinComb, Runner, Sources, Update
 from evomerge.merging.placement import Placement
 from evomerge.merging.prepared import Prepared, digest
+from evomerge.merging.router_file import read_routers
 from evomerge.merging.tensor_plan import InputTensor, TensorPlan, plan
 from evomerge.models import Family, layer_of
-from evomerge.recipes import Recipe
+from evomerge.recipes import Recipe, TensorFile
 
 # Numbers of parameters from which the compile time pays off within about thirty candidates: a compiled sum is five
 # times as fast as in eager mode, a compiled elementwise rule forty times.
 COMPILE_SUMS, COMPILE_RULES = 30_000_000, 8_000_000
+AS_STORED = LinComb(base=1.0, experts=())
 MAX_SETUPS = 32  # cached sets of models with their prepared tensors: a search over subsets of experts has many
 
 
@@ -67,6 +69,7 @@ class Materializer:
         self._prepared = Prepared(prepared)
         self._setups: dict[Any, list[methods.Setup]] = {}
         self._placed_updates: dict[Any, LazyUpdate] = {}
+        self._calibrated: tuple[TensorFile | None, Mapping[str, methods.Setup]] = (None, {})
         self._model: nn.Module | None = None
         self._views: dict[str, Tensor] = {}
         self._written: dict[str, tuple[methods.Setup, Coefficients]] = {}
@@ -74,7 +77,11 @@ class Materializer:
     def tensor_merges(self, recipe: Recipe) -> Iterator[TensorMerge]:
         """Every output tensor with its inputs and coefficients, in order; nothing is merged yet."""
         method, entries, setups = self._merge(recipe)
+        routers = self._routers(recipe, {entry.name for entry in entries})
         for entry, setup in zip(entries, setups, strict=True):
+            if entry.name in routers:
+                yield TensorMerge(entry, routers[entry.name], AS_STORED)
+                continue
             self._ensure_prepared(method, recipe, entry, setup)
             yield TensorMerge(entry, setup, method.coefficients(setup, entry.genes))
 
@@ -154,6 +161,19 @@ class Materializer:
                 for source, entry in zip(all_sources, entries, strict=True)
             ]
         return method, entries, self._setups[key]
+
+    def _routers(self, recipe: Recipe, names: Container[str]) -> Mapping[str, methods.Setup]:
+        """Calibrated router → the setup that writes it; they are read once for each file."""
+        if recipe.routers is None:
+            return {}
+        if self._calibrated[0] != recipe.routers:
+            found = read_routers(recipe.routers)
+            for name, tensor in found.items():
+                if name not in names or tuple(tensor.shape) != self.family.base.shape(name):
+                    raise CandidateError(f"{recipe.routers.path}: {name} is no router of {self.family.ref}")
+            sources = {name: Sources(name, tensor, (), self.device) for name, tensor in found.items()}
+            self._calibrated = (recipe.routers, {name: methods.Setup(source) for name, source in sources.items()})
+        return self._calibrated[1]
 
     def _depth(self, name: str) -> float | None:
         return self.family.layout.depth(name) if layer_of(name) else None

@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     )
     from evomerge.models.experts import Base, FullExpert, summary_line
     from evomerge.models.family import Expert, Family, pin_revisions, resolve_expert
-    from evomerge.models.groups import COMPONENTS, Group, Layout, layer_of, outer_kind, relative_depth, shift_layer
+    from evomerge.models.groups import (
+        COMPONENTS,
+        ROUTER,
+        Group,
+        Layout,
+        layer_of,
+        outer_kind,
+        relative_depth,
+        shift_layer,
+    )
     from evomerge.models.live_model import (
         check_attention,
         check_device,
@@ -48,6 +57,7 @@ __all__ = [
     "ADAPTER_WEIGHTS_FILE",
     "COMPONENTS",
     "INDEX_FILE",
+    "ROUTER",
     "SINGLE_FILE",
     "WEIGHTS_KEY",
     "AdapterExpert",

@@ -30,6 +30,9 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
 }
 
 
+ROUTER = "router"
+
+
 @dataclass(frozen=True)
 class Group:
     """Tensors that share coefficients at each depth: those whose name contains one of `filters` (None matches all).
@@ -97,10 +100,18 @@ class Layout:
                 kinds.setdefault(outer_kind(name), []).append(name)
         return {kind: tuple(names) for kind, names in kinds.items()}
 
-    def groups(self, components: str | Iterable[str] | Mapping[str, Iterable[str]], outer: str) -> tuple[Group, ...]:
-        """The outer groups, the components in order, and a group of all other layer tensors; the first match wins."""
+    def groups(
+        self, components: str | Iterable[str] | Mapping[str, Iterable[str]], outer: str, router: str = "merge"
+    ) -> tuple[Group, ...]:
+        """The outer groups, the components in order, and a group of all other layer tensors; the first match wins.
+
+        With `router` keep, the routers of a mixture of experts are a frozen group before the components.
+        """
         layered = [name for name in self.names if layer_of(name)]
         groups = list(self._outer_groups(outer))
+        if router != "merge":
+            groups.append(_kept_routers(router, layered))
+            layered = [name for name in layered if not any(str(text) in name for text in groups[-1].filters)]
         for component, filters in _component_filters(
             [components] if isinstance(components, str) else components
         ).items():
@@ -130,6 +141,16 @@ class Layout:
         elif kinds:
             names = tuple(name for kind in kinds.values() for name in kind)
             yield Group("outer", names, layered=False, frozen=outer == "base")
+
+
+def _kept_routers(router: str, layered: Iterable[str]) -> Group:
+    """The frozen group of the routers among the tensors of the layers."""
+    if router != "keep":
+        raise ConfigError(f"space.router={as_yaml(router)}: choose merge (like other tensors) or keep (the base's)")
+    filters = tuple(text for text in COMPONENTS[ROUTER] if any(text in name for name in layered))
+    if not filters:
+        raise ConfigError("space.router=keep: this model has no routers; leave it out")
+    return Group(ROUTER, filters, layered=True, frozen=True)
 
 
 def relative_depth(index: int, layers: int) -> float:

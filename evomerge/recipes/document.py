@@ -1,5 +1,6 @@
 """Converts a recipe to the plain objects of its YAML document: mergekit's schema plus one `evomerge` block."""
 
+from pathlib import Path
 from typing import Any
 
 from evomerge import methods
@@ -27,12 +28,16 @@ def to_document(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "options": dict(recipe.options),
     }
+    if recipe.routers:
+        document["evomerge"]["routers"] = {"file": Path(recipe.routers.path).name, "sha256": recipe.routers.sha256}
     document["evomerge"] |= dict(recipe.notes)
     return document
 
 
 def recipe_exactness(recipe: Recipe) -> methods.Exactness:
     """How exactly mergekit can rebuild this recipe; a `frozen-linear` method is `native` until the recipe is frozen."""
+    if recipe.routers:
+        return "native"
     if FROZEN_FROM in recipe.notes:
         return "frozen-linear"
     exactness = methods.exactness(recipe.method, recipe.options)

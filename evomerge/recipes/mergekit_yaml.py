@@ -5,6 +5,7 @@ The parser accepts what mergekit accepts and logs one warning for each key or pa
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.recipes.document import FROZEN_FROM, SCHEMA_VERSION, to_document
-from evomerge.recipes.recipe import DTYPES, Recipe, Slice, Source
+from evomerge.recipes.recipe import DTYPES, Recipe, Slice, Source, TensorFile
 from evomerge.recipes.settings import RecipeReader, mapping, model_ref
 from evomerge.recipes.tokenizer import TOKENIZER_BLOCK_KEYS, TOKENIZER_KEYS, parse_tokenizer_request
 
@@ -32,7 +33,7 @@ TOP_KEYS = (
     "name",
     "write_readme",
 )
-BLOCK_KEYS = ("schema", "exactness", "seed", "options")
+BLOCK_KEYS = ("schema", "exactness", "seed", "options", "routers")
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -50,7 +51,7 @@ def load_recipe(path: str | Path) -> Recipe:
     if not isinstance(document, dict) or "merge_method" not in document:
         raise ConfigError(f"{path}: not a merge recipe; it needs merge_method and models or slices")
     try:
-        return parse_recipe(document, f"{path}: ")
+        return _beside(parse_recipe(document, f"{path}: "), Path(path).parent)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -77,6 +78,7 @@ def parse_recipe(document: Mapping[str, Any], where: str = "") -> Recipe:
         options=methods.choose_options(name, mapping(block.get("options"), "evomerge.options")),
         tokenizer=_tokenizer(document, reader),
         notes={key: value for key, value in block.items() if key not in BLOCK_KEYS},
+        routers=_routers(block.get("routers")),
     )
     _check_models(recipe)
     for line in reader.ignored:
@@ -93,6 +95,22 @@ def _tokenizer(document: Mapping[str, Any], reader: RecipeReader) -> dict[str, A
         entries["tokenizer"] = {key: value for key, value in block.items() if key in TOKENIZER_BLOCK_KEYS}
     parse_tokenizer_request(entries)
     return entries
+
+
+def _routers(value: Any) -> TensorFile | None:
+    """The file of calibrated routers that an `evomerge` block names."""
+    if value is None:
+        return None
+    entry = mapping(value, "evomerge.routers")
+    if not all(isinstance(entry.get(key), str) for key in ("file", "sha256")):
+        raise ConfigError("evomerge.routers: give the file and its sha256, as the run has written them")
+    return TensorFile(entry["file"], entry["sha256"])
+
+
+def _beside(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with its file of routers in the folder of the recipe file."""
+    routers = recipe.routers
+    return replace(recipe, routers=replace(routers, path=str(folder / routers.path))) if routers else recipe
 
 
 def _seed(block: Mapping[str, Any]) -> int:
@@ -120,7 +138,9 @@ def _out_dtype(document: Mapping[str, Any]) -> str | None:
 def original_recipe(recipe: Recipe) -> Recipe:
     """The original recipe of a frozen one, in the method that was searched; any other recipe unchanged."""
     document = recipe.notes.get(FROZEN_FROM)
-    return parse_recipe({"evomerge": {}, **document}) if isinstance(document, Mapping) else recipe
+    if not isinstance(document, Mapping):
+        return recipe
+    return replace(parse_recipe({"evomerge": {}, **document}), routers=recipe.routers)
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -7,7 +7,7 @@ of the dataclass fields below are part of the content key, so they must not chan
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -143,11 +143,19 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class TensorFile:
+    """A safetensors file; its SHA-256 stands for it in content keys, and its path may change."""
+
+    path: str = field(compare=False)
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One merge: method, base, input models and all settings that determine the bytes of the merged weights.
 
-    `tokenizer` (the document's keys about the tokenizer) and `notes` do not affect the weights, nor equality or the
-    key.
+    The tensors of `routers` are taken from that file instead of being merged. `tokenizer` (the document's keys about
+    the tokenizer) and `notes` do not affect the weights, nor equality or the key.
     """
 
     method: str
@@ -159,6 +167,7 @@ class Recipe:
     options: Mapping[str, str] = field(default_factory=dict)
     tokenizer: Mapping[str, Any] = field(default_factory=dict, compare=False)
     notes: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    routers: TensorFile | None = None
 
     def models(self) -> tuple[ModelRef, ...]:
         """Every model of the merge once, in recipe order, the base first."""
@@ -171,14 +180,19 @@ class Recipe:
 
     def key(self) -> str:
         """Content key of 16 hex digits: recipes with equal keys merge to the same bytes."""
-        content = {name: value for name, value in asdict(self).items() if name not in ("tokenizer", "notes")}
+        content = {name: value for name, value in asdict(self).items() if name not in ("tokenizer", "notes", "routers")}
+        if self.routers:
+            content["routers"] = self.routers.sha256
         text = json.dumps(content, sort_keys=True, default=str)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def with_notes(self, notes: Mapping[str, Any]) -> "Recipe":
         """The same merge with other notes."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return Recipe(**{**values, "notes": dict(notes)})
+        return replace(self, notes=dict(notes))
+
+    def with_routers(self, routers: TensorFile) -> "Recipe":
+        """The same merge with the routers of a file."""
+        return replace(self, routers=routers)
 
     def all_settings(self) -> Iterator[tuple[str, Setting]]:
         """Every (name, setting) pair of the recipe, its slices and its sources."""

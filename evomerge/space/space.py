@@ -43,6 +43,7 @@ class Space:
         schedule: Spec | Sequence[Spec] = "all",
         components: str | Sequence[str] | Mapping[str, str | Sequence[str]] = (),
         outer: str = "joint",
+        router: str = "merge",
         genes: Mapping[str, GeneSpec] = EMPTY,
         settings: Mapping[str, float | bool] = EMPTY,
         options: Mapping[str, str] = EMPTY,
@@ -56,9 +57,10 @@ class Space:
         self.out_dtype, self.seed = out_dtype, seed
         self._recipe_options: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed}
         self._recipe_options["options"] = methods.choose_options(method, options)
-        self._group_members = GroupMembers(layout, touched, components, outer)
-        if any(group.frozen for group in self._group_members.groups):
-            self._genes.refuse_frozen_groups()
+        self._group_members = GroupMembers(layout, touched, components, outer, router)
+        for group in self._group_members.groups:
+            if group.frozen:
+                self._genes.refuse_frozen_group(group)
         self.axes = lay_axes(self._genes, self._group_members, len(self.experts))
         self._pull_back = PullBack(self.axes, self._group_members)
         self.dimensions = sum(axes.size for axes in self.axes)

@@ -39,6 +39,8 @@ class RunMerge:
         """The merge of a run; ConfigError for one that the starter kit cannot load."""
         code = bool(run.model.get("trust_remote_code"))
         recipe, family = open_recipe(run.recipe, code)
+        if recipe.routers is not None:
+            raise ConfigError("calibrated routers cannot be packed; run without finalise.calibrate_routers")
         if output_layers(recipe) is not None:
             raise ConfigError("a recipe with slices changes the model's layers; `submit` packs recipes without slices")
         if code and "auto_map" in family.base.checkpoint.config:

@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from evomerge.errors import CandidateError
 from evomerge.merging import COMPILE, Materializer, choose_placement, fingerprint
 from evomerge.models import Family, load_model, load_tokenizer, resolve_device
 from evomerge.recipes import Recipe
+from evomerge.routing import RouterWork, calibrate_routers, router_names
 from evomerge.scoring import Request
 from evomerge.scoring.engine import Encoder, LossEngine, ScoringEngine
 from evomerge.workers.jobs import Job, Outcome, Slopes, SlopeWork, WorkerSpec
@@ -97,6 +100,13 @@ class Worker:
         """The fingerprint of the candidate's weights as they are scored, in this worker's dtype."""
         self._load(recipe)
         return fingerprint(self._family.base.parameter_views(self._model).items())
+
+    def calibrate(self, recipe: Recipe, work: RouterWork) -> dict[str, NDArray[np.float32]]:
+        """Router name → its weight [experts, hidden], fitted to these texts in the merged model."""
+        self._load(recipe)
+        self._engine.forget()
+        found = calibrate_routers(self._model, self._family, router_names(self._family), work)
+        return {name: weight.numpy() for name, weight in found.items()}
 
     def _score(self, job: Job) -> list[Any]:
         self._load(job.recipe)

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from skills import DIGITS, LETTERS, SKILLS, items, split
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
+
+from experiments.quickstart.skills import DIGITS, LETTERS, SKILLS, items, split
 
 log = logging.getLogger("train_family")
 
