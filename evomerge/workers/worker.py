@@ -96,7 +96,8 @@ class Worker:
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of the candidate's weights as they are scored, in this worker's dtype."""
         self._load(recipe)
-        return fingerprint(self._family.base.parameter_views(self._model).items())
+        places = self._family.base.live_tensors(self._model)
+        return fingerprint((name, place.tensor()) for name, place in places.items())
 
     def _score(self, job: Job) -> list[Any]:
         self._load(job.recipe)
