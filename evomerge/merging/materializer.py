@@ -4,6 +4,7 @@ Every tensor is computed from the base in fp32 and rounded once when it is writt
 """
 
 import hashlib
+import math
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from evomerge.merging.placement import Placement
 from evomerge.merging.prepared import Prepared, digest
 from evomerge.merging.router_file import read_routers
 from evomerge.merging.tensor_plan import InputTensor, TensorPlan, plan
-from evomerge.models import Family, layer_of
+from evomerge.models import Family, LiveTensor, layer_of
 from evomerge.recipes import Recipe, TensorFile
 
 # Numbers of parameters from which the compile time pays off within about thirty candidates: a compiled sum is five
@@ -71,7 +72,8 @@ class Materializer:
         self._placed_updates: dict[Any, LazyUpdate] = {}
         self._calibrated: tuple[TensorFile | None, Mapping[str, methods.Setup]] = (None, {})
         self._model: nn.Module | None = None
-        self._views: dict[str, Tensor] = {}
+        self._places: dict[str, LiveTensor] = {}
+        self._scratch = torch.empty(0, device=self.device)
         self._written: dict[str, tuple[methods.Setup, Coefficients]] = {}
 
     def tensor_merges(self, recipe: Recipe) -> Iterator[TensorMerge]:
@@ -115,18 +117,30 @@ class Materializer:
         coefficients for it.
         """
         if self._model is not model:
-            self._model, self._written, self._views = model, {}, self.family.base.parameter_views(model)
+            self._model, self._written, self._places = model, {}, self.family.base.live_tensors(model)
         merges = list(self.tensor_merges(recipe))
-        views = self._matching_views([merge.name for merge in merges])
+        places = self._matching_places([merge.name for merge in merges])
         written, self._written = self._written, {}  # after a failed write the contents of the model are unknown
         changed = [merge for merge in merges if written.get(merge.name) != (merge.setup, merge.coefficients)]
         flags = [
-            _apply(merge.coefficients, sources, views[merge.name], self._runner(merge))
+            self._write(merge, sources, places[merge.name])
             for merge, sources in zip(changed, self._placement.stream(m.setup.sources for m in changed), strict=True)
         ]
         if flags:
-            _refuse_non_finite([merge.name for merge in changed], flags, views[changed[0].name].dtype)
+            _refuse_non_finite([merge.name for merge in changed], flags, places[changed[0].name].dtype)
         self._written = {merge.name: (merge.setup, merge.coefficients) for merge in merges}
+
+    def _write(self, merge: TensorMerge, sources: Sources, place: LiveTensor) -> Tensor:
+        """Merge one tensor into its place, by way of one reused buffer if that is not one contiguous view."""
+        if (view := place.direct) is not None:
+            return kernels.apply(merge.coefficients, sources, view, self._runner(merge))
+        size = math.prod(place.shape)
+        if self._scratch.numel() < size or self._scratch.dtype != place.dtype:
+            self._scratch = torch.empty(size, dtype=place.dtype, device=self.device)
+        out = self._scratch[:size].view(place.shape)
+        flag = kernels.apply(merge.coefficients, sources, out, self._runner(merge))
+        place.copy_(out)
+        return flag
 
     def _runner(self, merge: TensorMerge) -> Runner:
         return self._rules if isinstance(merge.coefficients, kernels.Consensus) else self.runner
@@ -135,13 +149,13 @@ class Materializer:
         """Write every tensor at the next `write`, because other code may have changed the model."""
         self._written = {}
 
-    def _matching_views(self, names: list[str]) -> dict[str, Tensor]:
-        """Output name → the view of the live model that it fills; CandidateError unless the names match exactly."""
-        if stacked := next((name for name in names if name not in self._views), None):
+    def _matching_places(self, names: list[str]) -> dict[str, LiveTensor]:
+        """Output name → its place in the live model; CandidateError unless the names match exactly."""
+        if stacked := next((name for name in names if name not in self._places), None):
             raise CandidateError(f"{stacked}: the live model has no such tensor; build stacked slices with `merge`")
-        if unwritten := self._views.keys() - set(names):
+        if unwritten := self._places.keys() - set(names):
             raise CandidateError(f"{min(unwritten)}: the recipe writes no such parameter")
-        return self._views
+        return self._places
 
     def _merge(self, recipe: Recipe) -> tuple[methods.Method, list[TensorPlan], list[methods.Setup]]:
         """The recipe's method, plan and setups; the setups are shared by all recipes of the same method and models."""
@@ -195,7 +209,8 @@ class Materializer:
         )
 
     def _sources(self, entry: TensorPlan) -> Sources:
-        name = self.family.base.parameter.get(entry.name, entry.name)
+        place = self.family.base.destination.get(entry.name)
+        name = place.key if place else entry.name
         base = self._placed(entry.base, None)
         assert isinstance(base, Tensor) or callable(base)
         return Sources(name, base, [self._placed(expert, entry.base) for expert in entry.experts], self.device)
@@ -209,7 +224,7 @@ class Materializer:
         key = (source.model, source.name, base and (base.model, base.name))
         if key not in self._placed_updates:
             update = self._update(source, base)
-            is_computed = source.model.adapter and isinstance(update, Tensor)
+            is_computed = self.family.is_computed(source.model, source.name) and isinstance(update, Tensor)
             placed = partial(self._weight, source, base) if is_computed else self._placement.place(update)
             self._placed_updates[key] = placed
         return self._placed_updates[key]
@@ -228,15 +243,6 @@ class Materializer:
         if update is None:
             return stored
         return update.delta().add_(stored) if isinstance(update, Factors) else update
-
-
-def _apply(coefficients: Coefficients, sources: Sources, parameter: Tensor, runner: Runner) -> Tensor:
-    if parameter.is_contiguous():
-        return kernels.apply(coefficients, sources, parameter, runner)
-    out = torch.empty_like(parameter, memory_format=torch.contiguous_format)
-    flag = kernels.apply(coefficients, sources, out, runner)
-    parameter.copy_(out)
-    return flag
 
 
 def _refuse_non_finite(names: list[str], flags: list[Tensor], dtype: torch.dtype) -> None:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         torch_dtype,
     )
     from evomerge.models.model_names import is_same_model
+    from evomerge.models.places import LiveTensor
     from evomerge.models.stored_inputs import StoredFactors, StoredInput, StoredTensor
     from evomerge.models.vocabulary import refuse_other_vocabulary, write_tokenizer
 else:
@@ -68,6 +69,7 @@ __all__ = [
     "FullExpert",
     "Group",
     "Layout",
+    "LiveTensor",
     "StoredFactors",
     "StoredInput",
     "StoredTensor",

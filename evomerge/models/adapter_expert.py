@@ -12,8 +12,8 @@ from torch import Tensor
 
 from evomerge.kernels import Factors, Update
 from evomerge.models.adapter import Adapter
-from evomerge.models.destinations import Destination
 from evomerge.models.experts import Base, FullExpert, summary_line
+from evomerge.models.places import Destination
 from evomerge.models.stored import StoredModel
 from evomerge.models.stored_inputs import StoredInput
 from evomerge.notices import warn_once
@@ -47,6 +47,10 @@ class AdapterExpert:
     def touches(self, place: Destination) -> bool:
         """Whether the adapter may change the tensor at this destination."""
         return self.origin is not None or place.path in self._names or place.path in self._replaced
+
+    def is_computed(self, place: Destination) -> bool:
+        """Whether a dense `update` is a new tensor, which is always so."""
+        return True
 
     def nbytes(self, place: Destination) -> int:
         """Bytes of the adapter's tensors for this destination."""
@@ -88,7 +92,7 @@ class AdapterExpert:
                 f"{self.adapter.folder}: {outside[0]}{more}: outside the language model, so this change is ignored"
             )
         shapes = {name: base.skeleton.shape(path) for name, path in paths.items() if path in base.skeleton.paths}
-        split = {place.path for place in base.destination.values() if not place.whole}
+        split = {path for place in base.destination.values() if not place.whole for path in place.paths}
         return self.adapter.problems(shapes, ignoring=[*outside, *self._ignored]) + [
             f"{name}: the base's files hold this parameter in several parts" for name in paths if paths[name] in split
         ]

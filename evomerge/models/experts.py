@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from evomerge.errors import CandidateError, ExpertError
 from evomerge.kernels import Update
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.destinations import Destination
 from evomerge.models.live_model import full_config
+from evomerge.models.places import Destination, LiveTensor
 from evomerge.models.skeleton import skeleton
 from evomerge.models.stored import StoredModel
 from evomerge.models.stored_inputs import StoredInput, StoredTensor
 
 COMPARED_KEYS = ("model_type", "num_hidden_layers", "num_layers", "n_layer", "hidden_size", "vocab_size")
+EXPERT_COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 # Keys of a configuration that may differ between models of the same architecture.
 IGNORED_KEYS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 FLOAT_DTYPES = {"F64", "F32", "F16", "BF16"}
@@ -76,15 +77,15 @@ class Base:
         aliases = self.skeleton.aliases.items()
         return {alias: first for alias, first in aliases if first in paths and alias not in self.untied}
 
-    def parameter_views(self, model: nn.Module) -> dict[str, Tensor]:
-        """Name → the view of the live model's parameter that the tensor fills; CandidateError if they do not match."""
+    def live_tensors(self, model: nn.Module) -> dict[str, LiveTensor]:
+        """Name → the place in the live model that the tensor fills; CandidateError if they do not match."""
         parameters = dict(model.named_parameters())
-        if missing := next((name for name, path in self.parameter.items() if path not in parameters), None):
-            raise CandidateError(f"{missing}: the live model has no parameter {self.parameter[missing]}")
-        views = {name: place.view(parameters[place.path]) for name, place in self.destination.items()}
-        for path in parameters.keys() - set(self.parameter.values()) - self.skeleton.outside - self.skeleton.frozen:
+        written = {path: name for name, place in self.destination.items() for path in place.paths}
+        if missing := next((path for path in written if path not in parameters), None):
+            raise CandidateError(f"{written[missing]}: the live model has no parameter {missing}")
+        for path in parameters.keys() - written.keys() - self.skeleton.outside - self.skeleton.frozen:
             raise CandidateError(f"{path}: the recipe writes no such parameter, which the live model has")
-        return views
+        return {name: LiveTensor(place, parameters) for name, place in self.destination.items()}
 
     def _place(self, path: str) -> None:
         parts = self.stored.parts.get(path)
@@ -148,7 +149,7 @@ class FullExpert:
 
     def touches(self, place: Destination) -> bool:
         """Whether the checkpoint has a tensor for this destination; only its data could say whether it differs."""
-        return self.stored.name(place) is not None
+        return bool(self.stored.names(place))
 
     def is_tied(self, place: Destination) -> bool:
         """Whether the checkpoint's tensor for this destination is that of another path, to which it is tied."""
@@ -157,23 +158,25 @@ class FullExpert:
 
     def update(self, place: Destination) -> Update:
         """The checkpoint's dense tensor for this destination, None if it has none."""
-        name = self.stored.name(place)
-        return self.checkpoint.tensor(name) if name else None
+        return self.stored.tensor(place) if self.touches(place) else None
+
+    def is_computed(self, place: Destination) -> bool:
+        """Whether `update` joins several stored tensors to a new one."""
+        return len(self.stored.names(place)) > 1
 
     def stored_input(self, place: Destination) -> StoredInput:
         """How `update` follows from the checkpoint's files."""
         name = self.stored.name(place)
-        return StoredTensor(name) if name else "base"
+        return StoredTensor(name) if name else "computed" if self.touches(place) else "base"
 
     def nbytes(self, place: Destination) -> int:
         """Bytes of the expert's tensor for this destination."""
-        name = self.stored.name(place)
-        return self.checkpoint.nbytes(name) if name else 0
+        return self.stored.nbytes(place)
 
     def dtype(self, place: Destination) -> str | None:
         """The safetensors dtype of the expert's tensor for this destination."""
-        name = self.stored.name(place)
-        return self.checkpoint.dtype(name) if name else None
+        names = self.stored.names(place)
+        return self.checkpoint.dtype(names[0]) if names else None
 
     def problems(self, base: Base) -> list[str]:
         """One line for each mismatch with the base: architecture, shapes, missing and extra tensors."""
@@ -182,30 +185,39 @@ class FullExpert:
         base_config = full_config(base.folder, base.trust_remote_code)
         problems = [
             f"{key} {config.get(key)} (base {base_config.get(key)})"
-            for key in COMPARED_KEYS
+            for key in (*COMPARED_KEYS, *EXPERT_COUNT_KEYS)
             if key in config and key in base_config and config[key] != base_config[key]
         ]
         problems += [f"{name}, for {why}, cannot be merged yet" for name, why in self.stored.refused.items()]
-        found = (self._problem(base, name, place) for name, place in base.destination.items())
+        problems += [f"{name} missing" for name in self.stored.absent.values()]
+        places = base.destination.items()
+        found = (self._problem(base, name, place) for name, place in places if not self.stored.is_faulty(place))
         problems += [problem for problem in found if problem]
         return problems + [f"{name} extra" for name in self._extra(base)]
 
     def _problem(self, base: Base, name: str, place: Destination) -> str | None:
-        stored_name = self.stored.name(place)
-        if stored_name is None:
+        shapes = self.stored.skeleton.parameters
+        for path in place.paths if place.blocks else ():
+            if path in shapes and shapes[path] != base.skeleton.parameters[path]:
+                return f"{name}, of {path} {list(shapes[path])} (base {list(base.skeleton.parameters[path])})"
+        names = self.stored.names(place)
+        if not names:
             return None if place.path in base.skeleton.frozen else f"{name} missing"
-        actual, expected = self.checkpoint.shape(stored_name), base.shape(name)
+        actual, expected = self.stored.shape(place), base.shape(name)
         if actual != expected:
             return f"{name} {list(actual)} (base {list(expected)})"
-        return None if (dtype := self.checkpoint.dtype(stored_name)) in FLOAT_DTYPES else f"{name} of dtype {dtype}"
+        dtypes = (self.checkpoint.dtype(stored) for stored in names)
+        return next((f"{name} of dtype {dtype}" for dtype in dtypes if dtype not in FLOAT_DTYPES), None)
 
     def _extra(self, base: Base) -> list[str]:
-        used = {self.stored.name(place) for place in base.destination.values()} | set(base.checkpoint)
+        used = {name for place in base.destination.values() for name in self.stored.names(place)} | set(base.checkpoint)
         merged = self.stored.skeleton.parameters
         ignored = re.compile("|".join((r"\.rotary_emb\.", *self.stored.skeleton.ignored)))
 
         def is_extra(name: str) -> bool:
             place = self.stored.places.get(name)
+            if name in self.stored.unplaced:
+                return False  # another line names it or its stack
             return (
                 place.path in merged and place.path not in base.skeleton.frozen if place else not ignored.search(name)
             )

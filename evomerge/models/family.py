@@ -48,6 +48,10 @@ class Family:
         """A model's update of the base's tensor `name`; None for the base itself."""
         return None if ref == self.ref else self.experts[ref].update(self.base.destination[name])
 
+    def is_computed(self, ref: ModelRef, name: str) -> bool:
+        """Whether a dense update of the base's tensor `name` is a new tensor, not one of a file."""
+        return ref != self.ref and self.experts[ref].is_computed(self.base.destination[name])
+
     def stored_input(self, ref: ModelRef, name: str) -> StoredInput:
         """How a program without this package gets a model's update of the base's tensor `name` from the files."""
         return "base" if ref == self.ref else self.experts[ref].stored_input(self.base.destination[name])

@@ -24,7 +24,10 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "cross_attention": ("EncDecAttention.", "encoder_attn.", "crossattention."),
     "norms": ("norm", "ln_1.", "ln_2."),
     "attention": ("self_attn.", "SelfAttention.", "EncDecAttention.", "attention.", "attn."),
-    "mlp": ("mlp.", "DenseReluDense.", "feed_forward.", "fc1.", "fc2."),
+    "router": ("mlp.gate.", "moe.gate.", "mixer.gate.", "router."),
+    "shared_experts": ("shared_expert", "share_expert.", "shared_mlp."),
+    "experts": ("experts.", "moe."),
+    "mlp": ("mlp.", "DenseReluDense.", "feed_forward.", "block_sparse_moe.", "fc1.", "fc2."),
     "encoder": ("encoder.",),
     "decoder": ("decoder.",),
 }
@@ -117,9 +120,10 @@ class Layout:
         ).items():
             matching: list[str] = []
             for text in filters:
-                if any(text in name for name in layered):
+                others = [name for name in layered if not any(text in known for known in self.names_of(name))]
+                if len(others) < len(layered):
                     matching.append(text)
-                layered = [name for name in layered if text not in name]
+                layered = others
             if not matching:
                 raise ConfigError(f"space.components: no tensor's name contains any of {list(filters)} ({component})")
             groups.append(Group(component, tuple(matching), layered=True))

@@ -23,7 +23,6 @@ from evomerge.errors import ConfigError, EvomergeError, ExpertError
 from evomerge.recipes import DTYPES
 
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
-EXPERT_COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -94,16 +93,8 @@ def full_config(folder: Path, trust_remote_code: bool = False) -> dict[str, Any]
 
 
 def refuse_unmergeable(folder: Path, trust_remote_code: bool = False) -> None:
-    """ExpertError for a mixture of experts or a quantised checkpoint, which cannot be merged."""
+    """ExpertError for a quantised checkpoint, which cannot be merged."""
     config = full_config(folder, trust_remote_code)
-    # In DBRX the count is in the section of the feed-forward layers.
-    for section in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for key in EXPERT_COUNT_KEYS:
-            if isinstance(count := section.get(key), int) and count > 1:
-                raise ExpertError(
-                    f"{folder}: its configuration says {key}={count}: layers that choose among experts (or among rows"
-                    " found by keys) cannot be merged yet"
-                )
     if config.get("quantization_config"):
         raise ExpertError(f"{folder}: a quantised checkpoint; save it dequantised first")
 

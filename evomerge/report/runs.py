@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from rich.table import Table
 from evomerge.errors import RunError
 from evomerge.paths import CONFIG, LEDGER, RESULT
 from evomerge.report.table import format_difference, format_score, standing_row
+from evomerge.schema import as_yaml
 from evomerge.terminal import duration
 
 SEED = "seed"
@@ -31,7 +33,7 @@ class RunSummary:
     @property
     def holdout(self) -> float:
         """The winner's score on holdout; NaN if there is none."""
-        score = self.result and self.result["rows"][-1]["scores"]["holdout"]
+        score = self.result["rows"][-1]["scores"]["holdout"] if self.result else None
         return math.nan if score is None else float(score)
 
     @property
@@ -66,7 +68,7 @@ class RunComparison:
         if len(tasks) > 1:
             yield "The runs have different tasks, so their scores cannot be compared."
         elif any(key.startswith("scorer.") for key in self.keys):
-            yield "The runs differ in scorer, so they may have different items: compare the differences, not the scores."
+            yield "The runs differ in scorer and may have different items: compare differences, not scores."
 
     def _all_runs(self) -> Table:
         table = Table(title=f"{len(self.runs)} runs", title_justify="left")
@@ -167,18 +169,8 @@ def _mean(values: Sequence[float], sign: str = "") -> str:
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return "–"
-    return (
-        value
-        if isinstance(value, str)
-        else yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("\n...")
-    )
+    return "–" if value is None else as_yaml(value)
 
 
 def _common_parent(folders: Sequence[Path]) -> Path:
-    resolved = [folder.resolve() for folder in folders]
-    shared = [
-        parts[0] for parts in zip(*(path.parent.parts for path in resolved), strict=False) if len(set(parts)) == 1
-    ]
-    return Path(*shared)
+    return Path(os.path.commonpath([folder.resolve().parent for folder in folders]))
