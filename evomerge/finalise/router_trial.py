@@ -34,7 +34,8 @@ def try_routers(evaluator: Evaluator, winner: Candidate, calibrate: Calibrate) -
     if recipe is None:
         return None
     candidate = Candidate.of(f"{winner.label}, routers calibrated", recipe)
-    evaluator.evaluate([candidate], "select")
+    for slice_name in ("search", "select"):  # the table shows both
+        evaluator.evaluate([candidate], slice_name)
     failed = evaluator.error(candidate.key, "select") is not None
     after = None if failed else evaluator.score(candidate.key, "select")
     return RouterTrial(evaluator.score(winner.key, "select"), after, candidate)
