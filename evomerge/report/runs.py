@@ -127,7 +127,7 @@ def _read(folder: Path) -> RunSummary:
         finished = (folder / RESULT).is_file()
         result = json.loads((folder / RESULT).read_text(encoding="utf-8")) if finished else None
         settings = dict(_flattened(config))
-        if result:
+        if result is not None:
             _ = result["rows"][-1]["tasks"], result["verdict"], result["interval"], result["counts"]["candidates"]
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({error!r}); repeat the run's command") from None
