@@ -4,7 +4,7 @@ Every tensor is computed from the base in fp32 and rounded once when it is writt
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from evomerge import kernels, methods
 from evomerge.errors import CandidateError
-from evomerge.kernels import Coefficients, Factors, LazyUpdate, Runner, Sources, Update
+from evomerge.kernels import Coefficients, Factors, LazyUpdate, LinComb, Runner, Sources, Update
+from evomerge.merging.live_tensors import Copied, LiveTensors
 from evomerge.merging.placement import Placement
 from evomerge.merging.prepared import Prepared, digest
-from evomerge.merging.tensor_plan import InputTensor, TensorPlan, plan
+from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, output_layers, plan
 from evomerge.models import Family, layer_of
 from evomerge.recipes import Recipe
 
@@ -41,12 +42,31 @@ class TensorMerge:
         """The name of the output tensor."""
         return self.plan.name
 
+    @property
+    def copied(self) -> Copied | None:
+        """The model and its tensor that the output is a copy of; None if something is computed."""
+        found = self.coefficients
+        if not isinstance(found, LinComb) or found.directions:
+            return None
+        inputs = zip((self.plan.base, *self.plan.experts), ("weight", *self.setup.sources.kinds), strict=True)
+        read = [entry for entry in zip(inputs, (found.base, *found.experts), strict=True) if entry[1]]
+        if len(read) != 1 or read[0][1] != 1.0:
+            return None
+        (source, kind), _ = read[0]
+        return Copied(source.model, source.name, kind)
+
+    @property
+    def identity(self) -> object:
+        """A value that is equal for merges which write the same bytes."""
+        return self.copied or (self.setup, self.coefficients)
+
 
 class Materializer:
     """Merges recipes of one family on one device; tensors that do not depend on the genes are prepared once.
 
     With `compiled` None, passes are compiled if the model is large enough; the bytes are the same. `prepared` is the
-    folder for the prepared tensors; None keeps them in memory.
+    folder for the prepared tensors; None keeps them in memory. With `resident`, layers that recipes only copy stay in
+    memory, so that candidates which reorder them write nothing.
     """
 
     def __init__(
@@ -57,6 +77,7 @@ class Materializer:
         compiled: bool | None = None,
         placement: Placement | None = None,
         prepared: Path | None = None,
+        resident: bool = False,
     ) -> None:
         self.family = family
         self.device = torch.device(device)
@@ -67,9 +88,9 @@ class Materializer:
         self._prepared = Prepared(prepared)
         self._setups: dict[Any, list[methods.Setup]] = {}
         self._placed_updates: dict[Any, LazyUpdate] = {}
-        self._model: nn.Module | None = None
-        self._views: dict[str, Tensor] = {}
-        self._written: dict[str, tuple[methods.Setup, Coefficients]] = {}
+        self._resident = resident
+        self._live: LiveTensors | None = None
+        self._written: dict[Hashable, object] = {}  # storage of the live model → what it contains
 
     def tensor_merges(self, recipe: Recipe) -> Iterator[TensorMerge]:
         """Every output tensor with its inputs and coefficients, in order; nothing is merged yet."""
@@ -107,19 +128,29 @@ class Materializer:
         A tensor is skipped if the previous candidate that this materializer wrote into this model had the same
         coefficients for it.
         """
-        if self._model is not model:
-            self._model, self._written, self._views = model, {}, self.family.base.parameter_views(model)
+        if self._live is None or self._live.model is not model:
+            self._live, self._written = LiveTensors(self.family, model, self._resident), {}
         merges = list(self.tensor_merges(recipe))
-        views = self._matching_views([merge.name for merge in merges])
+        order = None if output_layers(recipe) is None else base_layers(recipe)
+        targets = self._live.targets(order, [(merge.name, merge.copied) for merge in merges])
         written, self._written = self._written, {}  # after a failed write the contents of the model are unknown
-        changed = [merge for merge in merges if written.get(merge.name) != (merge.setup, merge.coefficients)]
+        contents = {targets[merge.name].key: merge for merge in merges}
+        changed = {key: merge for key, merge in contents.items() if written.get(key) != merge.identity}
+        views = [targets[merge.name].view for merge in changed.values()]
+        streamed = self._placement.stream(merge.setup.sources for merge in changed.values())
         flags = [
-            _apply(merge.coefficients, sources, views[merge.name], self._runner(merge))
-            for merge, sources in zip(changed, self._placement.stream(m.setup.sources for m in changed), strict=True)
+            _apply(merge.coefficients, sources, view, self._runner(merge))
+            for merge, view, sources in zip(changed.values(), views, streamed, strict=True)
         ]
         if flags:
-            _refuse_non_finite([merge.name for merge in changed], flags, views[changed[0].name].dtype)
-        self._written = {merge.name: (merge.setup, merge.coefficients) for merge in merges}
+            _refuse_non_finite([merge.name for merge in changed.values()], flags, views[0].dtype)
+        self._written = written | {key: merge.identity for key, merge in contents.items()}
+
+    def live_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """Output name → tensor, as the last `write` has left them in this model."""
+        if self._live is None or self._live.model is not model:
+            raise CandidateError("nothing has been written into this model")
+        return self._live.tensors()
 
     def _runner(self, merge: TensorMerge) -> Runner:
         return self._rules if isinstance(merge.coefficients, kernels.Consensus) else self.runner
@@ -127,14 +158,6 @@ class Materializer:
     def invalidate(self) -> None:
         """Write every tensor at the next `write`, because other code may have changed the model."""
         self._written = {}
-
-    def _matching_views(self, names: list[str]) -> dict[str, Tensor]:
-        """Output name → the view of the live model that it fills; CandidateError unless the names match exactly."""
-        if stacked := next((name for name in names if name not in self._views), None):
-            raise CandidateError(f"{stacked}: the live model has no such tensor; build stacked slices with `merge`")
-        if unwritten := self._views.keys() - set(names):
-            raise CandidateError(f"{min(unwritten)}: the recipe writes no such parameter")
-        return self._views
 
     def _merge(self, recipe: Recipe) -> tuple[methods.Method, list[TensorPlan], list[methods.Setup]]:
         """The recipe's method, plan and setups; the setups are shared by all recipes of the same method and models."""

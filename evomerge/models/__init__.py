@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         fetch,
         open_safetensors,
     )
+    from evomerge.models.destinations import Destination
     from evomerge.models.experts import Base, FullExpert, summary_line
     from evomerge.models.family import Expert, Family, pin_revisions, resolve_expert
     from evomerge.models.groups import COMPONENTS, Group, Layout, layer_of, outer_kind, relative_depth, shift_layer
+    from evomerge.models.layer_list import LAYER_COUNTS, LayerList, per_layer_values, text_section
     from evomerge.models.live_model import (
         check_attention,
         check_device,
@@ -48,15 +50,18 @@ __all__ = [
     "ADAPTER_WEIGHTS_FILE",
     "COMPONENTS",
     "INDEX_FILE",
+    "LAYER_COUNTS",
     "SINGLE_FILE",
     "WEIGHTS_KEY",
     "AdapterExpert",
     "Base",
     "Checkpoint",
+    "Destination",
     "Expert",
     "Family",
     "FullExpert",
     "Group",
+    "LayerList",
     "Layout",
     "StoredFactors",
     "StoredInput",
@@ -75,6 +80,7 @@ __all__ = [
     "model_config",
     "open_safetensors",
     "outer_kind",
+    "per_layer_values",
     "pin_revisions",
     "refuse_other_vocabulary",
     "relative_depth",
@@ -82,6 +88,7 @@ __all__ = [
     "resolve_expert",
     "shift_layer",
     "summary_line",
+    "text_section",
     "torch_dtype",
     "write_tokenizer",
 ]

@@ -96,7 +96,7 @@ class Worker:
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of the candidate's weights as they are scored, in this worker's dtype."""
         self._load(recipe)
-        return fingerprint(self._family.base.parameter_views(self._model).items())
+        return fingerprint(self._materializer.live_tensors(self._model).items())
 
     def _score(self, job: Job) -> list[Any]:
         self._load(job.recipe)
