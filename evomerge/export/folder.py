@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,14 @@ from evomerge.export.staging import atomic_folder
 from evomerge.merging import Fingerprint, Materializer, base_layers, freeze, output_layers
 from evomerge.models import (
     INDEX_FILE,
+    LAYER_COUNTS,
     SINGLE_FILE,
     WEIGHTS_KEY,
     Family,
+    model_config,
+    per_layer_values,
     refuse_other_vocabulary,
+    text_section,
     torch_dtype,
     write_tokenizer,
 )
@@ -35,8 +39,6 @@ SHARD_BYTES = 5 * 10**9
 COPIED_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*", "LICENSE*")
 NOT_COPIED = ("config.json", "*.index.json", "adapter_config.json")
 OUT_DTYPES = {"F32": "float32", "F64": "float32", "F16": "float16", "BF16": "bfloat16"}
-LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
-PER_LAYER = ("layer_types", "no_rope_layers")
 
 
 def merge_recipe(
@@ -71,8 +73,9 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
         _copy_metadata(family.base.folder, folder)
         write_tokenizer(recipe, family, folder)
         materializer = Materializer(family, compiled=False)
-        tensors, stacked = materializer.tensors(recipe, torch_dtype(dtype)), output_layers(recipe) is not None
-        digest = _write_weights(tensors, family, folder, shard_bytes, stacked)
+        tensors = materializer.tensors(recipe, torch_dtype(dtype))
+        order = None if output_layers(recipe) is None else base_layers(recipe)
+        digest = _write_weights(tensors, family, folder, shard_bytes, order)
         _warn_of_another_result(recipe, digest)
         _write_config(recipe, family, dtype, folder)
         frozen = freeze(recipe, materializer)
@@ -124,13 +127,17 @@ def _stored_dtype(family: Family) -> str:
 
 
 def _write_weights(
-    tensors: Iterable[tuple[str, Tensor]], family: Family, folder: Path, shard_bytes: int, stacked: bool
+    tensors: Iterable[tuple[str, Tensor]],
+    family: Family,
+    folder: Path,
+    shard_bytes: int,
+    order: Sequence[int] | None,
 ) -> str:
     """Write shards of at most `shard_bytes`, one in memory at a time; returns the fingerprint of the merged tensors."""
     digest, total = Fingerprint(), 0
     shards: list[list[str]] = []
     merged = with_tied_copies(_fingerprinted(tensors, digest), family)
-    for shard in _shards(merged, unmerged_tensors(family, stacked), shard_bytes):
+    for shard in _shards(merged, unmerged_tensors(family, order), shard_bytes):
         save_file(shard, _shard_path(folder, len(shards)), metadata={"format": "pt"})
         shards.append(list(shard))
         total += sum(tensor.nbytes for tensor in shard.values())
@@ -187,6 +194,18 @@ def _untie(config: dict[str, Any]) -> None:
             section["tie_word_embeddings"] = False
 
 
+def _stack_layers(config: dict[str, Any], order: Sequence[int], family: Family) -> None:
+    """Set the number of layers, and the lists with an entry for each layer, to those of the base in this order."""
+    base = model_config(family.base.folder, family.base.trust_remote_code)
+    name, text = text_section(base), base.get_text_config(decoder=True)
+    section = config[name] if name else config
+    counts = [key for key in LAYER_COUNTS if key in section] or ["num_hidden_layers"]
+    section |= dict.fromkeys(counts, len(order))
+    for key, values in per_layer_values(text, family.layout.layers).items():
+        if key in section or key not in text.attribute_map:  # a list that the file leaves out depends on the count
+            section[key] = [values[place] for place in order]
+
+
 def _write_config(recipe: Recipe, family: Family, dtype: str, folder: Path) -> None:
     """Write the base's config with the output's dtype and, for a recipe with slices, the number of layers."""
     config = copy.deepcopy(family.base.checkpoint.config)
@@ -195,13 +214,6 @@ def _write_config(recipe: Recipe, family: Family, dtype: str, folder: Path) -> N
     config["dtype"] = dtype
     if family.base.untied and not family.base.skeleton.is_encoder_decoder:
         _untie(config)
-    layers = output_layers(recipe)
-    if layers is not None:
-        origins = base_layers(recipe)
-        for key in LAYER_COUNTS:
-            if key in config:
-                config[key] = layers
-        for key, value in config.items():
-            if key in PER_LAYER and isinstance(value, list):
-                config[key] = [value[origin] for origin in origins]
+    if output_layers(recipe) is not None:
+        _stack_layers(config, base_layers(recipe), family)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -5,7 +5,7 @@ Every tensor is computed from the base in fp32 and rounded once when it is writt
 
 import hashlib
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from evomerge import kernels, methods
 from evomerge.errors import CandidateError
 from evomerge.kernels import Coefficients, Factors, LazyUpdate, LinComb, Runner, Sources, Update
+from evomerge.merging.live_tensors import Copied, LiveTensors
 from evomerge.merging.placement import Placement
 from evomerge.merging.prepared import Prepared, digest
 from evomerge.merging.router_file import read_routers
-from evomerge.merging.tensor_plan import InputTensor, TensorPlan, plan
+from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, output_layers, plan
 from evomerge.models import Family, LiveTensor, layer_of
 from evomerge.recipes import Recipe, TensorFile
 
@@ -33,23 +34,46 @@ MAX_SETUPS = 32  # cached sets of models with their prepared tensors: a search o
 
 @dataclass(frozen=True)
 class TensorMerge:
-    """The merge of one tensor of a recipe: its inputs and its coefficients."""
+    """The merge of one tensor of a recipe: its inputs and its coefficients.
+
+    With `from_file`, the setup's base is a tensor of the recipe's file of routers instead of the plan's.
+    """
 
     plan: TensorPlan
     setup: methods.Setup
     coefficients: Coefficients
+    from_file: bool = False
 
     @property
     def name(self) -> str:
         """The name of the output tensor."""
         return self.plan.name
 
+    @property
+    def copied(self) -> Copied | None:
+        """The model and its tensor that the output is a copy of; None if something is computed."""
+        found = self.coefficients
+        if self.from_file or not isinstance(found, LinComb) or found.directions:
+            return None
+        inputs = zip((self.plan.base, *self.plan.experts), ("weight", *self.setup.sources.kinds), strict=True)
+        read = [entry for entry in zip(inputs, (found.base, *found.experts), strict=True) if entry[1]]
+        if len(read) != 1 or read[0][1] != 1.0:
+            return None
+        (source, kind), _ = read[0]
+        return Copied(source.model, source.name, kind)
+
+    @property
+    def identity(self) -> object:
+        """A value that is equal for merges which write the same bytes."""
+        return self.copied or (self.setup, self.coefficients)
+
 
 class Materializer:
     """Merges recipes of one family on one device; tensors that do not depend on the genes are prepared once.
 
     With `compiled` None, passes are compiled if the model is large enough; the bytes are the same. `prepared` is the
-    folder for the prepared tensors; None keeps them in memory.
+    folder for the prepared tensors; None keeps them in memory. With `resident`, layers that recipes only copy stay in
+    memory, so that candidates which reorder them write nothing.
     """
 
     def __init__(
@@ -60,6 +84,7 @@ class Materializer:
         compiled: bool | None = None,
         placement: Placement | None = None,
         prepared: Path | None = None,
+        resident: bool = False,
     ) -> None:
         self.family = family
         self.device = torch.device(device)
@@ -71,10 +96,10 @@ class Materializer:
         self._setups: dict[Any, list[methods.Setup]] = {}
         self._placed_updates: dict[Any, LazyUpdate] = {}
         self._calibrated: tuple[TensorFile | None, Mapping[str, methods.Setup]] = (None, {})
-        self._model: nn.Module | None = None
-        self._places: dict[str, LiveTensor] = {}
+        self._resident = resident
+        self._live: LiveTensors | None = None
         self._scratch = torch.empty(0, device=self.device)
-        self._written: dict[str, tuple[methods.Setup, Coefficients]] = {}
+        self._written: dict[Hashable, object] = {}  # storage of the live model → what it contains
 
     def tensor_merges(self, recipe: Recipe) -> Iterator[TensorMerge]:
         """Every output tensor with its inputs and coefficients, in order; nothing is merged yet."""
@@ -82,7 +107,7 @@ class Materializer:
         routers = self._routers(recipe, {entry.name for entry in entries})
         for entry, setup in zip(entries, setups, strict=True):
             if entry.name in routers:
-                yield TensorMerge(entry, routers[entry.name], AS_STORED)
+                yield TensorMerge(entry, routers[entry.name], AS_STORED, from_file=True)
                 continue
             self._ensure_prepared(method, recipe, entry, setup)
             yield TensorMerge(entry, setup, method.coefficients(setup, entry.genes))
@@ -116,19 +141,29 @@ class Materializer:
         A tensor is skipped if the previous candidate that this materializer wrote into this model had the same
         coefficients for it.
         """
-        if self._model is not model:
-            self._model, self._written, self._places = model, {}, self.family.base.live_tensors(model)
+        if self._live is None or self._live.model is not model:
+            self._live, self._written = LiveTensors(self.family, model, self._resident), {}
         merges = list(self.tensor_merges(recipe))
-        places = self._matching_places([merge.name for merge in merges])
+        order = None if output_layers(recipe) is None else base_layers(recipe)
+        targets = self._live.targets(order, [(merge.name, merge.copied) for merge in merges])
         written, self._written = self._written, {}  # after a failed write the contents of the model are unknown
-        changed = [merge for merge in merges if written.get(merge.name) != (merge.setup, merge.coefficients)]
+        contents = {targets[merge.name].key: merge for merge in merges}
+        changed = {key: merge for key, merge in contents.items() if written.get(key) != merge.identity}
+        places = [targets[merge.name].place for merge in changed.values()]
+        streamed = self._placement.stream(merge.setup.sources for merge in changed.values())
         flags = [
-            self._write(merge, sources, places[merge.name])
-            for merge, sources in zip(changed, self._placement.stream(m.setup.sources for m in changed), strict=True)
+            self._write(merge, sources, place)
+            for merge, place, sources in zip(changed.values(), places, streamed, strict=True)
         ]
         if flags:
-            _refuse_non_finite([merge.name for merge in changed], flags, places[changed[0].name].dtype)
-        self._written = {merge.name: (merge.setup, merge.coefficients) for merge in merges}
+            _refuse_non_finite([merge.name for merge in changed.values()], flags, places[0].dtype)
+        self._written = written | {key: merge.identity for key, merge in contents.items()}
+
+    def live_tensors(self, model: nn.Module) -> Mapping[str, LiveTensor]:
+        """Output name → its place, as the last `write` has left this model."""
+        if self._live is None or self._live.model is not model:
+            raise CandidateError("nothing has been written into this model")
+        return self._live.places()
 
     def _write(self, merge: TensorMerge, sources: Sources, place: LiveTensor) -> Tensor:
         """Merge one tensor into its place, by way of one reused buffer if that is not one contiguous view."""
@@ -148,14 +183,6 @@ class Materializer:
     def invalidate(self) -> None:
         """Write every tensor at the next `write`, because other code may have changed the model."""
         self._written = {}
-
-    def _matching_places(self, names: list[str]) -> dict[str, LiveTensor]:
-        """Output name → its place in the live model; CandidateError unless the names match exactly."""
-        if stacked := next((name for name in names if name not in self._places), None):
-            raise CandidateError(f"{stacked}: the live model has no such tensor; build stacked slices with `merge`")
-        if unwritten := self._places.keys() - set(names):
-            raise CandidateError(f"{min(unwritten)}: the recipe writes no such parameter")
-        return self._places
 
     def _merge(self, recipe: Recipe) -> tuple[methods.Method, list[TensorPlan], list[methods.Setup]]:
         """The recipe's method, plan and setups; the setups are shared by all recipes of the same method and models."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         relative_depth,
         shift_layer,
     )
+    from evomerge.models.layer_list import LAYER_COUNTS, LayerList, per_layer_values, text_section
     from evomerge.models.live_model import (
         check_attention,
         check_device,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
         torch_dtype,
     )
     from evomerge.models.model_names import is_same_model
-    from evomerge.models.places import LiveTensor
+    from evomerge.models.places import Destination, LiveTensor
     from evomerge.models.stored_inputs import StoredFactors, StoredInput, StoredTensor
     from evomerge.models.vocabulary import refuse_other_vocabulary, write_tokenizer
 else:
@@ -58,16 +59,19 @@ __all__ = [
     "ADAPTER_WEIGHTS_FILE",
     "COMPONENTS",
     "INDEX_FILE",
+    "LAYER_COUNTS",
     "ROUTER",
     "SINGLE_FILE",
     "WEIGHTS_KEY",
     "AdapterExpert",
     "Base",
     "Checkpoint",
+    "Destination",
     "Expert",
     "Family",
     "FullExpert",
     "Group",
+    "LayerList",
     "Layout",
     "LiveTensor",
     "StoredFactors",
@@ -87,6 +91,7 @@ __all__ = [
     "model_config",
     "open_safetensors",
     "outer_kind",
+    "per_layer_values",
     "pin_revisions",
     "refuse_other_vocabulary",
     "relative_depth",
@@ -94,6 +99,7 @@ __all__ = [
     "resolve_expert",
     "shift_layer",
     "summary_line",
+    "text_section",
     "torch_dtype",
     "write_tokenizer",
 ]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from evomerge.models.checkpoint import Shape
+from evomerge.models.groups import shift_layer
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ class Destination:
     def key(self) -> str:
         """A name for random numbers: the parameter's path, and the start of the first box in it."""
         return self.path if self.whole else f"{self.path}{list(self.blocks[0].start)}"
+
+    def shifted(self, stack: str, offset: int) -> "Destination":
+        """The destination of the same tensor `offset` layers deeper in its stack."""
+        blocks = (replace(block, path=shift_layer(block.path, stack, offset)) for block in self.blocks)
+        return Destination(shift_layer(self.path, stack, offset), tuple(blocks))
 
     def numel(self, path: str) -> int:
         """The number of elements of the parameter at `path` that boxes fill."""

@@ -197,12 +197,20 @@ def _check_models(recipe: Recipe) -> None:
     (low, high), required = method.EXPERTS, method.BASE_MODEL == "required"
     for part in recipe.slices:
         models = {source.model for source in part.sources}
+        if methods.copies_one_model(method):
+            _check_one_source(recipe.method, part)
+            continue
         base = part.base or recipe.base or part.sources[0].model
         if required and not (part.base or recipe.base):
             raise ConfigError(f"{recipe.method} needs a base_model")
         count = len(models - {base}) if required or recipe.base else len(models)
         if not low <= count <= high and not (recipe.method == "linear" and models):
             raise ConfigError(f"{recipe.method} merges {low} model{'s' * (low > 1)} with its base, not {count}")
+
+
+def _check_one_source(method: str, part: Slice) -> None:
+    if len(part.sources) > 1:
+        raise ConfigError(f"{method} copies one model in each slice, not {len(part.sources)}; list one source")
 
 
 def _entries(entries: Any, where: str) -> list[Any]:

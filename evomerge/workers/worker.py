@@ -99,7 +99,7 @@ class Worker:
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of the candidate's weights as they are scored, in this worker's dtype."""
         self._load(recipe)
-        places = self._family.base.live_tensors(self._model)
+        places = self._materializer.live_tensors(self._model)
         return fingerprint((name, place.tensor()) for name, place in places.items())
 
     def calibrate(self, recipe: Recipe, work: RouterWork) -> dict[str, NDArray[np.float32]]:
