@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         memory_need,
         plan_placement,
     )
-    from evomerge.merging.prepared import cache_folder, digest
+    from evomerge.merging.prepared import digest
     from evomerge.merging.slope_hooks import SlopeHooks, Sums
     from evomerge.merging.tangents import TensorTangents, recipe_tangents
     from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, output_layers, plan
@@ -45,7 +45,6 @@ __all__ = [
     "TensorPlan",
     "TensorTangents",
     "base_layers",
-    "cache_folder",
     "choose_placement",
     "digest",
     "fingerprint",

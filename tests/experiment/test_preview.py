@@ -261,9 +261,9 @@ def test_a_count_of_experts_in_a_section_of_the_configuration(project: Path, ref
     assert "family/base: its configuration says moe_num_experts=16" in refused()
 
 
-def test_a_quantised_checkpoint(project: Path, refused: Checked) -> None:
-    edit_config(project / "family" / "last", quantization_config={"quant_method": "gptq"})
-    assert "family/last: a quantised checkpoint" in refused()
+def test_an_unknown_quantisation(project: Path, refused: Checked) -> None:
+    edit_config(project / "family" / "last", quantization_config={"quant_method": "quip"})
+    assert "family/last: quantised by quip, which cannot be dequantised here" in refused()
 
 
 def save_adapter(base: Path, folder: Path) -> None:
