@@ -266,6 +266,7 @@ def test_a_quantised_base_is_announced_and_not_dequantised(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVOMERGE_CACHE", str(tmp_path / "cache"))
+    edit_weights(project / "family" / "base", lambda tensors: tensors.__delitem__("lm_head.weight"))
     quantise(project / "family" / "base")
     shown = evomerge("check", "+experiment=mine", *SMALL, cwd=project).out
     line = next(line for line in shown.splitlines() if line.startswith("dequant."))
