@@ -136,17 +136,22 @@ def merge(
     *,
     adapter: bool = False,
     rank: int | None = None,
+    format: str | None = None,
+    llama_cpp: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> str:
     """Build the model of a recipe, or of an evomerge or mergekit file, in the new folder `out`.
 
-    Returns the fingerprint of the weights. With `adapter`, where all experts are adapters, `out` holds one LoRA adapter
-    instead, exact or of at most `rank`, and the words that describe it are returned. Raises ConfigError, ExpertError or
-    RunError; `out` is then not left behind.
+    Returns the fingerprint of the weights. With `format` `gguf` or `gguf:TYPE`, `out` is a GGUF file, which llama.cpp's
+    programs make of the merged folder; `llama_cpp` is a checkout of it. With `adapter`, where all experts are adapters,
+    `out` holds one LoRA adapter instead, exact or of at most `rank`, and the words that describe it are returned.
+    Raises ConfigError, ExpertError or RunError; `out` is then not left behind.
     """
     if rank is not None and not adapter:
         raise ConfigError(f"rank={rank}: only an adapter has one; set adapter=True")
-    from evomerge.export import merge_adapter, merge_recipe
+    if format is not None and adapter:
+        raise ConfigError(f"format={format}: an adapter has no such format; leave one of the two out")
+    from evomerge.export import merge_adapter, merge_gguf, merge_recipe, parse_format
     from evomerge.recipes import Recipe
 
     source = Path(recipe) if isinstance(recipe, str) else recipe
@@ -154,6 +159,10 @@ def merge(
         raise ConfigError("recipe: give a Recipe, such as result.recipe, or the path of a recipe file")
     if adapter:
         return str(merge_adapter(source, Path(out), rank=rank, trust_remote_code=trust_remote_code))
+    if format is not None:
+        checkout = Path(llama_cpp) if llama_cpp else None
+        kind = parse_format(format)
+        return merge_gguf(source, Path(out), kind, llama_cpp=checkout, trust_remote_code=trust_remote_code)
     return merge_recipe(source, Path(out), trust_remote_code=trust_remote_code)
 
 
@@ -169,7 +178,7 @@ def score(
     batch_size: int = 16,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """lm-eval's results, as `lm_eval.simple_evaluate` returns them, for a folder, a hub id or a recipe file.
+    """lm-eval's results, as `lm_eval.simple_evaluate` returns them, for a folder, GGUF file, hub id or recipe file.
 
     `tasks` are names, comma-separated or as a list, or task configurations. `settings` are further keys of the command
     `evomerge score`, such as gen_kwargs or batch_tokens. Raises ConfigError, ExpertError or TaskError.

@@ -1,5 +1,6 @@
-"""Where files are: those of a run's folder, and those that come with the project."""
+"""Where files are: those of a run's folder, those that come with the project, and the cache."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ def project_path(path: str) -> Path:
     if found is None:
         raise ConfigError(f"{path}: not found beside the package; run from a checkout of the project")
     return found
+
+
+def cache_folder() -> Path:
+    """The folder in EVOMERGE_CACHE, or `evomerge` in the user's cache folder."""
+    if chosen := os.environ.get("EVOMERGE_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evomerge"
 
 
 def run_name(name: Any) -> str:

@@ -18,7 +18,7 @@ import evomerge
 from tests.bounds import lowest
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"optuna", "plot", "wandb", "tensorboard", "dev"}
+EXTRAS = {"gguf", "optuna", "plot", "wandb", "tensorboard", "dev"}
 DOCUMENTED = {
     *("help", "setup", "quickstart", "test", "test-part", "test-all", "test-bounds", "parity"),
     *("architectures", "lint", "format", "clean"),

@@ -162,13 +162,18 @@ def merge(arguments: argparse.Namespace, console: Console) -> int:
     """Build a checkpoint folder or an adapter, and print its fingerprint or its rank."""
     if arguments.rank is not None and not arguments.adapter:
         raise ConfigError(f"--rank {arguments.rank}: only an adapter has one; add --adapter")
+    if arguments.format and arguments.adapter:
+        raise ConfigError(f"--format {arguments.format}: an adapter has no such format; leave one of the two out")
     if not arguments.recipe.is_file():
         load_recipe(arguments.recipe)  # raises, without transformers
-    from evomerge.export import merge_adapter, merge_recipe
+    from evomerge.export import merge_adapter, merge_gguf, merge_recipe, parse_format
 
     recipe, out, trust = arguments.recipe, arguments.out, arguments.trust_remote_code
     if arguments.adapter:
         made = str(merge_adapter(recipe, out, rank=arguments.rank, trust_remote_code=trust))
+    elif arguments.format:
+        kind, checkout = parse_format(arguments.format), arguments.llama_cpp
+        made = f"fingerprint {merge_gguf(recipe, out, kind, llama_cpp=checkout, trust_remote_code=trust)}, as {kind}"
     else:
         made = f"fingerprint {merge_recipe(recipe, out, trust_remote_code=trust)}"
     print_line(console, f"{out}: {made}")

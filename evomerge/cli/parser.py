@@ -153,13 +153,17 @@ def _add_merge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT_DIR", help="a new folder, which transformers or peft loads")
     parser.add_argument("--adapter", action="store_true", help="write one LoRA adapter, where all experts are adapters")
     parser.add_argument("--rank", type=int, metavar="R", help="the largest rank of that adapter; exact without it")
+    words = "write one file by llama.cpp's programs, such as gguf, gguf:Q8_0 or gguf:Q4_K_M; OUT_DIR is then OUT.gguf"
+    parser.add_argument("--format", metavar="gguf[:TYPE]", help=words)
+    words = "a checkout of llama.cpp; by default its programs are found by EVOMERGE_LLAMA_CPP or on the PATH"
+    parser.add_argument("--llama-cpp", type=Path, metavar="DIR", help=words)
     parser.add_argument("--trust-remote-code", action="store_true", help="run the code that comes with a model")
     parser.set_defaults(run=commands.merge)
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.description = "Print lm-eval's table of a finished model, or of a recipe merged in memory."
-    parser.add_argument("model", metavar="MODEL", help="a folder, a hub id, or a recipe file")
+    parser.add_argument("model", metavar="MODEL", help="a folder, a GGUF file, a hub id, or a recipe file")
     words = "tasks=a,b, and options of lm_eval.simple_evaluate or of an experiment's model: num_fewshot=5 limit=100"
     words += " apply_chat_template=true gen_kwargs={...} dtype=bfloat16 device=cuda batch_size=16 out=scores.json"
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=words)

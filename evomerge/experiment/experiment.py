@@ -20,7 +20,7 @@ from evomerge.experiment.router_step import check_routers
 from evomerge.experiment.rule_check import all_verdicts
 from evomerge.experiment.submission_step import SubmissionStep
 from evomerge.ledger import Ledger
-from evomerge.merging import Materializer, cache_folder, choose_placement, digest, freeze
+from evomerge.merging import Materializer, choose_placement, digest, freeze
 from evomerge.models import (
     Family,
     check_attention,
@@ -32,6 +32,7 @@ from evomerge.models import (
     resolve_device,
     resolve_expert,
 )
+from evomerge.paths import cache_folder
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.rules import Verdict, refuse_broken
 from evomerge.schema import prefix_errors
@@ -294,7 +295,8 @@ class Experiment:
 
     def frozen(self, recipe: Recipe) -> Recipe:
         """The recipe as it is kept: a `frozen-linear` method as task arithmetic, which mergekit reads."""
-        return freeze(recipe, Materializer(self.family, compiled=False, prepared=self.prepared))
+        frozen = freeze(recipe, Materializer(self.family, compiled=False, prepared=self.prepared))
+        return self.family.with_dequantisation(frozen)
 
     def reserve(self) -> int:
         """About how many items are scored when the search has ended: finalists and baselines, then the winner."""

@@ -20,6 +20,7 @@ from evomerge.models import (
     load_tokenizer,
     model_config,
     pin_revisions,
+    plain_folder,
     resolve_device,
 )
 from evomerge.recipes import ModelRef
@@ -31,9 +32,10 @@ SLICES = {"search": "all", "select": "all", "holdout": "all"}  # an entry wants 
 
 
 def score_model(source: str, given: Mapping[str, Any], progress: Console) -> Evaluation:
-    """lm-eval's results for a checkpoint folder, a hub id or a recipe; `given` are keywords of `ScoreConfig`.
+    """lm-eval's results for a checkpoint folder, a GGUF file, a hub id or a recipe.
 
-    A bar on the console `progress` shows how far the requests are. The caller writes the results to `out`.
+    `given` are keywords of `ScoreConfig`. A bar on the console `progress` shows how far the requests
+    are. The caller writes the results to `out`.
     """
     config = read_score_config(given)
     check_device(config.device, is_local=True)
@@ -95,7 +97,7 @@ def _model(source: str, config: ScoreConfig) -> tuple[PreTrainedModel, PreTraine
         Materializer(family, device, placement=placed).write(recipe, model)
     else:
         ref = pin_revisions(ModelRef.parse(source))
-        folder = fetch(ref.path, ref.revision)
+        folder = plain_folder(fetch(ref.path, ref.revision))
         if ref.adapter or is_adapter(folder):
             raise ConfigError(f"{source}: a LoRA adapter; give a recipe that puts it on its base")
         model = load_model(folder, dtype=config.dtype or _stored(folder, config), **options)

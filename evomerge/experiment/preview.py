@@ -1,5 +1,6 @@
 """The description of a search that `check` prints: models, placement, space, budget, tasks and the run's folder."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
 from evomerge.ledger import refuse_other_search
 from evomerge.merging import PREFETCH_DEPTH, choose_placement, memory_need
-from evomerge.models import resolve_device
+from evomerge.models import is_complete, resolve_device
 from evomerge.paths import LEDGER
 from evomerge.rules import refuse_broken, verdict_lines
 from evomerge.scoring import SLICES, Plan, task_of
@@ -44,6 +45,11 @@ def _models(experiment: Experiment) -> Iterator[str]:
         maker = family.trained_on(ref)
         origin = f", an adapter trained on {maker}" if maker else ""
         yield f"expert    {label}: {ref}, {len(family.touched(ref))} tensors{origin}"
+    for name, each in family.dequantised.items():
+        made = each.origin
+        what = f"{name}: {made.format} as {made.dtype}, {_size(made.nbytes)} in {each.folder}"
+        free = f"; {_size(shutil.disk_usage(each.folder).free)} of the disk are free"
+        yield f"dequant.  {what}: {'is there' if is_complete(each.folder) else f'will be made once{free}'}"
 
 
 def _screening(experiment: Experiment) -> Iterator[str]:

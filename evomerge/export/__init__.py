@@ -1,4 +1,4 @@
-"""A recipe made into files: a checkpoint folder that transformers loads, or an adapter that peft loads.
+"""A recipe made into files: a folder that transformers loads, an adapter that peft loads, or a GGUF file.
 
 The room writes with the same materializer that a search scores with. The rule: a folder is complete or is not there.
 """
@@ -10,6 +10,7 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.export.adapter import export_adapter, merge_adapter
     from evomerge.export.folder import export_recipe, merge_recipe, open_recipe
+    from evomerge.export.gguf import merge_gguf, parse_format
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -17,6 +18,8 @@ __all__ = [
     "export_adapter",
     "export_recipe",
     "merge_adapter",
+    "merge_gguf",
     "merge_recipe",
     "open_recipe",
+    "parse_format",
 ]

@@ -13,12 +13,13 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evomerge.errors import ExpertError
+from evomerge.errors import ConfigError, ExpertError
 from evomerge.export.card import model_card
 from evomerge.export.carry_over import unmerged_tensors, with_tied_copies
 from evomerge.export.staging import atomic_folder
 from evomerge.merging import Fingerprint, Materializer, base_layers, freeze, output_layers
 from evomerge.models import (
+    DEQUANTISED_DTYPE,
     INDEX_FILE,
     LAYER_COUNTS,
     SINGLE_FILE,
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 SHARD_BYTES = 5 * 10**9
 COPIED_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*", "LICENSE*")
-NOT_COPIED = ("config.json", "*.index.json", "adapter_config.json")
+NOT_COPIED = ("config.json", "*.index.json", "adapter_config.json", "dequantised.json")
 OUT_DTYPES = {"F32": "float32", "F64": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -53,13 +54,14 @@ def open_recipe(source: Path | Recipe, trust_remote_code: bool = False) -> tuple
     """A recipe, or that of a file, with its models.
 
     ExpertError if the weights of a model differ from those that the recipe was scored with; ConfigError if the recipe
-    requests a vocabulary that the models do not have.
+    requests a vocabulary that the models do not have, or was scored with another dtype of a quantised model.
     """
     recipe = load_recipe(source) if isinstance(source, Path) else source
     models = recipe.models()
     family = Family(models[0], models[1:], trust_remote_code)
     refuse_other_vocabulary(recipe, family)
     _refuse_other_weights(recipe, family)
+    _refuse_other_dequantisation(recipe, family)
     return recipe, family
 
 
@@ -78,7 +80,7 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
         digest = _write_weights(tensors, family, folder, shard_bytes, order)
         _warn_of_another_result(recipe, digest)
         _write_config(recipe, family, dtype, folder)
-        frozen = freeze(recipe, materializer)
+        frozen = family.with_dequantisation(freeze(recipe, materializer))
         (folder / "recipe.yaml").write_text(dump_recipe(frozen))
         if recipe.routers:
             shutil.copyfile(recipe.routers.path, folder / Path(recipe.routers.path).name)
@@ -106,6 +108,18 @@ def _refuse_other_weights(recipe: Recipe, family: Family) -> None:
             raise ExpertError(
                 f"{model}: not the weights that the recipe was scored with; "
                 "bring those back, or delete evomerge.models and evomerge.fingerprint from the recipe"
+            )
+
+
+def _refuse_other_dequantisation(recipe: Recipe, family: Family) -> None:
+    """ConfigError if a quantised model would be dequantised to another dtype than the recipe was scored with."""
+    recorded = recipe.notes.get("dequantised")
+    for model, each in family.dequantised.items():
+        dtype = recorded[model].get("dtype") if isinstance(recorded, dict) and model in recorded else None
+        if dtype and dtype != each.origin.dtype:
+            raise ConfigError(
+                f"{model}: would be dequantised to {each.origin.dtype}, the recipe was made with {dtype}; "
+                f"set {DEQUANTISED_DTYPE}={dtype}"
             )
 
 

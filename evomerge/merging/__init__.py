@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         memory_need,
         plan_placement,
     )
-    from evomerge.merging.prepared import cache_folder, digest
+    from evomerge.merging.prepared import digest
     from evomerge.merging.router_file import read_routers, stored_routers, write_routers
     from evomerge.merging.slope_hooks import SlopeHooks, Sums
     from evomerge.merging.tangents import TensorTangents, recipe_tangents
@@ -46,7 +46,6 @@ __all__ = [
     "TensorPlan",
     "TensorTangents",
     "base_layers",
-    "cache_folder",
     "choose_placement",
     "digest",
     "fingerprint",

@@ -27,13 +27,6 @@ FORMAT = 1
 _warned_folders: set[Path] = set()  # folders that cannot be written to; one warning for each is enough
 
 
-def cache_folder() -> Path:
-    """The folder in EVOMERGE_CACHE, or `evomerge` in the user's cache folder."""
-    if chosen := os.environ.get("EVOMERGE_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evomerge"
-
-
 def digest(*parts: Any) -> str:
     """A digest of 24 hex digits of plain values, the package's version and the format of the cache."""
     text = json.dumps([FORMAT, __version__, *parts], sort_keys=True, default=str)

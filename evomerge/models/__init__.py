@@ -1,9 +1,10 @@
 """What lies on disk and what runs: checkpoints, adapters, the family of base and experts, and the live model.
 
-Tensors are lazy and read-only. The room knows where a stored tensor lives once transformers has loaded it
-(destinations), which tensors are tied, and which tensor belongs to which group; it knows no method and no recipe's
-values. The rule: what transformers and peft do with a file is read from them and from the file, never from a flag alone
-or a list of architectures.
+Tensors are lazy and read-only. Those of a quantised checkpoint or a GGUF file are read from a plain copy in the cache,
+which is made when a weight is first read; its hash is that of the user's files. The room knows where a stored tensor
+lives once transformers has loaded it (destinations), which tensors are tied, and which tensor belongs to which group;
+it knows no method and no recipe's values. The rule: what transformers and peft do with a file is read from them and
+from the file, never from a flag alone or a list of architectures.
 """
 
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from evomerge.models.adapter import is_adapter
     from evomerge.models.adapter_config import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
     from evomerge.models.adapter_expert import AdapterExpert
+    from evomerge.models.auto_classes import model_config
     from evomerge.models.checkpoint import (
         INDEX_FILE,
         SINGLE_FILE,
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
         fetch,
         open_safetensors,
     )
+    from evomerge.models.dense_plan import DEQUANTISED_DTYPE
+    from evomerge.models.dequantised import DequantisedCheckpoint, is_complete, open_checkpoint, plain_folder
     from evomerge.models.experts import Base, FullExpert, summary_line
     from evomerge.models.family import Expert, Family, pin_revisions, resolve_expert
     from evomerge.models.groups import (
@@ -43,7 +47,6 @@ if TYPE_CHECKING:
         full_config,
         load_model,
         load_tokenizer,
-        model_config,
         resolve_device,
         torch_dtype,
     )
@@ -58,6 +61,7 @@ __all__ = [
     "ADAPTER_CONFIG_FILE",
     "ADAPTER_WEIGHTS_FILE",
     "COMPONENTS",
+    "DEQUANTISED_DTYPE",
     "INDEX_FILE",
     "LAYER_COUNTS",
     "ROUTER",
@@ -66,6 +70,7 @@ __all__ = [
     "AdapterExpert",
     "Base",
     "Checkpoint",
+    "DequantisedCheckpoint",
     "Destination",
     "Expert",
     "Family",
@@ -84,15 +89,18 @@ __all__ = [
     "fetch",
     "full_config",
     "is_adapter",
+    "is_complete",
     "is_same_model",
     "layer_of",
     "load_model",
     "load_tokenizer",
     "model_config",
+    "open_checkpoint",
     "open_safetensors",
     "outer_kind",
     "per_layer_values",
     "pin_revisions",
+    "plain_folder",
     "refuse_other_vocabulary",
     "relative_depth",
     "resolve_device",

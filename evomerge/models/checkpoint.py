@@ -32,10 +32,12 @@ Shape = tuple[int, ...]
 
 
 def fetch(path: str, revision: str | None, *, weights: bool = True) -> Path:
-    """The local folder of a model: the folder itself, or the hub snapshot at `revision`.
+    """The local folder of a model: the folder itself, or the hub snapshot at `revision`; of a GGUF file, the file.
 
     With `weights=False` only configuration and tokenizer are downloaded, to check them before gigabytes of weights.
     """
+    if path.endswith(".gguf"):
+        return _fetch_file(path, revision)
     if Path(path).is_dir():
         if revision:
             raise ExpertError(f"{path}@{revision}: a local folder has no revisions; drop the @{revision}")
@@ -54,6 +56,25 @@ def fetch(path: str, revision: str | None, *, weights: bool = True) -> Path:
         raise ExpertError(
             f"{path}: neither a folder nor a reachable hub model ({reason}); check the spelling"
         ) from error
+
+
+def _fetch_file(path: str, revision: str | None) -> Path:
+    """A local file, or the file of a hub repository that is written as owner/name/file."""
+    if Path(path).is_file():
+        if revision:
+            raise ExpertError(f"{path}@{revision}: a local file has no revisions; drop the @{revision}")
+        return Path(path)
+    if Path(path).is_absolute() or path.startswith(".") or path.count("/") < 2:
+        raise ExpertError(f"{path}: no such file; give a file, or owner/name/file of the hub")
+    from huggingface_hub import hf_hub_download  # slow import, and files do not need it
+
+    owner, name, file = path.split("/", 2)
+    offline = offline_reason()
+    try:
+        return Path(hf_hub_download(f"{owner}/{name}", file, revision=revision, local_files_only=bool(offline)))
+    except Exception as error:  # as for a folder
+        reason = (offline and f"{offline}, and it is not in the cache") or str(error).strip().splitlines()[0]
+        raise ExpertError(f"{path}: neither a file nor one of the hub ({reason}); check the spelling") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -117,6 +138,16 @@ class Checkpoint:
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
 
+    @property
+    def files(self) -> list[str]:
+        """The names of the weight files, sorted."""
+        return sorted(set(self._where.values()))
+
+    @property
+    def source_folder(self) -> Path:
+        """The folder of the files that the hash is of."""
+        return self.folder
+
     def __contains__(self, name: object) -> bool:
         return name in self._where
 
@@ -145,7 +176,7 @@ class Checkpoint:
     def sha256(self) -> str:
         """SHA-256 over the weight files in the order of their names; reads them completely once."""
         digest = hashlib.sha256()
-        for file in sorted(set(self._where.values())):
+        for file in self.files:
             with (self.folder / file).open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from evomerge.errors import CandidateError, ExpertError
 from evomerge.kernels import Update
-from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.dequantised import open_checkpoint
 from evomerge.models.live_model import full_config
 from evomerge.models.places import Destination, LiveTensor
 from evomerge.models.skeleton import skeleton
@@ -228,9 +228,9 @@ class FullExpert:
 def open_stored(folder: Path, trust_remote_code: bool, like: StoredModel | None = None) -> StoredModel:
     """The checkpoint in `folder`; it shares the skeleton of `like` if both have the same architecture."""
     if like and _architecture(folder, trust_remote_code) == _architecture(like.checkpoint.folder, trust_remote_code):
-        return StoredModel(Checkpoint(folder), like.skeleton)
+        return StoredModel(open_checkpoint(folder), like.skeleton)
     architecture = skeleton(folder, trust_remote_code)  # before the weight files, because its errors are more helpful
-    return StoredModel(Checkpoint(folder), architecture)
+    return StoredModel(open_checkpoint(folder), architecture)
 
 
 def _architecture(folder: Path, trust_remote_code: bool) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from evomerge.kernels import Update
 from evomerge.models.adapter import Adapter, is_adapter
 from evomerge.models.adapter_expert import AdapterExpert
 from evomerge.models.checkpoint import fetch, read_json
+from evomerge.models.dequantised import DequantisedCheckpoint, plain_folder
 from evomerge.models.experts import Base, FullExpert, open_stored, summary_line
+from evomerge.models.gguf_file import is_gguf
 from evomerge.models.groups import Layout
 from evomerge.models.stored import StoredModel
 from evomerge.models.stored_inputs import StoredInput
-from evomerge.recipes import ModelRef
+from evomerge.recipes import ModelRef, Recipe
 
 Expert = FullExpert | AdapterExpert
 
@@ -28,7 +30,7 @@ class Family:
         self.ref = ModelRef(base.path, base.revision)  # a base with an adapter is an additional expert
         refs = [ref for ref in dict.fromkeys([base, *experts]) if ref != self.ref]
         _raise_problems(_other_architectures(self.ref, refs))
-        stored = open_stored(fetch(base.path, base.revision), trust_remote_code)
+        stored = open_stored(_plain(base), trust_remote_code)
         self.experts: dict[ModelRef, Expert] = {ref: _open(ref, self.ref, stored, trust_remote_code) for ref in refs}
         aliases = stored.skeleton.aliases
         untied = stored.untied(aliases).union(*(expert.untied(aliases) for expert in self.experts.values()))
@@ -86,8 +88,25 @@ class Family:
     def folders(self) -> tuple[Path, ...]:
         """The folder of each model's weights, the base first."""
         experts = self.experts.values()
-        stored = (e.adapter.folder if isinstance(e, AdapterExpert) else e.checkpoint.folder for e in experts)
-        return (self.base.checkpoint.folder, *stored)
+        stored = (e.adapter.folder if isinstance(e, AdapterExpert) else e.checkpoint.source_folder for e in experts)
+        return (self.base.checkpoint.source_folder, *stored)
+
+    @cached_property
+    def dequantised(self) -> dict[str, DequantisedCheckpoint]:
+        """Model without its adapter → its checkpoint, for each model that is quantised."""
+        found = {str(self.ref): self.base.checkpoint}
+        for ref, expert in self.experts.items():
+            full = expert if isinstance(expert, FullExpert) else expert.origin
+            found |= {str(ModelRef(ref.path, ref.revision)): full.checkpoint} if full else {}
+        return {name: each for name, each in found.items() if isinstance(each, DequantisedCheckpoint)}
+
+    def with_dequantisation(self, recipe: Recipe) -> Recipe:
+        """The recipe with a note for each quantised model: its format, the SHA-256 of its files, and the dtype."""
+        notes = {
+            name: {"format": each.origin.format, "sha256": each.sha256, "dtype": each.origin.dtype}
+            for name, each in self.dequantised.items()
+        }
+        return recipe.with_notes({**recipe.notes, "dequantised": notes}) if notes else recipe
 
     def hashes(self) -> dict[str, str]:
         """Model → SHA-256 of its weight files; reads all of them once."""
@@ -110,19 +129,23 @@ def pin_revisions(ref: ModelRef) -> ModelRef:
 
 
 def _commit(path: str, revision: str | None) -> str | None:
-    folder = fetch(path, revision, weights=False)
-    return folder.name if folder.parent.name == "snapshots" else revision
+    place = fetch(path, revision, weights=False)
+    parents = (place, *place.parents)
+    return next((one.name for one in parents if one.parent.name == "snapshots"), revision)
 
 
 def _open(ref: ModelRef, root: ModelRef, base: StoredModel, trust_remote_code: bool) -> Expert:
-    folder = fetch(ref.path, ref.revision)
-    origin = (
-        None if ModelRef(ref.path, ref.revision) == root else FullExpert(open_stored(folder, trust_remote_code, base))
-    )
+    is_root = ModelRef(ref.path, ref.revision) == root
+    origin = None if is_root else FullExpert(open_stored(_plain(ref), trust_remote_code, base))
     if ref.adapter:
         return AdapterExpert(Adapter(fetch(ref.adapter, ref.adapter_revision)), base, origin)
     assert origin is not None
     return origin
+
+
+def _plain(ref: ModelRef) -> Path:
+    """The folder of the model without its adapter, of the plain copy if it is quantised."""
+    return plain_folder(fetch(ref.path, ref.revision))
 
 
 def _raise_problems(lines: Iterable[str]) -> None:
@@ -133,14 +156,17 @@ def _raise_problems(lines: Iterable[str]) -> None:
 
 def _other_architectures(base: ModelRef, experts: Iterable[ModelRef]) -> Iterator[str]:
     """A line for each expert of another architecture, from configurations, before weights are downloaded."""
-    base_config = read_json(fetch(base.path, base.revision, weights=False) / "config.json")
+    base_type = _model_type(fetch(base.path, base.revision, weights=False))
     for ref in experts:
         if (ref.path, ref.revision) == (base.path, base.revision):
             continue
         folder = fetch(ref.path, ref.revision, weights=False)
         if is_adapter(folder):
             raise ExpertError(f"{ref}: a LoRA adapter without its base; write it as {base}+{ref}")
-        config = read_json(folder / "config.json")
-        if config.get("model_type") != base_config.get("model_type"):
-            types = f"{config.get('model_type')}, not {base_config.get('model_type')}"
+        if (model_type := _model_type(folder)) != base_type:
+            types = f"{model_type}, not {base_type}"
             yield f"{ref} does not fit the base {base}: its architecture is {types}"
+
+
+def _model_type(folder: Path) -> str | None:
+    return read_json((plain_folder(folder) if is_gguf(folder) else folder) / "config.json").get("model_type")

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from evomerge.errors import CandidateError
-from evomerge.models.live_model import silence_transformers
+from evomerge.models.auto_classes import silence_transformers
 
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
 PER_LAYER = (

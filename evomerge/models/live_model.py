@@ -7,19 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as transformers_logging
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import ConfigError, EvomergeError, ExpertError
+from evomerge.models.auto_classes import auto_class_of, model_config, silence_transformers
+from evomerge.models.dequantised import complete
 from evomerge.recipes import DTYPES
 
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
@@ -55,7 +47,7 @@ def empty_model(
     """The architecture in `folder` on the meta device, without weights; ExpertError if it cannot be built."""
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
     config = model_config(folder, trust_remote_code)
-    auto_class = _auto_class(folder, config)
+    auto_class = auto_class_of(folder, config)
     with as_expert_error(folder, "its architecture cannot be built"), torch.device("meta"), silence_transformers():
         model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=trust_remote_code, **options)
     return model
@@ -92,13 +84,6 @@ def full_config(folder: Path, trust_remote_code: bool = False) -> dict[str, Any]
         return {**config.get_text_config().to_dict(), **config.to_dict()}
 
 
-def refuse_unmergeable(folder: Path, trust_remote_code: bool = False) -> None:
-    """ExpertError for a quantised checkpoint, which cannot be merged."""
-    config = full_config(folder, trust_remote_code)
-    if config.get("quantization_config"):
-        raise ExpertError(f"{folder}: a quantised checkpoint; save it dequantised first")
-
-
 def load_model(
     folder: Path,
     *,
@@ -110,9 +95,11 @@ def load_model(
 ) -> PreTrainedModel:
     """The loaded model in eval mode; `untied` are paths of tied parameters that become separate parameters.
 
-    It is built with `dtype`, because casting it later would also cast its rotary buffers.
+    It is built with `dtype`, because casting it later would also cast its rotary buffers. A quantised checkpoint is
+    dequantised first.
     """
-    auto_class = _auto_class(folder, model_config(folder, trust_remote_code))
+    complete(folder)
+    auto_class = auto_class_of(folder, model_config(folder, trust_remote_code))
     with as_expert_error(folder, "transformers cannot load it"), silence_transformers():
         model = auto_class.from_pretrained(
             folder,
@@ -152,46 +139,3 @@ def _untie(model: PreTrainedModel, untied: Collection[str]) -> None:
     for part in model.modules():
         if isinstance(part, PreTrainedModel):
             part._tied_weights_keys = {}
-
-
-class silence_transformers:
-    """Context manager that hides transformers' progress bars and log messages below errors."""
-
-    def __enter__(self) -> None:
-        self._level = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *exception: object) -> None:
-        transformers_logging.set_verbosity(self._level)
-        transformers_logging.enable_progress_bar()
-
-
-def model_config(folder: Path, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The configuration in `folder`; ExpertError if it cannot be read."""
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # an invalid value raises any exception, in any library
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExpertError(f"{folder}/config.json: {reason}") from error
-    return config
-
-
-def _auto_class(folder: Path, config: PretrainedConfig) -> Any:
-    """The auto class of transformers for the architecture that saved the checkpoint, if it generates text.
-
-    The text-only class of a multimodal architecture may look for names that the files do not have.
-    """
-    classes: tuple[Any, ...] = (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM)
-    if config.is_encoder_decoder:
-        classes = (AutoModelForSeq2SeqLM, AutoModelForImageTextToText)
-    remote = getattr(config, "auto_map", None) or {}
-    supported = [c for c in classes if type(config) in c._model_mapping or c.__name__ in remote]
-    if not supported:
-        raise ExpertError(
-            f"{folder}: architecture {config.model_type}: transformers loads it neither as a language model nor as an"
-            " image-text-to-text model; give a model that generates text"
-        )
-    saved_by = config.architectures or ()
-    known = (c for c in supported if type(config) in c._model_mapping)
-    return next((c for c in known if c._model_mapping[type(config)].__name__ in saved_by), supported[0])

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from evomerge.models.checkpoint import Shape
 from evomerge.models.destinations import LoadingRules
-from evomerge.models.live_model import as_expert_error, empty_model, refuse_unmergeable
+from evomerge.models.live_model import as_expert_error, empty_model
 
 OTHER_MODALITIES = ("vision", "vq", "image", "video", "audio", "speech")
 
@@ -53,7 +53,6 @@ class Skeleton:
 
 def skeleton(folder: Path, trust_remote_code: bool = False) -> Skeleton:
     """The skeleton of the architecture in `folder`; ExpertError for a kind that cannot be merged."""
-    refuse_unmergeable(folder, trust_remote_code)
     model = empty_model(folder, trust_remote_code)
     with as_expert_error(folder, "its language model cannot be identified"):
         return _read(model)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from evomerge.errors import ConfigError, ExpertError
 from evomerge.models.checkpoint import fetch, read_json
+from evomerge.models.dequantised import plain_folder
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_tokenizer
 from evomerge.recipes import AUTO_TEMPLATE, ModelRef, Recipe, TokenizerRequest, parse_tokenizer_request
@@ -94,7 +95,7 @@ def _known(ref: ModelRef, request: TokenizerRequest, family: Family, rows: int |
 
 
 def _folder(ref: ModelRef) -> Path:
-    return fetch(ref.path, ref.revision, weights=False)
+    return plain_folder(fetch(ref.path, ref.revision, weights=False))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -21,19 +21,25 @@ class JudgedModel:
     revision: str | None = None
 
     @cached_property
-    def folder(self) -> Path:
-        """Its folder, of a hub model with the configuration only, unless the weights are there already."""
+    def place(self) -> Path:
+        """Its folder or GGUF file, of a hub model with the configuration only, unless the weights are there already."""
         return fetch(self.path, self.revision, weights=False)
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, or that of its file, where a model card and a licence may be."""
+        return self.place if self.place.is_dir() else self.place.parent
 
     @cached_property
     def record(self) -> HubRecord | str:
         """What the hub says, or the reason why that is not known."""
-        return find_record(self.path, self.revision, self.folder)
+        repository = self.path if self.is_local else "/".join(self.path.split("/")[:2])
+        return find_record(repository, self.revision, self.folder)
 
     @property
     def is_local(self) -> bool:
-        """Whether it was given as a folder."""
-        return Path(self.path).is_dir()
+        """Whether it was given as a folder or a file."""
+        return Path(self.path).exists()
 
 
 def judged_models(base: ModelRef, experts: Mapping[str, ModelRef]) -> Iterator[JudgedModel]:

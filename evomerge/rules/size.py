@@ -3,7 +3,7 @@
 import math
 
 from evomerge.errors import ExpertError
-from evomerge.models import ADAPTER_WEIGHTS_FILE, Checkpoint, is_adapter, open_safetensors
+from evomerge.models import ADAPTER_WEIGHTS_FILE, is_adapter, open_checkpoint, open_safetensors, plain_folder
 from evomerge.rules.judged_model import JudgedModel
 from evomerge.rules.packed import is_packed
 from evomerge.rules.verdict import Verdict
@@ -42,7 +42,7 @@ def _stored(model: JudgedModel) -> tuple[int, bool]:
         slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 (not a dict)
         found = [(tuple(each.get_shape()), str(each.get_dtype())) for each in slices]
     else:
-        checkpoint = Checkpoint(model.folder)
+        checkpoint = open_checkpoint(plain_folder(model.place))
         found = [(checkpoint.shape(name), checkpoint.dtype(name)) for name in checkpoint]
     packed = any(is_packed(dtype) for _, dtype in found)
     return sum(math.prod(shape) for shape, _ in found), packed

@@ -6,8 +6,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evomerge.errors import ExpertError
-from evomerge.merging import cache_folder, digest
+from evomerge.merging import digest
 from evomerge.models import Family
+from evomerge.paths import cache_folder
 from evomerge.workers.jobs import WorkerSpec
 
 
@@ -35,7 +36,8 @@ def refuse_other_models(spec: WorkerSpec) -> None:
 
 def _stamps(family: Family) -> list[tuple[str, int, int]]:
     """Path, size and time of change of each weight file."""
-    files = sorted(file for folder in family.folders() for file in folder.glob("*.safetensors"))
+    patterns = ("*.safetensors", "*.gguf")
+    files = sorted(file for folder in family.folders() for pattern in patterns for file in folder.glob(pattern))
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 

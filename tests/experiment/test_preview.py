@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tests.conftest import SMALL, evomerge
+from tests.quantised_files import quantise
 
 Checked = Callable[..., str]
 
@@ -261,9 +262,21 @@ def test_a_count_of_experts_in_a_section_of_the_configuration(project: Path, ref
     assert "family/base: its configuration says moe_num_experts=16" in refused()
 
 
-def test_a_quantised_checkpoint(project: Path, refused: Checked) -> None:
-    edit_config(project / "family" / "last", quantization_config={"quant_method": "gptq"})
-    assert "family/last: a quantised checkpoint" in refused()
+def test_a_quantised_base_is_announced_and_not_dequantised(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVOMERGE_CACHE", str(tmp_path / "cache"))
+    edit_weights(project / "family" / "base", lambda tensors: tensors.__delitem__("lm_head.weight"))
+    quantise(project / "family" / "base")
+    shown = evomerge("check", "+experiment=mine", *SMALL, cwd=project).out
+    line = next(line for line in shown.splitlines() if line.startswith("dequant."))
+    assert "fp8 in blocks of 4×4 as bfloat16" in line and "will be made once" in line and "of the disk are free" in line
+    assert "of base and experts" in shown and not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_an_unknown_quantisation(project: Path, refused: Checked) -> None:
+    edit_config(project / "family" / "last", quantization_config={"quant_method": "quip"})
+    assert "family/last: quantised by quip, which cannot be dequantised here" in refused()
 
 
 def save_adapter(base: Path, folder: Path) -> None:

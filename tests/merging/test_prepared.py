@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from evomerge.merging.materializer import Materializer, fingerprint
-from evomerge.merging.prepared import Prepared, cache_folder, digest
+from evomerge.merging.prepared import Prepared, digest
 from evomerge.methods import dare_ties, ties
 from evomerge.models.family import Family
+from evomerge.paths import cache_folder
 from evomerge.recipes.recipe import Recipe, Slice, Source, recipe_of_models
 from tests.families import Folders, save_family
 
