@@ -23,11 +23,13 @@ from evomerge.models import (
     SINGLE_FILE,
     WEIGHTS_KEY,
     Family,
-    refuse_other_vocabulary,
+    set_vocabulary,
     torch_dtype,
+    with_vocabulary,
+    write_generation_config,
     write_tokenizer,
 )
-from evomerge.recipes import Recipe, dump_recipe, load_recipe
+from evomerge.recipes import Recipe, dump_recipe, load_recipe, request_of
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +52,16 @@ def merge_recipe(
 def open_recipe(source: Path | Recipe, trust_remote_code: bool = False) -> tuple[Recipe, Family]:
     """A recipe, or that of a file, with its models.
 
-    ExpertError if the weights of a model differ from those that the recipe was scored with; ConfigError if the recipe
-    requests a vocabulary that the models do not have.
+    The models are those of the recipe and of its vocabulary. ExpertError if the weights of a model differ from those
+    that the recipe was scored with; ConfigError if the recipe requests a vocabulary that cannot be made.
     """
     recipe = load_recipe(source) if isinstance(source, Path) else source
-    models = recipe.models()
-    family = Family(models[0], models[1:], trust_remote_code)
-    refuse_other_vocabulary(recipe, family)
+    request = request_of(recipe)
+    base, *others = dict.fromkeys((*recipe.models(), *request.models))
+    family = Family(base, others, trust_remote_code, request)
+    family.log_notes()
     _refuse_other_weights(recipe, family)
-    return recipe, family
+    return with_vocabulary(recipe, family), family
 
 
 def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int = SHARD_BYTES) -> str:
@@ -70,6 +73,7 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
         dtype = recipe.out_dtype or _stored_dtype(family)
         _copy_metadata(family.base.folder, folder)
         write_tokenizer(recipe, family, folder)
+        write_generation_config(family, folder)
         materializer = Materializer(family, compiled=False)
         tensors, stacked = materializer.tensors(recipe, torch_dtype(dtype)), output_layers(recipe) is not None
         digest = _write_weights(tensors, family, folder, shard_bytes, stacked)
@@ -186,11 +190,12 @@ def _untie(config: dict[str, Any]) -> None:
 
 
 def _write_config(recipe: Recipe, family: Family, dtype: str, folder: Path) -> None:
-    """Write the base's config with the output's dtype and, for a recipe with slices, the number of layers."""
+    """Write the base's config with the output's dtype, its rows and, for a recipe with slices, the number of layers."""
     config = copy.deepcopy(family.base.checkpoint.config)
     for key in ("torch_dtype", WEIGHTS_KEY):
         config.pop(key, None)
     config["dtype"] = dtype
+    set_vocabulary(config, family)
     if family.base.untied and not family.base.skeleton.is_encoder_decoder:
         _untie(config)
     layers = output_layers(recipe)

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
         setting_reader,
         simplify_setting,
     )
-    from evomerge.recipes.tokenizer import AUTO_TEMPLATE, TokenizerRequest, parse_tokenizer_request
+    from evomerge.recipes.tokenizer import (
+        AUTO_TEMPLATE,
+        TokenizerRequest,
+        TokenRule,
+        parse_tokenizer_request,
+        parse_tokenizer_section,
+        request_of,
+    )
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -44,6 +51,7 @@ __all__ = [
     "Settings",
     "Slice",
     "Source",
+    "TokenRule",
     "TokenizerRequest",
     "dump_recipe",
     "evaluate",
@@ -51,8 +59,10 @@ __all__ = [
     "original_recipe",
     "parse_recipe",
     "parse_tokenizer_request",
+    "parse_tokenizer_section",
     "recipe_exactness",
     "recipe_of_models",
+    "request_of",
     "setting_reader",
     "simplify_setting",
     "to_document",
