@@ -8,6 +8,7 @@ from typing import Any
 from evomerge import optimizers, trackers
 from evomerge.errors import ConfigError
 from evomerge.finalise import FinaliseConfig
+from evomerge.recipes import parse_tokenizer_section
 from evomerge.rules import RulesConfig
 from evomerge.schema import Label, Location, Seed, build, check_section, check_value
 from evomerge.scoring.tasks import ScorerConfig
@@ -17,7 +18,18 @@ from evomerge.space import BaselinesConfig, Space, read_methods, read_textbook, 
 from evomerge.submission import PackConfig
 from evomerge.workers import ModelConfig, pools
 
-GIVEN_TO_SPACE = ("method", "base", "experts", "layout", "touched", "settings", "options", "out_dtype", "seed")
+GIVEN_TO_SPACE = (
+    "method",
+    "base",
+    "experts",
+    "layout",
+    "touched",
+    "settings",
+    "options",
+    "out_dtype",
+    "seed",
+    "vocabulary",
+)
 
 
 @dataclass(kw_only=True)
@@ -31,6 +43,7 @@ class ExperimentConfig:
     name: str = ""
     base: Location | None = None
     experts: Mapping[Label, Location] = field(default_factory=dict)
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
     method: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] = "task_arithmetic"
     space: Mapping[str, Any] = field(default_factory=dict)
     optimizer: Mapping[str, Any] = field(default_factory=dict)
@@ -56,6 +69,7 @@ class ExperimentConfig:
         given = self.baselines.methods.items()
         self.textbook_merges = {label: read_textbook(value, f"baselines.methods.{label}") for label, value in given}
         self._check_screen()
+        self.tokenizer_request = parse_tokenizer_section(self.tokenizer)
         self.scorer.check()
         check_value(self.space.get("subset", False), bool, "space.subset")
         check_section(Space, self.space_settings, "space", GIVEN_TO_SPACE)
@@ -68,6 +82,10 @@ class ExperimentConfig:
 
     def _check_screen(self) -> None:
         self.screen.check(self.experts)
+        if self.tokenizer and self.screen.applies_to(self.experts):
+            raise ConfigError(
+                "tokenizer: its vocabulary may come from experts that leave; set screen.most=null with it"
+            )
         if self.screen.most is not None:
             for key, given in (("init", self.init), ("baselines.recipes", self.baselines.recipes)):
                 if given:

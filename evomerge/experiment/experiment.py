@@ -25,15 +25,14 @@ from evomerge.models import (
     Family,
     check_attention,
     check_device,
-    load_tokenizer,
+    in_vocabulary_of,
     model_config,
     pin_revisions,
-    refuse_other_vocabulary,
     resolve_device,
     resolve_expert,
 )
 from evomerge.paths import cache_folder
-from evomerge.recipes import ModelRef, Recipe
+from evomerge.recipes import ModelRef, Recipe, TokenizerRequest
 from evomerge.rules import Verdict, refuse_broken
 from evomerge.schema import prefix_errors
 from evomerge.scoring import ItemLoss, Request
@@ -119,13 +118,30 @@ class Experiment:
     def family(self) -> Family:
         """Base and experts, opened and checked against one another."""
         model = self.config.model
-        family = Family(self.base, self.experts.values(), model.trust_remote_code)
+        family = Family(self.base, self.experts.values(), model.trust_remote_code, self._request)
         if model.attn_implementation is not None:
             check_attention(model.attn_implementation, family.base.folder, model.trust_remote_code)
         for maker, labels in other_bases(family, self.experts).items():
             who = f"expert{'s' * (len(labels) > 1)} {', '.join(labels)}"
             log.warning("%s: trained on %s by their own files; is the base %s the same?", who, maker, self.base)
+        family.log_notes()
         return family
+
+    @cached_property
+    def _request(self) -> TokenizerRequest | None:
+        """The requested tokenizer, with all models of the search, so that every recipe has the same vocabulary."""
+        request = self.config.tokenizer_request
+        if request is None:
+            return None
+        labels = {label: ref for label, ref in self.experts.items() if str(request.source) == label}
+        source = next(iter(labels.values()), request.source)
+        return replace(request, source=source, models=(self.base, *self.experts.values()))
+
+    @cached_property
+    def vocabulary(self) -> dict[str, Any]:
+        """The field `vocabulary` of every recipe of this search; empty where the rows stay those of the models."""
+        found = self.family.vocabulary
+        return found.request.plain() if found and found.request else {}
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -136,7 +152,8 @@ class Experiment:
 
     @cached_property
     def _spaces(self) -> SpaceBuilder:
-        return SpaceBuilder(self.family, self.base, self.experts, self.config.model.dtype, self.config.seed)
+        dtype, seed = self.config.model.dtype, self.config.seed
+        return SpaceBuilder(self.family, self.base, self.experts, dtype, seed, self.vocabulary)
 
     @cached_property
     def baselines(self) -> dict[str, Recipe]:
@@ -155,9 +172,9 @@ class Experiment:
                 found[label] = textbook_recipe(self._spaces.of_method(merge), merge.genes)
         for label, path in section.recipes.items():
             with prefix_errors(f"baselines.recipes.{label}"):
-                found[label] = load_baseline_recipe(path, models)
-                refuse_other_vocabulary(found[label], self.family)
-        return found
+                recipe = load_baseline_recipe(path, models)
+                found[label] = in_vocabulary_of(recipe, self.family, self.vocabulary)
+        return {label: replace(recipe, vocabulary=self.vocabulary) for label, recipe in found.items()}
 
     @cached_property
     def objective(self) -> Objective:
@@ -179,9 +196,9 @@ class Experiment:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's tokenizer."""
+        """The tokenizer of the merged models."""
         folder, trust = self.family.base.folder, self.config.model.trust_remote_code
-        tokenizer = load_tokenizer(folder, trust)
+        tokenizer = self.family.load_tokenizer()
         check_tokenizer(tokenizer, model_config(folder, trust).is_encoder_decoder)
         return tokenizer
 
@@ -264,7 +281,9 @@ class Experiment:
         experts, folder = tuple(self.experts.values()), str(self.prepared)
         losses = self._encoded_losses if with_losses else {}
         hashes, limit = self.family.hashes(), self.gpu_bytes
-        return WorkerSpec(self.base, experts, self.work, self.config.model, folder, losses, limit, hashes)
+        return WorkerSpec(
+            self.base, experts, self.work, self.config.model, folder, losses, limit, hashes, self._request
+        )
 
     @cached_property
     def submission(self) -> SubmissionStep | None:
@@ -281,7 +300,8 @@ class Experiment:
     @cached_property
     def prepared(self) -> Path:
         """The folder, named by the weights, where what methods prepare is kept for every worker and later run."""
-        return cache_folder() / digest(self.family.hashes())
+        found = self.family.vocabulary
+        return cache_folder() / digest(self.family.hashes(), *([found.plan.digest] if found else []))
 
     def prepare(self) -> Iterator[tuple[int, int]]:
         """Prepare what does not depend on a candidate, before workers start; yields (tensors done, tensors)."""

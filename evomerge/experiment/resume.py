@@ -24,6 +24,8 @@ def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
     for section, changeable in CHANGEABLE_IN_SECTION.items():
         if isinstance(fixed.get(section), Mapping):
             fixed[section] = {key: value for key, value in fixed[section].items() if key not in changeable}
+    if not fixed.get("tokenizer"):
+        fixed.pop("tokenizer", None)  # it was added later; older ledgers do not have it
     if isinstance(screen := fixed.get("screen"), Mapping) and screen.get("most") is None:
         del fixed["screen"]  # it was added later; older ledgers do not have it
     optimizer = fixed.get("optimizer")

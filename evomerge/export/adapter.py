@@ -89,6 +89,8 @@ def _products(recipe: Recipe, family: Family, rank: int | None) -> dict[str, Low
 
 
 def _refuse_others(recipe: Recipe, family: Family) -> None:
+    if family.vocabulary:
+        raise ConfigError(f"tokenizer: the merge has other rows than {family.ref}, so it is no adapter; {REMEDY}")
     for ref in recipe.models():
         is_on_base = ModelRef(ref.path, ref.revision) == family.ref
         if ref != family.ref and not (is_on_base and isinstance(family.experts[ref], AdapterExpert)):

@@ -27,12 +27,14 @@ from evomerge.models import (
     Family,
     model_config,
     per_layer_values,
-    refuse_other_vocabulary,
+    set_vocabulary,
     text_section,
     torch_dtype,
+    with_vocabulary,
+    write_generation_config,
     write_tokenizer,
 )
-from evomerge.recipes import Recipe, dump_recipe, load_recipe
+from evomerge.recipes import Recipe, dump_recipe, load_recipe, request_of
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +55,18 @@ def merge_recipe(
 def open_recipe(source: Path | Recipe, trust_remote_code: bool = False) -> tuple[Recipe, Family]:
     """A recipe, or that of a file, with its models.
 
-    ExpertError if the weights of a model differ from those that the recipe was scored with; ConfigError if the recipe
-    requests a vocabulary that the models do not have, or was scored with another dtype of a quantised model.
+    The models are those of the recipe and of its vocabulary. ExpertError if the weights of a model differ from those
+    that the recipe was scored with; ConfigError if the recipe requests a vocabulary that cannot be made, or was scored
+    with another dtype of a quantised model.
     """
     recipe = load_recipe(source) if isinstance(source, Path) else source
-    models = recipe.models()
-    family = Family(models[0], models[1:], trust_remote_code)
-    refuse_other_vocabulary(recipe, family)
+    request = request_of(recipe)
+    base, *others = dict.fromkeys((*recipe.models(), *request.models))
+    family = Family(base, others, trust_remote_code, request)
+    family.log_notes()
     _refuse_other_weights(recipe, family)
     _refuse_other_dequantisation(recipe, family)
-    return recipe, family
+    return with_vocabulary(recipe, family), family
 
 
 def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int = SHARD_BYTES) -> str:
@@ -74,6 +78,7 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
         dtype = recipe.out_dtype or _stored_dtype(family)
         _copy_metadata(family.base.folder, folder)
         write_tokenizer(recipe, family, folder)
+        write_generation_config(family, folder)
         materializer = Materializer(family, compiled=False)
         tensors = materializer.tensors(recipe, torch_dtype(dtype))
         order = None if output_layers(recipe) is None else base_layers(recipe)
@@ -221,11 +226,12 @@ def _stack_layers(config: dict[str, Any], order: Sequence[int], family: Family) 
 
 
 def _write_config(recipe: Recipe, family: Family, dtype: str, folder: Path) -> None:
-    """Write the base's config with the output's dtype and, for a recipe with slices, the number of layers."""
+    """Write the base's config with the output's dtype, its rows and, for a recipe with slices, the number of layers."""
     config = copy.deepcopy(family.base.checkpoint.config)
     for key in ("torch_dtype", WEIGHTS_KEY):
         config.pop(key, None)
     config["dtype"] = dtype
+    set_vocabulary(config, family)
     if family.base.untied and not family.base.skeleton.is_encoder_decoder:
         _untie(config)
     if output_layers(recipe) is not None:

@@ -52,8 +52,15 @@ if TYPE_CHECKING:
     )
     from evomerge.models.model_names import is_same_model
     from evomerge.models.places import Destination, LiveTensor
+    from evomerge.models.recipe_vocabulary import (
+        in_vocabulary_of,
+        set_vocabulary,
+        with_vocabulary,
+        write_generation_config,
+        write_tokenizer,
+    )
     from evomerge.models.stored_inputs import StoredFactors, StoredInput, StoredTensor
-    from evomerge.models.vocabulary import refuse_other_vocabulary, write_tokenizer
+    from evomerge.models.vocabulary import Vocabulary
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -82,12 +89,14 @@ __all__ = [
     "StoredFactors",
     "StoredInput",
     "StoredTensor",
+    "Vocabulary",
     "check_attention",
     "check_device",
     "empty_model",
     "equal_tensors",
     "fetch",
     "full_config",
+    "in_vocabulary_of",
     "is_adapter",
     "is_complete",
     "is_same_model",
@@ -101,13 +110,15 @@ __all__ = [
     "per_layer_values",
     "pin_revisions",
     "plain_folder",
-    "refuse_other_vocabulary",
     "relative_depth",
     "resolve_device",
     "resolve_expert",
+    "set_vocabulary",
     "shift_layer",
     "summary_line",
     "text_section",
     "torch_dtype",
+    "with_vocabulary",
+    "write_generation_config",
     "write_tokenizer",
 ]

@@ -77,9 +77,12 @@ class AdapterExpert:
         )
         return found or "computed"
 
-    def problems(self, base: Base) -> list[str]:
-        """One line for each way in which the adapter does not fit the base."""
-        if self.origin and (problems := self.origin.problems(base)):
+    def problems(self, base: Base, axes: Mapping[str, int]) -> list[str]:
+        """One line for each way in which the adapter does not fit its checkpoint, or that checkpoint the base.
+
+        `axes` are as in `FullExpert.problems`.
+        """
+        if self.origin and (problems := self.origin.problems(base, axes)):
             return problems
         paths = {name: self._path(name) for name in self.adapter.names() if name not in self._ignored}
         if self._ignored:
@@ -91,7 +94,8 @@ class AdapterExpert:
             warn_once(
                 f"{self.adapter.folder}: {outside[0]}{more}: outside the language model, so this change is ignored"
             )
-        shapes = {name: base.skeleton.shape(path) for name, path in paths.items() if path in base.skeleton.paths}
+        own = self._stored.skeleton
+        shapes = {name: own.shape(path) for name, path in paths.items() if path in own.paths}
         split = {path for place in base.destination.values() if not place.whole for path in place.paths}
         return self.adapter.problems(shapes, ignoring=[*outside, *self._ignored]) + [
             f"{name}: the base's files hold this parameter in several parts" for name in paths if paths[name] in split

@@ -1,8 +1,10 @@
 """A base and a full checkpoint as mappings from destinations in the live model to tensors, for every file layout."""
 
+import copy
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from evomerge.errors import CandidateError, ExpertError
 from evomerge.kernels import Update
+from evomerge.models.checkpoint import Shape
 from evomerge.models.dequantised import open_checkpoint
 from evomerge.models.live_model import full_config
 from evomerge.models.places import Destination, LiveTensor
@@ -17,7 +20,8 @@ from evomerge.models.skeleton import skeleton
 from evomerge.models.stored import StoredModel
 from evomerge.models.stored_inputs import StoredInput, StoredTensor
 
-COMPARED_KEYS = ("model_type", "num_hidden_layers", "num_layers", "n_layer", "hidden_size", "vocab_size")
+ROWS_KEY = "vocab_size"
+COMPARED_KEYS = ("model_type", "num_hidden_layers", "num_layers", "n_layer", "hidden_size", ROWS_KEY)
 EXPERT_COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 # Keys of a configuration that may differ between models of the same architecture.
 IGNORED_KEYS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
@@ -36,6 +40,8 @@ class Base:
         self.stored, self.checkpoint, self.skeleton = stored, stored.checkpoint, stored.skeleton
         self.folder, self.trust_remote_code = stored.checkpoint.folder, trust_remote_code
         self.untied = tuple(alias for alias in self.skeleton.aliases if alias in untied)
+        self._merged_rows: Mapping[str, Callable[[], Tensor]] = {}
+        self._tables: dict[str, Tensor] = {}
         self._check_complete()
         self.destination: dict[str, Destination] = {}
         self._source: dict[str, str] = {}  # name → stored name
@@ -47,6 +53,13 @@ class Base:
         used = {*self._source.values(), *(copy for copies in self.copies.values() for copy in copies)}
         self.unmerged = tuple(name for name in self.checkpoint if name not in used)
 
+    def with_rows(self, shapes: Mapping[str, Shape], tables: Mapping[str, Callable[[], Tensor]]) -> "Base":
+        """The same base with other rows: `shapes` by path, and by name the functions that compute the tensors."""
+        changed = copy.copy(self)
+        changed.skeleton = replace(self.skeleton, parameters={**self.skeleton.parameters, **shapes})
+        changed._merged_rows, changed._tables = tables, {}
+        return changed
+
     @property
     def parameter_count(self) -> int:
         """The number of weights of the live model, from shapes."""
@@ -54,6 +67,14 @@ class Base:
 
     def tensor(self, name: str) -> Tensor:
         """The base's tensor of this name; it must not be written to."""
+        if name not in self._merged_rows:
+            return self.stored_tensor(name)
+        if name not in self._tables:
+            self._tables[name] = self._merged_rows[name]()
+        return self._tables[name]
+
+    def stored_tensor(self, name: str) -> Tensor:
+        """The tensor with the rows of the base's files."""
         return self.checkpoint.tensor(self._source[name])
 
     def stored_name(self, name: str) -> str:
@@ -62,6 +83,8 @@ class Base:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape, from its header."""
+        if name in self._merged_rows:
+            return self.skeleton.shape(self.parameter[name])
         return self.checkpoint.shape(self._source[name])
 
     def dtype(self, name: str) -> str:
@@ -69,7 +92,9 @@ class Base:
         return self.checkpoint.dtype(self._source[name])
 
     def nbytes(self, name: str) -> int:
-        """The tensor's bytes in its file."""
+        """The tensor's bytes in its file, or of a table with other rows in fp32."""
+        if name in self._merged_rows:
+            return 4 * math.prod(self.shape(name))
         return self.checkpoint.nbytes(self._source[name])
 
     def tied(self, paths: Collection[str]) -> dict[str, str]:
@@ -83,9 +108,13 @@ class Base:
         written = {path: name for name, place in self.destination.items() for path in place.paths}
         if missing := next((path for path in written if path not in parameters), None):
             raise CandidateError(f"{written[missing]}: the live model has no parameter {missing}")
+        places = {name: LiveTensor(place, parameters) for name, place in self.destination.items()}
+        if wrong := next((name for name in self._merged_rows if places[name].shape != self.shape(name)), None):
+            found = list(places[wrong].shape)
+            raise CandidateError(f"{wrong}: the live model has {found}, the recipe writes {list(self.shape(wrong))}")
         for path in parameters.keys() - written.keys() - self.skeleton.outside - self.skeleton.frozen:
             raise CandidateError(f"{path}: the recipe writes no such parameter, which the live model has")
-        return {name: LiveTensor(place, parameters) for name, place in self.destination.items()}
+        return places
 
     def _place(self, path: str) -> None:
         parts = self.stored.parts.get(path)
@@ -173,13 +202,21 @@ class FullExpert:
         """Bytes of the expert's tensor for this destination."""
         return self.stored.nbytes(place)
 
+    def shape(self, place: Destination) -> Shape | None:
+        """The shape of the expert's tensor for this destination, None if it has none."""
+        name = self.stored.name(place)
+        return self.checkpoint.shape(name) if name else None
+
     def dtype(self, place: Destination) -> str | None:
         """The safetensors dtype of the expert's tensor for this destination."""
         names = self.stored.names(place)
         return self.checkpoint.dtype(names[0]) if names else None
 
-    def problems(self, base: Base) -> list[str]:
-        """One line for each mismatch with the base: architecture, shapes, missing and extra tensors."""
+    def problems(self, base: Base, axes: Mapping[str, int]) -> list[str]:
+        """One line for each mismatch with the base: architecture, shapes, missing and extra tensors.
+
+        `axes` are parameters with the axis along which their length may be another: that of the tokens.
+        """
         # Compared with the architecture's defaults, because an old config.json may lack keys that newer ones have.
         config = full_config(self.checkpoint.folder, base.trust_remote_code)
         base_config = full_config(base.folder, base.trust_remote_code)
@@ -187,15 +224,20 @@ class FullExpert:
             f"{key} {config.get(key)} (base {base_config.get(key)})"
             for key in (*COMPARED_KEYS, *EXPERT_COUNT_KEYS)
             if key in config and key in base_config and config[key] != base_config[key]
+            if not (axes and key == ROWS_KEY)
         ]
         problems += [f"{name}, for {why}, cannot be merged yet" for name, why in self.stored.refused.items()]
         problems += [f"{name} missing" for name in self.stored.absent.values()]
         places = base.destination.items()
-        found = (self._problem(base, name, place) for name, place in places if not self.stored.is_faulty(place))
+        found = (
+            self._problem(base, name, place, axes.get(place.path))
+            for name, place in places
+            if not self.stored.is_faulty(place)
+        )
         problems += [problem for problem in found if problem]
         return problems + [f"{name} extra" for name in self._extra(base)]
 
-    def _problem(self, base: Base, name: str, place: Destination) -> str | None:
+    def _problem(self, base: Base, name: str, place: Destination, axis: int | None) -> str | None:
         shapes = self.stored.skeleton.parameters
         for path in place.paths if place.blocks else ():
             if path in shapes and shapes[path] != base.skeleton.parameters[path]:
@@ -204,7 +246,7 @@ class FullExpert:
         if not names:
             return None if place.path in base.skeleton.frozen else f"{name} missing"
         actual, expected = self.stored.shape(place), base.shape(name)
-        if actual != expected:
+        if _without(actual, axis) != _without(expected, axis):
             return f"{name} {list(actual)} (base {list(expected)})"
         dtypes = (self.checkpoint.dtype(stored) for stored in names)
         return next((f"{name} of dtype {dtype}" for dtype in dtypes if dtype not in FLOAT_DTYPES), None)
@@ -223,6 +265,10 @@ class FullExpert:
             )
 
         return [name for name in self.checkpoint if name not in used and is_extra(name)]
+
+
+def _without(shape: Shape, axis: int | None) -> Shape:
+    return tuple(length for i, length in enumerate(shape) if i != axis)
 
 
 def open_stored(folder: Path, trust_remote_code: bool, like: StoredModel | None = None) -> StoredModel:

@@ -1,13 +1,13 @@
 """Builds models with transformers: on the meta device to read names and shapes, or loaded to write candidates into."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import ConfigError, EvomergeError, ExpertError
 from evomerge.models.auto_classes import auto_class_of, model_config, silence_transformers
@@ -42,11 +42,17 @@ def resolve_device(name: str) -> str:
 
 
 def empty_model(
-    folder: Path, trust_remote_code: bool = False, attn_implementation: str | None = None
+    folder: Path,
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
+    config: PretrainedConfig | None = None,
 ) -> PreTrainedModel:
-    """The architecture in `folder` on the meta device, without weights; ExpertError if it cannot be built."""
+    """The architecture in `folder` on the meta device, without weights; ExpertError if it cannot be built.
+
+    `config` replaces the folder's configuration.
+    """
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    config = model_config(folder, trust_remote_code)
+    config = config or model_config(folder, trust_remote_code)
     auto_class = auto_class_of(folder, config)
     with as_expert_error(folder, "its architecture cannot be built"), torch.device("meta"), silence_transformers():
         model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=trust_remote_code, **options)
@@ -92,11 +98,12 @@ def load_model(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     untied: Collection[str] = (),
+    resize: Callable[[PreTrainedModel], None] | None = None,
 ) -> PreTrainedModel:
     """The loaded model in eval mode; `untied` are paths of tied parameters that become separate parameters.
 
-    It is built with `dtype`, because casting it later would also cast its rotary buffers. A quantised checkpoint is
-    dequantised first.
+    `resize` gives the model the rows of another vocabulary. The model is built with `dtype`, because casting it later
+    would also cast its rotary buffers. A quantised checkpoint is dequantised first.
     """
     complete(folder)
     auto_class = auto_class_of(folder, model_config(folder, trust_remote_code))
@@ -107,6 +114,8 @@ def load_model(
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
+    if resize:
+        resize(model)
     _untie(model, untied)
     other_dtype = [name for name, parameter in model.named_parameters() if parameter.dtype != torch_dtype(dtype)]
     if other_dtype:

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
         setting_reader,
         simplify_setting,
     )
-    from evomerge.recipes.tokenizer import AUTO_TEMPLATE, TokenizerRequest, parse_tokenizer_request
+    from evomerge.recipes.tokenizer import (
+        AUTO_TEMPLATE,
+        TokenizerRequest,
+        TokenRule,
+        parse_tokenizer_request,
+        parse_tokenizer_section,
+        request_of,
+    )
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -46,6 +53,7 @@ __all__ = [
     "Slice",
     "Source",
     "TensorFile",
+    "TokenRule",
     "TokenizerRequest",
     "dump_recipe",
     "evaluate",
@@ -53,8 +61,10 @@ __all__ = [
     "original_recipe",
     "parse_recipe",
     "parse_tokenizer_request",
+    "parse_tokenizer_section",
     "recipe_exactness",
     "recipe_of_models",
+    "request_of",
     "setting_reader",
     "simplify_setting",
     "to_document",

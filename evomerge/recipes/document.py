@@ -21,7 +21,7 @@ def to_document(recipe: Recipe) -> dict[str, Any]:
     if recipe.out_dtype:
         document["dtype"] = "float32"  # evomerge and mergekit then compute in fp32 and round once
         document["out_dtype"] = recipe.out_dtype
-    document |= recipe.tokenizer
+    document |= _tokenizer(recipe)
     document["evomerge"] = {
         "schema": SCHEMA_VERSION,
         "exactness": recipe_exactness(recipe),
@@ -30,8 +30,18 @@ def to_document(recipe: Recipe) -> dict[str, Any]:
     }
     if recipe.routers:
         document["evomerge"]["routers"] = {"file": Path(recipe.routers.path).name, "sha256": recipe.routers.sha256}
+    if recipe.vocabulary:
+        document["evomerge"]["vocabulary"] = {k: v for k, v in recipe.vocabulary.items() if k != "tokenizer"}
     document["evomerge"] |= dict(recipe.notes)
     return document
+
+
+def _tokenizer(recipe: Recipe) -> dict[str, Any]:
+    """The document's tokenizer keys; where rows change, the request is written in full."""
+    if not recipe.vocabulary:
+        return dict(recipe.tokenizer)
+    kept = {key: value for key, value in recipe.tokenizer.items() if key not in ("tokenizer_source", "tokenizer")}
+    return {"tokenizer": dict(recipe.vocabulary["tokenizer"]), **kept}
 
 
 def recipe_exactness(recipe: Recipe) -> methods.Exactness:

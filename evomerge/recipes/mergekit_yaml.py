@@ -16,7 +16,12 @@ from evomerge.errors import ConfigError
 from evomerge.recipes.document import FROZEN_FROM, SCHEMA_VERSION, to_document
 from evomerge.recipes.recipe import DTYPES, Recipe, Slice, Source, TensorFile
 from evomerge.recipes.settings import RecipeReader, mapping, model_ref
-from evomerge.recipes.tokenizer import TOKENIZER_BLOCK_KEYS, TOKENIZER_KEYS, parse_tokenizer_request
+from evomerge.recipes.tokenizer import (
+    TOKENIZER_BLOCK_KEYS,
+    TOKENIZER_KEYS,
+    VOCABULARY_KEYS,
+    parse_tokenizer_request,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +38,7 @@ TOP_KEYS = (
     "name",
     "write_readme",
 )
-BLOCK_KEYS = ("schema", "exactness", "seed", "options", "routers")
+BLOCK_KEYS = ("schema", "exactness", "seed", "options", "vocabulary", "routers")
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -68,6 +73,7 @@ def parse_recipe(document: Mapping[str, Any], where: str = "") -> Recipe:
         raise ConfigError("; ".join(["give either models or slices, with at least one entry", *reader.ignored]))
     block = mapping(document.get("evomerge"), "evomerge")
     base = document.get("base_model")
+    tokenizer, vocabulary = _tokenizer(document, block, reader)
     recipe = Recipe(
         method=name,
         base=model_ref(base) if base else None,
@@ -76,7 +82,8 @@ def parse_recipe(document: Mapping[str, Any], where: str = "") -> Recipe:
         out_dtype=_out_dtype(document),
         seed=_seed(block),
         options=methods.choose_options(name, mapping(block.get("options"), "evomerge.options")),
-        tokenizer=_tokenizer(document, reader),
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
         notes={key: value for key, value in block.items() if key not in BLOCK_KEYS},
         routers=_routers(block.get("routers")),
     )
@@ -86,15 +93,24 @@ def parse_recipe(document: Mapping[str, Any], where: str = "") -> Recipe:
     return recipe
 
 
-def _tokenizer(document: Mapping[str, Any], reader: RecipeReader) -> dict[str, Any]:
-    """The document's tokenizer keys, unchanged; ConfigError for a request that is not supported."""
+def _tokenizer(
+    document: Mapping[str, Any], block: Mapping[str, Any], reader: RecipeReader
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The document's tokenizer keys, unchanged, and the field `vocabulary`, empty without `evomerge.vocabulary`.
+
+    ConfigError for a request that is not supported.
+    """
     entries = {key: document[key] for key in TOKENIZER_KEYS if document.get(key) is not None}
     if "tokenizer" in entries:
-        block = entries["tokenizer"]
-        reader.note_unknown_keys(block, TOKENIZER_BLOCK_KEYS, "tokenizer: ")
-        entries["tokenizer"] = {key: value for key, value in block.items() if key in TOKENIZER_BLOCK_KEYS}
-    parse_tokenizer_request(entries)
-    return entries
+        given = entries["tokenizer"]
+        reader.note_unknown_keys(given, TOKENIZER_BLOCK_KEYS, "tokenizer: ")
+        entries["tokenizer"] = {key: value for key, value in given.items() if key in TOKENIZER_BLOCK_KEYS}
+    if block.get("vocabulary") is None:
+        parse_tokenizer_request(entries)
+        return entries, {}
+    vocabulary = mapping(block["vocabulary"], "evomerge.vocabulary")
+    reader.note_unknown_keys(vocabulary, VOCABULARY_KEYS, "evomerge.vocabulary: ")
+    return entries, parse_tokenizer_request(entries, vocabulary).plain()
 
 
 def _routers(value: Any) -> TensorFile | None:
@@ -140,7 +156,8 @@ def original_recipe(recipe: Recipe) -> Recipe:
     document = recipe.notes.get(FROZEN_FROM)
     if not isinstance(document, Mapping):
         return recipe
-    return replace(parse_recipe({"evomerge": {}, **document}), routers=recipe.routers)
+    found = parse_recipe({"evomerge": {}, **document})
+    return replace(found, tokenizer=recipe.tokenizer, vocabulary=recipe.vocabulary, routers=recipe.routers)
 
 
 def dump_recipe(recipe: Recipe) -> str:

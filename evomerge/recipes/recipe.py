@@ -154,8 +154,9 @@ class TensorFile:
 class Recipe:
     """One merge: method, base, input models and all settings that determine the bytes of the merged weights.
 
-    The tensors of `routers` are taken from that file instead of being merged. `tokenizer` (the document's keys about
-    the tokenizer) and `notes` do not affect the weights, nor equality or the key.
+    `vocabulary` is the part of the tokenizer's keys that changes rows of the embedding; it is empty where the rows stay
+    the base's. The tensors of `routers` are taken from that file instead of being merged. `tokenizer` (the document's
+    keys about the tokenizer) and `notes` do not affect equality or the key.
     """
 
     method: str
@@ -166,6 +167,7 @@ class Recipe:
     seed: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
     tokenizer: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    vocabulary: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict, compare=False)
     routers: TensorFile | None = None
 
@@ -181,6 +183,8 @@ class Recipe:
     def key(self) -> str:
         """Content key of 16 hex digits: recipes with equal keys merge to the same bytes."""
         content = {name: value for name, value in asdict(self).items() if name not in ("tokenizer", "notes", "routers")}
+        if not self.vocabulary:  # keys of recipes that change no row are older than the field
+            del content["vocabulary"]
         if self.routers:
             content["routers"] = self.routers.sha256
         text = json.dumps(content, sort_keys=True, default=str)
@@ -212,6 +216,8 @@ def recipe_of_models(
     out_dtype: str | None = None,
     seed: int = 0,
     options: Mapping[str, str] | None = None,
+    vocabulary: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """A recipe in the form with `models`, where every source spans all layers."""
-    return Recipe(method, base, (Slice(sources),), settings, out_dtype, seed, options or {})
+    values = method, base, (Slice(sources),), settings, out_dtype, seed, options or {}
+    return Recipe(*values, vocabulary=vocabulary or {})

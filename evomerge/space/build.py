@@ -1,7 +1,7 @@
 """The search space of an experiment: one method or several, one schedule or several, all experts or subsets of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge import methods
@@ -18,13 +18,17 @@ from evomerge.space.space import Space
 
 @dataclass(frozen=True)
 class SpaceBuilder:
-    """Builds search spaces over one family of models; `experts` maps labels to references."""
+    """Builds search spaces over one family of models; `experts` maps labels to references.
+
+    `vocabulary` is that field of every recipe.
+    """
 
     family: Family
     base: ModelRef
     experts: Mapping[str, ModelRef]
     out_dtype: str
     seed: int
+    vocabulary: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, choices: Sequence[MethodConfig], settings: Mapping[str, Any], subset: bool) -> SearchSpace:
         """The space of an experiment's `method` and `space` sections; ConfigError names the key that is wrong."""
@@ -47,6 +51,7 @@ class SpaceBuilder:
             options=method.options,
             out_dtype=self.out_dtype,
             seed=self.seed,
+            vocabulary=self.vocabulary,
             **settings,
         )
 

@@ -49,13 +49,14 @@ class Space:
         options: Mapping[str, str] = EMPTY,
         out_dtype: str | None = None,
         seed: int = 0,
+        vocabulary: Mapping[str, Any] = EMPTY,
     ) -> None:
         self.method, self._module = method, methods.load(method)
         self.labels, self.experts, self.base = tuple(experts), tuple(experts.values()), base
         self._check_experts()
         self._genes = Genes(method, settings, genes, schedule)
         self.out_dtype, self.seed = out_dtype, seed
-        self._recipe_options: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed}
+        self._recipe_options: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed, "vocabulary": vocabulary}
         self._recipe_options["options"] = methods.choose_options(method, options)
         self._group_members = GroupMembers(layout, touched, components, outer, router)
         for group in self._group_members.groups:

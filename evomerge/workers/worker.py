@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from evomerge.errors import CandidateError
 from evomerge.merging import COMPILE, Materializer, choose_placement, fingerprint
-from evomerge.models import Family, load_model, load_tokenizer, resolve_device
+from evomerge.models import Family, resolve_device
 from evomerge.recipes import Recipe
 from evomerge.routing import RouterWork, calibrate_routers, router_names
 from evomerge.scoring import Request
@@ -31,22 +31,16 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._work, config = dict(spec.work), spec.model
-        self._family = Family(spec.base, spec.experts, config.trust_remote_code)
+        self._family = Family(spec.base, spec.experts, config.trust_remote_code, spec.tokenizer)
         device = resolve_device(config.device)
-        folder = self._family.base.folder
         if spec.gpu_bytes is not None and device.startswith("cuda"):
             total = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, spec.gpu_bytes / total), device)
         placement = choose_placement(
             config.placement, self._family, device, config.dtype, loaded=False, limit=spec.gpu_bytes
         )
-        self._model = load_model(
-            folder,
-            dtype=config.dtype,
-            device=device,
-            attn_implementation=config.attn_implementation,
-            trust_remote_code=config.trust_remote_code,
-            untied=self._family.base.untied,
+        self._model = self._family.load_model(
+            dtype=config.dtype, device=device, attn_implementation=config.attn_implementation
         )
         self._materializer = Materializer(
             self._family,
@@ -55,7 +49,7 @@ class Worker:
             placement=placement,
             prepared=Path(spec.prepared) if spec.prepared else None,
         )
-        tokenizer = load_tokenizer(folder, config.trust_remote_code)
+        tokenizer = self._family.load_tokenizer()
         self._encoder = Encoder(
             tokenizer, self._model.config, max_length=config.max_length, batch_tokens=config.batch_tokens
         )
