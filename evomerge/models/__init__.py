@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from evomerge.models.model_names import is_same_model
     from evomerge.models.recipe_vocabulary import (
         in_vocabulary_of,
+        other_tokens,
         set_vocabulary,
         with_vocabulary,
         write_generation_config,
         write_tokenizer,
     )
     from evomerge.models.stored_inputs import StoredFactors, StoredInput, StoredTensor
-    from evomerge.models.vocabulary import Vocabulary
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -68,7 +68,6 @@ __all__ = [
     "StoredFactors",
     "StoredInput",
     "StoredTensor",
-    "Vocabulary",
     "check_attention",
     "check_device",
     "empty_model",
@@ -83,6 +82,7 @@ __all__ = [
     "load_tokenizer",
     "model_config",
     "open_safetensors",
+    "other_tokens",
     "outer_kind",
     "pin_revisions",
     "relative_depth",
