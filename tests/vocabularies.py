@@ -50,7 +50,7 @@ def write(folder: Path, model: Model) -> str:
         for name, parameter in live.named_parameters():
             noise = _random(name, 0, parameter.shape) * 0.3
             parameter.copy_(noise + 0.05 * model.seed * _random(name, model.seed, parameter.shape))
-            if parameter.shape[0] == model.rows:
+            if any(part in name for part in ("embed_tokens", "lm_head", "shared")):
                 parameter.copy_(_table(name, model))
     live.to(model.dtype).save_pretrained(folder)
     if model.has_tokenizer:

@@ -68,8 +68,8 @@ class ExperimentConfig:
         self.methods = read_methods(self.method)
         given = self.baselines.methods.items()
         self.textbook_merges = {label: read_textbook(value, f"baselines.methods.{label}") for label, value in given}
-        self._check_screen()
         self.tokenizer_request = parse_tokenizer_section(self.tokenizer)
+        self._check_screen()
         self.scorer.check()
         check_value(self.space.get("subset", False), bool, "space.subset")
         check_section(Space, self.space_settings, "space", GIVEN_TO_SPACE)
@@ -82,7 +82,7 @@ class ExperimentConfig:
 
     def _check_screen(self) -> None:
         self.screen.check(self.experts)
-        if self.tokenizer and self.screen.applies_to(self.experts):
+        if self.tokenizer_request and self.screen.applies_to(self.experts):
             raise ConfigError(
                 "tokenizer: its vocabulary may come from experts that leave; set screen.most=null with it"
             )

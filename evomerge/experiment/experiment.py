@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evomerge import optimizers, trackers
 from evomerge.audit import other_bases
-from evomerge.errors import TaskError
+from evomerge.errors import ConfigError, TaskError
 from evomerge.experiment.config import ExperimentConfig, read_config
 from evomerge.experiment.descent_losses import find_losses
 from evomerge.experiment.router_step import check_routers
@@ -133,9 +133,21 @@ class Experiment:
         request = self.config.tokenizer_request
         if request is None:
             return None
-        labels = {label: ref for label, ref in self.experts.items() if str(request.source) == label}
-        source = next(iter(labels.values()), request.source)
-        return replace(request, source=source, models=(self.base, *self.experts.values()))
+        paths = {str(path): self.experts[label] for label, path in self.config.experts.items()}
+        known = {"base": self.base, str(self.config.base): self.base, **paths, **self.experts}
+
+        def resolved(ref: ModelRef, where: str) -> ModelRef:
+            if (text := str(ref)) not in known:
+                raise ConfigError(f"{where}: {text} is no model of the search; give {', '.join(self.experts)} or base")
+            return known[text]
+
+        source, tokens = request.source, dict(request.tokens)
+        if isinstance(source, ModelRef):
+            source = resolved(source, "tokenizer.source")
+        for token, rule in tokens.items():
+            if rule.model:
+                tokens[token] = replace(rule, model=resolved(rule.model, f"tokenizer.tokens.{token}"))
+        return replace(request, source=source, tokens=tokens, models=(self.base, *self.experts.values()))
 
     @cached_property
     def vocabulary(self) -> dict[str, Any]:
@@ -288,6 +300,8 @@ class Experiment:
     @cached_property
     def submission(self) -> SubmissionStep | None:
         """The step that ends a run for a contest; None for other runs."""
+        if self.config.submission.pack and self.vocabulary:
+            raise ConfigError("submission.pack: a pack has the base's vocabulary; set tokenizer.source=null with it")
         return SubmissionStep(self, self._folder or Path(self.config.name)) if self.config.submission.pack else None
 
     @property

@@ -9,6 +9,7 @@ from evomerge import optimizers
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
+from evomerge.experiment.shown_vocabulary import vocabulary_lines
 from evomerge.ledger import refuse_other_search
 from evomerge.merging import PREFETCH_DEPTH, choose_placement, memory_need
 from evomerge.models import is_complete, resolve_device
@@ -26,6 +27,7 @@ def describe(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
     yield from verdict_lines(experiment.config.rules.name, experiment.verdicts)
     refuse_broken(experiment.config.rules.name, experiment.verdicts)
     yield from _models(experiment)
+    yield from vocabulary_lines(experiment)
     yield from _screening(experiment)
     yield from _placement(experiment)
     yield from _search(experiment)

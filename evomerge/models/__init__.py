@@ -54,13 +54,13 @@ if TYPE_CHECKING:
     from evomerge.models.places import Destination, LiveTensor
     from evomerge.models.recipe_vocabulary import (
         in_vocabulary_of,
+        other_tokens,
         set_vocabulary,
         with_vocabulary,
         write_generation_config,
         write_tokenizer,
     )
     from evomerge.models.stored_inputs import StoredFactors, StoredInput, StoredTensor
-    from evomerge.models.vocabulary import Vocabulary
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -89,7 +89,6 @@ __all__ = [
     "StoredFactors",
     "StoredInput",
     "StoredTensor",
-    "Vocabulary",
     "check_attention",
     "check_device",
     "empty_model",
@@ -106,6 +105,7 @@ __all__ = [
     "model_config",
     "open_checkpoint",
     "open_safetensors",
+    "other_tokens",
     "outer_kind",
     "per_layer_values",
     "pin_revisions",

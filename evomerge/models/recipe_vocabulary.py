@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from evomerge.models.checkpoint import read_json
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_tokenizer
 from evomerge.models.merged_tokenizer import tokenizer_folder
-from evomerge.models.vocabulary import requested_vocabulary
+from evomerge.models.vocabulary import differing_tokens, requested_vocabulary
 from evomerge.models.vocabulary_tensors import ROWS_KEY
 from evomerge.recipes import AUTO_TEMPLATE, ModelRef, Recipe, request_of
 
@@ -48,6 +48,11 @@ def in_vocabulary_of(recipe: Recipe, family: Family, vocabulary: Mapping[str, An
                 "search"
             )
     return replace(recipe, vocabulary=vocabulary)
+
+
+def other_tokens(family: Family) -> Iterator[tuple[ModelRef, str]]:
+    """Each expert whose tokenizer has other tokens than the base's, with what happens to them and the key to set."""
+    return differing_tokens(family.ref, family.experts, family.base.trust_remote_code)
 
 
 def write_tokenizer(recipe: Recipe, family: Family, folder: Path) -> None:

@@ -81,7 +81,7 @@ class RowPlan:
         found = torch.zeros(len(self.shared), *width)
         for ref in sorted(by_model, key=list(self.own).index):
             places, rows = by_model[ref]
-            found[places] += table(ref)[rows].float()
+            found.index_add_(0, torch.tensor(places), table(ref)[rows].float())
         counts = torch.tensor([max(1, len(pairs)) for pairs in self.shared.values()], dtype=torch.float32)
         return found / counts.view(-1, *[1] * len(width))
 

@@ -4,7 +4,8 @@ A request makes it from the models' tokenizers. Without a request the base's row
 fewer rows at the end of its tables is read as far as the base's rows go.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -217,3 +218,39 @@ def _padding_notes(
         lost = [token for row, token in sorted(both[0].items()) if size <= row < count]
         which = f", among them {listed(map(repr, lost))} (tokenizer: {{source: union}} keeps them)" if lost else ""
         yield f"{ref}: {count} rows of its vocabulary, the base has {size}: the others are left out{which}"
+
+
+def differing_tokens(base: ModelRef, refs: Iterable[ModelRef], trust: bool) -> Iterator[tuple[ModelRef, str]]:
+    """Each model whose tokenizer has other tokens than the base's, with what happens to them and the key to set."""
+    original = _tokenizer_digest(base)
+    different = [ref for ref in refs if (found := _tokenizer_digest(ref)) is not None and found != original]
+    tokenizers = read_tokenizers([base, *different], trust) if different else {}
+    if base not in tokenizers:
+        return
+    known = tokenizers[base].get_vocab()
+    for ref in different:
+        own = tokenizers[ref].get_vocab() if ref in tokenizers else {}
+        moved = [token for token, row in own.items() if known.get(token, row) != row]
+        if added := sorted(own.keys() - known.keys(), key=own.__getitem__):
+            yield (
+                ref,
+                (
+                    f"its tokenizer adds {listed(map(repr, added))}; the base's vocabulary is kept, set "
+                    "tokenizer.source=union to keep them"
+                ),
+            )
+        elif moved:
+            first = min(moved, key=own.__getitem__)
+            yield (
+                ref,
+                (
+                    f"{len(moved)} tokens have other rows than in the base, the first is {first!r}; set "
+                    "tokenizer.source=base to match rows by token"
+                ),
+            )
+
+
+def _tokenizer_digest(ref: ModelRef) -> str | None:
+    """A digest of tokenizer.json; None if the model has none."""
+    path = tokenizer_folder(ref) / "tokenizer.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

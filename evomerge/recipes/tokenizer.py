@@ -102,16 +102,19 @@ def parse_tokenizer_request(
 
 
 def parse_tokenizer_section(section: Mapping[str, Any]) -> TokenizerRequest | None:
-    """The request of the section `tokenizer` of a search, None if it is empty; ConfigError names the key."""
-    if not section:
-        return None
+    """The request of the section `tokenizer` of a search, None if it asks for nothing; ConfigError names the key."""
     known = (*TOKENIZER_BLOCK_KEYS, "missing")
     if unknown := next((key for key in section if key not in known), None):
         raise ConfigError(f"tokenizer: no key {unknown}{did_you_mean(str(unknown), known)}")
-    block = {"source": "base", **{key: value for key, value in section.items() if key != "missing"}}
-    if block["source"] is None:
-        raise ConfigError("tokenizer: source: give base, union, or one of the search's models")
-    return replace(parse_tokenizer_request({"tokenizer": block}), missing=_missing(section, "tokenizer"))
+    missing = _missing(section, "tokenizer")
+    block = {key: section[key] for key in TOKENIZER_BLOCK_KEYS if section.get(key)}
+    if not block:
+        if missing != "default":
+            raise ConfigError(
+                "tokenizer.missing: it has no effect without tokenizer.source; give base, union or a model"
+            )
+        return None
+    return replace(parse_tokenizer_request({"tokenizer": {"source": "base", **block}}), missing=missing)
 
 
 def request_of(recipe: Recipe) -> TokenizerRequest:

@@ -43,7 +43,7 @@ class RunMerge:
             raise ConfigError("calibrated routers cannot be packed; run without finalise.calibrate_routers")
         if output_layers(recipe) is not None:
             raise ConfigError("a recipe with slices changes the model's layers; `submit` packs recipes without slices")
-        if family.vocabulary:
+        if recipe.vocabulary:
             raise ConfigError(
                 "a recipe with another vocabulary than the base's changes the model's rows; `submit` packs recipes of "
                 "the base's vocabulary"
