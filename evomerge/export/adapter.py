@@ -125,6 +125,8 @@ def _terms(
             whole = "changed by more than LoRA factors (DoRA, a trained bias or token, a saved module)"
             raise ConfigError(f"{source.model}: {plan.name} is {whole}; {REMEDY}")
         if update is not None:
+            if not family.base.destination[plan.name].whole:
+                raise ConfigError(f"{plan.name} is a part of {family.base.parameter[plan.name]}; {REMEDY}")
             yield weight, update
 
 

@@ -53,6 +53,10 @@ class LoadingRules:
         """The path to which transformers maps this stored name; the model may not have it."""
         return self._renamed(stored)[0]
 
+    def is_converted(self, stored: str) -> bool:
+        """Whether transformers converts the tensor of this name, together with others, when it loads it."""
+        return self._renamed(stored)[1] is not None
+
     def find(self, names: Iterable[str], shape: Callable[[str], Shape]) -> DestinationMap:
         """The destinations of these stored tensors, without names that the architecture does not know."""
         places: dict[str, Destination] = {}

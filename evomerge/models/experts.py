@@ -143,7 +143,8 @@ class Base:
             name, why = next(iter(refused.items()))
             raise ExpertError(f"{self.folder}: {name}, for {why}; such a tensor cannot be merged yet")
         if missing := self.stored.missing():
-            unknown = next((name for name in self.checkpoint if name not in self.stored.places), None)
+            known = {*self.stored.places, *self.stored.unplaced}
+            unknown = next((name for name in self.checkpoint if name not in known), None)
             hint = (
                 f"this architecture does not know {unknown}, which they hold"
                 if unknown
