@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         torch_dtype,
     )
     from evomerge.models.model_names import is_same_model
+    from evomerge.models.output_projections import output_filters
     from evomerge.models.stored_inputs import StoredFactors, StoredInput, StoredTensor
     from evomerge.models.vocabulary import refuse_other_vocabulary, write_tokenizer
 else:
@@ -80,6 +81,7 @@ __all__ = [
     "model_config",
     "open_safetensors",
     "outer_kind",
+    "output_filters",
     "per_layer_values",
     "pin_revisions",
     "refuse_other_vocabulary",

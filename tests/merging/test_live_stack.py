@@ -112,5 +112,5 @@ def test_layers_that_know_their_number_are_refused(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     base = ModelRef(str(tmp_path))
     live = load_model(tmp_path, dtype="float32")
-    with pytest.raises(CandidateError, match=r"^transformer\.h: attn\.attention\.layer_id depends on the numbers"):
+    with pytest.raises(CandidateError, match=r"^transformer\.h: attn\.layer_id depends on the numbers"):
         Materializer(Family(base, [])).write(copies(base, (base, 0, 4, 1.0), (base, 0, 1, 1.0)), live)
