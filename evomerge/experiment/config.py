@@ -14,7 +14,7 @@ from evomerge.schema import Label, Location, Seed, build, check_section, check_v
 from evomerge.scoring.tasks import ScorerConfig
 from evomerge.screening import ScreenConfig
 from evomerge.searching import BudgetConfig, Objective, RaceConfig
-from evomerge.space import BaselinesConfig, Space, read_methods, read_textbook, refuse_unknown_genes
+from evomerge.space import BaselinesConfig, Space, read_flow, read_methods, read_textbook, refuse_unknown_genes
 from evomerge.submission import PackConfig
 from evomerge.workers import ModelConfig, pools
 
@@ -73,6 +73,9 @@ class ExperimentConfig:
         self.scorer.check()
         check_value(self.space.get("subset", False), bool, "space.subset")
         check_section(Space, self.space_settings, "space", GIVEN_TO_SPACE)
+        self.flow = read_flow(self.space, [method.name for method in self.methods], tuple(self.experts))
+        if self.flow and self.screen.most is not None:
+            raise ConfigError("screen.most: a flow chooses layers, not experts; set it to null")
         if genes := self.space.get("genes"):
             refuse_unknown_genes(genes, [method.name for method in self.methods])
         check_section(Objective, self.objective, "objective")
@@ -101,7 +104,7 @@ class ExperimentConfig:
     @property
     def space_settings(self) -> dict[str, Any]:
         """The keywords that `Space` takes from the section."""
-        return {key: value for key, value in self.space.items() if key != "subset"}
+        return {key: value for key, value in self.space.items() if key not in ("subset", "flow")}
 
     def chosen(self, section: str, default: str) -> str:
         """The name of the optimizer, pool or tracker that a section chooses."""

@@ -20,7 +20,7 @@ from evomerge.experiment.router_step import check_routers
 from evomerge.experiment.rule_check import all_verdicts
 from evomerge.experiment.submission_step import SubmissionStep
 from evomerge.ledger import Ledger
-from evomerge.merging import Materializer, choose_placement, digest, freeze
+from evomerge.merging import Materializer, choose_placement, digest, flow_need, freeze
 from evomerge.models import (
     Family,
     check_attention,
@@ -42,6 +42,7 @@ from evomerge.screening import MergeOptions, ScreenConfig, alone_recipe, base_re
 from evomerge.searching import Objective, SlopeEvaluator, SlopeItems
 from evomerge.space import (
     CONTROL,
+    FlowSpace,
     SearchSpace,
     SpaceBuilder,
     initial_points,
@@ -81,7 +82,8 @@ class Experiment:
             check_routers(self)
         if self.gpu_bytes is not None:
             model = self.config.model
-            choose_placement(model.placement, self.family, "cpu", model.dtype, loaded=False, limit=self.gpu_bytes)
+            limits: dict[str, Any] = {"limit": self.gpu_bytes, "more": self.flow_bytes}
+            choose_placement(model.placement, self.family, "cpu", model.dtype, loaded=False, **limits)
 
     @cached_property
     def base(self) -> ModelRef:
@@ -158,6 +160,8 @@ class Experiment:
     @cached_property
     def space(self) -> SearchSpace:
         """The search space."""
+        if self.config.flow:
+            return self._spaces.of_flow(self.config.flow)
         return self._spaces.build(
             self.config.methods, self.config.space_settings, self.config.space.get("subset", False)
         )
@@ -292,10 +296,23 @@ class Experiment:
         """What every worker is made from; no weight is read for it. Without losses it answers no slope requests."""
         experts, folder = tuple(self.experts.values()), str(self.prepared)
         losses = self._encoded_losses if with_losses else {}
-        hashes, limit = self.family.hashes(), self.gpu_bytes
         return WorkerSpec(
-            self.base, experts, self.work, self.config.model, folder, losses, limit, hashes, self._request
+            *(self.base, experts, self.work, self.config.model, folder, losses),
+            gpu_bytes=self.gpu_bytes,
+            hashes=self.family.hashes(),
+            tokenizer=self._request,
+            flow_bytes=self.flow_bytes,
         )
+
+    @property
+    def flow_bytes(self) -> int:
+        """The memory of the layers that stay resident for a flow, and of its scaled projections; 0 without a flow."""
+        space = self.space
+        if not isinstance(space, FlowSpace):
+            return 0
+        sizes = len(space.models), space.max_layers, space.outputs
+        kept, scaled = flow_need(self.family, self.config.model.dtype, *sizes)
+        return kept + scaled
 
     @cached_property
     def submission(self) -> SubmissionStep | None:

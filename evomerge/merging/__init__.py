@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         MemoryNeed,
         Mode,
         choose_placement,
+        flow_need,
         memory_need,
         plan_placement,
     )
@@ -49,6 +50,7 @@ __all__ = [
     "choose_placement",
     "digest",
     "fingerprint",
+    "flow_need",
     "freeze",
     "memory_need",
     "output_layers",

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         torch_dtype,
     )
     from evomerge.models.model_names import is_same_model
+    from evomerge.models.output_projections import output_filters
     from evomerge.models.places import Destination, LiveTensor
     from evomerge.models.recipe_vocabulary import (
         in_vocabulary_of,
@@ -107,6 +108,7 @@ __all__ = [
     "open_safetensors",
     "other_tokens",
     "outer_kind",
+    "output_filters",
     "per_layer_values",
     "pin_revisions",
     "plain_folder",

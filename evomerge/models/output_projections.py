@@ -56,7 +56,13 @@ def _outputs(layer: nn.Module, model: PreTrainedModel, path: str) -> tuple[str, 
         name for name, module in layer.named_modules() if "." in name and _closes(module, name, (*attention, *mlp))
     )
     closed = next(inside, None)
-    if not attention or not mlp or closed or any(isinstance(module, nn.ModuleList) for module in layer.modules()):
+    branches = {name.partition(".")[0] if "." in name else "" for name in mlp}
+    if (
+        not attention
+        or len(branches) != 1
+        or closed
+        or any(isinstance(module, nn.ModuleList) for module in layer.modules())
+    ):
         raise ConfigError(f"space.flow.scale: the output projections of the layers {path} cannot be found; {REMEDY}")
     return attention[-1], mlp[-1]
 

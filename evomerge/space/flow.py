@@ -10,7 +10,7 @@ scaling a state by c is scaling all later additions by 1/c.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import ceil
 
 import numpy as np
@@ -71,10 +71,11 @@ class FlowSpace:
         seed: int = 0,
     ) -> None:
         self.base, self.out_dtype, self.seed = base, out_dtype, seed
-        self.models, self.layers, self._outputs = dict(models), layers, tuple(outputs)
+        self.models, self.layers, self.outputs = dict(models), layers, tuple(outputs)
         self.max_layers = flow.max_layers or ceil(1.5 * layers)
         self.scale = None if flow.scale is None else (float(flow.scale[0]), float(flow.scale[1]))
         self._pinned = flow.pinned
+        self._ends = self._block_ends(flow)  # the first layer of each block, and the end of the last
         self.slots = self._all_slots(flow)
         longest = max(slot.last - slot.first for slot in self.slots)
         if 2 * self._pinned + longest > self.max_layers:
@@ -91,7 +92,7 @@ class FlowSpace:
         return [*(Coordinate(f"visit.{name}", 2) for name in names), *scales]
 
     def decode(self, vector: Vector) -> Recipe:
-        """The recipe of a point. Every point visits a layer, and at most `max_layers`: the lowest coordinates give way."""
+        """The recipe of a point, with at least one layer and at most `max_layers`: the lowest coordinates give way."""
         if vector.shape != (self.dimensions,):
             raise ValueError(f"a vector of shape {vector.shape} for a space of {self.dimensions} dimensions")
         count, scales = len(self.slots), self._scales(vector)
@@ -123,10 +124,10 @@ class FlowSpace:
         return {label: vector for label, vector in found.items() if vector is not None}
 
     def default_points(self) -> dict[str, Vector]:
-        """Two overlapping parts of three quarters of a model each: of the first two models, or of one model twice."""
+        """Two overlapping parts of about three quarters: of the first two models, or of one model twice."""
         first, *others = self.models.values()
-        quarter = max(1, self.layers // 4)
-        low, high = range(self._pinned, self.layers - quarter), range(quarter, self.layers - self._pinned)
+        quarter = max(1, round((len(self._ends) - 1) / 4))
+        low, high = range(self._ends[0], self._ends[-1 - quarter]), range(self._ends[quarter], self._ends[-1])
         point = self._point([*(Visit(first, i) for i in low), *(Visit((others or [first])[0], i) for i in high)])
         return {} if point is None else {FRANKENMERGE: point}
 
@@ -152,7 +153,7 @@ class FlowSpace:
         """Zeros: an order of layers has no slope."""
         return np.zeros(self.dimensions)
 
-    def _all_slots(self, flow: FlowConfig) -> tuple[Slot, ...]:
+    def _block_ends(self, flow: FlowConfig) -> list[int]:
         inner = self.layers - 2 * flow.pinned
         blocks = flow.blocks or inner
         if not 1 <= blocks <= inner:
@@ -160,12 +161,14 @@ class FlowSpace:
                 f"space.flow.blocks={blocks}: the base has {self.layers} layers, {2 * flow.pinned} of them pinned; "
                 f"give 1 to {max(1, inner)}, and pin less than half of the layers"
             )
-        ends = [flow.pinned + place * inner // blocks for place in range(blocks + 1)]
+        return [flow.pinned + place * inner // blocks for place in range(blocks + 1)]
+
+    def _all_slots(self, flow: FlowConfig) -> tuple[Slot, ...]:
         return tuple(
-            Slot(label, model, ends[block], ends[block + 1], turn)
+            Slot(label, model, first, last, turn)
             for turn in range(flow.repeats)
             for label, model in self.models.items()
-            for block in range(blocks)
+            for first, last in pairwise(self._ends)
         )
 
     def _length(self, place: int) -> int:
@@ -180,7 +183,7 @@ class FlowSpace:
 
     def _slice(self, run: Sequence[Visit]) -> Slice:
         visit = run[0]
-        rules = (*(FilteredValue(text, visit.scale) for text in self._outputs), FilteredValue(None, 1.0))
+        rules = (*(FilteredValue(text, visit.scale) for text in self.outputs), FilteredValue(None, 1.0))
         settings: Settings = {} if visit.scale == 1.0 else {"scale": rules}
         return Slice((Source(visit.model, settings, (visit.layer, run[-1].layer + 1)),))
 
@@ -190,7 +193,7 @@ class FlowSpace:
         return vector if self.decode(vector) == self.recipe(visits) else None
 
     def _nearest_point(self, visits: Sequence[Visit]) -> Vector:
-        """Each layer goes to the first slot after the last one that has it; a slot is visited for half of its layers."""
+        """A layer goes to the first slot from the last one on that has it; half of its layers make a slot visited."""
         counts, scales, place = [0] * len(self.slots), [list[float]() for _ in self.slots], 0
         for visit in visits:
             later = (i for i in range(place, len(self.slots)) if self._holds(i, visit, counts[i]))

@@ -203,7 +203,8 @@ class Space:
         if not low <= len(self.experts) <= high:
             takes = f"at least {low} experts" if len(self.experts) < low else f"at most {high} experts"
             takes = "the base with one expert, or two experts" if high == 1 else takes
-            raise ConfigError(f"method {self.method} merges {takes}; got {len(self.experts)}")
+            hint = "; set space.flow to search for an order of layers" * methods.copies_one_model(self._module)
+            raise ConfigError(f"method {self.method} merges {takes}; got {len(self.experts)}{hint}")
 
     def _recipe(
         self, tables: Mapping[tuple[str, int | None], Mapping[str, tuple[float, ...]]], absent: frozenset[int]

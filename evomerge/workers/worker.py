@@ -36,9 +36,8 @@ class Worker:
         if spec.gpu_bytes is not None and device.startswith("cuda"):
             total = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, spec.gpu_bytes / total), device)
-        placement = choose_placement(
-            config.placement, self._family, device, config.dtype, loaded=False, limit=spec.gpu_bytes
-        )
+        limits: dict[str, Any] = {"limit": spec.gpu_bytes, "more": spec.flow_bytes}
+        placement = choose_placement(config.placement, self._family, device, config.dtype, loaded=False, **limits)
         self._model = self._family.load_model(
             dtype=config.dtype, device=device, attn_implementation=config.attn_implementation
         )
@@ -48,6 +47,7 @@ class Worker:
             compiled=COMPILE[config.compile],
             placement=placement,
             prepared=Path(spec.prepared) if spec.prepared else None,
+            resident=spec.flow_bytes > 0,
         )
         tokenizer = self._family.load_tokenizer()
         self._encoder = Encoder(
