@@ -132,11 +132,11 @@ class Base:
     def _copies(self, name: str) -> tuple[str, ...]:
         """Other names under which the files contain the same tied tensor."""
         place = self.destination[name]
-        if place.path in self.untied:
+        if not place.whole or place.path in self.untied:
             return ()
         tied = [path for path in self.skeleton.members(place.path) if path not in self.untied]
         names = (self.stored.name(part) for path in tied for part in self.stored.parts.get(path, ()) if part != place)
-        return tuple(copy for copy in names if copy and copy != self._source[name] and place.whole)
+        return tuple(copy for copy in names if copy and copy != self._source[name])
 
     def _check_complete(self) -> None:
         if refused := self.stored.refused:

@@ -117,6 +117,9 @@ def load_model(
     if resize:
         resize(model)
     _untie(model, untied)
+    for config in (model.config, model.config.get_text_config()):
+        if getattr(config, "output_router_logits", False):
+            config.output_router_logits = False  # for a loss of training, at a cost in every forward pass
     other_dtype = [name for name, parameter in model.named_parameters() if parameter.dtype != torch_dtype(dtype)]
     if other_dtype:
         raise ConfigError(

@@ -51,7 +51,7 @@ class Interruptions:
         return self._repeat("SIGSTOP and SIGCONT", "random moments", times, lambda _: [_with(meddle=meddle)], kills=0)
 
     def killed_at_file_operations(self, most: int) -> Row:
-        """SIGKILL before an operation on a file of the run, the cache or the export: ledger, recipe, tables, weights."""
+        """SIGKILL before an operation on a file: of the ledger, the recipe, the cache or the export."""
         place = new_place(self._root)
         run_child(place, prepare=lambda: _count_events(place.root))
         count = (place.root / "events").stat().st_size

@@ -28,6 +28,7 @@ SIZES: dict[str, Any] = {
     "num_experts": 4,
     "num_experts_per_tok": 2,
 }
+DEEPSEEK = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "qk_rope_head_dim": 8}
 FILE = "model.safetensors"
 
 

@@ -13,7 +13,7 @@ from evomerge.models.family import Family
 from evomerge.models.groups import Layout
 from evomerge.models.live_model import load_model
 from evomerge.recipes.recipe import ModelRef, Source, recipe_of_models
-from tests.models.mixtures import FILE, edit, family_of, merged, mixture
+from tests.models.mixtures import DEEPSEEK, FILE, edit, family_of, merged, mixture
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 W1, W2, W3 = (f"model.layers.1.block_sparse_moe.experts.2.{name}.weight" for name in ("w1", "w2", "w3"))
@@ -125,7 +125,7 @@ def test_an_expert_of_another_shape_than_its_neighbours(root: Path) -> None:
     ],
 )
 def test_components_of_a_mixture(kind: str, router: int, shared: int, tmp_path: Path) -> None:
-    sizes = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 2}
+    sizes = {**DEEPSEEK, "num_key_value_heads": 2}
     mixture(kind, tmp_path / "base", **(sizes if kind == "deepseek_v3" else {}))
     family = Family(ModelRef(str(tmp_path / "base")), [])
     components = ["experts", "attention", "router", *(["shared_experts"] if shared else [])]
