@@ -313,3 +313,42 @@ def test_the_key_tells_vocabularies_apart_once_the_models_are_open(tmp_path: Pat
         assert again == opened != plain and again.key() == opened.key()
         found.append(opened.key())
     assert len(set(found)) == 4
+
+
+def test_a_live_model_is_written_again_with_the_same_bits(tmp_path: Path) -> None:
+    out = merge(tmp_path, {"base": Model(), "chat": CHAT, "tool": TOOL}, {"tokenizer": {"source": "union"}})
+    recipe, family = open_recipe(next(tmp_path.glob("*.yaml")))
+    other, _ = open_recipe(parse_recipe(document(tmp_path, recipe.tokenizer, {"chat": 0.1, "tool": 0.9})))
+    live, materializer = family.load_model(dtype="float32"), Materializer(family)
+    for one in (recipe, other, recipe):
+        materializer.write(one, live)
+    merged = load_file(out / "model.safetensors")
+    assert all(torch.equal(parameter, merged[name]) for name, parameter in live.named_parameters())
+    assert [name for name, _ in materializer.tensors(recipe)] == list(family.base.destination)
+
+
+def test_the_memory_plan_counts_the_merged_rows(tmp_path: Path) -> None:
+    merge(tmp_path, {"base": Model(), "chat": CHAT}, {"tokenizer": {"source": "union"}})
+    _, family = open_recipe(next(tmp_path.glob("*.yaml")))
+    assert family.nbytes(HEADS[0]) == 2 * 18 * 12 * 4 and family.base.shape(HEADS[0]) == (18, 12)
+    assert family.base.parameter_count == sum(p.numel() for p in family.load_model(dtype="float32").parameters())
+
+
+@pytest.mark.parametrize(
+    ("keys", "exactness"),
+    [
+        ({"tokenizer": {"source": "union"}}, "exact"),
+        ({"tokenizer": {"source": "union"}, "evomerge": {"vocabulary": {"missing": "pieces"}}}, "native"),
+        ({"tokenizer": {"source": "union", "tokens": {"<|im_end|>": {"source": {"kind": "pieces"}}}}}, "native"),
+        ({"tokenizer": {"source": "union"}, "evomerge": {"vocabulary": {"models": ["{folder}/tool"]}}}, "native"),
+    ],
+    ids=["mergekit", "pieces", "a piece", "more models"],
+)
+def test_a_recipe_says_whether_mergekit_makes_the_same_rows(
+    keys: dict[str, Any], exactness: str, tmp_path: Path
+) -> None:
+    for name, model in {"base": Model(), "chat": replace(CHAT, added=("ac",)), "tool": TOOL}.items():
+        write(tmp_path / name, model)
+    text = json.dumps(keys).replace("<|im_end|>", "ac")
+    opened, _ = open_recipe(parse_recipe(document(tmp_path, json.loads(text), {"chat": 0.5})))
+    assert yaml.safe_load(dump_recipe(opened))["evomerge"]["exactness"] == exactness
