@@ -1,9 +1,9 @@
 """What lies on disk and what runs: checkpoints, adapters, the family of base and experts, and the live model.
 
 Tensors are lazy and read-only. The room knows where a stored tensor lives once transformers has loaded it
-(destinations), which tensors are tied, and which tensor belongs to which group; it knows no method and no recipe's
-values. The rule: what transformers and peft do with a file is read from them and from the file, never from a flag alone
-or a list of architectures.
+(destinations), which tensors are tied, which tensor belongs to which group, and which row of an embedding is which
+token; it knows no method and no recipe's values. The rule: what transformers and peft do with a file is read from them
+and from the file, never from a flag alone or a list of architectures.
 """
 
 from typing import TYPE_CHECKING
