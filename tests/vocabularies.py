@@ -89,6 +89,7 @@ def _llama(model: Model) -> PreTrainedModel:
 
 
 def _t5(model: Model) -> PreTrainedModel:
-    sizes = {"d_model": HIDDEN, "d_kv": 6, "d_ff": 18, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    sizes = {"d_model": HIDDEN, "d_kv": 6, "d_ff": 18, "num_layers": 1, "num_heads": 2}
     ids = {"eos_token_id": list(model.tokens).index("</s>"), "pad_token_id": 0}
-    return T5ForConditionalGeneration(T5Config(**sizes, **ids, vocab_size=model.rows))
+    more = {"decoder_start_token_id": 0, "feed_forward_proj": "gated-gelu"}
+    return T5ForConditionalGeneration(T5Config(**sizes, **ids, **more, vocab_size=model.rows))

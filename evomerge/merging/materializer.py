@@ -97,6 +97,7 @@ class Materializer:
         self._placed_updates: dict[Any, LazyUpdate] = {}
         self._calibrated: tuple[TensorFile | None, Mapping[str, methods.Setup]] = (None, {})
         self._resident = resident
+        self._tables: dict[Any, Tensor] = {}  # embeddings and heads with merged rows, kept between candidates
         self._live: LiveTensors | None = None
         self._scratch = torch.empty(0, device=self.device)
         self._written: dict[Hashable, object] = {}  # storage of the live model → what it contains
@@ -123,7 +124,7 @@ class Materializer:
     def tensors(self, recipe: Recipe, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
         """Yield every merged tensor with its output name, on the host; CandidateError if one is not finite.
 
-        Banks that are only in memory are released after their tensor, because each is used once.
+        Banks and tables that are only in memory are released after their tensor, because each is used once.
         """
         for merge in self.tensor_merges(recipe):
             (sources,) = self._placement.stream([merge.setup.sources])
@@ -131,6 +132,7 @@ class Materializer:
             flag = kernels.apply(merge.coefficients, sources, out, self._runner(merge))
             _refuse_non_finite([merge.name], [flag], dtype)
             yield merge.name, out.cpu()
+            self._tables.clear()
             if self._prepared.in_memory:
                 merge.setup.sources.release_banks()
 
@@ -252,9 +254,19 @@ class Materializer:
         if key not in self._placed_updates:
             update = self._update(source, base)
             is_computed = self.family.is_computed(source.model, source.name) and isinstance(update, Tensor)
-            placed = partial(self._weight, source, base) if is_computed else self._placement.place(update)
+            is_table = isinstance(update, Tensor) and self.family.base.has_merged_rows(source.name)
+            placed: LazyUpdate
+            if is_table and self._placement.mode == "mmap":
+                placed = partial(self._table, key, source, base)
+            else:
+                placed = partial(self._weight, source, base) if is_computed else self._placement.place(update)
             self._placed_updates[key] = placed
         return self._placed_updates[key]
+
+    def _table(self, key: Any, source: InputTensor, base: InputTensor | None) -> Tensor:
+        if key not in self._tables:
+            self._tables[key] = self._weight(source, base)
+        return self._tables[key]
 
     def _weight(self, source: InputTensor, base: InputTensor | None) -> Tensor:
         update = self._update(source, base)

@@ -2,9 +2,9 @@
 
 Tensors are lazy and read-only. Those of a quantised checkpoint or a GGUF file are read from a plain copy in the cache,
 which is made when a weight is first read; its hash is that of the user's files. The room knows where a stored tensor
-lives once transformers has loaded it (destinations), which tensors are tied, and which tensor belongs to which group;
-it knows no method and no recipe's values. The rule: what transformers and peft do with a file is read from them and
-from the file, never from a flag alone or a list of architectures.
+lives once transformers has loaded it (destinations), which tensors are tied, which tensor belongs to which group, and
+which row of an embedding is which token; it knows no method and no recipe's values. The rule: what transformers and
+peft do with a file is read from them and from the file, never from a flag alone or a list of architectures.
 """
 
 from typing import TYPE_CHECKING

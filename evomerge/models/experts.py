@@ -69,9 +69,13 @@ class Base:
         """The base's tensor of this name; it must not be written to."""
         if name not in self._merged_rows:
             return self.stored_tensor(name)
-        if name not in self._tables:
-            self._tables[name] = self._merged_rows[name]()
+        if name not in self._tables:  # only the last table is kept
+            self._tables = {name: self._merged_rows[name]()}
         return self._tables[name]
+
+    def has_merged_rows(self, name: str) -> bool:
+        """Whether the tensor is computed from the files' rows."""
+        return name in self._merged_rows
 
     def stored_tensor(self, name: str) -> Tensor:
         """The tensor with the rows of the base's files."""

@@ -46,12 +46,22 @@ def _tokenizer(recipe: Recipe) -> dict[str, Any]:
 
 def recipe_exactness(recipe: Recipe) -> methods.Exactness:
     """How exactly mergekit can rebuild this recipe; a `frozen-linear` method is `native` until the recipe is frozen."""
-    if recipe.routers:
+    if recipe.routers or _has_vocabulary_of_its_own(recipe):
         return "native"
     if FROZEN_FROM in recipe.notes:
         return "frozen-linear"
     exactness = methods.exactness(recipe.method, recipe.options)
     return "native" if exactness == "frozen-linear" else exactness
+
+
+def _has_vocabulary_of_its_own(recipe: Recipe) -> bool:
+    """Whether mergekit would make other rows: the vocabulary is also of models that are not merged, or has pieces."""
+    spec = recipe.vocabulary
+    if not spec:
+        return False
+    rules = (rule.get("source") for rule in spec["tokenizer"].get("tokens", {}).values())
+    models = {str(ref) for ref in recipe.models()}
+    return "missing" in spec or {"kind": "pieces"} in rules or not set(spec.get("models", ())) <= models
 
 
 def _body(recipe: Recipe) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 from evomerge.errors import ConfigError, EvomergeError, ExpertError
 from evomerge.export import merge_adapter, merge_recipe, open_recipe
@@ -189,24 +189,29 @@ def test_without_a_request_an_expert_is_read_as_far_as_the_bases_rows_go(
     assert AutoTokenizer.from_pretrained(out).get_vocab().keys() == {*PLAIN}
 
 
-def test_adapters_take_part_with_their_bases_tokenizer(tmp_path: Path) -> None:
+def lora(base: Path, folder: Path, modules: list[str]) -> tuple[Path, PreTrainedModel]:
+    """A random adapter of a folder's model, and peft's own merge of it."""
     from peft import LoraConfig, get_peft_model
 
-    made = {"base": Model(), "chat": CHAT}
-    for name, model in made.items():
+    torch.manual_seed(1)
+    live = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with warnings.catch_warnings():  # peft asks transformers by a name that is on its way out
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = get_peft_model(live, LoraConfig(r=2, target_modules=modules, init_lora_weights=False))
+    adapted.save_pretrained(folder, save_embedding_layers="embed_tokens" in modules)
+    return folder, adapted.merge_and_unload()
+
+
+def test_adapters_take_part_with_their_bases_tokenizer(tmp_path: Path) -> None:
+    for name, model in {"base": Model(), "chat": CHAT}.items():
         write(tmp_path / name, model)
     for name, modules in {"plain": ["q_proj"], "embedding": ["embed_tokens", "lm_head", "q_proj"]}.items():
-        torch.manual_seed(1)
-        base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
-        with warnings.catch_warnings():  # peft asks transformers by a name that is on its way out
-            warnings.simplefilter("ignore", FutureWarning)
-            adapted = get_peft_model(base, LoraConfig(r=2, target_modules=modules, init_lora_weights=False))
-        adapted.save_pretrained(tmp_path / f"{name}-adapter", save_embedding_layers=name == "embedding")
-        adapted.merge_and_unload().save_pretrained(tmp_path / name)
-        write_tokenizer(tmp_path / name, made["base"])
+        adapter, merged = lora(tmp_path / "base", tmp_path / f"{name}-adapter", modules)
+        merged.save_pretrained(tmp_path / name)
+        write_tokenizer(tmp_path / name, Model())
         keys = {"tokenizer": {"source": "union"}}
-        base_path, both = str(tmp_path / "base"), []
-        for ref in (str(tmp_path / name), f"{base_path}+{tmp_path / f'{name}-adapter'}"):
+        both: list[dict[str, Tensor]] = []
+        for ref in (str(tmp_path / name), f"{tmp_path / 'base'}+{adapter}"):
             recipe = tmp_path / f"{name}{len(both)}.yaml"
             recipe.write_text(yaml.safe_dump(document(tmp_path, keys, {"chat": 0.5, ref: 0.25})))
             merge_recipe(recipe, recipe.with_suffix(""))
@@ -215,6 +220,36 @@ def test_adapters_take_part_with_their_bases_tokenizer(tmp_path: Path) -> None:
             torch.testing.assert_close(both[0][tensor], both[1][tensor], atol=2e-6, rtol=1e-5)
         with pytest.raises(ConfigError, match="tokenizer: the merge has other rows than .*merge without --adapter"):
             merge_adapter(tmp_path / f"{name}1.yaml", tmp_path / "adapter")
+
+
+def test_an_adapter_of_an_expert_that_added_tokens(tmp_path: Path) -> None:
+    for name, model in {"base": Model(), "chat": CHAT}.items():
+        write(tmp_path / name, model)
+    adapter, merged = lora(tmp_path / "chat", tmp_path / "adapter", ["embed_tokens", "q_proj"])
+    merged.save_pretrained(tmp_path / "merged")
+    write_tokenizer(tmp_path / "merged", CHAT)
+    both = []
+    for ref in (str(tmp_path / "merged"), f"{tmp_path / 'chat'}+{adapter}"):
+        (tmp_path / "r.yaml").write_text(
+            yaml.safe_dump(document(tmp_path, {"tokenizer": {"source": "union"}}, {ref: 0.5}))
+        )
+        merge_recipe(tmp_path / "r.yaml", tmp_path / f"out{len(both)}")
+        both.append(load_file(tmp_path / f"out{len(both)}" / "model.safetensors"))
+    assert len(both[0][HEADS[0]]) == CHAT.rows
+    for tensor in both[0]:
+        torch.testing.assert_close(both[0][tensor], both[1][tensor], atol=2e-6, rtol=1e-5)
+
+
+def test_an_expert_that_untied_its_head_unties_the_merge(tmp_path: Path) -> None:
+    made = {"base": Model(tied=True), "chat": CHAT}
+    out = merge(tmp_path, made, {"tokenizer": {"source": "union"}})
+    _, family = open_recipe(next(tmp_path.glob("*.yaml")))
+    live = family.load_model(dtype="float32")
+    assert live.lm_head.weight.shape == (CHAT.rows, 12) and live.lm_head.weight is not live.model.embed_tokens.weight
+    head, embedding = (rows_by_token(out, name)["ab"] for name in HEADS[::-1])
+    base = row_of("ab", HEADS[0], 0)  # tied: the base's head is its embedding
+    for found, name in ((head, HEADS[1]), (embedding, HEADS[0])):
+        torch.testing.assert_close(found, base + 0.5 * (row_of("ab", name, 1) - base), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -313,3 +348,42 @@ def test_the_key_tells_vocabularies_apart_once_the_models_are_open(tmp_path: Pat
         assert again == opened != plain and again.key() == opened.key()
         found.append(opened.key())
     assert len(set(found)) == 4
+
+
+def test_a_live_model_is_written_again_with_the_same_bits(tmp_path: Path) -> None:
+    out = merge(tmp_path, {"base": Model(), "chat": CHAT, "tool": TOOL}, {"tokenizer": {"source": "union"}})
+    recipe, family = open_recipe(next(tmp_path.glob("*.yaml")))
+    other, _ = open_recipe(parse_recipe(document(tmp_path, recipe.tokenizer, {"chat": 0.1, "tool": 0.9})))
+    live, materializer = family.load_model(dtype="float32"), Materializer(family)
+    for one in (recipe, other, recipe):
+        materializer.write(one, live)
+    merged = load_file(out / "model.safetensors")
+    assert all(torch.equal(parameter, merged[name]) for name, parameter in live.named_parameters())
+    assert [name for name, _ in materializer.tensors(recipe)] == list(family.base.destination)
+
+
+def test_the_memory_plan_counts_the_merged_rows(tmp_path: Path) -> None:
+    merge(tmp_path, {"base": Model(), "chat": CHAT}, {"tokenizer": {"source": "union"}})
+    _, family = open_recipe(next(tmp_path.glob("*.yaml")))
+    assert family.nbytes(HEADS[0]) == 2 * 18 * 12 * 4 and family.base.shape(HEADS[0]) == (18, 12)
+    assert family.base.parameter_count == sum(p.numel() for p in family.load_model(dtype="float32").parameters())
+
+
+@pytest.mark.parametrize(
+    ("keys", "exactness"),
+    [
+        ({"tokenizer": {"source": "union"}}, "exact"),
+        ({"tokenizer": {"source": "union"}, "evomerge": {"vocabulary": {"missing": "pieces"}}}, "native"),
+        ({"tokenizer": {"source": "union", "tokens": {"<|im_end|>": {"source": {"kind": "pieces"}}}}}, "native"),
+        ({"tokenizer": {"source": "union"}, "evomerge": {"vocabulary": {"models": ["{folder}/tool"]}}}, "native"),
+    ],
+    ids=["mergekit", "pieces", "a piece", "more models"],
+)
+def test_a_recipe_says_whether_mergekit_makes_the_same_rows(
+    keys: dict[str, Any], exactness: str, tmp_path: Path
+) -> None:
+    for name, model in {"base": Model(), "chat": replace(CHAT, added=("ac",)), "tool": TOOL}.items():
+        write(tmp_path / name, model)
+    text = json.dumps(keys).replace("<|im_end|>", "ac")
+    opened, _ = open_recipe(parse_recipe(document(tmp_path, json.loads(text), {"chat": 0.5})))
+    assert yaml.safe_load(dump_recipe(opened))["evomerge"]["exactness"] == exactness
