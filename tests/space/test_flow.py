@@ -13,8 +13,9 @@ from evomerge.recipes import parse_recipe
 from evomerge.recipes.document import to_document
 from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
 from evomerge.space.build import SpaceBuilder
-from evomerge.space.flow import FlowSpace, Visit, visits_of
+from evomerge.space.flow import FlowSpace
 from evomerge.space.flow_config import FlowConfig, read_flow
+from evomerge.space.flow_visits import Visit, visits_of
 from tests.families import save_family
 
 LAYERS = 6
