@@ -16,6 +16,7 @@ from evomerge.paths import LEDGER
 from evomerge.rules import refuse_broken, verdict_lines
 from evomerge.scoring import SLICES, Plan, task_of
 from evomerge.searching import ledger_header, uses_races
+from evomerge.terminal import size
 
 SHOWN = 6
 
@@ -39,16 +40,16 @@ def _models(experiment: Experiment) -> Iterator[str]:
     family = experiment.family
     shapes = family.base.skeleton.parameters
     stacks = ", ".join(f"{layers} layers in {stack}" for stack, layers in family.layout.stacks.items())
-    size = f"{family.base.parameter_count / 1e6:.1f}M parameters"
-    yield f"base      {experiment.base}: {size}, {len(shapes)} tensors, {stacks}"
+    count = f"{family.base.parameter_count / 1e6:.1f}M parameters"
+    yield f"base      {experiment.base}: {count}, {len(shapes)} tensors, {stacks}"
     for label, ref in experiment.experts.items():
         maker = family.trained_on(ref)
         origin = f", an adapter trained on {maker}" if maker else ""
         yield f"expert    {label}: {ref}, {len(family.touched(ref))} tensors{origin}"
     for name, each in family.dequantised.items():
         made = each.origin
-        what = f"{name}: {made.format} as {made.dtype}, {_size(made.nbytes)} in {each.folder}"
-        free = f"; {_size(shutil.disk_usage(each.folder).free)} of the disk are free"
+        what = f"{name}: {made.format} as {made.dtype}, {size(made.nbytes)} in {each.folder}"
+        free = f"; {size(shutil.disk_usage(each.folder).free)} of the disk are free"
         yield f"dequant.  {what}: {'is there' if is_complete(each.folder) else f'will be made once{free}'}"
 
 
@@ -62,7 +63,7 @@ def _screening(experiment: Experiment) -> Iterator[str]:
 def _placement(experiment: Experiment) -> Iterator[str]:
     """Where the experts will be held; the workers of a cluster decide by the memory of their own machines."""
     own = memory_need(experiment.family, experiment.config.model.dtype)
-    held = f"{_size(own.sources)} of base and experts"
+    held = f"{size(own.sources)} of base and experts"
     if experiment.pool_name != "local":
         yield f"placement {held}; each worker plans with its own memory"
         return
@@ -70,17 +71,13 @@ def _placement(experiment: Experiment) -> Iterator[str]:
     limit = experiment.gpu_bytes
     found = choose_placement(model.placement, experiment.family, device, model.dtype, loaded=False, limit=limit)
     if limit is not None:
-        yield f"memory    {_size(int(own.device_size(found.mode)))} of {_size(limit)} of the GPU, activations included"
+        yield f"memory    {size(int(own.device_size(found.mode)))} of {size(limit)} of the GPU, activations included"
     if device == "cpu":
         yield f"placement {found.mode}: {held} in the page cache, which all workers share"
         return
     where = {"device": f"all on {device}", "pinned": "in pinned host memory, prefetched", "mmap": "in the page cache"}
-    staged = f", at most {_size(PREFETCH_DEPTH * own.largest)} of them on {device} at once" * (found.mode != "device")
+    staged = f", at most {size(PREFETCH_DEPTH * own.largest)} of them on {device} at once" * (found.mode != "device")
     yield f"placement {found.mode}: {held} {where[found.mode]}{staged}"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count < 100e6 else f"{count / 1e9:.2f} GB"
 
 
 def _search(experiment: Experiment) -> Iterator[str]:

@@ -149,7 +149,9 @@ def test_a_full_disk_is_said_before_the_work(base: Path, monkeypatch: pytest.Mon
     quantise(base)
     folder = plain_folder(base)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))  # type: ignore[attr-defined]
-    with pytest.raises(RunError, match=r"needs 0\.00 GB in .* which has 0\.00; free disk space, or set EVOMERGE_CACHE"):
+    with pytest.raises(
+        RunError, match=r"needs 0\.0 MB in .* where 0\.0 MB are free; free disk space, or set EVOMERGE_CACHE"
+    ):
         load_model(folder, dtype="float32")
 
 
