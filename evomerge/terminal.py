@@ -1,4 +1,4 @@
-"""Lines for people: printed as they are, with durations in one form."""
+"""Lines for people: printed as they are, with durations and sizes in one form."""
 
 from typing import TYPE_CHECKING
 
@@ -16,3 +16,8 @@ def duration(seconds: float) -> str:
     if seconds < 59.5:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 3570 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: int) -> str:
+    """Bytes in megabytes, or in gigabytes from a tenth of one on."""
+    return f"{count / 1e6:.1f} MB" if count < 100e6 else f"{count / 1e9:.2f} GB"

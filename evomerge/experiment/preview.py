@@ -19,6 +19,7 @@ from evomerge.rules import refuse_broken, verdict_lines
 from evomerge.scoring import SLICES, Plan, task_of
 from evomerge.searching import ledger_header, uses_races
 from evomerge.space import FlowSpace
+from evomerge.terminal import size
 
 SHOWN = 6
 
@@ -44,16 +45,16 @@ def _models(experiment: Experiment) -> Iterator[str]:
     family = experiment.family
     shapes = family.base.skeleton.parameters
     stacks = ", ".join(f"{layers} layers in {stack}" for stack, layers in family.layout.stacks.items())
-    size = f"{family.base.parameter_count / 1e6:.1f}M parameters"
-    yield f"base      {experiment.base}: {size}, {len(shapes)} tensors, {stacks}"
+    count = f"{family.base.parameter_count / 1e6:.1f}M parameters"
+    yield f"base      {experiment.base}: {count}, {len(shapes)} tensors, {stacks}"
     for label, ref in experiment.experts.items():
         maker = family.trained_on(ref)
         origin = f", an adapter trained on {maker}" if maker else ""
         yield f"expert    {label}: {ref}, {len(family.touched(ref))} tensors{origin}"
     for name, each in family.dequantised.items():
         made = each.origin
-        what = f"{name}: {made.format} as {made.dtype}, {_size(made.nbytes)} in {each.folder}"
-        free = f"; {_size(shutil.disk_usage(each.folder).free)} of the disk are free"
+        what = f"{name}: {made.format} as {made.dtype}, {size(made.nbytes)} in {each.folder}"
+        free = f"; {size(shutil.disk_usage(each.folder).free)} of the disk are free"
         yield f"dequant.  {what}: {'is there' if is_complete(each.folder) else f'will be made once{free}'}"
 
 
@@ -67,7 +68,7 @@ def _screening(experiment: Experiment) -> Iterator[str]:
 def _placement(experiment: Experiment) -> Iterator[str]:
     """Where the experts will be held; the workers of a cluster decide by the memory of their own machines."""
     own = memory_need(experiment.family, experiment.config.model.dtype)
-    held = f"{_size(own.sources)} of base and experts"
+    held = f"{size(own.sources)} of base and experts"
     if experiment.pool_name != "local":
         yield f"placement {held}; each worker plans with its own memory"
         return
@@ -78,13 +79,13 @@ def _placement(experiment: Experiment) -> Iterator[str]:
         model.placement, experiment.family, device, model.dtype, loaded=False, limit=limit, more=more
     )
     if limit is not None:
-        size = _size(int(replace(own, model=own.model + more).device_size(found.mode)))
-        yield f"memory    {size} of {_size(limit)} of the GPU, activations included"
+        needed = replace(own, model=own.model + more).device_size(found.mode)
+        yield f"memory    {size(int(needed))} of {size(limit)} of the GPU, activations included"
     if device == "cpu":
         yield f"placement {found.mode}: {held} in the page cache, which all workers share"
         return
     where = {"device": f"all on {device}", "pinned": "in pinned host memory, prefetched", "mmap": "in the page cache"}
-    staged = f", at most {_size(PREFETCH_DEPTH * own.largest)} of them on {device} at once" * (found.mode != "device")
+    staged = f", at most {size(PREFETCH_DEPTH * own.largest)} of them on {device} at once" * (found.mode != "device")
     yield f"placement {found.mode}: {held} {where[found.mode]}{staged}"
 
 
@@ -94,13 +95,9 @@ def _flow(experiment: Experiment) -> Iterator[str]:
     if isinstance(space, FlowSpace):
         family, dtype = experiment.family, experiment.config.model.dtype
         kept, scaled = flow_need(family, dtype, len(space.models), space.max_layers, space.outputs)
-        layers = f"{len(space.models)} × {space.layers} layers resident ({_size(kept)})"
-        scales = f", and at most {_size(scaled)} of scaled {' and '.join(space.outputs)}" if scaled else ""
+        layers = f"{len(space.models)} × {space.layers} layers resident ({size(kept)})"
+        scales = f", and at most {size(scaled)} of scaled {' and '.join(space.outputs)}" if scaled else ""
         yield f"flow      {layers}{scales}; at most {space.max_layers} layers in a candidate"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count < 100e6 else f"{count / 1e9:.2f} GB"
 
 
 def _search(experiment: Experiment) -> Iterator[str]:

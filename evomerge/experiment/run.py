@@ -172,6 +172,9 @@ def _warn_of_other_versions(ledger: Ledger) -> None:
 def _start(experiment: Experiment, display: Display) -> pools.Pool:
     """Prepare the methods' tables, then start the workers."""
     spec = experiment.worker_spec()  # raises for a prompt that does not fit the model, before anything is prepared
+    if experiment.family.dequantised:
+        with display.phase("dequantise"):
+            experiment.family.dequantise()
     with display.phase("prepare"):
         for done, total in experiment.prepare():
             display.show_preparation(done, total)

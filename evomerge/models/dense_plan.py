@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evomerge.errors import ConfigError, ExpertError
 from evomerge.models.checkpoint import WEIGHTS_KEY, Checkpoint, Shape, read_json
-from evomerge.models.quantised import Packed, load_format
+from evomerge.models.quantised import Format, Packed, load_format
 from evomerge.recipes import DTYPES
 
 QUANTISATION_KEYS = ("quantization_config", "compression_config")  # of config.json; the second is an older name
@@ -25,6 +25,7 @@ SAFETENSORS_TYPES = {
     "float16": "F16",
 }
 PLAIN_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "BOOL": 1}
+MALFORMED = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
 PACKED_INTEGERS = ("I32",)  # never a weight of its own in a quantised checkpoint
 
 
@@ -73,13 +74,21 @@ def plan_folder(folder: Path) -> DensePlan:
         kind = load_format(settings)
         stored = Checkpoint(folder)
         dtype = target_dtype(config)
-        packed = kind.packed(settings, stored)
+        packed = _all_packed(kind, settings, stored)
         if not packed:
             raise ExpertError(f"config.json says {kind.describe(settings)}, but no tensor is; delete its quantisation")
         tensors = dict(sorted(_tensors(stored, packed, dtype)))
     except ExpertError as error:
         raise ExpertError(f"{folder}: {error}" if str(folder) not in str(error) else str(error)) from None
     return DensePlan(kind.describe(settings), dtype, plain_config(config, dtype), tensors)
+
+
+def _all_packed(kind: Format, settings: dict[str, Any], stored: Checkpoint) -> Mapping[str, Packed]:
+    try:
+        return kind.packed(settings, stored)
+    except MALFORMED as error:
+        name = settings.get("quant_method")
+        raise ExpertError(f"its settings of {name} cannot be read ({error!r}); download the model again") from error
 
 
 def plain_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
@@ -116,7 +125,11 @@ def _tensors(stored: Checkpoint, packed: Mapping[str, Packed], dtype: str) -> It
 
 
 def _unpacked(entry: Packed, dtype: str) -> Tensor:
-    values = entry.unpack()
+    try:
+        values = entry.unpack()
+    except MALFORMED as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExpertError(f"{entry.inputs[0]}: cannot be dequantised ({reason}); download the model again") from error
     if tuple(values.shape) != entry.shape:
         raise ExpertError(f"{entry.inputs[0]}: is {list(values.shape)} dequantised, not {list(entry.shape)}")
     return values.to(getattr(torch, dtype))

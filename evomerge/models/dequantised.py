@@ -26,6 +26,7 @@ from evomerge.models.dense_file import write_dense_file
 from evomerge.models.dense_plan import PLAIN_BYTES, DensePlan, plan_folder, quantisation, target_dtype
 from evomerge.models.gguf_file import is_gguf, plan_gguf, save_gguf_tokenizer
 from evomerge.paths import cache_folder
+from evomerge.terminal import size
 
 log = logging.getLogger(__name__)
 
@@ -202,11 +203,11 @@ def _link_metadata(source: Path, folder: Path) -> None:
 
 
 def _write_weights(made_from: Origin, folder: Path) -> None:
-    size, free = made_from.nbytes, shutil.disk_usage(folder).free
+    needed, free = made_from.nbytes, shutil.disk_usage(folder).free
     what = f"{made_from.source}: {made_from.format}, dequantised once to {made_from.dtype}"
-    if size > free:
-        raise RunError(f"{what}: needs {size / 1e9:.2f} GB in {folder}, which has {free / 1e9:.2f}; {CACHE_REMEDY}")
-    log.warning("%s: %.2f GB in %s", what, size / 1e9, folder)
+    if needed > free:
+        raise RunError(f"{what}: needs {size(needed)} in {folder}, where {size(free)} are free; {CACHE_REMEDY}")
+    log.warning("%s: %s in %s", what, size(needed), folder)
     partial = folder / f"{SINGLE_FILE}.{uuid4().hex}.partial"
     try:
         write_dense_file(partial, _plan(made_from.source, folder.name).tensors)

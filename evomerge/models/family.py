@@ -15,7 +15,7 @@ from evomerge.models.adapter import Adapter, is_adapter
 from evomerge.models.adapter_expert import AdapterExpert
 from evomerge.models.auto_classes import model_config
 from evomerge.models.checkpoint import fetch, read_json
-from evomerge.models.dequantised import DequantisedCheckpoint, plain_folder
+from evomerge.models.dequantised import DequantisedCheckpoint, complete, plain_folder
 from evomerge.models.experts import Base, FullExpert, open_stored, summary_line
 from evomerge.models.gguf_file import is_gguf
 from evomerge.models.groups import Layout
@@ -189,6 +189,11 @@ class Family:
             full = expert if isinstance(expert, FullExpert) else expert.origin
             found |= {str(ModelRef(ref.path, ref.revision)): full.checkpoint} if full else {}
         return {name: each for name, each in found.items() if isinstance(each, DequantisedCheckpoint)}
+
+    def dequantise(self) -> None:
+        """Make the plain copies that are not there yet; RunError if the disk has too little room."""
+        for each in self.dequantised.values():
+            complete(each.folder)
 
     def with_dequantisation(self, recipe: Recipe) -> Recipe:
         """The recipe with a note for each quantised model: its format, the SHA-256 of its files, and the dtype."""

@@ -13,6 +13,7 @@ from evomerge.errors import ConfigError, ExpertError, RunError
 from evomerge.export import merge_recipe
 from evomerge.models import Checkpoint, Family, load_model, open_checkpoint, plain_folder
 from evomerge.models.dense_plan import DEQUANTISED_DTYPE
+from evomerge.models.quantised import fp8
 from evomerge.recipes import ModelRef, load_recipe, recipe_of_models
 from evomerge.recipes.recipe import Recipe, Source
 from tests.families import save_adapter, save_family
@@ -149,7 +150,9 @@ def test_a_full_disk_is_said_before_the_work(base: Path, monkeypatch: pytest.Mon
     quantise(base)
     folder = plain_folder(base)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))  # type: ignore[attr-defined]
-    with pytest.raises(RunError, match=r"needs 0\.00 GB in .* which has 0\.00; free disk space, or set EVOMERGE_CACHE"):
+    with pytest.raises(
+        RunError, match=r"needs 0\.0 MB in .* where 0\.0 MB are free; free disk space, or set EVOMERGE_CACHE"
+    ):
         load_model(folder, dtype="float32")
 
 
@@ -179,6 +182,26 @@ def test_what_cannot_be_dequantised_is_named(base: Path, which: str) -> None:
     save_file(tensors, base / "model.safetensors")
     with pytest.raises(ExpertError, match=line):
         plain_folder(base)
+
+
+def test_a_tensor_that_is_malformed_is_named(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantise(base)
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"]["weight_block_size"] = 4
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExpertError, match=r"base: its settings of fp8 cannot be read \(TypeError.*download"):
+        plain_folder(base)
+    config["quantization_config"]["weight_block_size"] = [4, 4]
+    (base / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(fp8, "BIAS", "wrong")
+    tensors = load_file(base / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight_scale_inv"
+    tensors[name] = torch.full_like(tensors[name], 120, dtype=torch.uint8)
+    save_file(tensors, base / "model.safetensors")
+    with pytest.raises(
+        ExpertError, match=r"model\.layers\.0\.mlp\.up_proj\.weight: cannot be dequantised \(.*download"
+    ):
+        load_model(plain_folder(base), dtype="float32")
 
 
 def test_an_adapter_on_a_quantised_base(base: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from evomerge.errors import ExpertError
+
 Shape = tuple[int, ...]
 Settings = Mapping[str, Any]  # `quantization_config` of config.json
 
@@ -18,6 +20,12 @@ class Stored(Protocol):
     def shape(self, name: str) -> Shape: ...
     def dtype(self, name: str) -> str: ...
     def tensor(self, name: str) -> Tensor: ...
+
+
+def require(stored: Stored, weight: str, *parts: str) -> None:
+    """ExpertError if a tensor that belongs to a packed weight is not stored."""
+    if missing := next((name for name in parts if name not in stored), None):
+        raise ExpertError(f"{weight}: {missing} is not beside it in the weight files; download the model again")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import ExpertError
-from evomerge.models.quantised._contract import Packed, Settings, Stored
+from evomerge.models.quantised._contract import Packed, Settings, Stored, require
 from evomerge.models.quantised._integers import WORD, unpack_words
 
 BITS = 4
@@ -33,6 +33,7 @@ def _bits(settings: Settings) -> int:
 
 
 def _packed(stored: Stored, stem: str) -> Packed:
+    require(stored, f"{stem}qweight", f"{stem}qzeros", f"{stem}scales")
     inputs, words = stored.shape(f"{stem}qweight")
     groups = stored.shape(f"{stem}scales")[0]
     if inputs % groups:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import ExpertError
-from evomerge.models.quantised._contract import Packed, Settings, Stored
+from evomerge.models.quantised._contract import Packed, Settings, Stored, require
 
 STATE = ".quant_state.bitsandbytes__"
 NORMALISER = 7.874015718698502e-3  # 1/127, as bitsandbytes writes it
@@ -35,6 +35,7 @@ def packed(settings: Settings, stored: Stored) -> Mapping[str, Packed]:
 
 
 def _four_bits(stored: Stored, weight: str, state: str) -> Packed:
+    require(stored, weight, weight, f"{weight}.absmax", f"{weight}.quant_map")
     about = _state(stored, state)
     shape, dtype = tuple(about["shape"]), getattr(torch, about["dtype"])
     nested = [f"{weight}.{part}" for part in ("nested_absmax", "nested_quant_map") if f"{weight}.{part}" in stored]
@@ -74,6 +75,7 @@ def _by_block(values: Tensor, scales: Tensor, size: int) -> Tensor:
 
 
 def _eight_bits(stored: Stored, weight: str, scales: str) -> Packed:
+    require(stored, scales, weight)
     if stored.dtype(weight) != "I8":
         raise ExpertError(f"{weight}: {stored.dtype(weight)} with int8 scales beside it; save the model again")
     layout = f"{weight}_format"

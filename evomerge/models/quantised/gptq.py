@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import ExpertError
-from evomerge.models.quantised._contract import Packed, Settings, Stored
+from evomerge.models.quantised._contract import Packed, Settings, Stored, require
 from evomerge.models.quantised._integers import WORD, unpack_words
 
 LAYOUTS = {"gptq": 1, "gptq_v2": 0}  # what is added to a stored zero point
@@ -26,6 +26,7 @@ def packed(settings: Settings, stored: Stored) -> Mapping[str, Packed]:
 
 
 def _packed(stored: Stored, stem: str, settings: Settings, offset: int) -> Packed:
+    require(stored, f"{stem}qweight", f"{stem}qzeros", f"{stem}scales")
     words, outputs = stored.shape(f"{stem}qweight")
     groups = stored.shape(f"{stem}scales")[0]
     order = f"{stem}g_idx" if f"{stem}g_idx" in stored else None

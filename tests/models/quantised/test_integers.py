@@ -1,4 +1,6 @@
-"""GPTQ, AWQ and packed integers against a reader of single bits."""
+"""GPTQ, AWQ and compressed-tensors against a reader of single bits."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import ExpertError
-from evomerge.models.quantised import awq, gptq, load_format
+from evomerge.models.quantised import awq, compressed_tensors, gptq, load_format
 from evomerge.models.quantised._integers import unpack_words
 from tests.models.quantised.stored import InMemory
 
@@ -67,6 +69,38 @@ def test_awq_is_its_formula() -> None:
     group = np.arange(inputs) // size
     right = (scales[group].astype(np.float64) * (codes - zeros[group])).astype(np.float16).T
     assert torch.equal(awq.packed({}, InMemory(tensors))["a.weight"].unpack(), torch.from_numpy(right))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_compressed_tensors_is_its_formula(bits: int, asymmetric: bool) -> None:
+    """w = scale · (code − 2^(bits−1) − zero) by group of inputs, where codes are packed along the inputs."""
+    outputs, inputs, size = 32, 64, 16
+    draw = np.random.default_rng(bits)
+    codes = draw.integers(0, 2**bits, (outputs, inputs))
+    scales = torch.from_numpy(draw.uniform(0.001, 0.02, (outputs, inputs // size)).astype(np.float32)).bfloat16()
+    zeros = draw.integers(0, 2**bits, scales.shape)
+    half = 2 ** (bits - 1)
+    tensors = {
+        "a.weight_packed": packed_columns(codes.T, bits).T.contiguous(),
+        "a.weight_scale": scales,
+        "a.weight_shape": torch.tensor([outputs, inputs]),
+    }
+    if asymmetric:
+        tensors["a.weight_zero_point"] = packed_columns(zeros, bits)
+    group = np.arange(inputs) // size
+    offset = (zeros[:, group] - half) if asymmetric else 0
+    right = (scales.double()[:, group] * torch.from_numpy(codes - half - offset)).bfloat16()
+    found = compressed_tensors.packed({}, InMemory(tensors))["a.weight"]
+    assert set(found.inputs) == set(tensors) and torch.equal(found.unpack(), right)
+
+
+@pytest.mark.parametrize(("module", "missing"), [(gptq, "scales"), (awq, "qzeros")])
+def test_a_part_that_is_missing_is_named(module: Any, missing: str) -> None:
+    parts = {f"a.{name}": torch.zeros(8, 8, dtype=torch.int32) for name in ("qweight", "qzeros", "scales")}
+    del parts[f"a.{missing}"]
+    with pytest.raises(ExpertError, match=rf"a\.qweight: a\.{missing} is not beside it"):
+        module.packed({}, InMemory(parts))
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 """The values are those of the packages that write the formats, where these packages are installed."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
+from evomerge.models import DequantisedCheckpoint, load_model, open_checkpoint, plain_folder
 from evomerge.models.quantised import awq, bitsandbytes, compressed_tensors, fp8, mxfp4
+from tests.gguf_files import model
 from tests.models.quantised.stored import InMemory
 
 
@@ -116,3 +120,20 @@ def test_awq_is_autoawq() -> None:
     }
     right = packing.dequantize_gemm(stored["a.qweight"], stored["a.qzeros"], stored["a.scales"], 4, 32).T
     assert torch.equal(unpacked(awq, {}, stored), right)
+
+
+@pytest.mark.parametrize("settings", [{"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, {"load_in_8bit": True}])
+def test_a_model_that_transformers_saved_with_bitsandbytes(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.setenv("EVOMERGE_CACHE", str(tmp_path / "cache"))
+    model().to(torch.bfloat16).save_pretrained(tmp_path / "plain")
+    config = BitsAndBytesConfig(**settings, bnb_4bit_use_double_quant=True)
+    made = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", quantization_config=config, dtype=torch.bfloat16)
+    made.save_pretrained(tmp_path / "quantised")
+    right = made.dequantize(dtype=torch.bfloat16).state_dict()
+    checkpoint = open_checkpoint(plain_folder(tmp_path / "quantised"))
+    found = load_model(plain_folder(tmp_path / "quantised"), dtype="bfloat16").state_dict()
+    assert isinstance(checkpoint, DequantisedCheckpoint) and "bitsandbytes" in checkpoint.origin.format
+    assert found.keys() == right.keys() and all(torch.equal(found[name], right[name]) for name in right)
