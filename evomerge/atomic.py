@@ -1,4 +1,4 @@
-"""Atomic writes: after a crash, and for concurrent readers, a file contains either the old or the new text."""
+"""Atomic writes: after a crash, and for concurrent readers, a file contains either the old or the new content."""
 
 import os
 import tempfile
@@ -20,12 +20,12 @@ def refuse_unwritable(path: Path) -> None:
         raise ConfigError(f"{path}: {error.strerror or error}; give the path of a file that can be written") from None
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a temporary file, sync it and rename it to `path`; RunError if writing fails."""
     staging = path.with_name(path.name + ".partial")
     try:
-        with staging.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with staging.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         staging.replace(path)

@@ -4,11 +4,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evomerge.errors import CandidateError
 from evomerge.ledger.ledger import Ledger
 from evomerge.models.groups import Layout
 from evomerge.optimizers import Coordinate, Optimizer, create, names
 from evomerge.recipes.recipe import ModelRef, Recipe
+from evomerge.routing import RouterWork
 from evomerge.scoring.protocol import SLICES, Chunk, Plan, Request
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.evaluator import Evaluator
@@ -114,6 +118,9 @@ class ToyPool:
 
     def fingerprint(self, recipe: Recipe) -> str:
         return recipe.key()
+
+    def calibrate(self, recipe: Recipe, work: RouterWork) -> Mapping[str, NDArray[np.float32]]:
+        raise NotImplementedError("toy recipes have no routers")
 
     def close(self) -> None:
         pass

@@ -5,7 +5,7 @@ Files are compared as they are. A folder without a file of a kind, as those of m
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,17 @@ FLAGS = ("add_bos_token", "add_eos_token")
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 SECTIONS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")  # of tokenizer.json: how text is split
 OTHER_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt")
+BY_ROW = ("tokenizer", "generation config")  # findings about row numbers
 Json = Mapping[str, Any]
 
 
 def tokenizers(survey: Survey) -> Iterator[Finding]:
-    """One finding for each kind and way of differing, with all experts that differ so."""
-    base = survey.family.base.folder
+    """One finding for each kind and way of differing, with all experts that differ so.
+
+    What differs in row numbers alone is no finding where rows are matched by token.
+    """
+    base, vocabulary = survey.family.base.folder, survey.family.vocabulary
+    is_aligned = vocabulary is not None and vocabulary.request is not None
     folders = {label: folder_of(expert) for label, expert in zip(survey.labels, survey.experts, strict=True)}
     checks: tuple[tuple[Kind, Callable[[Path, Path], str | None], str], ...] = (
         (
@@ -34,11 +39,11 @@ def tokenizers(survey: Survey) -> Iterator[Finding]:
         (
             "tokenizer",
             _other_vocabulary,
-            "align the vocabularies first: the same row must mean the same token in all models",
+            "set tokenizer.source=base, or union to keep all tokens: rows are then matched by token, not by number",
         ),
         (
             "special tokens",
-            _other_special_tokens,
+            _other_special_names if is_aligned else _other_special_tokens,
             "score and serve with the base's tokenizer only if the experts stop with it; else align them",
         ),
         (
@@ -48,6 +53,8 @@ def tokenizers(survey: Survey) -> Iterator[Finding]:
         ),
     )
     for kind, check, remedy in checks:
+        if is_aligned and kind in BY_ROW:
+            continue
         found: dict[str, list[str]] = {}
         for label, folder in folders.items():
             if evidence := check(base, folder):
@@ -140,11 +147,16 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _other_special_tokens(base: Path, folder: Path) -> str | None:
+def _other_special_tokens(base: Path, folder: Path, ignored: Collection[str] = ()) -> str | None:
     """What both have set, and set differently, in tokenizer_config.json and config.json."""
     one, other = (_special(_json(path / "tokenizer_config.json"), path) for path in (folder, base))
-    changes = [f"{key} {one[key]!r} (base {other[key]!r})" for key in one if key in other and one[key] != other[key]]
-    return "; ".join(changes) or None
+    keys = [key for key in one if key in other and key not in ignored]
+    return "; ".join(f"{key} {one[key]!r} (base {other[key]!r})" for key in keys if one[key] != other[key]) or None
+
+
+def _other_special_names(base: Path, folder: Path) -> str | None:
+    """As `_other_special_tokens`, without numbers of rows."""
+    return _other_special_tokens(base, folder, ignored=IDS)
 
 
 def _special(settings: Json, folder: Path) -> dict[str, Any]:

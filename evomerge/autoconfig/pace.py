@@ -9,7 +9,7 @@ import torch
 
 from evomerge.errors import ConfigError
 from evomerge.experiment import Experiment
-from evomerge.models import load_model, load_tokenizer, model_config, resolve_device
+from evomerge.models import model_config, resolve_device
 from evomerge.scoring import Chunk, Request
 from evomerge.scoring.engine import Encoder, ScoringEngine
 
@@ -66,17 +66,9 @@ _Score = Callable[[Sequence[Request], int], None]
 
 def _scoring(experiment: Experiment, device: str) -> _Score:
     """A function that scores requests by the base, with so many tokens in a batch."""
-    model, base = experiment.config.model, experiment.family.base
-    trust = model.trust_remote_code
-    live = load_model(
-        base.folder,
-        dtype=model.dtype,
-        device=device,
-        attn_implementation=model.attn_implementation,
-        trust_remote_code=trust,
-        untied=base.untied,
-    )
-    tokenizer, config = load_tokenizer(base.folder, trust), model_config(base.folder, trust)
+    model, family = experiment.config.model, experiment.family
+    live = family.load_model(dtype=model.dtype, device=device, attn_implementation=model.attn_implementation)
+    tokenizer, config = family.load_tokenizer(), model_config(family.base.folder, model.trust_remote_code)
 
     def encoder(tokens: int) -> Encoder:
         return Encoder(tokenizer, config, max_length=model.max_length, batch_tokens=tokens)

@@ -23,6 +23,7 @@ from evomerge.experiment import (
     prepare_run,
     run_experiment,
     screen_experiment,
+    vocabulary_lines,
 )
 from evomerge.paths import EXPERIMENT
 from evomerge.rules import refuse_broken, verdict_lines
@@ -102,6 +103,7 @@ def write_experiment(request: Request, path: Path) -> Iterator[str]:
     yield f"{'audit':10}reading {len(experiment.experts)} experts; {len(scorer.plan.weights)} tasks are loaded"
     audit = audit_experiment(experiment)
     yield from audit.lines()
+    yield from vocabulary_lines(experiment)
     audit.refuse_errors()
     for task in scorer.plan.weights:  # whether a prompt looks right is the user's to see
         first = next(item for item in scorer.plan.items("search") if task_of(item) == task)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from evomerge.atomic import write_atomically
 from evomerge.errors import ConfigError
-from evomerge.paths import EXPERIMENT, LEDGER, RECIPE, RESULT, refuse_unfinished, run_name
+from evomerge.paths import CONFIG, EXPERIMENT, LEDGER, RECIPE, RESULT, refuse_unfinished, run_name
 from evomerge.recipes import load_recipe
 from evomerge.terminal import print_line
 
@@ -244,12 +244,22 @@ def ledger(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def report(arguments: argparse.Namespace, console: Console) -> int:
-    """Write the report and the figures, and print their paths."""
-    from evomerge.report import save_figures, write_report
+    """Write a run's report and figures, and print their paths; of several runs, print tables that compare them."""
+    from evomerge.report import compare_runs, save_figures, write_report
 
-    refuse_unfinished(arguments.folder)
-    report = write_report(arguments.folder)
-    figures = save_figures(arguments.folder, arguments.figures) if arguments.figures else []
+    folder, *others = arguments.folders
+    if others or not (folder / CONFIG).is_file():
+        if arguments.figures:
+            raise ConfigError("--figures: give the folder of one run")
+        comparison = compare_runs(arguments.folders)
+        for table in comparison.tables():
+            console.print(table)
+        for line in comparison.warnings():
+            print_line(console, line)
+        return 0
+    refuse_unfinished(folder)
+    report = write_report(folder)
+    figures = save_figures(folder, arguments.figures) if arguments.figures else []
     for path in (report, *figures):
         print_line(console, str(path))
     return 0

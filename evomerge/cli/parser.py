@@ -85,7 +85,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     _add_replay(added.add_parser("replay", help="rebuild a run's winner, compare fingerprint and scores"))
     _add_submit(added.add_parser("submit", help="pack a run for the LLM Merging contest's starter kit"))
     _add_ledger(added.add_parser("ledger", help="check a run's ledger, and say what it holds"))
-    _add_report(added.add_parser("report", help="write the HTML report of a run again"))
+    _add_report(added.add_parser("report", help="write the HTML report of a run again; compare several runs"))
     return parser, list(added.choices)
 
 
@@ -198,7 +198,8 @@ def _add_ledger(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Write report.html of a finished run again."
-    parser.add_argument("folder", type=Path, metavar="RUN_DIR", help="the folder of a finished run")
+    parser.description = "Write report.html of a finished run again; of several runs, print tables that compare them."
+    words = "the folder of a finished run; or several, or a folder of runs, such as that of a sweep"
+    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN_DIR", help=words)
     parser.add_argument("--figures", type=Path, metavar="DIR", help="write its figures there as PNG and SVG, too")
     parser.set_defaults(run=commands.report)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from evomerge.experiment.run import run_experiment
     from evomerge.experiment.score_config import read_score_config
     from evomerge.experiment.screening_run import screen_experiment
+    from evomerge.experiment.shown_vocabulary import vocabulary_lines
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -43,4 +44,5 @@ __all__ = [
     "run_experiment",
     "score_model",
     "screen_experiment",
+    "vocabulary_lines",
 ]

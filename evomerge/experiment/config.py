@@ -8,16 +8,28 @@ from typing import Any
 from evomerge import optimizers, trackers
 from evomerge.errors import ConfigError
 from evomerge.finalise import FinaliseConfig
+from evomerge.recipes import parse_tokenizer_section
 from evomerge.rules import RulesConfig
 from evomerge.schema import Label, Location, Seed, build, check_section, check_value
 from evomerge.scoring.tasks import ScorerConfig
 from evomerge.screening import ScreenConfig
 from evomerge.searching import BudgetConfig, Objective, RaceConfig
-from evomerge.space import BaselinesConfig, Space, read_methods, read_textbook, refuse_unknown_genes
+from evomerge.space import BaselinesConfig, Space, read_flow, read_methods, read_textbook, refuse_unknown_genes
 from evomerge.submission import PackConfig
 from evomerge.workers import ModelConfig, pools
 
-GIVEN_TO_SPACE = ("method", "base", "experts", "layout", "touched", "settings", "options", "out_dtype", "seed")
+GIVEN_TO_SPACE = (
+    "method",
+    "base",
+    "experts",
+    "layout",
+    "touched",
+    "settings",
+    "options",
+    "out_dtype",
+    "seed",
+    "vocabulary",
+)
 
 
 @dataclass(kw_only=True)
@@ -31,6 +43,7 @@ class ExperimentConfig:
     name: str = ""
     base: Location | None = None
     experts: Mapping[Label, Location] = field(default_factory=dict)
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
     method: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] = "task_arithmetic"
     space: Mapping[str, Any] = field(default_factory=dict)
     optimizer: Mapping[str, Any] = field(default_factory=dict)
@@ -55,10 +68,14 @@ class ExperimentConfig:
         self.methods = read_methods(self.method)
         given = self.baselines.methods.items()
         self.textbook_merges = {label: read_textbook(value, f"baselines.methods.{label}") for label, value in given}
+        self.tokenizer_request = parse_tokenizer_section(self.tokenizer)
         self._check_screen()
         self.scorer.check()
         check_value(self.space.get("subset", False), bool, "space.subset")
         check_section(Space, self.space_settings, "space", GIVEN_TO_SPACE)
+        self.flow = read_flow(self.space, [method.name for method in self.methods], tuple(self.experts))
+        if self.flow and self.screen.most is not None:
+            raise ConfigError("screen.most: a flow chooses layers, not experts; set it to null")
         if genes := self.space.get("genes"):
             refuse_unknown_genes(genes, [method.name for method in self.methods])
         check_section(Objective, self.objective, "objective")
@@ -68,6 +85,10 @@ class ExperimentConfig:
 
     def _check_screen(self) -> None:
         self.screen.check(self.experts)
+        if self.tokenizer_request and self.screen.applies_to(self.experts):
+            raise ConfigError(
+                "tokenizer: its vocabulary may come from experts that leave; set screen.most=null with it"
+            )
         if self.screen.most is not None:
             for key, given in (("init", self.init), ("baselines.recipes", self.baselines.recipes)):
                 if given:
@@ -83,7 +104,7 @@ class ExperimentConfig:
     @property
     def space_settings(self) -> dict[str, Any]:
         """The keywords that `Space` takes from the section."""
-        return {key: value for key, value in self.space.items() if key != "subset"}
+        return {key: value for key, value in self.space.items() if key not in ("subset", "flow")}
 
     def chosen(self, section: str, default: str) -> str:
         """The name of the optimizer, pool or tracker that a section chooses."""

@@ -13,35 +13,36 @@ from transformers import PreTrainedTokenizerBase
 
 from evomerge import optimizers, trackers
 from evomerge.audit import other_bases
-from evomerge.errors import TaskError
+from evomerge.errors import ConfigError, TaskError
 from evomerge.experiment.config import ExperimentConfig, read_config
 from evomerge.experiment.descent_losses import find_losses
+from evomerge.experiment.router_step import check_routers
 from evomerge.experiment.rule_check import all_verdicts
 from evomerge.experiment.submission_step import SubmissionStep
 from evomerge.ledger import Ledger
-from evomerge.merging import Materializer, choose_placement, digest, freeze
+from evomerge.merging import Materializer, choose_placement, digest, flow_need, freeze
 from evomerge.models import (
     Family,
     check_attention,
     check_device,
-    load_tokenizer,
+    in_vocabulary_of,
     model_config,
     pin_revisions,
-    refuse_other_vocabulary,
     resolve_device,
     resolve_expert,
 )
 from evomerge.paths import cache_folder
-from evomerge.recipes import ModelRef, Recipe
+from evomerge.recipes import ModelRef, Recipe, TokenizerRequest
 from evomerge.rules import Verdict, refuse_broken
 from evomerge.schema import prefix_errors
-from evomerge.scoring import ItemLoss
+from evomerge.scoring import ItemLoss, Request
 from evomerge.scoring.engine import EncodedChunk, EncodedLoss, Encoder, check_tokenizer
 from evomerge.scoring.tasks import LMEvalScorer
 from evomerge.screening import MergeOptions, ScreenConfig, alone_recipe, base_recipe
 from evomerge.searching import Objective, SlopeEvaluator, SlopeItems
 from evomerge.space import (
     CONTROL,
+    FlowSpace,
     SearchSpace,
     SpaceBuilder,
     initial_points,
@@ -77,9 +78,12 @@ class Experiment:
             log.warning("rules %s: %d verdicts are unknown; `check` shows them", self.config.rules.name, unknown)
         _ = self.space, self.scorer, self.optimizer(), self.baselines, self.item_losses
         _ = self.submission
+        if self.config.finalise.calibrate_routers:
+            check_routers(self)
         if self.gpu_bytes is not None:
             model = self.config.model
-            choose_placement(model.placement, self.family, "cpu", model.dtype, loaded=False, limit=self.gpu_bytes)
+            limits: dict[str, Any] = {"limit": self.gpu_bytes, "more": self.flow_bytes}
+            choose_placement(model.placement, self.family, "cpu", model.dtype, loaded=False, **limits)
 
     @cached_property
     def base(self) -> ModelRef:
@@ -116,24 +120,56 @@ class Experiment:
     def family(self) -> Family:
         """Base and experts, opened and checked against one another."""
         model = self.config.model
-        family = Family(self.base, self.experts.values(), model.trust_remote_code)
+        family = Family(self.base, self.experts.values(), model.trust_remote_code, self._request)
         if model.attn_implementation is not None:
             check_attention(model.attn_implementation, family.base.folder, model.trust_remote_code)
         for maker, labels in other_bases(family, self.experts).items():
             who = f"expert{'s' * (len(labels) > 1)} {', '.join(labels)}"
             log.warning("%s: trained on %s by their own files; is the base %s the same?", who, maker, self.base)
+        family.log_notes()
         return family
+
+    @cached_property
+    def _request(self) -> TokenizerRequest | None:
+        """The requested tokenizer, with all models of the search, so that every recipe has the same vocabulary."""
+        request = self.config.tokenizer_request
+        if request is None:
+            return None
+        paths = {str(path): self.experts[label] for label, path in self.config.experts.items()}
+        known = {"base": self.base, str(self.config.base): self.base, **paths, **self.experts}
+
+        def resolved(ref: ModelRef, where: str) -> ModelRef:
+            if (text := str(ref)) not in known:
+                raise ConfigError(f"{where}: {text} is no model of the search; give {', '.join(self.experts)} or base")
+            return known[text]
+
+        source, tokens = request.source, dict(request.tokens)
+        if isinstance(source, ModelRef):
+            source = resolved(source, "tokenizer.source")
+        for token, rule in tokens.items():
+            if rule.model:
+                tokens[token] = replace(rule, model=resolved(rule.model, f"tokenizer.tokens.{token}"))
+        return replace(request, source=source, tokens=tokens, models=(self.base, *self.experts.values()))
+
+    @cached_property
+    def vocabulary(self) -> dict[str, Any]:
+        """The field `vocabulary` of every recipe of this search; empty where the rows stay those of the models."""
+        found = self.family.vocabulary
+        return found.request.plain() if found and found.request else {}
 
     @cached_property
     def space(self) -> SearchSpace:
         """The search space."""
+        if self.config.flow:
+            return self._spaces.of_flow(self.config.flow)
         return self._spaces.build(
             self.config.methods, self.config.space_settings, self.config.space.get("subset", False)
         )
 
     @cached_property
     def _spaces(self) -> SpaceBuilder:
-        return SpaceBuilder(self.family, self.base, self.experts, self.config.model.dtype, self.config.seed)
+        dtype, seed = self.config.model.dtype, self.config.seed
+        return SpaceBuilder(self.family, self.base, self.experts, dtype, seed, self.vocabulary)
 
     @cached_property
     def baselines(self) -> dict[str, Recipe]:
@@ -152,9 +188,9 @@ class Experiment:
                 found[label] = textbook_recipe(self._spaces.of_method(merge), merge.genes)
         for label, path in section.recipes.items():
             with prefix_errors(f"baselines.recipes.{label}"):
-                found[label] = load_baseline_recipe(path, models)
-                refuse_other_vocabulary(found[label], self.family)
-        return found
+                recipe = load_baseline_recipe(path, models)
+                found[label] = in_vocabulary_of(recipe, self.family, self.vocabulary)
+        return {label: replace(recipe, vocabulary=self.vocabulary) for label, recipe in found.items()}
 
     @cached_property
     def objective(self) -> Objective:
@@ -176,9 +212,9 @@ class Experiment:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's tokenizer."""
+        """The tokenizer of the merged models."""
         folder, trust = self.family.base.folder, self.config.model.trust_remote_code
-        tokenizer = load_tokenizer(folder, trust)
+        tokenizer = self.family.load_tokenizer()
         check_tokenizer(tokenizer, model_config(folder, trust).is_encoder_decoder)
         return tokenizer
 
@@ -187,6 +223,11 @@ class Experiment:
         """Chunk id → its requests as token ids and batches; TaskError where a prompt does not fit the model."""
         chunks = (chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks)
         return {chunk.id: self._encoder.encode(self.scorer.requests(chunk)) for chunk in chunks}
+
+    def token_rows(self, request: Request) -> list[tuple[int, ...]]:
+        """The token ids that a model reads for a request; TaskError if it does not fit the model."""
+        pairs = self._encoder.encode_loss(ItemLoss((request,))).pairs
+        return [(*pair.context, *pair.continuation)[-self.max_length :] for pair in pairs]
 
     @property
     def max_length(self) -> int:
@@ -255,12 +296,29 @@ class Experiment:
         """What every worker is made from; no weight is read for it. Without losses it answers no slope requests."""
         experts, folder = tuple(self.experts.values()), str(self.prepared)
         losses = self._encoded_losses if with_losses else {}
-        hashes, limit = self.family.hashes(), self.gpu_bytes
-        return WorkerSpec(self.base, experts, self.work, self.config.model, folder, losses, limit, hashes)
+        return WorkerSpec(
+            *(self.base, experts, self.work, self.config.model, folder, losses),
+            gpu_bytes=self.gpu_bytes,
+            hashes=self.family.hashes(),
+            tokenizer=self._request,
+            flow_bytes=self.flow_bytes,
+        )
+
+    @property
+    def flow_bytes(self) -> int:
+        """The memory of the layers that stay resident for a flow, and of its scaled projections; 0 without a flow."""
+        space = self.space
+        if not isinstance(space, FlowSpace):
+            return 0
+        sizes = len(space.models), space.max_layers, space.outputs
+        kept, scaled = flow_need(self.family, self.config.model.dtype, *sizes)
+        return kept + scaled
 
     @cached_property
     def submission(self) -> SubmissionStep | None:
         """The step that ends a run for a contest; None for other runs."""
+        if self.config.submission.pack and self.vocabulary:
+            raise ConfigError("submission.pack: a pack has the base's vocabulary; set tokenizer.source=null with it")
         return SubmissionStep(self, self._folder or Path(self.config.name)) if self.config.submission.pack else None
 
     @property
@@ -273,7 +331,8 @@ class Experiment:
     @cached_property
     def prepared(self) -> Path:
         """The folder, named by the weights, where what methods prepare is kept for every worker and later run."""
-        return cache_folder() / digest(self.family.hashes())
+        found = self.family.vocabulary
+        return cache_folder() / digest(self.family.hashes(), *([found.plan.digest] if found else []))
 
     def prepare(self) -> Iterator[tuple[int, int]]:
         """Prepare what does not depend on a candidate, before workers start; yields (tensors done, tensors)."""

@@ -83,16 +83,11 @@ def _tasks(config: ScoreConfig, loader: TaskLoader) -> list[str | dict[str, Any]
 def _model(source: str, config: ScoreConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The live model of a recipe, written in place as a search writes it, or of a folder or hub id."""
     device = resolve_device(config.device)
-    options: dict[str, Any] = {
-        "device": device,
-        "attn_implementation": config.attn_implementation,
-        "trust_remote_code": config.trust_remote_code,
-    }
+    options: dict[str, Any] = {"device": device, "attn_implementation": config.attn_implementation}
     if source.endswith((".yaml", ".yml")):
         recipe, family = open_recipe(Path(source), config.trust_remote_code)
-        folder = family.base.folder
-        dtype = config.dtype or recipe.out_dtype or _stored(folder, config)
-        model = load_model(folder, dtype=dtype, untied=family.base.untied, **options)
+        dtype = config.dtype or recipe.out_dtype or _stored(family.base.folder, config)
+        model, tokenizer = family.load_model(dtype=dtype, **options), family.load_tokenizer()
         placed = choose_placement("auto", family, device, dtype, loaded=True)
         Materializer(family, device, placement=placed).write(recipe, model)
     else:
@@ -100,8 +95,9 @@ def _model(source: str, config: ScoreConfig) -> tuple[PreTrainedModel, PreTraine
         folder = plain_folder(fetch(ref.path, ref.revision))
         if ref.adapter or is_adapter(folder):
             raise ConfigError(f"{source}: a LoRA adapter; give a recipe that puts it on its base")
+        options["trust_remote_code"] = config.trust_remote_code
         model = load_model(folder, dtype=config.dtype or _stored(folder, config), **options)
-    tokenizer = load_tokenizer(folder, config.trust_remote_code)
+        tokenizer = load_tokenizer(folder, config.trust_remote_code)
     check_tokenizer(tokenizer, model.config.is_encoder_decoder)
     if config.apply_chat_template and not tokenizer.chat_template:
         raise ConfigError(f"apply_chat_template: the tokenizer of {source} has no chat template; unset it")

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ from evomerge import optimizers
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
+from evomerge.experiment.shown_vocabulary import vocabulary_lines
 from evomerge.ledger import refuse_other_search
-from evomerge.merging import PREFETCH_DEPTH, choose_placement, memory_need
+from evomerge.merging import PREFETCH_DEPTH, choose_placement, flow_need, memory_need
 from evomerge.models import is_complete, resolve_device
 from evomerge.paths import LEDGER
 from evomerge.rules import refuse_broken, verdict_lines
 from evomerge.scoring import SLICES, Plan, task_of
 from evomerge.searching import ledger_header, uses_races
+from evomerge.space import FlowSpace
 from evomerge.terminal import size
 
 SHOWN = 6
@@ -27,8 +30,10 @@ def describe(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
     yield from verdict_lines(experiment.config.rules.name, experiment.verdicts)
     refuse_broken(experiment.config.rules.name, experiment.verdicts)
     yield from _models(experiment)
+    yield from vocabulary_lines(experiment)
     yield from _screening(experiment)
     yield from _placement(experiment)
+    yield from _flow(experiment)
     yield from _search(experiment)
     yield from _scoring(experiment)
     if experiment.submission:
@@ -69,15 +74,30 @@ def _placement(experiment: Experiment) -> Iterator[str]:
         return
     device, model = resolve_device(experiment.config.model.device), experiment.config.model
     limit = experiment.gpu_bytes
-    found = choose_placement(model.placement, experiment.family, device, model.dtype, loaded=False, limit=limit)
+    more = experiment.flow_bytes
+    found = choose_placement(
+        model.placement, experiment.family, device, model.dtype, loaded=False, limit=limit, more=more
+    )
     if limit is not None:
-        yield f"memory    {size(int(own.device_size(found.mode)))} of {size(limit)} of the GPU, activations included"
+        needed = int(replace(own, model=own.model + more).device_size(found.mode))
+        yield f"memory    {size(needed)} of {size(limit)} of the GPU, activations included"
     if device == "cpu":
         yield f"placement {found.mode}: {held} in the page cache, which all workers share"
         return
     where = {"device": f"all on {device}", "pinned": "in pinned host memory, prefetched", "mmap": "in the page cache"}
     staged = f", at most {size(PREFETCH_DEPTH * own.largest)} of them on {device} at once" * (found.mode != "device")
     yield f"placement {found.mode}: {held} {where[found.mode]}{staged}"
+
+
+def _flow(experiment: Experiment) -> Iterator[str]:
+    """The layers that stay in memory for a flow, beside the live model, in each worker."""
+    space = experiment.space
+    if isinstance(space, FlowSpace):
+        family, dtype = experiment.family, experiment.config.model.dtype
+        kept, scaled = flow_need(family, dtype, len(space.models), space.max_layers, space.outputs)
+        layers = f"{len(space.models)} × {space.layers} layers resident ({size(kept)})"
+        scales = f", and at most {size(scaled)} of scaled {' and '.join(space.outputs)}" if scaled else ""
+        yield f"flow      {layers}{scales}; at most {space.max_layers} layers in a candidate"
 
 
 def _search(experiment: Experiment) -> Iterator[str]:

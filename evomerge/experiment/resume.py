@@ -14,6 +14,7 @@ CHANGEABLE_IN_SECTION = {
     "model": ("batch_size", "batch_tokens", "device", "compile", "placement"),
     "optimizer": ("mirror",),
 }
+ASKED = ("source", "tokens", "pad_to_multiple_of")  # keys of the section `tokenizer` that ask for another vocabulary
 # Settings of cma that were added later; without a descent they have no effect, and older ledgers do not have them.
 OF_A_DESCENT = ("start", "share", "rate", "batch", "passes", "origin")
 
@@ -24,6 +25,8 @@ def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
     for section, changeable in CHANGEABLE_IN_SECTION.items():
         if isinstance(fixed.get(section), Mapping):
             fixed[section] = {key: value for key, value in fixed[section].items() if key not in changeable}
+    if isinstance(tokenizer := fixed.get("tokenizer"), Mapping) and not any(map(tokenizer.get, ASKED)):
+        del fixed["tokenizer"]  # it was added later; older ledgers do not have it
     if isinstance(screen := fixed.get("screen"), Mapping) and screen.get("most") is None:
         del fixed["screen"]  # it was added later; older ledgers do not have it
     optimizer = fixed.get("optimizer")

@@ -18,6 +18,7 @@ from evomerge.experiment.best_recipe import BestRecipe
 from evomerge.experiment.chosen_experts import choose_experts
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
+from evomerge.experiment.router_step import RouterStep
 from evomerge.experiment.rule_check import rules_record
 from evomerge.experiment.run_log import run_log
 from evomerge.experiment.submission_step import recorded_submission
@@ -105,7 +106,9 @@ def _search(
     board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race, slopes, timed)
     remaining.end_search()
     labels = {ref: label for label, ref in experiment.experts.items()}
-    finaliser = Finaliser(evaluator, board, baselines, section.finalise, section.seed, display.show_phase, timed)
+    calibrate = RouterStep(experiment, evaluator, pool, folder) if section.finalise.calibrate_routers else None
+    steps = section.finalise, section.seed, display.show_phase, timed, calibrate
+    finaliser = Finaliser(evaluator, board, baselines, *steps)
     result = finaliser.run(space, labels)
     display.show_phase("recipe")
     writer = RecipeWriter(folder, experiment.frozen, experiment.family.hashes(), pool.fingerprint)

@@ -89,6 +89,8 @@ def _products(recipe: Recipe, family: Family, rank: int | None) -> dict[str, Low
 
 
 def _refuse_others(recipe: Recipe, family: Family) -> None:
+    if family.vocabulary:
+        raise ConfigError(f"tokenizer: the merge has other rows than {family.ref}, so it is no adapter; {REMEDY}")
     for ref in recipe.models():
         is_on_base = ModelRef(ref.path, ref.revision) == family.ref
         if ref != family.ref and not (is_on_base and isinstance(family.experts[ref], AdapterExpert)):
@@ -123,6 +125,8 @@ def _terms(
             whole = "changed by more than LoRA factors (DoRA, a trained bias or token, a saved module)"
             raise ConfigError(f"{source.model}: {plan.name} is {whole}; {REMEDY}")
         if update is not None:
+            if not family.base.destination[plan.name].whole:
+                raise ConfigError(f"{plan.name} is a part of {family.base.parameter[plan.name]}; {REMEDY}")
             yield weight, update
 
 

@@ -1,11 +1,11 @@
 """The tensors of a merged folder that are copied: further names of tied tensors, and the base's unmerged tensors."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
 
-from evomerge.models import Expert, Family, FullExpert, equal_tensors, layer_of, summary_line
+from evomerge.models import Expert, Family, FullExpert, equal_tensors, layer_of, shift_layer, summary_line
 
 log = logging.getLogger(__name__)
 
@@ -18,21 +18,23 @@ def with_tied_copies(tensors: Iterable[tuple[str, Tensor]], family: Family) -> I
             yield other, tensor.clone()
 
 
-def unmerged_tensors(family: Family, stacked: bool) -> Iterator[tuple[str, Tensor]]:
+def unmerged_tensors(family: Family, order: Sequence[int] | None) -> Iterator[tuple[str, Tensor]]:
     """The base's tensors that a merge does not change: other modalities, buffers, tensors without a use.
 
-    For a recipe with stacked layers, tensors inside the layer stacks are left out. Logs a warning with the names of the
-    tensors that experts changed.
+    In a recipe with slices, output layer i gets those of the base's layer `order[i]`. Logs a warning with the names of
+    the tensors that experts changed.
     """
     changed: list[str] = []
     for name in family.base.unmerged:
-        place = layer_of(name)
-        if stacked and place and place[0] in family.layout.stacks:
-            continue
         tensor = family.base.checkpoint.tensor(name)
         if any(_differs(expert, name, tensor) for expert in family.experts.values()):
             changed.append(name)
-        yield name, tensor
+        place = layer_of(name)
+        if order is None or not place or place[0] not in family.layout.stacks:
+            yield name, tensor
+            continue
+        for new in (new for new, old in enumerate(order) if old == place[1]):
+            yield shift_layer(name, place[0], new - place[1]), tensor.clone()
     if changed:
         log.warning(
             "%s: outside the language model these stay the base's, although experts changed them", summary_line(changed)

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,20 @@ from evomerge.merging import Fingerprint, Materializer, base_layers, freeze, out
 from evomerge.models import (
     DEQUANTISED_DTYPE,
     INDEX_FILE,
+    LAYER_COUNTS,
     SINGLE_FILE,
     WEIGHTS_KEY,
     Family,
-    refuse_other_vocabulary,
+    model_config,
+    per_layer_values,
+    set_vocabulary,
+    text_section,
     torch_dtype,
+    with_vocabulary,
+    write_generation_config,
     write_tokenizer,
 )
-from evomerge.recipes import Recipe, dump_recipe, load_recipe
+from evomerge.recipes import Recipe, dump_recipe, load_recipe, request_of
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +42,6 @@ SHARD_BYTES = 5 * 10**9
 COPIED_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*", "LICENSE*")
 NOT_COPIED = ("config.json", "*.index.json", "adapter_config.json", "dequantised.json")
 OUT_DTYPES = {"F32": "float32", "F64": "float32", "F16": "float16", "BF16": "bfloat16"}
-LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
-PER_LAYER = ("layer_types", "no_rope_layers")
 
 
 def merge_recipe(
@@ -51,16 +55,18 @@ def merge_recipe(
 def open_recipe(source: Path | Recipe, trust_remote_code: bool = False) -> tuple[Recipe, Family]:
     """A recipe, or that of a file, with its models.
 
-    ExpertError if the weights of a model differ from those that the recipe was scored with; ConfigError if the recipe
-    requests a vocabulary that the models do not have, or was scored with another dtype of a quantised model.
+    The models are those of the recipe and of its vocabulary. ExpertError if the weights of a model differ from those
+    that the recipe was scored with; ConfigError if the recipe requests a vocabulary that cannot be made, or was scored
+    with another dtype of a quantised model.
     """
     recipe = load_recipe(source) if isinstance(source, Path) else source
-    models = recipe.models()
-    family = Family(models[0], models[1:], trust_remote_code)
-    refuse_other_vocabulary(recipe, family)
+    request = request_of(recipe)
+    base, *others = dict.fromkeys((*recipe.models(), *request.models))
+    family = Family(base, others, trust_remote_code, request)
+    family.log_notes()
     _refuse_other_weights(recipe, family)
     _refuse_other_dequantisation(recipe, family)
-    return recipe, family
+    return with_vocabulary(recipe, family), family
 
 
 def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int = SHARD_BYTES) -> str:
@@ -72,13 +78,17 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
         dtype = recipe.out_dtype or _stored_dtype(family)
         _copy_metadata(family.base.folder, folder)
         write_tokenizer(recipe, family, folder)
+        write_generation_config(family, folder)
         materializer = Materializer(family, compiled=False)
-        tensors, stacked = materializer.tensors(recipe, torch_dtype(dtype)), output_layers(recipe) is not None
-        digest = _write_weights(tensors, family, folder, shard_bytes, stacked)
+        tensors = materializer.tensors(recipe, torch_dtype(dtype))
+        order = None if output_layers(recipe) is None else base_layers(recipe)
+        digest = _write_weights(tensors, family, folder, shard_bytes, order)
         _warn_of_another_result(recipe, digest)
         _write_config(recipe, family, dtype, folder)
         frozen = family.with_dequantisation(freeze(recipe, materializer))
         (folder / "recipe.yaml").write_text(dump_recipe(frozen))
+        if recipe.routers:
+            shutil.copyfile(recipe.routers.path, folder / Path(recipe.routers.path).name)
         (folder / "README.md").write_text(model_card(frozen, dtype))
     return digest
 
@@ -136,13 +146,17 @@ def _stored_dtype(family: Family) -> str:
 
 
 def _write_weights(
-    tensors: Iterable[tuple[str, Tensor]], family: Family, folder: Path, shard_bytes: int, stacked: bool
+    tensors: Iterable[tuple[str, Tensor]],
+    family: Family,
+    folder: Path,
+    shard_bytes: int,
+    order: Sequence[int] | None,
 ) -> str:
     """Write shards of at most `shard_bytes`, one in memory at a time; returns the fingerprint of the merged tensors."""
     digest, total = Fingerprint(), 0
     shards: list[list[str]] = []
     merged = with_tied_copies(_fingerprinted(tensors, digest), family)
-    for shard in _shards(merged, unmerged_tensors(family, stacked), shard_bytes):
+    for shard in _shards(merged, unmerged_tensors(family, order), shard_bytes):
         save_file(shard, _shard_path(folder, len(shards)), metadata={"format": "pt"})
         shards.append(list(shard))
         total += sum(tensor.nbytes for tensor in shard.values())
@@ -199,21 +213,27 @@ def _untie(config: dict[str, Any]) -> None:
             section["tie_word_embeddings"] = False
 
 
+def _stack_layers(config: dict[str, Any], order: Sequence[int], family: Family) -> None:
+    """Set the number of layers, and the lists with an entry for each layer, to those of the base in this order."""
+    base = model_config(family.base.folder, family.base.trust_remote_code)
+    name, text = text_section(base), base.get_text_config(decoder=True)
+    section = config[name] if name else config
+    counts = [key for key in LAYER_COUNTS if key in section] or ["num_hidden_layers"]
+    section |= dict.fromkeys(counts, len(order))
+    for key, values in per_layer_values(text, family.layout.layers).items():
+        if key in section or key not in text.attribute_map:  # a list that the file leaves out depends on the count
+            section[key] = [values[place] for place in order]
+
+
 def _write_config(recipe: Recipe, family: Family, dtype: str, folder: Path) -> None:
-    """Write the base's config with the output's dtype and, for a recipe with slices, the number of layers."""
+    """Write the base's config with the output's dtype, its rows and, for a recipe with slices, the number of layers."""
     config = copy.deepcopy(family.base.checkpoint.config)
     for key in ("torch_dtype", WEIGHTS_KEY):
         config.pop(key, None)
     config["dtype"] = dtype
+    set_vocabulary(config, family)
     if family.base.untied and not family.base.skeleton.is_encoder_decoder:
         _untie(config)
-    layers = output_layers(recipe)
-    if layers is not None:
-        origins = base_layers(recipe)
-        for key in LAYER_COUNTS:
-            if key in config:
-                config[key] = layers
-        for key, value in config.items():
-            if key in PER_LAYER and isinstance(value, list):
-                config[key] = [value[origin] for origin in origins]
+    if output_layers(recipe) is not None:
+        _stack_layers(config, base_layers(recipe), family)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -9,6 +9,7 @@ from evomerge.errors import RunError
 from evomerge.finalise.config import FinaliseConfig
 from evomerge.finalise.findings import Findings, ParetoFront
 from evomerge.finalise.resampling import Resampler, compare_resampled
+from evomerge.finalise.router_trial import Calibrate, RouterTrial, try_routers
 from evomerge.finalise.rows import Row
 from evomerge.finalise.sensitivity import measure_sensitivity
 from evomerge.finalise.simplification import Simplification, eliminate_backward
@@ -38,7 +39,8 @@ class Finaliser:
     """Selects the winner of a finished search and compares it with the baselines; `run` does all of it.
 
     `show_phase` gets the name of each step as it begins. With `timed`, slices are shortened to the time that is left,
-    and steps that are not needed for a result are left out where they would take too much of it.
+    and steps that are not needed for a result are left out where they would take too much of it. `calibrate` returns a
+    recipe with calibrated routers, or None where they cannot be calibrated.
     """
 
     def __init__(
@@ -50,9 +52,10 @@ class Finaliser:
         seed: int,
         show_phase: Callable[[str], None] = lambda name: None,
         timed: TimedEvaluation | None = None,
+        calibrate: Calibrate | None = None,
     ) -> None:
         self._evaluator, self._board, self._config, self._seed = evaluator, board, config, seed
-        self._show_phase = show_phase
+        self._show_phase, self._calibrate = show_phase, calibrate
         self._timed = timed or TimedEvaluation(evaluator, Deadline(None), {})
         self._baselines = [Candidate.of(label, recipe) for label, recipe in baselines.items()]
         self._scored_baselines = [c for c in self._baselines if evaluator.error(c.key, "search") is None]
@@ -70,7 +73,9 @@ class Finaliser:
         self._timed.evaluate(finalists, "select", self._share_of_select(len(finalists)))
         while True:
             members = self._front_members(finalists)
-            winner = self._winner(finalists, members)
+            chosen = self._winner(finalists, members)
+            routers = self._router_trial(chosen)
+            winner = routers.candidate if routers and routers.is_better else chosen
             self._show_phase("simplify")
             tried = self._affordable(config.simplify, "simplify")
             simplification = eliminate_backward(evaluator, winner, tried, labels) if tried else None
@@ -88,8 +93,16 @@ class Finaliser:
                     simplification=simplification and self._scored_simplification(winner, simplification),
                     sensitivity=sensitivity,
                     front=self._scored_front(members),
+                    routers=routers,
                 )
-            finalists = [c for c in finalists if c.key != winner.key]
+            finalists = [c for c in finalists if c.key != chosen.key]
+
+    def _router_trial(self, winner: Candidate) -> RouterTrial | None:
+        """The winner with calibrated routers on `select`; None where that is not wanted, not possible or too slow."""
+        if self._calibrate is None or not self._affordable(1, "calibrate_routers"):
+            return None
+        self._show_phase("routers")
+        return try_routers(self._evaluator, winner, self._calibrate)
 
     def _share_of_select(self, finalists: int) -> float:
         """The part of the time left that `select` may take, by the items of both slices."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evomerge.finalise.router_trial import RouterTrial
 from evomerge.finalise.rows import Row
 from evomerge.finalise.sensitivity import Sensitivity
 from evomerge.finalise.simplification import Simplification
@@ -44,6 +45,7 @@ class Findings:
     simplification: Simplification | None = None
     sensitivity: Sensitivity | None = None
     front: ParetoFront | None = None
+    routers: RouterTrial | None = None
     suspects: tuple[Candidate, ...] = ()  # baselines with other recipes that score as the winner does on every item
 
     def twins(self, fingerprint: str, suspects: Mapping[str, str]) -> list[str]:
@@ -96,6 +98,7 @@ class Findings:
             "simpler": self.simplification and _simplification(self.simplification),
             "sensitivity": self.sensitivity and _sensitivity(self.sensitivity),
             "front": self.front and _front(self.front),
+            "routers": self.routers and self.routers.as_dict(),
         }
 
 

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
         MemoryNeed,
         Mode,
         choose_placement,
+        flow_need,
         memory_need,
         plan_placement,
     )
     from evomerge.merging.prepared import digest
+    from evomerge.merging.router_file import read_routers, stored_routers, write_routers
     from evomerge.merging.slope_hooks import SlopeHooks, Sums
     from evomerge.merging.tangents import TensorTangents, recipe_tangents
     from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, output_layers, plan
@@ -48,10 +50,14 @@ __all__ = [
     "choose_placement",
     "digest",
     "fingerprint",
+    "flow_need",
     "freeze",
     "memory_need",
     "output_layers",
     "plan",
     "plan_placement",
+    "read_routers",
     "recipe_tangents",
+    "stored_routers",
+    "write_routers",
 ]

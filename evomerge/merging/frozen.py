@@ -23,6 +23,8 @@ def freeze(recipe: Recipe, materializer: Materializer) -> Recipe:
     The result is task arithmetic, or `linear` if the weights do not sum to 1. Its notes contain the original recipe. A
     recipe with stacked slices is returned unchanged, because its input and output tensors have different names.
     """
+    if recipe.routers:
+        return replace(freeze(replace(recipe, routers=None), materializer), routers=recipe.routers)
     (part, *more) = recipe.slices
     stacked = more or any(source.layers for source in part.sources)
     if methods.exactness(recipe.method, recipe.options) != "frozen-linear" or stacked or not recipe.base:

@@ -4,7 +4,8 @@ Every tensor is computed from the base in fp32 and rounded once when it is writt
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,38 +16,64 @@ from torch import Tensor, nn
 
 from evomerge import kernels, methods
 from evomerge.errors import CandidateError
-from evomerge.kernels import Coefficients, Factors, LazyUpdate, Runner, Sources, Update
+from evomerge.kernels import Coefficients, Factors, LazyUpdate, LinComb, Runner, Sources, Update
+from evomerge.merging.live_tensors import Copied, LiveTensors
 from evomerge.merging.placement import Placement
 from evomerge.merging.prepared import Prepared, digest
-from evomerge.merging.tensor_plan import InputTensor, TensorPlan, plan
-from evomerge.models import Family, layer_of
-from evomerge.recipes import Recipe
+from evomerge.merging.router_file import read_routers
+from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, output_layers, plan
+from evomerge.models import Family, LiveTensor, layer_of
+from evomerge.recipes import Recipe, TensorFile
 
 # Numbers of parameters from which the compile time pays off within about thirty candidates: a compiled sum is five
 # times as fast as in eager mode, a compiled elementwise rule forty times.
 COMPILE_SUMS, COMPILE_RULES = 30_000_000, 8_000_000
+AS_STORED = LinComb(base=1.0, experts=())
 MAX_SETUPS = 32  # cached sets of models with their prepared tensors: a search over subsets of experts has many
 
 
 @dataclass(frozen=True)
 class TensorMerge:
-    """The merge of one tensor of a recipe: its inputs and its coefficients."""
+    """The merge of one tensor of a recipe: its inputs and its coefficients.
+
+    With `from_file`, the setup's base is a tensor of the recipe's file of routers instead of the plan's.
+    """
 
     plan: TensorPlan
     setup: methods.Setup
     coefficients: Coefficients
+    from_file: bool = False
 
     @property
     def name(self) -> str:
         """The name of the output tensor."""
         return self.plan.name
 
+    @property
+    def copied(self) -> Copied | None:
+        """The model and its tensor that the output is a copy of; None if something is computed."""
+        found = self.coefficients
+        if self.from_file or not isinstance(found, LinComb) or found.directions:
+            return None
+        inputs = zip((self.plan.base, *self.plan.experts), ("weight", *self.setup.sources.kinds), strict=True)
+        read = [entry for entry in zip(inputs, (found.base, *found.experts), strict=True) if entry[1]]
+        if len(read) != 1 or read[0][1] != 1.0:
+            return None
+        (source, kind), _ = read[0]
+        return Copied(source.model, source.name, kind)
+
+    @property
+    def identity(self) -> object:
+        """A value that is equal for merges which write the same bytes."""
+        return self.copied or (self.setup, self.coefficients)
+
 
 class Materializer:
     """Merges recipes of one family on one device; tensors that do not depend on the genes are prepared once.
 
     With `compiled` None, passes are compiled if the model is large enough; the bytes are the same. `prepared` is the
-    folder for the prepared tensors; None keeps them in memory.
+    folder for the prepared tensors; None keeps them in memory. With `resident`, layers that recipes only copy stay in
+    memory, so that candidates which reorder them write nothing.
     """
 
     def __init__(
@@ -57,6 +84,7 @@ class Materializer:
         compiled: bool | None = None,
         placement: Placement | None = None,
         prepared: Path | None = None,
+        resident: bool = False,
     ) -> None:
         self.family = family
         self.device = torch.device(device)
@@ -67,14 +95,21 @@ class Materializer:
         self._prepared = Prepared(prepared)
         self._setups: dict[Any, list[methods.Setup]] = {}
         self._placed_updates: dict[Any, LazyUpdate] = {}
-        self._model: nn.Module | None = None
-        self._views: dict[str, Tensor] = {}
-        self._written: dict[str, tuple[methods.Setup, Coefficients]] = {}
+        self._calibrated: tuple[TensorFile | None, Mapping[str, methods.Setup]] = (None, {})
+        self._resident = resident
+        self._tables: dict[Any, Tensor] = {}  # embeddings and heads with merged rows, kept between candidates
+        self._live: LiveTensors | None = None
+        self._scratch = torch.empty(0, device=self.device)
+        self._written: dict[Hashable, object] = {}  # storage of the live model → what it contains
 
     def tensor_merges(self, recipe: Recipe) -> Iterator[TensorMerge]:
         """Every output tensor with its inputs and coefficients, in order; nothing is merged yet."""
         method, entries, setups = self._merge(recipe)
+        routers = self._routers(recipe, {entry.name for entry in entries})
         for entry, setup in zip(entries, setups, strict=True):
+            if entry.name in routers:
+                yield TensorMerge(entry, routers[entry.name], AS_STORED, from_file=True)
+                continue
             self._ensure_prepared(method, recipe, entry, setup)
             yield TensorMerge(entry, setup, method.coefficients(setup, entry.genes))
 
@@ -89,7 +124,7 @@ class Materializer:
     def tensors(self, recipe: Recipe, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
         """Yield every merged tensor with its output name, on the host; CandidateError if one is not finite.
 
-        Banks that are only in memory are released after their tensor, because each is used once.
+        Banks and tables that are only in memory are released after their tensor, because each is used once.
         """
         for merge in self.tensor_merges(recipe):
             (sources,) = self._placement.stream([merge.setup.sources])
@@ -97,6 +132,7 @@ class Materializer:
             flag = kernels.apply(merge.coefficients, sources, out, self._runner(merge))
             _refuse_non_finite([merge.name], [flag], dtype)
             yield merge.name, out.cpu()
+            self._tables.clear()
             if self._prepared.in_memory:
                 merge.setup.sources.release_banks()
 
@@ -107,19 +143,41 @@ class Materializer:
         A tensor is skipped if the previous candidate that this materializer wrote into this model had the same
         coefficients for it.
         """
-        if self._model is not model:
-            self._model, self._written, self._views = model, {}, self.family.base.parameter_views(model)
+        if self._live is None or self._live.model is not model:
+            self._live, self._written = LiveTensors(self.family, model, self._resident), {}
         merges = list(self.tensor_merges(recipe))
-        views = self._matching_views([merge.name for merge in merges])
+        order = None if output_layers(recipe) is None else base_layers(recipe)
+        targets = self._live.targets(order, [(merge.name, merge.copied) for merge in merges])
         written, self._written = self._written, {}  # after a failed write the contents of the model are unknown
-        changed = [merge for merge in merges if written.get(merge.name) != (merge.setup, merge.coefficients)]
+        contents = {targets[merge.name].key: merge for merge in merges}
+        changed = {key: merge for key, merge in contents.items() if written.get(key) != merge.identity}
+        places = [targets[merge.name].place for merge in changed.values()]
+        streamed = self._placement.stream(merge.setup.sources for merge in changed.values())
         flags = [
-            _apply(merge.coefficients, sources, views[merge.name], self._runner(merge))
-            for merge, sources in zip(changed, self._placement.stream(m.setup.sources for m in changed), strict=True)
+            self._write(merge, sources, place)
+            for merge, place, sources in zip(changed.values(), places, streamed, strict=True)
         ]
         if flags:
-            _refuse_non_finite([merge.name for merge in changed], flags, views[changed[0].name].dtype)
-        self._written = {merge.name: (merge.setup, merge.coefficients) for merge in merges}
+            _refuse_non_finite([merge.name for merge in changed.values()], flags, places[0].dtype)
+        self._written = written | {key: merge.identity for key, merge in contents.items()}
+
+    def live_tensors(self, model: nn.Module) -> Mapping[str, LiveTensor]:
+        """Output name → its place, as the last `write` has left this model."""
+        if self._live is None or self._live.model is not model:
+            raise CandidateError("nothing has been written into this model")
+        return self._live.places()
+
+    def _write(self, merge: TensorMerge, sources: Sources, place: LiveTensor) -> Tensor:
+        """Merge one tensor into its place, by way of one reused buffer if that is not one contiguous view."""
+        if (view := place.direct) is not None:
+            return kernels.apply(merge.coefficients, sources, view, self._runner(merge))
+        size = math.prod(place.shape)
+        if self._scratch.numel() < size or self._scratch.dtype != place.dtype:
+            self._scratch = torch.empty(size, dtype=place.dtype, device=self.device)
+        out = self._scratch[:size].view(place.shape)
+        flag = kernels.apply(merge.coefficients, sources, out, self._runner(merge))
+        place.copy_(out)
+        return flag
 
     def _runner(self, merge: TensorMerge) -> Runner:
         return self._rules if isinstance(merge.coefficients, kernels.Consensus) else self.runner
@@ -127,14 +185,6 @@ class Materializer:
     def invalidate(self) -> None:
         """Write every tensor at the next `write`, because other code may have changed the model."""
         self._written = {}
-
-    def _matching_views(self, names: list[str]) -> dict[str, Tensor]:
-        """Output name → the view of the live model that it fills; CandidateError unless the names match exactly."""
-        if stacked := next((name for name in names if name not in self._views), None):
-            raise CandidateError(f"{stacked}: the live model has no such tensor; build stacked slices with `merge`")
-        if unwritten := self._views.keys() - set(names):
-            raise CandidateError(f"{min(unwritten)}: the recipe writes no such parameter")
-        return self._views
 
     def _merge(self, recipe: Recipe) -> tuple[methods.Method, list[TensorPlan], list[methods.Setup]]:
         """The recipe's method, plan and setups; the setups are shared by all recipes of the same method and models."""
@@ -154,6 +204,19 @@ class Materializer:
                 for source, entry in zip(all_sources, entries, strict=True)
             ]
         return method, entries, self._setups[key]
+
+    def _routers(self, recipe: Recipe, names: Container[str]) -> Mapping[str, methods.Setup]:
+        """Calibrated router → the setup that writes it; they are read once for each file."""
+        if recipe.routers is None:
+            return {}
+        if self._calibrated[0] != recipe.routers:
+            found = read_routers(recipe.routers)
+            for name, tensor in found.items():
+                if name not in names or tuple(tensor.shape) != self.family.base.shape(name):
+                    raise CandidateError(f"{recipe.routers.path}: {name} is no router of {self.family.ref}")
+            sources = {name: Sources(name, tensor, (), self.device) for name, tensor in found.items()}
+            self._calibrated = (recipe.routers, {name: methods.Setup(source) for name, source in sources.items()})
+        return self._calibrated[1]
 
     def _depth(self, name: str) -> float | None:
         return self.family.layout.depth(name) if layer_of(name) else None
@@ -175,7 +238,8 @@ class Materializer:
         )
 
     def _sources(self, entry: TensorPlan) -> Sources:
-        name = self.family.base.parameter.get(entry.name, entry.name)
+        place = self.family.base.destination.get(entry.name)
+        name = place.key if place else entry.name
         base = self._placed(entry.base, None)
         assert isinstance(base, Tensor) or callable(base)
         return Sources(name, base, [self._placed(expert, entry.base) for expert in entry.experts], self.device)
@@ -189,10 +253,20 @@ class Materializer:
         key = (source.model, source.name, base and (base.model, base.name))
         if key not in self._placed_updates:
             update = self._update(source, base)
-            is_computed = source.model.adapter and isinstance(update, Tensor)
-            placed = partial(self._weight, source, base) if is_computed else self._placement.place(update)
+            is_computed = self.family.is_computed(source.model, source.name) and isinstance(update, Tensor)
+            is_table = isinstance(update, Tensor) and self.family.base.has_merged_rows(source.name)
+            placed: LazyUpdate
+            if is_table and self._placement.mode == "mmap":
+                placed = partial(self._table, key, source, base)
+            else:
+                placed = partial(self._weight, source, base) if is_computed else self._placement.place(update)
             self._placed_updates[key] = placed
         return self._placed_updates[key]
+
+    def _table(self, key: Any, source: InputTensor, base: InputTensor | None) -> Tensor:
+        if key not in self._tables:
+            self._tables[key] = self._weight(source, base)
+        return self._tables[key]
 
     def _weight(self, source: InputTensor, base: InputTensor | None) -> Tensor:
         update = self._update(source, base)
@@ -208,15 +282,6 @@ class Materializer:
         if update is None:
             return stored
         return update.delta().add_(stored) if isinstance(update, Factors) else update
-
-
-def _apply(coefficients: Coefficients, sources: Sources, parameter: Tensor, runner: Runner) -> Tensor:
-    if parameter.is_contiguous():
-        return kernels.apply(coefficients, sources, parameter, runner)
-    out = torch.empty_like(parameter, memory_format=torch.contiguous_format)
-    flag = kernels.apply(coefficients, sources, out, runner)
-    parameter.copy_(out)
-    return flag
 
 
 def _refuse_non_finite(names: list[str], flags: list[Tensor], dtype: torch.dtype) -> None:

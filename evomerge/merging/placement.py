@@ -3,8 +3,9 @@
 The base is a source too: every candidate is computed from it, so it needs a copy in addition to the live model.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal, cast
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from evomerge.environment import free_host_memory
 from evomerge.errors import ConfigError
 from evomerge.kernels import Factors, Sources, Update
-from evomerge.models import Family, torch_dtype
+from evomerge.models import Family, layer_of, torch_dtype
 
 Mode = Literal["device", "pinned", "mmap"]
 PREFETCH_DEPTH = 3  # tensors of every model on the device at once: one being copied, one being merged, one being freed
@@ -64,6 +65,14 @@ def memory_need(family: Family, dtype: str) -> MemoryNeed:
     return MemoryNeed(family.base.parameter_count * torch_dtype(dtype).itemsize, sum(each), max(each))
 
 
+def flow_need(family: Family, dtype: str, models: int, max_layers: int, outputs: Sequence[str]) -> tuple[int, int]:
+    """Bytes of the layers of so many models, and of the scaled tensors of a flow, whose names contain `outputs`."""
+    size = torch_dtype(dtype).itemsize
+    sizes = {name: prod(family.base.shape(name)) * size for name in family.layout.names if layer_of(name)}
+    scaled = sum(count for name, count in sizes.items() if any(text in name for text in outputs))
+    return models * sum(sizes.values()), scaled * max_layers // family.layout.layers
+
+
 def available_memory(device: str, model: int) -> AvailableMemory:
     """The memory of this machine; `model` is the size of a live model that is already on the device."""
     free = torch.cuda.mem_get_info(device)[0] + model if torch.device(device).type == "cuda" else 0
@@ -71,15 +80,24 @@ def available_memory(device: str, model: int) -> AvailableMemory:
 
 
 def choose_placement(
-    mode: str, family: Family, device: str, dtype: str, *, loaded: bool, limit: int | None = None
+    mode: str,
+    family: Family,
+    device: str,
+    dtype: str,
+    *,
+    loaded: bool,
+    limit: int | None = None,
+    more: int = 0,
 ) -> "Placement":
     """The placement of this mode, or the planned one for `auto`; `loaded` says if the model is on the device.
 
     `limit` is the number of bytes of a GPU that may be used. On a CPU, where nothing is placed, it is only checked.
-    ConfigError if model and sources do not fit.
+    `more` are bytes that the live model takes later, such as those of a flow's resident layers. ConfigError if model
+    and sources do not fit.
     """
     need = memory_need(family, dtype)
     memory = available_memory(device, need.model if loaded else 0)
+    need = replace(need, model=need.model + more)
     if limit is not None:
         _refuse_beyond(limit, mode, need)
         memory = replace(memory, device=min(memory.device, limit))

@@ -62,14 +62,15 @@ class SlopeHooks:
             if place.whole and type(module) is nn.Linear and owners[id(self._model.get_parameter(place.path))] == 1:
                 low_rank = low_rank_tangents(list(tensor.tangents.values()), tensor.merge.setup.sources)
             if low_rank is None:
-                dense.setdefault(place.path, []).append(tensor)
+                for path in place.paths:
+                    dense.setdefault(path, []).append(tensor)
             else:
                 self._handles.append(module.register_forward_hook(self._project(tensor, low_rank)))
         for path, tensors in dense.items():
             parameter = self._model.get_parameter(path)
             parameter.requires_grad_()
             self._trained.append(parameter)
-            self._handles.append(parameter.register_post_accumulate_grad_hook(self._contract(tensors)))
+            self._handles.append(parameter.register_post_accumulate_grad_hook(self._contract(path, tensors)))
         self._handles += [module.register_forward_hook(_begin_graph) for module in self._embeddings]
         return self
 
@@ -100,12 +101,12 @@ class SlopeHooks:
 
         return forward
 
-    def _contract(self, tensors: Sequence[TensorTangents]) -> Callable[[Tensor], None]:
+    def _contract(self, path: str, tensors: Sequence[TensorTangents]) -> Callable[[Tensor], None]:
         def backward(parameter: Tensor) -> None:
             gradient, parameter.grad = parameter.grad, None
             assert gradient is not None
             for tensor in tensors:
-                part = self._places[tensor.merge.name].view(gradient)
+                part = self._places[tensor.merge.name].gradient(path, gradient)
                 merge, tangents = tensor.merge, list(tensor.tangents.values())
                 self._add(tensor, dense_derivatives(part, merge.coefficients, tangents, merge.setup.sources))
 

@@ -126,7 +126,7 @@ class _SlicePlan:
         self._model, self._start = _base_of(recipe, part), _base_start(recipe, part)
         listed_base = next((source for source in part.sources if source.model == self._model), None)
         # A base that is not listed has weight 0, unless the recipe or the slice sets a weight for all models.
-        weights = {key: None if listed_base else 0.0 for key in method.BASE}
+        weights = {key: method.PER_EXPERT.get(key) if listed_base else 0.0 for key in method.BASE}
         base_settings = listed_base.settings if listed_base else {}
         self._base = _Resolver(self._model, weights, (base_settings, *scopes), layout)
         self._experts = [

@@ -102,6 +102,7 @@ class Method(Protocol):
     OPTIONS: Mapping[str, tuple[str, ...]]
     ADAPTERS_ONLY: bool = False  # True: every expert must be a LoRA adapter of the base
     BANKS_DEPEND_ON_EXPERTS: bool = False  # True: each set of experts needs banks of its own
+    ONE_SOURCE: bool = False  # True: each slice copies one model, so there is nothing to merge in a layer
     EXTENSIONS: tuple[str, ...] = ()  # parameters that mergekit's method of the same name does not read
 
     def prepare(self, setup: Setup) -> State:

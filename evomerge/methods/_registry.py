@@ -39,6 +39,11 @@ def banks_depend_on_experts(method: "Method") -> bool:
     return bool(getattr(method, "BANKS_DEPEND_ON_EXPERTS", False))
 
 
+def copies_one_model(method: "Method") -> bool:
+    """Whether each slice of a recipe of this method copies one model."""
+    return bool(getattr(method, "ONE_SOURCE", False))
+
+
 def extensions(method: "Method") -> tuple[str, ...]:
     """The parameters that mergekit's method of the same name does not have."""
     return tuple(getattr(method, "EXTENSIONS", ()))

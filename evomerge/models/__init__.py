@@ -2,9 +2,9 @@
 
 Tensors are lazy and read-only. Those of a quantised checkpoint or a GGUF file are read from a plain copy in the cache,
 which is made when a weight is first read; its hash is that of the user's files. The room knows where a stored tensor
-lives once transformers has loaded it (destinations), which tensors are tied, and which tensor belongs to which group;
-it knows no method and no recipe's values. The rule: what transformers and peft do with a file is read from them and
-from the file, never from a flag alone or a list of architectures.
+lives once transformers has loaded it (destinations), which tensors are tied, which tensor belongs to which group, and
+which row of an embedding is which token; it knows no method and no recipe's values. The rule: what transformers and
+peft do with a file is read from them and from the file, never from a flag alone or a list of architectures.
 """
 
 from typing import TYPE_CHECKING
@@ -29,7 +29,17 @@ if TYPE_CHECKING:
     from evomerge.models.dequantised import DequantisedCheckpoint, is_complete, open_checkpoint, plain_folder
     from evomerge.models.experts import Base, FullExpert, summary_line
     from evomerge.models.family import Expert, Family, pin_revisions, resolve_expert
-    from evomerge.models.groups import COMPONENTS, Group, Layout, layer_of, outer_kind, relative_depth, shift_layer
+    from evomerge.models.groups import (
+        COMPONENTS,
+        ROUTER,
+        Group,
+        Layout,
+        layer_of,
+        outer_kind,
+        relative_depth,
+        shift_layer,
+    )
+    from evomerge.models.layer_list import LAYER_COUNTS, LayerList, per_layer_values, text_section
     from evomerge.models.live_model import (
         check_attention,
         check_device,
@@ -41,8 +51,17 @@ if TYPE_CHECKING:
         torch_dtype,
     )
     from evomerge.models.model_names import is_same_model
+    from evomerge.models.output_projections import output_filters
+    from evomerge.models.places import Destination, LiveTensor
+    from evomerge.models.recipe_vocabulary import (
+        in_vocabulary_of,
+        other_tokens,
+        set_vocabulary,
+        with_vocabulary,
+        write_generation_config,
+        write_tokenizer,
+    )
     from evomerge.models.stored_inputs import StoredFactors, StoredInput, StoredTensor
-    from evomerge.models.vocabulary import refuse_other_vocabulary, write_tokenizer
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -52,17 +71,22 @@ __all__ = [
     "COMPONENTS",
     "DEQUANTISED_DTYPE",
     "INDEX_FILE",
+    "LAYER_COUNTS",
+    "ROUTER",
     "SINGLE_FILE",
     "WEIGHTS_KEY",
     "AdapterExpert",
     "Base",
     "Checkpoint",
     "DequantisedCheckpoint",
+    "Destination",
     "Expert",
     "Family",
     "FullExpert",
     "Group",
+    "LayerList",
     "Layout",
+    "LiveTensor",
     "StoredFactors",
     "StoredInput",
     "StoredTensor",
@@ -72,6 +96,7 @@ __all__ = [
     "equal_tensors",
     "fetch",
     "full_config",
+    "in_vocabulary_of",
     "is_adapter",
     "is_complete",
     "is_same_model",
@@ -81,15 +106,21 @@ __all__ = [
     "model_config",
     "open_checkpoint",
     "open_safetensors",
+    "other_tokens",
     "outer_kind",
+    "output_filters",
+    "per_layer_values",
     "pin_revisions",
     "plain_folder",
-    "refuse_other_vocabulary",
     "relative_depth",
     "resolve_device",
     "resolve_expert",
+    "set_vocabulary",
     "shift_layer",
     "summary_line",
+    "text_section",
     "torch_dtype",
+    "with_vocabulary",
+    "write_generation_config",
     "write_tokenizer",
 ]

@@ -8,6 +8,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from evomerge.errors import ExpertError
 from evomerge.kernels import Factors
 from evomerge.models.adapter_config import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, read_config, selects
-from evomerge.models.adapter_kinds import Change, read_changes
+from evomerge.models.adapter_kinds import Change, bound, read_changes
 from evomerge.models.checkpoint import Shape, open_safetensors, warn_about_unread_weights
 from evomerge.models.stored_inputs import StoredFactors
 
@@ -54,6 +55,32 @@ class Adapter:
         with (self.folder / ADAPTER_WEIGHTS_FILE).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
+    def bind(self, name: str, path: str, shape: Shape, is_transposed: bool) -> None:
+        """Set which parameter of the base the factors `name` change, for one that `target_parameters` lists.
+
+        Its `update` then has the name `path`. `is_transposed` says whether a stack contains matrices of [in, out].
+        ExpertError if its shape does not fit.
+        """
+        change = self._changes.pop(name)
+        factors = self._shapes[change.down or ""][0], self._shapes[change.up or ""][1]
+        self._changes[path] = bound(self.folder, self._config, change, path, shape, factors)
+        if is_transposed:
+            self._changes[path] = replace(self._changes[path], transposed=True)
+
+    def stack_factors(self, name: str, index: int) -> Factors | None:
+        """The factors of one matrix of a stacked parameter; None if the change of `name` is not of that kind.
+
+        peft stores lora_A as [experts · rank, in] and lora_B as [out, rank · experts].
+        """
+        change = self._changes[name]
+        if not change.experts:
+            return None
+        assert change.up is not None and change.down is not None
+        up, down = self._tensor(change.up), self._tensor(change.down)
+        up = up.reshape(up.shape[0], -1, change.experts)[:, :, index]
+        down = down.reshape(change.experts, -1, down.shape[1])[index]
+        return Factors(down.T, up.T, change.scale) if change.transposed else Factors(up, down, change.scale)
+
     @property
     def config(self) -> Mapping[str, Any]:
         """The checked contents of its configuration file."""
@@ -73,7 +100,9 @@ class Adapter:
         `PeftModel.from_pretrained` ignores the factors of a module that the configuration does not select.
         """
         change = self._changes[name]
-        if change.down is None or change.transposed is False:  # saved whole, or listed in target_parameters
+        if (
+            change.down is None or change.experts or change.transposed is False
+        ):  # saved whole, or listed in target_parameters
             return True
         if is_tied and self._config.get("ensure_weight_tying") and self._targets_embeddings():
             return True
@@ -133,6 +162,8 @@ class Adapter:
             return None
         if problem := self._problem(name, change, {name: tuple(base(name).shape)}):
             raise ExpertError(f"{self.folder}: {name}: {problem}; give an adapter of this base")
+        if change.experts:
+            return self._stacked(name, change, base)
         replaced = change.stored or self._differing_copy(name, change, base)
         factors = self._factors(name, change, base) if change.down else None
         if factors is not None and change.magnitude is None and replaced is None:
@@ -146,6 +177,14 @@ class Adapter:
             weight += self._tensor(change.bias).float() * change.scale
         if change.tokens is not None:
             weight[list(change.indices)] = self._tensor(change.tokens).float()
+        return weight
+
+    def _stacked(self, name: str, change: Change, base: Callable[[str], Tensor]) -> Tensor:
+        weight = base(name).to(torch.float32, copy=True)
+        for index in range(change.experts):
+            factors = self.stack_factors(name, index)
+            assert factors is not None
+            weight[index] += factors.delta()
         return weight
 
     def _tensor(self, key: str) -> Tensor:
@@ -195,6 +234,8 @@ class Adapter:
         module = name.rpartition(".")[0].rpartition(".")[2]
         if name not in shapes:
             return "the base has no such parameter"
+        if change.unbound:
+            return f"the factors have another rank than {ADAPTER_CONFIG_FILE} says"
         shape = tuple(shapes[name])
         if change.tokens is not None and max(change.indices, default=-1) >= shape[0]:
             return f"token {max(change.indices)} is trained, the base's vocabulary has {shape[0]} rows"
@@ -210,7 +251,11 @@ class Adapter:
         yield from (other for other in whole if other != shape)
         if change.tokens and self._shapes[change.tokens][1:] != shape[1:]:
             yield self._shapes[change.tokens]
-        if change.down:
+        if change.experts:
+            product = self._product(change)[:: -1 if change.transposed else 1]
+            if shape != (change.experts, *product):
+                yield (change.experts, *product)
+        elif change.down:
             product = self._product(change)[:: -1 if change.transposed else 1]
             if shape != product and (change.transposed is not None or shape != product[::-1]):
                 yield product

@@ -127,6 +127,3 @@ def _refuse_kind(folder: Path, config: Mapping[str, Any]) -> None:
     for key in _EXTENSIONS:
         if config.get(key):
             raise ExpertError(f"{folder}: the LoRA extension {key} is not supported; {MERGE_FIRST}")
-    for target in config.get("target_parameters") or ():
-        if target.rpartition(".")[2] != "weight":
-            raise ExpertError(f"{folder}: target_parameters entry {target} is not a weight; {MERGE_FIRST}")

@@ -5,6 +5,7 @@ unless the adapter's file also changes that side. `merge_and_unload` changes bot
 trained.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from evomerge.kernels import Factors, Update
 from evomerge.models.adapter import Adapter
-from evomerge.models.destinations import Destination
+from evomerge.models.adapter_config import MERGE_FIRST
 from evomerge.models.experts import Base, FullExpert, summary_line
+from evomerge.models.places import Block, Destination, LiveTensor
+from evomerge.models.skeleton import Skeleton
 from evomerge.models.stored import StoredModel
 from evomerge.models.stored_inputs import StoredInput
 from evomerge.notices import warn_once
@@ -26,12 +29,18 @@ class AdapterExpert:
         self.adapter = adapter
         self._skeleton, self.origin = base.skeleton, origin
         self._stored = origin.stored if origin else base
+        _bind(adapter, base.skeleton)
+        # The adapter's name of a stored tensor that is a part of a parameter, such as one of stacked experts
+        places = ((name, base.places.get(name)) for name in adapter.names())
+        self._places = {name: place for name, place in places if place and not place.whole}
+        self._parts = {place: name for name, place in self._places.items()}
         paths = {name: self._path(name) for name in adapter.names()}
         self._ignored = [
             name for name, path in paths.items() if not adapter.is_applied(name, path, self._is_tied(path))
         ]
         # Path → the adapter's name of the parameter
-        self._names = {path: name for name, path in paths.items() if name not in self._ignored}
+        others = {*self._places, *self._ignored}
+        self._names = {path: name for name, path in paths.items() if name not in others}
         # Path → the adapter's name of a tied parameter, whose saved base weight replaces the tensor at this path
         self._replaced: dict[str, str] = {}
         self._untied = self._resolve_ties()
@@ -46,16 +55,26 @@ class AdapterExpert:
 
     def touches(self, place: Destination) -> bool:
         """Whether the adapter may change the tensor at this destination."""
-        return self.origin is not None or place.path in self._names or place.path in self._replaced
+        return self.origin is not None or place in self._parts or bool(self._changed_paths(place))
+
+    def is_computed(self, place: Destination) -> bool:
+        """Whether a dense `update` is a new tensor, which is always so."""
+        return True
 
     def nbytes(self, place: Destination) -> int:
         """Bytes of the adapter's tensors for this destination."""
-        name = self._names.get(place.path) or self._replaced.get(place.path)
-        return self.adapter.nbytes(name) if name else 0
+        if name := self._parts.get(place):
+            return self.adapter.nbytes(name)
+        paths = self._changed_paths(place)
+        sizes = {path: self.adapter.nbytes(self._names.get(path) or self._replaced[path]) for path in paths}
+        if place.whole:
+            return sum(sizes.values())
+        shapes = self._skeleton.parameters
+        return sum(size * place.numel(path) // math.prod(shapes[path]) for path, size in sizes.items())
 
     def update(self, place: Destination) -> Update:
         """The adapter's factors for this destination, or the whole weight if the change has no factors."""
-        update = self._change(place.path)
+        update = self._update(place)
         if self.origin is None:
             return update
         weight = self.origin.stored.tensor(place)
@@ -63,19 +82,56 @@ class AdapterExpert:
 
     def stored_input(self, place: Destination) -> StoredInput:
         """How `update` follows from the adapter's file."""
-        name = self._names.get(place.path)
-        if self.origin is None and name is None and place.path not in self._replaced:
+        if self.origin is None and not self.touches(place):
             return "base"
+        name = self._parts.get(place) or (self._names.get(place.path) if place.whole else None)
         if self.origin is not None or name is None:
             return "computed"
         found = self.adapter.stored_factors(
-            name, lambda other: self._tensor(place.path if other == name else self._path(other))
+            name, lambda other: self._stored.tensor(place) if other == name else self._base_weight(other)
         )
         return found or "computed"
 
-    def problems(self, base: Base) -> list[str]:
-        """One line for each way in which the adapter does not fit the base."""
-        if self.origin and (problems := self.origin.problems(base)):
+    def _changed_paths(self, place: Destination) -> list[str]:
+        return [path for path in place.paths if path in self._names or path in self._replaced]
+
+    def _update(self, place: Destination) -> Factors | Tensor | None:
+        if name := self._parts.get(place):
+            return self.adapter.update(name, self._base_weight)
+        if place.whole:
+            return self._change(place.path)
+        if not self._changed_paths(place):
+            return None
+        if len(place.blocks) == 1 and (factors := self._block_factors(place.blocks[0])):
+            return factors
+        return LiveTensor(place, {path: self._weight(path) for path in place.paths}).tensor()
+
+    def _block_factors(self, block: Block) -> Factors | None:
+        """The factors of a matrix that is a box of a parameter; None if its change has none."""
+        name = self._names.get(block.path)
+        stacked = self.adapter.stack_factors(name, block.start[0]) if name and block.dims[0] is None else None
+        change, skipped = (stacked, 1) if stacked else (self._change(block.path), 0)
+        dims = block.dims[skipped:]
+        if not isinstance(change, Factors) or len(dims) != 2 or None in dims:
+            return None
+        rows, columns = (slice(s, s + n) for s, n in zip(block.start[skipped:], block.size[skipped:], strict=True))
+        up, down = change.up[rows], change.down[:, columns]
+        return Factors(up, down, change.scale) if dims == (0, 1) else Factors(down.T, up.T, change.scale)
+
+    def _weight(self, path: str) -> Tensor:
+        """The whole parameter at this path, in fp32."""
+        change = self._change(path)
+        if isinstance(change, Tensor):
+            return change
+        weight = self._tensor(path).float()
+        return weight if change is None else change.delta().add_(weight)
+
+    def problems(self, base: Base, axes: Mapping[str, int]) -> list[str]:
+        """One line for each way in which the adapter does not fit its checkpoint, or that checkpoint the base.
+
+        `axes` are as in `FullExpert.problems`.
+        """
+        if self.origin and (problems := self.origin.problems(base, axes)):
             return problems
         paths = {name: self._path(name) for name in self.adapter.names() if name not in self._ignored}
         if self._ignored:
@@ -87,11 +143,15 @@ class AdapterExpert:
             warn_once(
                 f"{self.adapter.folder}: {outside[0]}{more}: outside the language model, so this change is ignored"
             )
-        shapes = {name: base.skeleton.shape(path) for name, path in paths.items() if path in base.skeleton.paths}
-        split = {place.path for place in base.destination.values() if not place.whole}
-        return self.adapter.problems(shapes, ignoring=[*outside, *self._ignored]) + [
-            f"{name}: the base's files hold this parameter in several parts" for name in paths if paths[name] in split
+        own = self._stored.skeleton
+        shapes = {name: own.shape(path) for name, path in paths.items() if path in own.paths}
+        shapes |= {name: base.stored.shape(place) for name, place in self._places.items()}
+        together = [
+            f"{name}: the base's files hold this weight together with others; {MERGE_FIRST}"
+            for name, path in paths.items()
+            if path != name and name not in self._places and base.skeleton.rules.is_converted(name)
         ]
+        return together or self.adapter.problems(shapes, ignoring=[*outside, *self._ignored])
 
     def _path(self, name: str) -> str:
         """The path in the base's model of the parameter with this name in the adapter.
@@ -114,12 +174,14 @@ class AdapterExpert:
         name = self._names.get(path)
         if name is not None:
             # Where two tied paths have base tensors of their own, the update of each is added to its own.
-            return self.adapter.update(name, lambda other: self._tensor(path if other == name else self._path(other)))
+            return self.adapter.update(
+                name, lambda other: self._tensor(path) if other == name else self._base_weight(other)
+            )
         replaced = self._replaced.get(path)
         return self.adapter.saved_base_weight(replaced, self._base_weight) if replaced else None
 
     def _base_weight(self, name: str) -> Tensor:
-        return self._tensor(self._path(name))
+        return self._stored.tensor(self._places.get(name) or Destination(self._path(name)))
 
     def _tensor(self, path: str) -> Tensor:
         return self._stored.tensor(Destination(path))
@@ -173,6 +235,24 @@ class AdapterExpert:
         if isinstance(changes[0], Tensor) and isinstance(changes[1], Tensor):
             return torch.equal(changes[0], changes[1])
         return changes[0] is None and changes[1] is None
+
+
+def _bind(adapter: Adapter, skeleton: Skeleton) -> None:
+    """Set the parameters of factors that `target_parameters` selects, which are named by their modules.
+
+    For several parameters of one module peft nests the wrappers: the innermost one is that of the first parameter.
+    """
+    targets = tuple(f".{target}" for target in adapter.config.get("target_parameters") or ())
+    levels: dict[str, list[str]] = {}
+    for name in adapter.names():
+        module = name.removesuffix(".weight")
+        levels.setdefault(module.replace(".base_layer", ""), []).append(name)
+    for module, names in levels.items():
+        paths = [path for path in skeleton.of_module(module) if f".{path}".endswith(targets)] if targets else []
+        if paths == [f"{module}.weight"] or len(paths) != len(names):
+            continue
+        for name, path in zip(sorted(names, key=len, reverse=True), paths, strict=True):
+            adapter.bind(name, path, skeleton.shape(path), path in skeleton.transposed)
 
 
 def _equal_factors(one: Factors, other: Factors) -> bool:

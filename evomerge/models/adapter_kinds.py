@@ -7,7 +7,7 @@ Checked against peft 0.21: for a parameter that is not tied, every supported kin
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from evomerge.models.checkpoint import Shape
 _PREFIX = "base_model.model."
 # (pattern of the name after the prefix, field of `Change`, last component of the base parameter); the first match wins.
 _PARTS = (
+    (r"(.+(?:\.base_layer)+)\.lora_A\.weight", "down", "weight"),  # the inner one of several parameters of a module
+    (r"(.+(?:\.base_layer)+)\.lora_B\.weight", "up", "weight"),
     (r"(.+)\.lora_(?:embedding_)?A(?:\.weight)?", "down", "weight"),
     (r"(.+)\.lora_(?:embedding_)?B(?:\.weight)?", "up", "weight"),
     (r"(.+)\.lora_B\.bias", "bias", "bias"),
@@ -42,6 +44,8 @@ class Change:
     indices: tuple[int, ...] = ()
     scale: float = 1.0
     transposed: bool | None = None  # whether up @ down is the transposed parameter; None: the base's shape decides
+    experts: int = 0  # of a stacked parameter: its number of matrices, whose factors are slices of `up` and `down`
+    unbound: bool = False  # factors of a parameter that only the base's architecture tells
 
 
 def read_changes(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> dict[str, Change]:
@@ -52,7 +56,7 @@ def read_changes(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, S
             raise ExpertError(f"{folder}: tensor {key} lacks the prefix {_PREFIX}; save it again with peft")
         if ".original_module." in key:  # with bias="all" peft also saves the original biases of modules_to_save
             continue
-        name, part = _parse(folder, key, shapes)
+        name, part = _parse(folder, key, shapes, bool(config.get("target_parameters")))
         parts.setdefault(name, {})[part] = key
     changes = {name: _change(folder, config, name, keys, shapes) for name, keys in sorted(parts.items())}
     if not changes:
@@ -60,11 +64,11 @@ def read_changes(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, S
     return changes
 
 
-def _parse(folder: Path, key: str, shapes: Collection[str]) -> tuple[str, str]:
+def _parse(folder: Path, key: str, shapes: Collection[str], nested: bool) -> tuple[str, str]:
     path = key.removeprefix(_PREFIX)
     for pattern, part, leaf in _PARTS:
         match = re.fullmatch(pattern, path)
-        if match and "base_layer" not in match[1] and "token_adapter" not in match[1]:
+        if match and (nested or "base_layer" not in match[1]) and "token_adapter" not in match[1]:
             return f"{match[1]}.{leaf}", part
     if re.search(r"\.(lora_|base_layer\.|token_adapter\.)", path):
         raise ExpertError(f"{folder}: tensor {key} is of a kind that is not supported; {MERGE_FIRST}")
@@ -85,9 +89,27 @@ def _change(
     rank, scale = _rank_and_scale(config, name if direct else name.rpartition(".")[0])
     if "bias" in parts:
         return Change(**parts, scale=scale)
-    _check_factors(folder, name, parts, shapes, rank)
+    unbound = not direct and bool(config.get("target_parameters")) and shapes[parts["down"]][:1] != (rank,)
+    _check_factors(folder, name, parts, shapes, None if unbound else rank)
     embedding = ".lora_embedding_" in parts["down"]
-    return Change(**parts, scale=scale, transposed=True if embedding else False if direct else None)
+    transposed = True if embedding else False if direct else None
+    return Change(**parts, scale=scale, transposed=transposed, unbound=unbound)
+
+
+def bound(folder: Path, config: Mapping[str, Any], change: Change, path: str, shape: Shape, factors: Shape) -> Change:
+    """The change of the parameter at `path`, which the configuration lists in `target_parameters`.
+
+    A parameter of three dimensions is a stack of matrices. peft stores the factors of all of them side by side, so
+    `factors`, the number of rows of lora_A and of columns of lora_B, are their number times the rank.
+    """
+    experts = shape[0] if len(shape) == 3 else 0
+    rank, scale = _rank_and_scale(config, path)
+    if set(factors) != {rank * max(experts, 1)}:
+        raise ExpertError(
+            f"{folder}: the factors of {path} have ranks {factors[0]} and {factors[1]}, {ADAPTER_CONFIG_FILE} says"
+            f" {rank}{f' for each of {experts} experts' if experts else ''}; the two files do not belong together"
+        )
+    return replace(change, scale=scale, transposed=False, experts=experts, unbound=False)
 
 
 def _rank_and_scale(config: Mapping[str, Any], module: str) -> tuple[int, float]:
@@ -102,14 +124,16 @@ def _pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> A
     return next(matches, default)
 
 
-def _check_factors(folder: Path, name: str, parts: Mapping[str, Any], shapes: Mapping[str, Shape], rank: int) -> None:
+def _check_factors(
+    folder: Path, name: str, parts: Mapping[str, Any], shapes: Mapping[str, Shape], rank: int | None
+) -> None:
     for part, letter in (("down", "A"), ("up", "B")):
         if part not in parts:
             raise ExpertError(f"{folder}: {name} has no lora_{letter} tensor; download the adapter again")
     down, up = shapes[parts["down"]], shapes[parts["up"]]
     if len(down) != 2 or len(up) != 2:
         raise ExpertError(f"{folder}: the factors of {name} are not matrices (a convolution?); {MERGE_FIRST}")
-    if down[0] != rank or up[1] != rank:
+    if down[0] != (rank or down[0]) or up[1] != down[0]:
         raise ExpertError(
             f"{folder}: the factors of {name} have ranks {down[0]} and {up[1]}, {ADAPTER_CONFIG_FILE} says {rank};"
             " the two files do not belong together"

@@ -116,6 +116,12 @@ def equal_tensors(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other.to(one.dtype))
 
 
+def itemsize(dtype: str) -> int:
+    """Bytes of an element of this safetensors dtype (F32, BF16, F8_E4M3, …)."""
+    bits = re.search(r"\d+", dtype)
+    return max(int(bits[0]) // 8, 1) if bits else 1
+
+
 class Checkpoint:
     """The tensors of one model folder; opening it reads only headers."""
 
@@ -155,7 +161,7 @@ class Checkpoint:
 
     def nbytes(self, name: str) -> int:
         """The tensor's bytes in its file."""
-        return math.prod(self.shape(name)) * int(re.sub(r"\D", "", self.dtype(name))) // 8
+        return math.prod(self.shape(name)) * itemsize(self.dtype(name))
 
     def tensor(self, name: str) -> Tensor:
         """The tensor as a view of the memory-mapped file; it must not be written to."""

@@ -1,8 +1,10 @@
 """A base and a full checkpoint as mappings from destinations in the live model to tensors, for every file layout."""
 
+import copy
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,17 @@ from torch import Tensor, nn
 
 from evomerge.errors import CandidateError, ExpertError
 from evomerge.kernels import Update
+from evomerge.models.checkpoint import Shape
 from evomerge.models.dequantised import open_checkpoint
-from evomerge.models.destinations import Destination
 from evomerge.models.live_model import full_config
+from evomerge.models.places import Destination, LiveTensor
 from evomerge.models.skeleton import skeleton
 from evomerge.models.stored import StoredModel
 from evomerge.models.stored_inputs import StoredInput, StoredTensor
 
-COMPARED_KEYS = ("model_type", "num_hidden_layers", "num_layers", "n_layer", "hidden_size", "vocab_size")
+ROWS_KEY = "vocab_size"
+COMPARED_KEYS = ("model_type", "num_hidden_layers", "num_layers", "n_layer", "hidden_size", ROWS_KEY)
+EXPERT_COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 # Keys of a configuration that may differ between models of the same architecture.
 IGNORED_KEYS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 FLOAT_DTYPES = {"F64", "F32", "F16", "BF16"}
@@ -35,6 +40,8 @@ class Base:
         self.stored, self.checkpoint, self.skeleton = stored, stored.checkpoint, stored.skeleton
         self.folder, self.trust_remote_code = stored.checkpoint.folder, trust_remote_code
         self.untied = tuple(alias for alias in self.skeleton.aliases if alias in untied)
+        self._merged_rows: Mapping[str, Callable[[], Tensor]] = {}
+        self._tables: dict[str, Tensor] = {}
         self._check_complete()
         self.destination: dict[str, Destination] = {}
         self._source: dict[str, str] = {}  # name → stored name
@@ -46,6 +53,13 @@ class Base:
         used = {*self._source.values(), *(copy for copies in self.copies.values() for copy in copies)}
         self.unmerged = tuple(name for name in self.checkpoint if name not in used)
 
+    def with_rows(self, shapes: Mapping[str, Shape], tables: Mapping[str, Callable[[], Tensor]]) -> "Base":
+        """The same base with other rows: `shapes` by path, and by name the functions that compute the tensors."""
+        changed = copy.copy(self)
+        changed.skeleton = replace(self.skeleton, parameters={**self.skeleton.parameters, **shapes})
+        changed._merged_rows, changed._tables = tables, {}
+        return changed
+
     @property
     def parameter_count(self) -> int:
         """The number of weights of the live model, from shapes."""
@@ -53,6 +67,18 @@ class Base:
 
     def tensor(self, name: str) -> Tensor:
         """The base's tensor of this name; it must not be written to."""
+        if name not in self._merged_rows:
+            return self.stored_tensor(name)
+        if name not in self._tables:  # only the last table is kept
+            self._tables = {name: self._merged_rows[name]()}
+        return self._tables[name]
+
+    def has_merged_rows(self, name: str) -> bool:
+        """Whether the tensor is computed from the files' rows."""
+        return name in self._merged_rows
+
+    def stored_tensor(self, name: str) -> Tensor:
+        """The tensor with the rows of the base's files."""
         return self.checkpoint.tensor(self._source[name])
 
     def stored_name(self, name: str) -> str:
@@ -61,6 +87,8 @@ class Base:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape, from its header."""
+        if name in self._merged_rows:
+            return self.skeleton.shape(self.parameter[name])
         return self.checkpoint.shape(self._source[name])
 
     def dtype(self, name: str) -> str:
@@ -68,7 +96,9 @@ class Base:
         return self.checkpoint.dtype(self._source[name])
 
     def nbytes(self, name: str) -> int:
-        """The tensor's bytes in its file."""
+        """The tensor's bytes in its file, or of a table with other rows in fp32."""
+        if name in self._merged_rows:
+            return 4 * math.prod(self.shape(name))
         return self.checkpoint.nbytes(self._source[name])
 
     def tied(self, paths: Collection[str]) -> dict[str, str]:
@@ -76,15 +106,19 @@ class Base:
         aliases = self.skeleton.aliases.items()
         return {alias: first for alias, first in aliases if first in paths and alias not in self.untied}
 
-    def parameter_views(self, model: nn.Module) -> dict[str, Tensor]:
-        """Name → the view of the live model's parameter that the tensor fills; CandidateError if they do not match."""
+    def live_tensors(self, model: nn.Module) -> dict[str, LiveTensor]:
+        """Name → the place in the live model that the tensor fills; CandidateError if they do not match."""
         parameters = dict(model.named_parameters())
-        if missing := next((name for name, path in self.parameter.items() if path not in parameters), None):
-            raise CandidateError(f"{missing}: the live model has no parameter {self.parameter[missing]}")
-        views = {name: place.view(parameters[place.path]) for name, place in self.destination.items()}
-        for path in parameters.keys() - set(self.parameter.values()) - self.skeleton.outside - self.skeleton.frozen:
+        written = {path: name for name, place in self.destination.items() for path in place.paths}
+        if missing := next((path for path in written if path not in parameters), None):
+            raise CandidateError(f"{written[missing]}: the live model has no parameter {missing}")
+        places = {name: LiveTensor(place, parameters) for name, place in self.destination.items()}
+        if wrong := next((name for name in self._merged_rows if places[name].shape != self.shape(name)), None):
+            found = list(places[wrong].shape)
+            raise CandidateError(f"{wrong}: the live model has {found}, the recipe writes {list(self.shape(wrong))}")
+        for path in parameters.keys() - written.keys() - self.skeleton.outside - self.skeleton.frozen:
             raise CandidateError(f"{path}: the recipe writes no such parameter, which the live model has")
-        return views
+        return places
 
     def _place(self, path: str) -> None:
         parts = self.stored.parts.get(path)
@@ -102,18 +136,19 @@ class Base:
     def _copies(self, name: str) -> tuple[str, ...]:
         """Other names under which the files contain the same tied tensor."""
         place = self.destination[name]
-        if place.path in self.untied:
+        if not place.whole or place.path in self.untied:
             return ()
         tied = [path for path in self.skeleton.members(place.path) if path not in self.untied]
         names = (self.stored.name(part) for path in tied for part in self.stored.parts.get(path, ()) if part != place)
-        return tuple(copy for copy in names if copy and copy != self._source[name] and place.whole)
+        return tuple(copy for copy in names if copy and copy != self._source[name])
 
     def _check_complete(self) -> None:
         if refused := self.stored.refused:
             name, why = next(iter(refused.items()))
             raise ExpertError(f"{self.folder}: {name}, for {why}; such a tensor cannot be merged yet")
         if missing := self.stored.missing():
-            unknown = next((name for name in self.checkpoint if name not in self.stored.places), None)
+            known = {*self.stored.places, *self.stored.unplaced}
+            unknown = next((name for name in self.checkpoint if name not in known), None)
             hint = (
                 f"this architecture does not know {unknown}, which they hold"
                 if unknown
@@ -148,7 +183,7 @@ class FullExpert:
 
     def touches(self, place: Destination) -> bool:
         """Whether the checkpoint has a tensor for this destination; only its data could say whether it differs."""
-        return self.stored.name(place) is not None
+        return bool(self.stored.names(place))
 
     def is_tied(self, place: Destination) -> bool:
         """Whether the checkpoint's tensor for this destination is that of another path, to which it is tied."""
@@ -157,60 +192,88 @@ class FullExpert:
 
     def update(self, place: Destination) -> Update:
         """The checkpoint's dense tensor for this destination, None if it has none."""
-        name = self.stored.name(place)
-        return self.checkpoint.tensor(name) if name else None
+        return self.stored.tensor(place) if self.touches(place) else None
+
+    def is_computed(self, place: Destination) -> bool:
+        """Whether `update` joins several stored tensors to a new one."""
+        return len(self.stored.names(place)) > 1
 
     def stored_input(self, place: Destination) -> StoredInput:
         """How `update` follows from the checkpoint's files."""
         name = self.stored.name(place)
-        return StoredTensor(name) if name else "base"
+        return StoredTensor(name) if name else "computed" if self.touches(place) else "base"
 
     def nbytes(self, place: Destination) -> int:
         """Bytes of the expert's tensor for this destination."""
+        return self.stored.nbytes(place)
+
+    def shape(self, place: Destination) -> Shape | None:
+        """The shape of the expert's tensor for this destination, None if it has none."""
         name = self.stored.name(place)
-        return self.checkpoint.nbytes(name) if name else 0
+        return self.checkpoint.shape(name) if name else None
 
     def dtype(self, place: Destination) -> str | None:
         """The safetensors dtype of the expert's tensor for this destination."""
-        name = self.stored.name(place)
-        return self.checkpoint.dtype(name) if name else None
+        names = self.stored.names(place)
+        return self.checkpoint.dtype(names[0]) if names else None
 
-    def problems(self, base: Base) -> list[str]:
-        """One line for each mismatch with the base: architecture, shapes, missing and extra tensors."""
+    def problems(self, base: Base, axes: Mapping[str, int]) -> list[str]:
+        """One line for each mismatch with the base: architecture, shapes, missing and extra tensors.
+
+        `axes` are parameters with the axis along which their length may be another: that of the tokens.
+        """
         # Compared with the architecture's defaults, because an old config.json may lack keys that newer ones have.
         config = full_config(self.checkpoint.folder, base.trust_remote_code)
         base_config = full_config(base.folder, base.trust_remote_code)
         problems = [
             f"{key} {config.get(key)} (base {base_config.get(key)})"
-            for key in COMPARED_KEYS
+            for key in (*COMPARED_KEYS, *EXPERT_COUNT_KEYS)
             if key in config and key in base_config and config[key] != base_config[key]
+            if not (axes and key == ROWS_KEY)
         ]
         problems += [f"{name}, for {why}, cannot be merged yet" for name, why in self.stored.refused.items()]
-        found = (self._problem(base, name, place) for name, place in base.destination.items())
+        problems += [f"{name} missing" for name in self.stored.absent.values()]
+        places = base.destination.items()
+        found = (
+            self._problem(base, name, place, axes.get(place.path))
+            for name, place in places
+            if not self.stored.is_faulty(place)
+        )
         problems += [problem for problem in found if problem]
         return problems + [f"{name} extra" for name in self._extra(base)]
 
-    def _problem(self, base: Base, name: str, place: Destination) -> str | None:
-        stored_name = self.stored.name(place)
-        if stored_name is None:
+    def _problem(self, base: Base, name: str, place: Destination, axis: int | None) -> str | None:
+        shapes = self.stored.skeleton.parameters
+        for path in place.paths if place.blocks else ():
+            if path in shapes and shapes[path] != base.skeleton.parameters[path]:
+                return f"{name}, of {path} {list(shapes[path])} (base {list(base.skeleton.parameters[path])})"
+        names = self.stored.names(place)
+        if not names:
             return None if place.path in base.skeleton.frozen else f"{name} missing"
-        actual, expected = self.checkpoint.shape(stored_name), base.shape(name)
-        if actual != expected:
+        actual, expected = self.stored.shape(place), base.shape(name)
+        if _without(actual, axis) != _without(expected, axis):
             return f"{name} {list(actual)} (base {list(expected)})"
-        return None if (dtype := self.checkpoint.dtype(stored_name)) in FLOAT_DTYPES else f"{name} of dtype {dtype}"
+        dtypes = (self.checkpoint.dtype(stored) for stored in names)
+        return next((f"{name} of dtype {dtype}" for dtype in dtypes if dtype not in FLOAT_DTYPES), None)
 
     def _extra(self, base: Base) -> list[str]:
-        used = {self.stored.name(place) for place in base.destination.values()} | set(base.checkpoint)
+        used = {name for place in base.destination.values() for name in self.stored.names(place)} | set(base.checkpoint)
         merged = self.stored.skeleton.parameters
         ignored = re.compile("|".join((r"\.rotary_emb\.", *self.stored.skeleton.ignored)))
 
         def is_extra(name: str) -> bool:
             place = self.stored.places.get(name)
+            if name in self.stored.unplaced:
+                return False  # another line names it or its stack
             return (
                 place.path in merged and place.path not in base.skeleton.frozen if place else not ignored.search(name)
             )
 
         return [name for name in self.checkpoint if name not in used and is_extra(name)]
+
+
+def _without(shape: Shape, axis: int | None) -> Shape:
+    return tuple(length for i, length in enumerate(shape) if i != axis)
 
 
 def open_stored(folder: Path, trust_remote_code: bool, like: StoredModel | None = None) -> StoredModel:

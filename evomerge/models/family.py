@@ -1,21 +1,32 @@
 """A base and its experts, opened and checked for compatibility from headers and configurations alone."""
 
-from collections.abc import Iterable, Iterator
+import copy
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from evomerge.errors import ConfigError, ExpertError
-from evomerge.kernels import Update
+from evomerge.kernels import Factors, Update
 from evomerge.models.adapter import Adapter, is_adapter
 from evomerge.models.adapter_expert import AdapterExpert
+from evomerge.models.auto_classes import model_config
 from evomerge.models.checkpoint import fetch, read_json
 from evomerge.models.dequantised import DequantisedCheckpoint, complete, plain_folder
 from evomerge.models.experts import Base, FullExpert, open_stored, summary_line
 from evomerge.models.gguf_file import is_gguf
 from evomerge.models.groups import Layout
+from evomerge.models.live_model import load_model, load_tokenizer
 from evomerge.models.stored import StoredModel
 from evomerge.models.stored_inputs import StoredInput
-from evomerge.recipes import ModelRef, Recipe
+from evomerge.models.vocabulary import Vocabulary, find_vocabulary
+from evomerge.models.vocabulary_tensors import resize, row_count, set_token_ids
+from evomerge.recipes import ModelRef, Recipe, TokenizerRequest
+
+log = logging.getLogger(__name__)
 
 Expert = FullExpert | AdapterExpert
 
@@ -24,9 +35,17 @@ class Family:
     """The models of a search or a recipe: one base and its experts by reference, all compatible with the base.
 
     Raises ExpertError with one line per expert that does not fit. Reads no weights, except to compare tied tensors.
+    `request` asks for a merged vocabulary; without one the base's vocabulary is kept. `vocabulary` is None where all
+    models have the same rows: tensors are then those of the files. Else all tensors have the merged rows.
     """
 
-    def __init__(self, base: ModelRef, experts: Iterable[ModelRef], trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        base: ModelRef,
+        experts: Iterable[ModelRef],
+        trust_remote_code: bool = False,
+        request: TokenizerRequest | None = None,
+    ) -> None:
         self.ref = ModelRef(base.path, base.revision)  # a base with an adapter is an additional expert
         refs = [ref for ref in dict.fromkeys([base, *experts]) if ref != self.ref]
         _raise_problems(_other_architectures(self.ref, refs))
@@ -35,11 +54,15 @@ class Family:
         aliases = stored.skeleton.aliases
         untied = stored.untied(aliases).union(*(expert.untied(aliases) for expert in self.experts.values()))
         self.base = Base(stored, untied, trust_remote_code)
+        self.vocabulary = find_vocabulary(self.ref, self.base, self.experts, request)
+        axes = self.vocabulary.axes if self.vocabulary else {}
         _raise_problems(
             f"{ref} does not fit the base {base}: {summary_line(problems)}"
             for ref, expert in self.experts.items()
-            if (problems := expert.problems(self.base))
+            if (problems := expert.problems(self.base, axes))
         )
+        if self.vocabulary:
+            self.base = self._with_rows(self.base, self.vocabulary)
 
     @cached_property
     def layout(self) -> Layout:
@@ -48,15 +71,84 @@ class Family:
 
     def update(self, ref: ModelRef, name: str) -> Update:
         """A model's update of the base's tensor `name`; None for the base itself."""
-        return None if ref == self.ref else self.experts[ref].update(self.base.destination[name])
+        if ref == self.ref:
+            return None
+        place = self.base.destination[name]
+        update = self.experts[ref].update(place)
+        if self.vocabulary is None or place.path not in self.vocabulary.axes:
+            return update
+        if update is None and self.vocabulary.plan.is_like(ref, self.ref):
+            return None
+        if isinstance(update, Factors) and self.vocabulary.keeps(ref) and self.vocabulary.keeps(self.ref):
+            return update
+        return self.vocabulary.table(ref, place.path, lambda model: self._stored_table(model, name))
+
+    def load_model(self, *, dtype: str, device: str = "cpu", attn_implementation: str | None = None) -> PreTrainedModel:
+        """The base's model in eval mode, with the parameters and the rows that recipes of this family write."""
+        return load_model(
+            self.base.folder,
+            dtype=dtype,
+            device=device,
+            attn_implementation=attn_implementation,
+            trust_remote_code=self.base.trust_remote_code,
+            untied=self.base.untied,
+            resize=self._resize if self.vocabulary else None,
+        )
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the merged models; ExpertError if the base has none."""
+        if self.vocabulary and self.vocabulary.tokenizer:
+            return copy.deepcopy(self.vocabulary.tokenizer)
+        return load_tokenizer(self.base.folder, self.base.trust_remote_code)
+
+    def row_counts(self) -> dict[ModelRef, int]:
+        """The rows of each model where all have the same, by the base's configuration."""
+        config = model_config(self.base.folder, self.base.trust_remote_code)
+        return dict.fromkeys((self.ref, *self.experts), row_count(config, self.base.folder))
+
+    def log_notes(self) -> None:
+        """Warn of rows of experts that are left out, or that are the base's."""
+        for note in self.vocabulary.notes if self.vocabulary else ():
+            log.warning(note)
+
+    def _resize(self, model: PreTrainedModel) -> None:
+        assert self.vocabulary
+        resize(model, self.base.folder, self.vocabulary.plan.size)
+        set_token_ids(model, self.vocabulary.token_ids)
+
+    def _stored_table(self, ref: ModelRef, name: str) -> Tensor:
+        """A model's dense tensor with the rows of its own files."""
+        update = None if ref == self.ref else self.experts[ref].update(self.base.destination[name])
+        if isinstance(update, Tensor):
+            return update
+        stored = self.base.stored_tensor(name)
+        return stored if update is None else update.delta().add_(stored)
+
+    def _with_rows(self, base: Base, vocabulary: Vocabulary) -> Base:
+        def computed(name: str, path: str) -> Callable[[], Tensor]:
+            return lambda: vocabulary.table(self.ref, path, lambda model: self._stored_table(model, name))
+
+        paths = {name: path for name, path in base.parameter.items() if path in vocabulary.axes}
+        shapes = {path: vocabulary.shape(path, base.skeleton.shape(path)) for path in vocabulary.axes}
+        kept = {path: shape for path, shape in shapes.items() if path in base.skeleton.parameters}
+        return base.with_rows(kept, {name: computed(name, path) for name, path in paths.items()})
+
+    def is_computed(self, ref: ModelRef, name: str) -> bool:
+        """Whether a dense update of the base's tensor `name` is a new tensor, not one of a file."""
+        return ref != self.ref and self.experts[ref].is_computed(self.base.destination[name])
 
     def stored_input(self, ref: ModelRef, name: str) -> StoredInput:
         """How a program without this package gets a model's update of the base's tensor `name` from the files."""
-        return "base" if ref == self.ref else self.experts[ref].stored_input(self.base.destination[name])
+        place = self.base.destination[name]
+        if self.vocabulary and place.path in self.vocabulary.axes:
+            return "computed"
+        return "base" if ref == self.ref else self.experts[ref].stored_input(place)
 
     def nbytes(self, name: str) -> int:
         """Bytes of the tensor `name` in all models together."""
         place = self.base.destination[name]
+        if self.vocabulary and place.path in self.vocabulary.axes:
+            return self.base.nbytes(name) * (1 + sum(name in self.touched(ref) for ref in self.experts))
         return self.base.nbytes(name) + sum(expert.nbytes(place) for expert in self.experts.values())
 
     def refuse_full_checkpoints(self, refs: Iterable[ModelRef], method: str) -> None:
@@ -67,8 +159,10 @@ class Family:
 
     def touched(self, ref: ModelRef) -> frozenset[str]:
         """The names of the tensors that the expert may change, from headers alone."""
-        expert = self.experts[ref]
-        return frozenset(name for name, place in self.base.destination.items() if expert.touches(place))
+        expert, other = self.experts[ref], self.vocabulary
+        moved = other.axes if other and not other.plan.is_like(ref, self.ref) else {}
+        places = self.base.destination.items()
+        return frozenset(name for name, place in places if expert.touches(place) or place.path in moved)
 
     def dtypes(self) -> set[str]:
         """The safetensors dtypes of the base and of the full checkpoints, from one tensor of each."""

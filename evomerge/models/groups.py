@@ -24,10 +24,16 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "cross_attention": ("EncDecAttention.", "encoder_attn.", "crossattention."),
     "norms": ("norm", "ln_1.", "ln_2."),
     "attention": ("self_attn.", "SelfAttention.", "EncDecAttention.", "attention.", "attn."),
-    "mlp": ("mlp.", "DenseReluDense.", "feed_forward.", "fc1.", "fc2."),
+    "router": ("mlp.gate.", "moe.gate.", "mixer.gate.", "router."),
+    "shared_experts": ("shared_expert", "share_expert.", "shared_mlp."),
+    "experts": ("experts.", "moe."),
+    "mlp": ("mlp.", "DenseReluDense.", "feed_forward.", "block_sparse_moe.", "fc1.", "fc2."),
     "encoder": ("encoder.",),
     "decoder": ("decoder.",),
 }
+
+
+ROUTER = "router"
 
 
 @dataclass(frozen=True)
@@ -97,18 +103,27 @@ class Layout:
                 kinds.setdefault(outer_kind(name), []).append(name)
         return {kind: tuple(names) for kind, names in kinds.items()}
 
-    def groups(self, components: str | Iterable[str] | Mapping[str, Iterable[str]], outer: str) -> tuple[Group, ...]:
-        """The outer groups, the components in order, and a group of all other layer tensors; the first match wins."""
+    def groups(
+        self, components: str | Iterable[str] | Mapping[str, Iterable[str]], outer: str, router: str = "merge"
+    ) -> tuple[Group, ...]:
+        """The outer groups, the components in order, and a group of all other layer tensors; the first match wins.
+
+        With `router` keep, the routers of a mixture of experts are a frozen group before the components.
+        """
         layered = [name for name in self.names if layer_of(name)]
         groups = list(self._outer_groups(outer))
+        if router != "merge":
+            groups.append(_kept_routers(router, layered))
+            layered = [name for name in layered if not any(str(text) in name for text in groups[-1].filters)]
         for component, filters in _component_filters(
             [components] if isinstance(components, str) else components
         ).items():
             matching: list[str] = []
             for text in filters:
-                if any(text in name for name in layered):
+                others = [name for name in layered if not any(text in known for known in self.names_of(name))]
+                if len(others) < len(layered):
                     matching.append(text)
-                layered = [name for name in layered if text not in name]
+                layered = others
             if not matching:
                 raise ConfigError(f"space.components: no tensor's name contains any of {list(filters)} ({component})")
             groups.append(Group(component, tuple(matching), layered=True))
@@ -130,6 +145,16 @@ class Layout:
         elif kinds:
             names = tuple(name for kind in kinds.values() for name in kind)
             yield Group("outer", names, layered=False, frozen=outer == "base")
+
+
+def _kept_routers(router: str, layered: Iterable[str]) -> Group:
+    """The frozen group of the routers among the tensors of the layers."""
+    if router != "keep":
+        raise ConfigError(f"space.router={as_yaml(router)}: choose merge (like other tensors) or keep (the base's)")
+    filters = tuple(text for text in COMPONENTS[ROUTER] if any(text in name for name in layered))
+    if not filters:
+        raise ConfigError("space.router=keep: this model has no routers; leave it out")
+    return Group(ROUTER, filters, layered=True, frozen=True)
 
 
 def relative_depth(index: int, layers: int) -> float:

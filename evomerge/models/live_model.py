@@ -1,13 +1,13 @@
 """Builds models with transformers: on the meta device to read names and shapes, or loaded to write candidates into."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import ConfigError, EvomergeError, ExpertError
 from evomerge.models.auto_classes import auto_class_of, model_config, silence_transformers
@@ -15,7 +15,6 @@ from evomerge.models.dequantised import complete
 from evomerge.recipes import DTYPES
 
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
-EXPERT_COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -43,11 +42,17 @@ def resolve_device(name: str) -> str:
 
 
 def empty_model(
-    folder: Path, trust_remote_code: bool = False, attn_implementation: str | None = None
+    folder: Path,
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
+    config: PretrainedConfig | None = None,
 ) -> PreTrainedModel:
-    """The architecture in `folder` on the meta device, without weights; ExpertError if it cannot be built."""
+    """The architecture in `folder` on the meta device, without weights; ExpertError if it cannot be built.
+
+    `config` replaces the folder's configuration.
+    """
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    config = model_config(folder, trust_remote_code)
+    config = config or model_config(folder, trust_remote_code)
     auto_class = auto_class_of(folder, config)
     with as_expert_error(folder, "its architecture cannot be built"), torch.device("meta"), silence_transformers():
         model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=trust_remote_code, **options)
@@ -85,19 +90,6 @@ def full_config(folder: Path, trust_remote_code: bool = False) -> dict[str, Any]
         return {**config.get_text_config().to_dict(), **config.to_dict()}
 
 
-def refuse_unmergeable(folder: Path, trust_remote_code: bool = False) -> None:
-    """ExpertError for a mixture of experts, which cannot be merged."""
-    config = full_config(folder, trust_remote_code)
-    # In DBRX the count is in the section of the feed-forward layers.
-    for section in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for key in EXPERT_COUNT_KEYS:
-            if isinstance(count := section.get(key), int) and count > 1:
-                raise ExpertError(
-                    f"{folder}: its configuration says {key}={count}: layers that choose among experts (or among rows"
-                    " found by keys) cannot be merged yet"
-                )
-
-
 def load_model(
     folder: Path,
     *,
@@ -106,11 +98,12 @@ def load_model(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     untied: Collection[str] = (),
+    resize: Callable[[PreTrainedModel], None] | None = None,
 ) -> PreTrainedModel:
     """The loaded model in eval mode; `untied` are paths of tied parameters that become separate parameters.
 
-    It is built with `dtype`, because casting it later would also cast its rotary buffers. A quantised checkpoint is
-    dequantised first.
+    `resize` gives the model the rows of another vocabulary. The model is built with `dtype`, because casting it later
+    would also cast its rotary buffers. A quantised checkpoint is dequantised first.
     """
     complete(folder)
     auto_class = auto_class_of(folder, model_config(folder, trust_remote_code))
@@ -121,7 +114,12 @@ def load_model(
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
+    if resize:
+        resize(model)
     _untie(model, untied)
+    for config in (model.config, model.config.get_text_config()):
+        if getattr(config, "output_router_logits", False):
+            config.output_router_logits = False  # for a loss of training, at a cost in every forward pass
     other_dtype = [name for name, parameter in model.named_parameters() if parameter.dtype != torch_dtype(dtype)]
     if other_dtype:
         raise ConfigError(

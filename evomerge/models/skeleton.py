@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from evomerge.models.checkpoint import Shape
 from evomerge.models.destinations import LoadingRules
-from evomerge.models.live_model import as_expert_error, empty_model, refuse_unmergeable
+from evomerge.models.live_model import as_expert_error, empty_model
 
 OTHER_MODALITIES = ("vision", "vq", "image", "video", "audio", "speech")
 
@@ -32,6 +32,7 @@ class Skeleton:
     frozen: frozenset[str]  # not trained, and computed if a file lacks them, such as sinusoidal positions
     outside: frozenset[str]  # parameters outside the language model, such as those of a vision encoder
     buffers: frozenset[str]
+    transposed: frozenset[str]  # stacks of matrices that are stored as [in, out], as of GPT-OSS
     ignored: tuple[str, ...]  # patterns of stored names that the architecture ignores
     rules: LoadingRules
     is_encoder_decoder: bool
@@ -45,6 +46,18 @@ class Skeleton:
         first = self.aliases.get(path, path)
         return (first, *(alias for alias, target in self.aliases.items() if target == first))
 
+    def of_module(self, module: str) -> tuple[str, ...]:
+        """The paths of the parameters that the module of this name has itself, in their order."""
+        return self._by_module.get(module, ())
+
+    @cached_property
+    def _by_module(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for path in self.parameters:
+            module = path.rpartition(".")[0]
+            found[module] = (*found.get(module, ()), path)
+        return found
+
     @cached_property
     def paths(self) -> frozenset[str]:
         """All paths of all parameters of the language model."""
@@ -53,7 +66,6 @@ class Skeleton:
 
 def skeleton(folder: Path, trust_remote_code: bool = False) -> Skeleton:
     """The skeleton of the architecture in `folder`; ExpertError for a kind that cannot be merged."""
-    refuse_unmergeable(folder, trust_remote_code)
     model = empty_model(folder, trust_remote_code)
     with as_expert_error(folder, "its language model cannot be identified"):
         return _read(model)
@@ -72,6 +84,12 @@ def _read(model: PreTrainedModel) -> Skeleton:
         frozen=frozenset(path for path in parameters if not named[path].requires_grad),
         outside=frozenset(named) - frozenset(parameters) - frozenset(aliases),
         buffers=frozenset(model.state_dict()) - frozenset(named),
+        transposed=frozenset(
+            f"{path}.{name}"
+            for path, module in model.named_modules()
+            if getattr(module, "is_transposed", False)
+            for name, _ in module.named_parameters(recurse=False)
+        ),
         ignored=tuple(model._keys_to_ignore_on_load_unexpected or ()),
         rules=LoadingRules(model),
         is_encoder_decoder=bool(model.config.is_encoder_decoder),

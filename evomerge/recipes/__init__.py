@@ -22,12 +22,20 @@ if TYPE_CHECKING:
         Settings,
         Slice,
         Source,
+        TensorFile,
         evaluate,
         recipe_of_models,
         setting_reader,
         simplify_setting,
     )
-    from evomerge.recipes.tokenizer import AUTO_TEMPLATE, TokenizerRequest, parse_tokenizer_request
+    from evomerge.recipes.tokenizer import (
+        AUTO_TEMPLATE,
+        TokenizerRequest,
+        TokenRule,
+        parse_tokenizer_request,
+        parse_tokenizer_section,
+        request_of,
+    )
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -44,6 +52,8 @@ __all__ = [
     "Settings",
     "Slice",
     "Source",
+    "TensorFile",
+    "TokenRule",
     "TokenizerRequest",
     "dump_recipe",
     "evaluate",
@@ -51,8 +61,10 @@ __all__ = [
     "original_recipe",
     "parse_recipe",
     "parse_tokenizer_request",
+    "parse_tokenizer_section",
     "recipe_exactness",
     "recipe_of_models",
+    "request_of",
     "setting_reader",
     "simplify_setting",
     "to_document",

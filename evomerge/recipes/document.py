@@ -1,5 +1,6 @@
 """Converts a recipe to the plain objects of its YAML document: mergekit's schema plus one `evomerge` block."""
 
+from pathlib import Path
 from typing import Any
 
 from evomerge import methods
@@ -20,23 +21,47 @@ def to_document(recipe: Recipe) -> dict[str, Any]:
     if recipe.out_dtype:
         document["dtype"] = "float32"  # evomerge and mergekit then compute in fp32 and round once
         document["out_dtype"] = recipe.out_dtype
-    document |= recipe.tokenizer
+    document |= _tokenizer(recipe)
     document["evomerge"] = {
         "schema": SCHEMA_VERSION,
         "exactness": recipe_exactness(recipe),
         "seed": recipe.seed,
         "options": dict(recipe.options),
     }
+    if recipe.routers:
+        document["evomerge"]["routers"] = {"file": Path(recipe.routers.path).name, "sha256": recipe.routers.sha256}
+    if recipe.vocabulary:
+        document["evomerge"]["vocabulary"] = {k: v for k, v in recipe.vocabulary.items() if k != "tokenizer"}
     document["evomerge"] |= dict(recipe.notes)
     return document
 
 
+def _tokenizer(recipe: Recipe) -> dict[str, Any]:
+    """The document's tokenizer keys; where rows change, the request is written in full."""
+    if not recipe.vocabulary:
+        return dict(recipe.tokenizer)
+    kept = {key: value for key, value in recipe.tokenizer.items() if key not in ("tokenizer_source", "tokenizer")}
+    return {"tokenizer": dict(recipe.vocabulary["tokenizer"]), **kept}
+
+
 def recipe_exactness(recipe: Recipe) -> methods.Exactness:
     """How exactly mergekit can rebuild this recipe; a `frozen-linear` method is `native` until the recipe is frozen."""
+    if recipe.routers or _has_vocabulary_of_its_own(recipe):
+        return "native"
     if FROZEN_FROM in recipe.notes:
         return "frozen-linear"
     exactness = methods.exactness(recipe.method, recipe.options)
     return "native" if exactness == "frozen-linear" else exactness
+
+
+def _has_vocabulary_of_its_own(recipe: Recipe) -> bool:
+    """Whether mergekit would make other rows: the vocabulary is also of models that are not merged, or has pieces."""
+    spec = recipe.vocabulary
+    if not spec:
+        return False
+    rules = (rule.get("source") for rule in spec["tokenizer"].get("tokens", {}).values())
+    models = {str(ref) for ref in recipe.models()}
+    return "missing" in spec or {"kind": "pieces"} in rules or not set(spec.get("models", ())) <= models
 
 
 def _body(recipe: Recipe) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The parser accepts what mergekit accepts and logs one warning for each key or pa
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ import yaml
 from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.recipes.document import FROZEN_FROM, SCHEMA_VERSION, to_document
-from evomerge.recipes.recipe import DTYPES, Recipe, Slice, Source
+from evomerge.recipes.recipe import DTYPES, Recipe, Slice, Source, TensorFile
 from evomerge.recipes.settings import RecipeReader, mapping, model_ref
-from evomerge.recipes.tokenizer import TOKENIZER_BLOCK_KEYS, TOKENIZER_KEYS, parse_tokenizer_request
+from evomerge.recipes.tokenizer import (
+    TOKENIZER_BLOCK_KEYS,
+    TOKENIZER_KEYS,
+    VOCABULARY_KEYS,
+    parse_tokenizer_request,
+)
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +38,7 @@ TOP_KEYS = (
     "name",
     "write_readme",
 )
-BLOCK_KEYS = ("schema", "exactness", "seed", "options")
+BLOCK_KEYS = ("schema", "exactness", "seed", "options", "vocabulary", "routers")
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -50,7 +56,7 @@ def load_recipe(path: str | Path) -> Recipe:
     if not isinstance(document, dict) or "merge_method" not in document:
         raise ConfigError(f"{path}: not a merge recipe; it needs merge_method and models or slices")
     try:
-        return parse_recipe(document, f"{path}: ")
+        return _beside(parse_recipe(document, f"{path}: "), Path(path).parent)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -67,6 +73,7 @@ def parse_recipe(document: Mapping[str, Any], where: str = "") -> Recipe:
         raise ConfigError("; ".join(["give either models or slices, with at least one entry", *reader.ignored]))
     block = mapping(document.get("evomerge"), "evomerge")
     base = document.get("base_model")
+    tokenizer, vocabulary = _tokenizer(document, block, reader)
     recipe = Recipe(
         method=name,
         base=model_ref(base) if base else None,
@@ -75,8 +82,10 @@ def parse_recipe(document: Mapping[str, Any], where: str = "") -> Recipe:
         out_dtype=_out_dtype(document),
         seed=_seed(block),
         options=methods.choose_options(name, mapping(block.get("options"), "evomerge.options")),
-        tokenizer=_tokenizer(document, reader),
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
         notes={key: value for key, value in block.items() if key not in BLOCK_KEYS},
+        routers=_routers(block.get("routers")),
     )
     _check_models(recipe)
     for line in reader.ignored:
@@ -84,15 +93,40 @@ def parse_recipe(document: Mapping[str, Any], where: str = "") -> Recipe:
     return recipe
 
 
-def _tokenizer(document: Mapping[str, Any], reader: RecipeReader) -> dict[str, Any]:
-    """The document's tokenizer keys, unchanged; ConfigError for a request that is not supported."""
+def _tokenizer(
+    document: Mapping[str, Any], block: Mapping[str, Any], reader: RecipeReader
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The document's tokenizer keys, unchanged, and the field `vocabulary`, empty without `evomerge.vocabulary`.
+
+    ConfigError for a request that is not supported.
+    """
     entries = {key: document[key] for key in TOKENIZER_KEYS if document.get(key) is not None}
     if "tokenizer" in entries:
-        block = entries["tokenizer"]
-        reader.note_unknown_keys(block, TOKENIZER_BLOCK_KEYS, "tokenizer: ")
-        entries["tokenizer"] = {key: value for key, value in block.items() if key in TOKENIZER_BLOCK_KEYS}
-    parse_tokenizer_request(entries)
-    return entries
+        given = entries["tokenizer"]
+        reader.note_unknown_keys(given, TOKENIZER_BLOCK_KEYS, "tokenizer: ")
+        entries["tokenizer"] = {key: value for key, value in given.items() if key in TOKENIZER_BLOCK_KEYS}
+    if block.get("vocabulary") is None:
+        parse_tokenizer_request(entries)
+        return entries, {}
+    vocabulary = mapping(block["vocabulary"], "evomerge.vocabulary")
+    reader.note_unknown_keys(vocabulary, VOCABULARY_KEYS, "evomerge.vocabulary: ")
+    return entries, parse_tokenizer_request(entries, vocabulary).plain()
+
+
+def _routers(value: Any) -> TensorFile | None:
+    """The file of calibrated routers that an `evomerge` block names."""
+    if value is None:
+        return None
+    entry = mapping(value, "evomerge.routers")
+    if not all(isinstance(entry.get(key), str) for key in ("file", "sha256")):
+        raise ConfigError("evomerge.routers: give the file and its sha256, as the run has written them")
+    return TensorFile(entry["file"], entry["sha256"])
+
+
+def _beside(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with its file of routers in the folder of the recipe file."""
+    routers = recipe.routers
+    return replace(recipe, routers=replace(routers, path=str(folder / routers.path))) if routers else recipe
 
 
 def _seed(block: Mapping[str, Any]) -> int:
@@ -120,7 +154,10 @@ def _out_dtype(document: Mapping[str, Any]) -> str | None:
 def original_recipe(recipe: Recipe) -> Recipe:
     """The original recipe of a frozen one, in the method that was searched; any other recipe unchanged."""
     document = recipe.notes.get(FROZEN_FROM)
-    return parse_recipe({"evomerge": {}, **document}) if isinstance(document, Mapping) else recipe
+    if not isinstance(document, Mapping):
+        return recipe
+    found = parse_recipe({"evomerge": {}, **document})
+    return replace(found, tokenizer=recipe.tokenizer, vocabulary=recipe.vocabulary, routers=recipe.routers)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -177,12 +214,20 @@ def _check_models(recipe: Recipe) -> None:
     (low, high), required = method.EXPERTS, method.BASE_MODEL == "required"
     for part in recipe.slices:
         models = {source.model for source in part.sources}
+        if methods.copies_one_model(method):
+            _check_one_source(recipe.method, part)
+            continue
         base = part.base or recipe.base or part.sources[0].model
         if required and not (part.base or recipe.base):
             raise ConfigError(f"{recipe.method} needs a base_model")
         count = len(models - {base}) if required or recipe.base else len(models)
         if not low <= count <= high and not (recipe.method == "linear" and models):
             raise ConfigError(f"{recipe.method} merges {low} model{'s' * (low > 1)} with its base, not {count}")
+
+
+def _check_one_source(method: str, part: Slice) -> None:
+    if len(part.sources) > 1:
+        raise ConfigError(f"{method} copies one model in each slice, not {len(part.sources)}; list one source")
 
 
 def _entries(entries: Any, where: str) -> list[Any]:

@@ -7,7 +7,7 @@ of the dataclass fields below are part of the content key, so they must not chan
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -143,11 +143,20 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class TensorFile:
+    """A safetensors file; its SHA-256 stands for it in content keys, and its path may change."""
+
+    path: str = field(compare=False)
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One merge: method, base, input models and all settings that determine the bytes of the merged weights.
 
-    `tokenizer` (the document's keys about the tokenizer) and `notes` do not affect the weights, nor equality or the
-    key.
+    `vocabulary` is the part of the tokenizer's keys that changes rows of the embedding; it is empty where the rows stay
+    the base's. The tensors of `routers` are taken from that file instead of being merged. `tokenizer` (the document's
+    keys about the tokenizer) and `notes` do not affect equality or the key.
     """
 
     method: str
@@ -158,7 +167,9 @@ class Recipe:
     seed: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
     tokenizer: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    vocabulary: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    routers: TensorFile | None = None
 
     def models(self) -> tuple[ModelRef, ...]:
         """Every model of the merge once, in recipe order, the base first."""
@@ -171,14 +182,21 @@ class Recipe:
 
     def key(self) -> str:
         """Content key of 16 hex digits: recipes with equal keys merge to the same bytes."""
-        content = {name: value for name, value in asdict(self).items() if name not in ("tokenizer", "notes")}
+        content = {name: value for name, value in asdict(self).items() if name not in ("tokenizer", "notes", "routers")}
+        if not self.vocabulary:  # keys of recipes that change no row are older than the field
+            del content["vocabulary"]
+        if self.routers:
+            content["routers"] = self.routers.sha256
         text = json.dumps(content, sort_keys=True, default=str)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def with_notes(self, notes: Mapping[str, Any]) -> "Recipe":
         """The same merge with other notes."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return Recipe(**{**values, "notes": dict(notes)})
+        return replace(self, notes=dict(notes))
+
+    def with_routers(self, routers: TensorFile) -> "Recipe":
+        """The same merge with the routers of a file."""
+        return replace(self, routers=routers)
 
     def all_settings(self) -> Iterator[tuple[str, Setting]]:
         """Every (name, setting) pair of the recipe, its slices and its sources."""
@@ -198,6 +216,8 @@ def recipe_of_models(
     out_dtype: str | None = None,
     seed: int = 0,
     options: Mapping[str, str] | None = None,
+    vocabulary: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """A recipe in the form with `models`, where every source spans all layers."""
-    return Recipe(method, base, (Slice(sources),), settings, out_dtype, seed, options or {})
+    values = method, base, (Slice(sources),), settings, out_dtype, seed, options or {}
+    return Recipe(*values, vocabulary=vocabulary or {})

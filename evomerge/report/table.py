@@ -109,6 +109,8 @@ def notes(result: Document) -> Iterator[str]:
         yield _sensitivity(result["sensitivity"])
     if result["simpler"]:
         yield _simplification(result["simpler"])
+    if trial := result.get("routers"):
+        yield _router_trial(trial)
     if result["front"]:
         front, count = result["front"], len(result["front"]["members"])
         members = f"{count} member{'s' * (count != 1)}"
@@ -227,6 +229,13 @@ def _sensitivity(sensitivity: Mapping[str, Any]) -> str:
         f"The optimum is {shape}: {sensitivity['points']} points at radius {sensitivity['radius']:g} are within "
         f"±{largest:.4f} of the winner on select; their mean difference is {format_difference(sensitivity)}"
     )
+
+
+def _router_trial(trial: Mapping[str, Any]) -> str:
+    if trial["after"] is None:
+        return "The winner with calibrated routers could not be scored"
+    kept = "kept" if trial["kept"] else "not kept"
+    return f"Calibrated routers: {trial['after']:.3f} on select, {trial['before']:.3f} without; they are {kept}"
 
 
 def _simplification(simpler: Mapping[str, Any]) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         textbook_recipe,
     )
     from evomerge.space.build import SpaceBuilder
+    from evomerge.space.flow import FlowSpace
+    from evomerge.space.flow_config import FlowConfig, read_flow
     from evomerge.space.genes import refuse_unknown_genes
     from evomerge.space.method_config import read_methods, read_textbook
     from evomerge.space.search_space import SearchSpace
@@ -33,6 +35,8 @@ __all__ = [
     "CONTROL",
     "RESERVED",
     "BaselinesConfig",
+    "FlowConfig",
+    "FlowSpace",
     "SearchSpace",
     "Space",
     "SpaceBuilder",
@@ -41,6 +45,7 @@ __all__ = [
     "load_baseline_recipe",
     "mandatory_baselines",
     "random_direction_recipe",
+    "read_flow",
     "read_methods",
     "read_textbook",
     "recorded_used_items",

@@ -13,7 +13,7 @@ from evomerge.space.search_space import SearchSpace
 from evomerge.space.space import Space
 
 CONTROL = "random_direction"  # label and method of the control row
-RESERVED = ("base", "uniform", "default", CONTROL, "centre", "model", "simpler", "winner")
+RESERVED = ("base", "uniform", "default", CONTROL, "centre", "model", "simpler", "winner", "frankenmerge")
 
 
 def mandatory_baselines(space: SearchSpace, base: ModelRef, experts: Mapping[str, ModelRef]) -> dict[str, Recipe]:

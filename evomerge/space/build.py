@@ -1,15 +1,17 @@
 """The search space of an experiment: one method or several, one schedule or several, all experts or subsets of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge import methods
 from evomerge.errors import ConfigError
-from evomerge.models import Family
+from evomerge.models import Family, output_filters
 from evomerge.recipes import ModelRef
 from evomerge.schema import EMPTY
 from evomerge.space.categorical import ExpertSubset, MethodChoice, NestableSpace, ScheduleChoice
+from evomerge.space.flow import FlowSpace
+from evomerge.space.flow_config import BASE, FlowConfig
 from evomerge.space.genes import refuse_unknown_genes
 from evomerge.space.method_config import MethodConfig
 from evomerge.space.search_space import SearchSpace
@@ -18,13 +20,17 @@ from evomerge.space.space import Space
 
 @dataclass(frozen=True)
 class SpaceBuilder:
-    """Builds search spaces over one family of models; `experts` maps labels to references."""
+    """Builds search spaces over one family of models; `experts` maps labels to references.
+
+    `vocabulary` is that field of every recipe.
+    """
 
     family: Family
     base: ModelRef
     experts: Mapping[str, ModelRef]
     out_dtype: str
     seed: int
+    vocabulary: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, choices: Sequence[MethodConfig], settings: Mapping[str, Any], subset: bool) -> SearchSpace:
         """The space of an experiment's `method` and `space` sections; ConfigError names the key that is wrong."""
@@ -32,6 +38,24 @@ class SpaceBuilder:
         spaces = [self._by_schedule(method, settings, len(choices) > 1) for method in choices]
         space = spaces[0] if len(spaces) == 1 else MethodChoice(spaces)
         return ExpertSubset(space, list(self.experts)) if subset else space
+
+    def of_flow(self, flow: FlowConfig) -> FlowSpace:
+        """The space of a flow over the layers of base and experts; ConfigError for models without one layer stack."""
+        stacks = self.family.layout.stacks
+        if len(stacks) != 1:
+            raise ConfigError(
+                f"space.flow: the model has {len(stacks)} layer stacks ({', '.join(stacks)}); a flow orders one stack"
+            )
+        known = {BASE: self.base, **self.experts}
+        return FlowSpace(
+            flow,
+            {label: known[label] for label in flow.models or known},
+            self.family.layout.layers,
+            base=self.base,
+            outputs=output_filters(self.family.base) if flow.scale else (),
+            out_dtype=self.out_dtype,
+            seed=self.seed,
+        )
 
     def of_method(self, method: MethodConfig, settings: Mapping[str, Any] = EMPTY) -> Space:
         """The space of one method; `settings` are further keywords of `Space`."""
@@ -47,6 +71,7 @@ class SpaceBuilder:
             options=method.options,
             out_dtype=self.out_dtype,
             seed=self.seed,
+            vocabulary=self.vocabulary,
             **settings,
         )
 

@@ -6,7 +6,7 @@ from typing import Any
 from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.methods import Gene
-from evomerge.models import Group
+from evomerge.models import ROUTER, Group
 from evomerge.recipes import Setting
 from evomerge.schema import as_yaml, check_value
 from evomerge.space.axes import Coefficient, narrow
@@ -49,7 +49,7 @@ class Genes:
         """Whether the method has weights and they are searched."""
         return "weight" in self.by_name and "weight" not in self.fixed
 
-    def refuse_frozen_groups(self) -> None:
+    def refuse_frozen_group(self, group: Group) -> None:
         """ConfigError if no gene has a value at which the merge is the base."""
         # If the base has a weight or the weights are normalised, expert weights of 0 do not give the base.
         weighted = "weight" in self._module.BASE or self.normalizes
@@ -58,7 +58,10 @@ class Genes:
             reason = (
                 "normalises its weights and leaves the base none" if weighted else "has no value that leaves the base"
             )
-            raise ConfigError(f"space.outer=base: {self._method} {reason}; use joint or each")
+            is_router = group.name == ROUTER
+            setting = "space.router=keep" if is_router else "space.outer=base"
+            instead = "merge" if is_router else "joint or each"
+            raise ConfigError(f"{setting}: {self._method} {reason}; use {instead}")
 
     def fixed_value(self, name: str, group: Group, experts: int) -> float:
         """A gene's value in a group in which it is not searched; `experts` is the number of experts."""

@@ -9,9 +9,11 @@ from evomerge.models import Group, Layout, layer_of
 class GroupMembers:
     """The groups of a layout and their tensors; `touched` holds, for each expert, the tensors that it changes."""
 
-    def __init__(self, layout: Layout, touched: Sequence[frozenset[str]], components: Any, outer: str) -> None:
+    def __init__(
+        self, layout: Layout, touched: Sequence[frozenset[str]], components: Any, outer: str, router: str = "merge"
+    ) -> None:
         self.layout, self._touched = layout, tuple(touched)
-        self.groups = layout.groups(components, outer)
+        self.groups = layout.groups(components, outer, router)
         members = zip(self.groups, _members(layout, self.groups), strict=True)
         self.members = {group.name: names for group, names in members}
         self.layers = {name: _layer_count(layout, names) for name, names in self.members.items()}

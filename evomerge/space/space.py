@@ -43,22 +43,25 @@ class Space:
         schedule: Spec | Sequence[Spec] = "all",
         components: str | Sequence[str] | Mapping[str, str | Sequence[str]] = (),
         outer: str = "joint",
+        router: str = "merge",
         genes: Mapping[str, GeneSpec] = EMPTY,
         settings: Mapping[str, float | bool] = EMPTY,
         options: Mapping[str, str] = EMPTY,
         out_dtype: str | None = None,
         seed: int = 0,
+        vocabulary: Mapping[str, Any] = EMPTY,
     ) -> None:
         self.method, self._module = method, methods.load(method)
         self.labels, self.experts, self.base = tuple(experts), tuple(experts.values()), base
         self._check_experts()
         self._genes = Genes(method, settings, genes, schedule)
         self.out_dtype, self.seed = out_dtype, seed
-        self._recipe_options: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed}
+        self._recipe_options: dict[str, Any] = {"out_dtype": out_dtype, "seed": seed, "vocabulary": vocabulary}
         self._recipe_options["options"] = methods.choose_options(method, options)
-        self._group_members = GroupMembers(layout, touched, components, outer)
-        if any(group.frozen for group in self._group_members.groups):
-            self._genes.refuse_frozen_groups()
+        self._group_members = GroupMembers(layout, touched, components, outer, router)
+        for group in self._group_members.groups:
+            if group.frozen:
+                self._genes.refuse_frozen_group(group)
         self.axes = lay_axes(self._genes, self._group_members, len(self.experts))
         self._pull_back = PullBack(self.axes, self._group_members)
         self.dimensions = sum(axes.size for axes in self.axes)
@@ -200,7 +203,8 @@ class Space:
         if not low <= len(self.experts) <= high:
             takes = f"at least {low} experts" if len(self.experts) < low else f"at most {high} experts"
             takes = "the base with one expert, or two experts" if high == 1 else takes
-            raise ConfigError(f"method {self.method} merges {takes}; got {len(self.experts)}")
+            hint = "; set space.flow to search for an order of layers" * methods.copies_one_model(self._module)
+            raise ConfigError(f"method {self.method} merges {takes}; got {len(self.experts)}{hint}")
 
     def _recipe(
         self, tables: Mapping[tuple[str, int | None], Mapping[str, tuple[float, ...]]], absent: frozenset[int]

@@ -39,8 +39,15 @@ class RunMerge:
         """The merge of a run; ConfigError for one that the starter kit cannot load."""
         code = bool(run.model.get("trust_remote_code"))
         recipe, family = open_recipe(run.recipe, code)
+        if recipe.routers is not None:
+            raise ConfigError("calibrated routers cannot be packed; run without finalise.calibrate_routers")
         if output_layers(recipe) is not None:
             raise ConfigError("a recipe with slices changes the model's layers; `submit` packs recipes without slices")
+        if recipe.vocabulary:
+            raise ConfigError(
+                "a recipe with another vocabulary than the base's changes the model's rows; `submit` packs recipes of "
+                "the base's vocabulary"
+            )
         if code and "auto_map" in family.base.checkpoint.config:
             raise ConfigError(f"{family.ref}: comes with code of its own, which the starter kit does not run")
         dtype = recipe.out_dtype or str(run.model.get("dtype", "float32"))

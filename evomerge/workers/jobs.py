@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.recipes import ModelRef, Recipe
+from evomerge.recipes import ModelRef, Recipe, TokenizerRequest
 from evomerge.workers.model_config import ModelConfig
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ class WorkerSpec:
 
     `losses` holds the differentiable losses of items, for a search that uses slopes. `gpu_bytes` is the memory of its
     GPU that a worker may use; None for all of it. `hashes` maps each model to the SHA-256 of its weights, by which a
-    worker on another machine checks that it has the same models.
+    worker on another machine checks that it has the same models. `tokenizer` is the request of a merged vocabulary.
+    `flow_bytes` is the memory of the layers that stay resident in a search over their order; 0 in other searches.
     """
 
     base: ModelRef
@@ -32,6 +33,8 @@ class WorkerSpec:
     losses: Mapping[str, "EncodedLoss"] = field(default_factory=dict)
     gpu_bytes: int | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
+    tokenizer: TokenizerRequest | None = None
+    flow_bytes: int = 0
 
 
 @dataclass(frozen=True)

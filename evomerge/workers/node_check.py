@@ -18,7 +18,7 @@ def refuse_other_models(spec: WorkerSpec) -> None:
     The first worker of a machine reads the weights, the others wait for it. A file in the cache records the result
     until a weight file has another size or time of change.
     """
-    family = Family(spec.base, spec.experts, spec.model.trust_remote_code)
+    family = Family(spec.base, spec.experts, spec.model.trust_remote_code, spec.tokenizer)
     marker = cache_folder() / "verified" / digest(socket.gethostname(), dict(spec.hashes), _stamps(family))
     with _lock(marker.parent):
         if marker.exists():

@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from evomerge.errors import CandidateError
 from evomerge.merging import COMPILE, Materializer, choose_placement, fingerprint
-from evomerge.models import Family, load_model, load_tokenizer, resolve_device
+from evomerge.models import Family, resolve_device
 from evomerge.recipes import Recipe
+from evomerge.routing import RouterWork, calibrate_routers, router_names
 from evomerge.scoring import Request
 from evomerge.scoring.engine import Encoder, LossEngine, ScoringEngine
 from evomerge.workers.jobs import Job, Outcome, Slopes, SlopeWork, WorkerSpec
@@ -28,22 +31,15 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._work, config = dict(spec.work), spec.model
-        self._family = Family(spec.base, spec.experts, config.trust_remote_code)
+        self._family = Family(spec.base, spec.experts, config.trust_remote_code, spec.tokenizer)
         device = resolve_device(config.device)
-        folder = self._family.base.folder
         if spec.gpu_bytes is not None and device.startswith("cuda"):
             total = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, spec.gpu_bytes / total), device)
-        placement = choose_placement(
-            config.placement, self._family, device, config.dtype, loaded=False, limit=spec.gpu_bytes
-        )
-        self._model = load_model(
-            folder,
-            dtype=config.dtype,
-            device=device,
-            attn_implementation=config.attn_implementation,
-            trust_remote_code=config.trust_remote_code,
-            untied=self._family.base.untied,
+        limits: dict[str, Any] = {"limit": spec.gpu_bytes, "more": spec.flow_bytes}
+        placement = choose_placement(config.placement, self._family, device, config.dtype, loaded=False, **limits)
+        self._model = self._family.load_model(
+            dtype=config.dtype, device=device, attn_implementation=config.attn_implementation
         )
         self._materializer = Materializer(
             self._family,
@@ -51,8 +47,9 @@ class Worker:
             compiled=COMPILE[config.compile],
             placement=placement,
             prepared=Path(spec.prepared) if spec.prepared else None,
+            resident=spec.flow_bytes > 0,
         )
-        tokenizer = load_tokenizer(folder, config.trust_remote_code)
+        tokenizer = self._family.load_tokenizer()
         self._encoder = Encoder(
             tokenizer, self._model.config, max_length=config.max_length, batch_tokens=config.batch_tokens
         )
@@ -96,7 +93,15 @@ class Worker:
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of the candidate's weights as they are scored, in this worker's dtype."""
         self._load(recipe)
-        return fingerprint(self._family.base.parameter_views(self._model).items())
+        places = self._materializer.live_tensors(self._model)
+        return fingerprint((name, place.tensor()) for name, place in places.items())
+
+    def calibrate(self, recipe: Recipe, work: RouterWork) -> dict[str, NDArray[np.float32]]:
+        """Router name → its weight [experts, hidden], fitted to these texts in the merged model."""
+        self._load(recipe)
+        self._engine.forget()
+        found = calibrate_routers(self._model, self._family, router_names(self._family), work)
+        return {name: weight.numpy() for name, weight in found.items()}
 
     def _score(self, job: Job) -> list[Any]:
         self._load(job.recipe)

@@ -1,6 +1,6 @@
 """Train the quickstart's base and its three experts from nothing, and write their tasks.
 
-usage: python experiments/quickstart/train_family.py [--out FOLDER] [--seed N]
+usage: python -m experiments.quickstart.train_family [--out FOLDER] [--seed N]
 
 Writes `family/<model>/` (bf16 checkpoint folders that transformers loads) and `data/<skill>.jsonl` under
 FOLDER. The base has learnt every skill but mostly prefers a lazy answer; an expert flips that preference for
@@ -13,16 +13,19 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from skills import DIGITS, LETTERS, SKILLS, items, split
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
+from experiments.quickstart.skills import DIGITS, LETTERS, SKILLS, items, split
+
+Model = TypeVar("Model", bound=PreTrainedModel)
 log = logging.getLogger("train_family")
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
@@ -113,7 +116,7 @@ def batch(texts: list[tuple[str, str]]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": ids.where(counted, -100)}
 
 
-def train(model: LlamaForCausalLM, course: Course, pools: Pools, rng: random.Random) -> float:
+def train(model: PreTrainedModel, course: Course, pools: Pools, rng: random.Random) -> float:
     """AdamW with warm-up and linear decay over the parameters that are not frozen; returns the last loss."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=course.rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -131,14 +134,14 @@ def train(model: LlamaForCausalLM, course: Course, pools: Pools, rng: random.Ran
     return float(loss.detach())
 
 
-def round_to_bf16(model: LlamaForCausalLM) -> None:
+def round_to_bf16(model: PreTrainedModel) -> None:
     """Make the fp32 weights equal to what is stored, so that an expert starts from exactly the saved base."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.bfloat16())
 
 
-def save(model: LlamaForCausalLM, folder: Path) -> None:
+def save(model: PreTrainedModel, folder: Path) -> None:
     model.save_pretrained(folder, state_dict={k: v.bfloat16() for k, v in model.state_dict().items()})
     build_tokenizer().save_pretrained(folder)
     name_dtype(folder / "config.json")
@@ -152,16 +155,16 @@ def name_dtype(path: Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def train_base(pools: Pools, seed: int, folder: Path) -> LlamaForCausalLM:
+def train_base(pools: Pools, seed: int, folder: Path, build: Callable[[], Model] = build_model) -> Model:
     torch.manual_seed(seed)
-    model = build_model()
+    model = build()
     timed_train("base", model, BASE, pools, seed)
     round_to_bf16(model)
     save(model, folder / "base")
     return model
 
 
-def train_experts(base: LlamaForCausalLM, pools: Pools, seed: int, folder: Path) -> None:
+def train_experts(base: PreTrainedModel, pools: Pools, seed: int, folder: Path) -> None:
     """Each from the base; embeddings and norms stay frozen."""
     start = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     for name, parameter in base.named_parameters():
@@ -172,7 +175,7 @@ def train_experts(base: LlamaForCausalLM, pools: Pools, seed: int, folder: Path)
         save(base, folder / skill)
 
 
-def timed_train(name: str, model: LlamaForCausalLM, course: Course, pools: Pools, seed: int) -> None:
+def timed_train(name: str, model: PreTrainedModel, course: Course, pools: Pools, seed: int) -> None:
     started = time.perf_counter()
     loss = train(model, course, pools, random.Random(f"{seed}/{name}/batches"))
     log.info("%-6s %4d steps  loss %.3f  %5.1f s", name, course.steps, loss, time.perf_counter() - started)

@@ -46,6 +46,7 @@ SMALL: dict[str, Any] = {
     **dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads", "rotary_dim"), 4),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(EXPERTS, 4),
+    **dict.fromkeys(("first_k_dense_replace", "n_group", "num_group", "topk_group"), 1),
     **dict.fromkeys(("head_dim", "d_kv", "dim_head", "v_head_dim", "qk_rope_head_dim", "qk_nope_head_dim"), 8),
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "linear_key_head_dim", "linear_value_head_dim", "patch_size"), 8),
     **dict.fromkeys(("hidden_size_per_layer_input", "laurel_rank"), 8),
@@ -62,7 +63,7 @@ MARK_ENDS = ("_token_id", "_token_index", "_token_idx")
 TOWER = re.compile("vision|visual|image|img_|audio|speech|video|vqmodel|generation_|tokenizer_encoder")
 BRIDGE = re.compile(
     "projector|connector|multi_modal|merger|aligner|perceiver|qformer|query_tokens|feature_extensor"
-    "|(visual|vision|language|image|img|audio)_proj|image_to_text|_proj_for_|mm_input"
+    "|(visual|vision|language|image|img|audio)_proj|image_to_text|_proj_for_|mm_input|view_sep"
 )
 EARS = dict.fromkeys(("granite_speech", "granite_speech_plus"), re.compile(r"^(model[.])?encoder[.]"))
 
@@ -96,6 +97,8 @@ def shrunk(config_class: type[PreTrainedConfig], changes: Changes) -> PreTrained
     values = {
         key: size for key, size in SMALL.items() if key in keys - {*config_class.attribute_map} and _fits(said, key)
     }
+    if "kv_lora_rank" in values:  # multi-head latent attention has as many keys as queries
+        values["num_key_value_heads"] = values["num_attention_heads"]
     marks = sorted(key for key in keys if key.endswith(MARK_ENDS) and isinstance(said.get(key), int))
     values |= {key: MARKS + place for place, key in enumerate(marks)} | TOKENS
     for key in LAYER_KINDS:
@@ -181,6 +184,7 @@ CHANGES: dict[str, Changes] = {
         "intermediate_size": 48,
         "activation_sparsity_pattern": [0.0, 0.0],
     },
+    "glm4v_moe": {"text_config": {"rope_parameters": {**MROPE, "partial_rotary_factor": 1.0}}},
     "glm5_next": {"text_config": {"num_key_value_heads": 4}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granite_speech": GRANITE_SPEECH,
@@ -190,6 +194,7 @@ CHANGES: dict[str, Changes] = {
     "hunyuan_vl": {"text_config": {"rope_parameters": {**MROPE, "mrope_section": [1, 1, 1, 1]}}},
     "inkling2": {"vision_config": {"text_hidden_size": 32}},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "mistral4": {"head_dim": 16},
     "minicpm3": {"head_dim": 16, "num_key_value_heads": 4},
     "mamba2": {"num_heads": 8, "n_groups": 1, "state_size": 8},
     "molmo2": {"adapter_config": {"vision_feature_layer": [0, 1], "text_hidden_size": 32}},
@@ -203,6 +208,7 @@ CHANGES: dict[str, Changes] = {
         "feed_forward_size": 48,
     },
     "gemma4_unified": {"vision_config": {"mm_embed_dim": 32, "mm_posemb_size": 16, "output_proj_dims": 32}},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
     "janus": {"vq_config": PIXELS},
     "led": {"attention_window": [8, 8]},
     "longcat_flash": {"expert_ffn_hidden_size": 16, "ffn_hidden_size": 48},
@@ -222,6 +228,7 @@ CHANGES: dict[str, Changes] = {
         "adapter_rank": 8,
         "attention_hidden_size": 64,
     },
+    "step3p7": {"text_config": {"sliding_window": 8}},
     "vibevoice_asr": {"semantic_tokenizer_encoder_config": SOUNDS, "acoustic_tokenizer_encoder_config": SOUNDS},
     "xlstm": {"hidden_size": 128},
     "xmod": {"default_language": "en_XX"},

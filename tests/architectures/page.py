@@ -18,7 +18,8 @@ What a merge and three items show on a tiny random model of every architecture o
 writes text; `make architectures` makes this page. Each model is written with two experts that differ from it in
 the whole language model, merged by task arithmetic and by TIES, and loaded again: parameters and logits are those
 of a merge by hand of what transformers loads, the file has the names of the base's file, and the live model of a
-search is the exported one to the bit.
+search is the exported one to the bit. The tensors of the base's file, written to their destinations, are the model
+that transformers loads, to the bit.
 
 *merges*: yes, or the line with which the program refuses. *scored*: by token trees, with a context encoded once for all
 its answers (encoder-decoders), or plainly, by lm-eval's own forward pass, and why; the numbers are the same.

@@ -15,7 +15,7 @@ from evomerge.finalise.finaliser import Finaliser
 from evomerge.finalise.findings import Findings, count_holdout_uses
 from evomerge.finalise.statistics import ConfidenceInterval
 from evomerge.finalise.twins import describe_twins, find_suspects, same_weights
-from evomerge.recipes import Recipe
+from evomerge.recipes import Recipe, TensorFile
 from evomerge.scoring.protocol import SLICES, Chunk
 from evomerge.searching import Candidate
 from evomerge.searching.loop import Leaderboard
@@ -32,6 +32,17 @@ def finished(
     try:
         final = Finaliser(run.evaluator, board, toy_baselines(), FinaliseConfig(top=top, **settings), seed=1)
         return run, board, final.run(toy_space(), {ref: label for label, ref in EXPERTS.items()})
+    finally:
+        run.ledger.close()
+
+
+def with_trial(path: Path, calibrate: Callable[[Recipe], Recipe | None], pool: ToyPool) -> tuple[Run, Findings]:
+    """The same with a trial of calibrated routers."""
+    run = Run(path, pool)
+    board = run.search(24, close=False)
+    try:
+        final = Finaliser(run.evaluator, board, toy_baselines(), FinaliseConfig(top=3), seed=1, calibrate=calibrate)
+        return run, final.run(toy_space(), {ref: label for label, ref in EXPERTS.items()})
     finally:
         run.ledger.close()
 
@@ -301,3 +312,36 @@ def test_a_suspect_is_the_winner_if_its_weights_are(tmp_path: Path) -> None:
 def test_kinds_of_baselines() -> None:
     found = describe_twins(["base", "math", "uniform", "default", "ties"], {"math"})
     assert [twin["kind"] for twin in found] == ["base", "expert", "uniform", "default", "baseline"]
+
+
+# --- calibrated routers ---
+
+ROUTERS = TensorFile("routers.safetensors", "0" * 64)
+
+
+def pool_of_routers(bonus: float) -> ToyPool:
+    """A recipe with calibrated routers has this score more than the one without."""
+    plain = ToyPool()
+
+    def answers(job: Job) -> list[Any] | None:
+        return [value + bonus for value in plain._score(job)] if job.recipe.routers else None
+
+    return ToyPool(answers=answers)
+
+
+@pytest.mark.parametrize(("bonus", "kept"), [(0.1, True), (-0.1, False), (0.0, False)])
+def test_calibrated_routers_are_kept_if_better_on_select(bonus: float, kept: bool, tmp_path: Path) -> None:
+    run, result = with_trial(
+        tmp_path / "trials.jsonl", lambda recipe: recipe.with_routers(ROUTERS), pool_of_routers(bonus)
+    )
+    assert (result.winner.recipe.routers == ROUTERS) == kept
+    trial = result.as_dict()["routers"]
+    assert trial["kept"] == kept and trial["after"] - trial["before"] == pytest.approx(bonus)
+    (calibrated,) = {job.key for job in run.pool.jobs if job.recipe.routers}
+    assert ("holdout" in slices_of(run, calibrated)) == kept, "holdout scores the winner alone"
+    assert not math.isnan(result.rows[-1].scores["search"])
+
+
+def test_routers_that_cannot_be_calibrated_leave_the_winner(tmp_path: Path) -> None:
+    _, result = with_trial(tmp_path / "trials.jsonl", lambda recipe: None, ToyPool())
+    assert result.winner.recipe.routers is None and result.as_dict()["routers"] is None

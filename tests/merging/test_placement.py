@@ -22,10 +22,13 @@ from evomerge.merging.placement import (
     MemoryNeed,
     Mode,
     Placement,
+    memory_need,
     plan_placement,
 )
 from evomerge.models.family import Family
+from evomerge.recipes.recipe import ModelRef
 from tests.families import save_adapter, save_family
+from tests.models.sparse import MIXTRAL, mixtral_shapes, write_sparse
 
 GB = 10**9
 CUDA = torch.device("cuda")  # a name: no such device is needed
@@ -196,3 +199,15 @@ def test_places_of_weights_factors_and_nothing() -> None:
         host = Placement(mode, torch.device("cpu"))  # type: ignore[arg-type]
         assert host.place_tensor(dense) is dense
     assert Placement("mmap", CUDA).place_tensor(dense) is dense
+
+
+def test_a_mixtral_of_real_size_is_planned_from_headers(tmp_path: Path) -> None:
+    sizes = [write_sparse(tmp_path / name, MIXTRAL, mixtral_shapes()) for name in ("base", "e0")]
+    family = Family(ModelRef(str(tmp_path / "base")), [ModelRef(str(tmp_path / "e0"))])
+    need = memory_need(family, "bfloat16")
+    assert len(family.base.destination) == 995 and need.model == sizes[0] == 93_405_585_408
+    assert need.sources == sum(sizes) and need.largest == 2 * 32000 * 4096 * 2
+    big = AvailableMemory(int(144e9), int(1e12))
+    assert plan_placement(need, big) == "pinned"
+    with pytest.raises(ConfigError, match=r"use a device with 135.7 GB"):
+        plan_placement(need, AvailableMemory(int(80e9), int(1e12)))

@@ -277,7 +277,6 @@ def plain(tmp_path: Path) -> Path:
         ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
         ({"kasa_config": {"beta": 1.0}}, "kasa_config"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
-        ({"target_parameters": ["experts.gate_up_proj"]}, "experts.gate_up_proj"),
     ],
 )
 def test_unsupported_kinds_are_refused_by_name(plain: Path, values: dict[str, Any], named: str) -> None:

@@ -143,3 +143,29 @@ def test_spellings_are_the_files_and_the_models() -> None:
     layout = Layout(["h.0.w"], {"h.0.w": "transformer.h.0.w"})
     assert layout.names_of("h.0.w") == ("h.0.w", "transformer.h.0.w")
     assert layout.names_of("else") == ("else",)
+
+
+MIXTURE = [
+    *("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"),
+    *(f"model.layers.{i}.mlp.gate.weight" for i in range(2)),
+    *(f"model.layers.{i}.mlp.experts.{j}.gate_proj.weight" for i in range(2) for j in range(3)),
+    *(f"model.layers.{i}.mlp.shared_expert.up_proj.weight" for i in range(2)),
+    *(f"model.layers.{i}.self_attn.q_proj.weight" for i in range(2)),
+]
+
+
+def test_kept_routers_are_a_frozen_group_before_all_components() -> None:
+    layout = Layout(MIXTURE)
+    groups = layout.groups(("experts", "shared_experts"), "joint", router="keep")
+    found = members(layout, groups)
+    assert found["router"] == [f"model.layers.{i}.mlp.gate.weight" for i in range(2)]
+    assert [group.name for group in groups if group.frozen] == ["router"]
+    assert sorted(name for names in found.values() for name in names) == sorted(MIXTURE)
+    assert members(layout, layout.groups(("router", "experts"), "joint"))["router"] == found["router"]
+
+
+def test_routers_that_are_not_there_and_misspelt_values_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^space\.router=keep: this model has no routers"):
+        Layout(NAMES["llama"]).groups((), "joint", router="keep")
+    with pytest.raises(ConfigError, match=r"^space\.router=kep: choose merge .* keep"):
+        Layout(MIXTURE).groups((), "joint", router="kep")

@@ -1,4 +1,4 @@
-"""What a recipe may ask of the tokenizer: what changes no row is taken, anything else is refused by its key."""
+"""Requests about the tokenizer that change no row, chat templates, and requests that are refused by their key."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +8,11 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
-from evomerge.errors import ConfigError, ExpertError
+from evomerge.errors import ExpertError
 from evomerge.export import merge_recipe
 from tests.families import Folders, save_family, save_tokenizer
 
 WORDS = [*(f"w{n}" for n in range(35)), "<unk>", "</s>"]  # one for each row of the models
-SWAPPED = ["w1", "w0", *WORDS[2:]]
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 Merge = Callable[..., Path]
 
@@ -24,8 +23,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     made = save_family("llama", folder, experts=2)
     for name in ("base", "e0", "e1"):
         save_tokenizer(WORDS, folder / name)
-    for name, words in {"swapped": SWAPPED, "fewer": WORDS[:-3], "chatty": WORDS}.items():
-        save_tokenizer(words, folder / name, template=f"{TEMPLATE} " if name == "chatty" else None)
+    save_tokenizer(WORDS, folder / "chatty", template=f"{TEMPLATE} ")
     return made
 
 
@@ -61,52 +59,34 @@ def test_what_changes_no_row_is_merged_and_stays_in_the_recipe(keys: dict[str, A
     assert keys.keys() <= yaml.safe_load((out / "recipe.yaml").read_text()).keys()
 
 
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"tokenizer_source": "{folder}/swapped"}, r"swapped has another vocabulary than .*'w0'.*align the vocab"),
-        ({"tokenizer": {"source": "{folder}/fewer"}}, r"tokenizer: .*fewer has another vocabulary"),
-        ({"tokenizer": {"tokens": {"<new>": {}}}}, r"tokens: <new> is not in the vocabulary"),
-        ({"tokenizer": {"pad_to_multiple_of": 8}}, r"pad_to_multiple_of: 8 would add rows to the models' 37"),
-    ],
-    ids=str,
-)
-def test_what_changes_rows_is_refused_by_its_key(keys: dict[str, Any], message: str, merge: Merge) -> None:
-    with pytest.raises(ConfigError, match=message) as error:
-        merge(**keys)
-    assert "\n" not in str(error.value)
-
-
 def test_a_tokenizer_that_is_not_there_is_refused(merge: Merge) -> None:
     with pytest.raises(ExpertError, match="nowhere"):
         merge(tokenizer_source="{folder}/nowhere")
 
 
 @pytest.mark.parametrize("asked", ["base", "union"])
-def test_an_expert_of_another_vocabulary_is_refused(asked: str, tmp_path: Path) -> None:
+def test_an_expert_without_a_tokenizer_has_the_bases(asked: str, tmp_path: Path) -> None:
     folders = save_family("llama", tmp_path, experts=1)
     save_tokenizer(WORDS, tmp_path / "base")
     models = [{"model": folders.experts[0].path, "parameters": {"weight": 0.5}}]
     document = {"merge_method": "task_arithmetic", "base_model": folders.base.path, "models": models}
-    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**document, "tokenizer_source": asked}))
-    merge_recipe(tmp_path / "r.yaml", tmp_path / "silent")  # who has no tokenizer is taken to have the base's
-    save_tokenizer(SWAPPED, tmp_path / "e0")
-    with pytest.raises(ConfigError, match="e0 has another vocabulary"):
-        merge_recipe(tmp_path / "r.yaml", tmp_path / "out")
-
-
-def test_rows_without_a_token_would_be_dropped(tmp_path: Path) -> None:
-    folders = save_family("llama", tmp_path, experts=1)
-    save_tokenizer(WORDS[:-3], tmp_path / "base")
-    models = [{"model": folders.experts[0].path, "parameters": {"weight": 0.5}}]
-    document = {"merge_method": "task_arithmetic", "base_model": folders.base.path, "models": models}
-    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**document, "tokenizer_source": "base"}))
-    with pytest.raises(ConfigError, match=r"tokenizer_source: .* names 34 of the models' 37 rows.*leave tokenizer_sou"):
-        merge_recipe(tmp_path / "r.yaml", tmp_path / "out")
+    for name, keys in {"asked": {"tokenizer_source": asked}, "plain": {}}.items():
+        (tmp_path / "r.yaml").write_text(yaml.safe_dump({**document, **keys}))
+        merge_recipe(tmp_path / "r.yaml", tmp_path / name)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("asked", "plain")]
+    assert weights[0] == weights[1]
 
 
 def test_a_chat_template_goes_with_the_merged_model(merge: Merge) -> None:
     assert AutoTokenizer.from_pretrained(merge(chat_template=TEMPLATE)).chat_template == TEMPLATE
+
+
+def test_chatml_is_known_by_its_name(merge: Merge) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(merge(chat_template="chatml"))
+    said = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert said == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_the_tokenizer_of_a_model_brings_its_template_along(merge: Merge) -> None:

@@ -29,3 +29,10 @@ def test_figures_are_an_option(run_folder: Path, tmp_path: Path) -> None:
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("report", str(tmp_path)) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_several_runs_are_a_table(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("report", str(run_folder), str(run_folder)) == 0
+    assert "2 runs" in capsys.readouterr().out
+    assert exit_code("report", str(run_folder), str(run_folder), "--figures", "x") == 2
+    assert "give the folder of one run" in capsys.readouterr().err

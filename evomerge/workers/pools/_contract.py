@@ -1,12 +1,20 @@
 """The interface of worker pools."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.recipes import Recipe
 from evomerge.scoring import Request
 from evomerge.workers import Outcome
 from evomerge.workers.pools._dispatch import JobQueue
+
+if TYPE_CHECKING:
+    from evomerge.routing import RouterWork
+
+Routers = Mapping[str, NDArray[np.float32]]
 
 
 class Pool(Protocol):
@@ -24,6 +32,9 @@ class Pool(Protocol):
 
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of a candidate's weights as a worker scores them."""
+
+    def calibrate(self, recipe: Recipe, work: "RouterWork") -> Routers:
+        """Router name → its weight, fitted to these texts by a worker in the merged model."""
 
     def close(self) -> None:
         """Release the workers and their memory."""

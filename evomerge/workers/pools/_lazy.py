@@ -1,12 +1,16 @@
 """A pool that starts its workers with the first job, so that a finished run starts none."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from evomerge.recipes import Recipe
 from evomerge.scoring import Request
 from evomerge.workers import Outcome
-from evomerge.workers.pools._contract import Pool
+from evomerge.workers.pools._contract import Pool, Routers
 from evomerge.workers.pools._dispatch import JobQueue
+
+if TYPE_CHECKING:
+    from evomerge.routing import RouterWork
 
 
 class LazyPool:
@@ -28,6 +32,9 @@ class LazyPool:
 
     def fingerprint(self, recipe: Recipe) -> str:
         return self._started().fingerprint(recipe)
+
+    def calibrate(self, recipe: Recipe, work: "RouterWork") -> Routers:
+        return self._started().calibrate(recipe, work)
 
     def close(self) -> None:
         pool, self._pool = self._pool, None  # a local worker's model is freed with its pool

@@ -4,15 +4,19 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import RunError
 from evomerge.recipes import Recipe
 from evomerge.scoring import Request
 from evomerge.version import __version__
 from evomerge.workers import Job, Outcome, WorkerSpec
+from evomerge.workers.pools._contract import Routers
 from evomerge.workers.pools._fleet import CallError, WorkerLostError
 from evomerge.workers.pools._resources import Claim
+
+if TYPE_CHECKING:
+    from evomerge.routing import RouterWork
 
 SILENCE = 20.0  # seconds for which a cluster's head may be out of reach
 MEMORY = (
@@ -56,6 +60,10 @@ class Actor:
         """See `Worker.fingerprint`."""
         return self._worker.fingerprint(recipe)
 
+    def calibrate(self, recipe: Recipe, work: "RouterWork") -> Routers:
+        """See `Worker.calibrate`."""
+        return self._worker.calibrate(recipe, work)
+
 
 class RayFleet:
     """Starts actors and passes calls to them; see `Fleet`."""
@@ -96,6 +104,10 @@ class RayFleet:
     def fingerprint(self, worker: Any, recipe: Recipe) -> Any:
         """A reference to the fingerprint of a candidate's weights."""
         return worker.fingerprint.remote(recipe)
+
+    def calibrate(self, worker: Any, recipe: Recipe, work: "RouterWork") -> Any:
+        """A reference to the calibrated routers of a candidate."""
+        return worker.calibrate.remote(recipe, work)
 
     def extend(self, workers: Sequence[Any], requests: Mapping[str, Sequence[Request]]) -> None:
         """Add chunks to these workers, and to all that are loaded later."""

@@ -1,13 +1,17 @@
 """The pool for laptops, tests and a single GPU: one worker in this process."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from evomerge.recipes import Recipe
 from evomerge.schema import Range
 from evomerge.scoring import Request
 from evomerge.workers import Outcome, WorkerSpec
+from evomerge.workers.pools._contract import Routers
 from evomerge.workers.pools._dispatch import JobQueue
+
+if TYPE_CHECKING:
+    from evomerge.routing import RouterWork
 
 
 class LocalPool:
@@ -32,6 +36,10 @@ class LocalPool:
     def fingerprint(self, recipe: Recipe) -> str:
         """The fingerprint of a candidate's weights as they are scored."""
         return self._worker.fingerprint(recipe)
+
+    def calibrate(self, recipe: Recipe, work: "RouterWork") -> Routers:
+        """See `Worker.calibrate`."""
+        return self._worker.calibrate(recipe, work)
 
     def close(self) -> None:
         """Do nothing: the worker is freed with the pool."""

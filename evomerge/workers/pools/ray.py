@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from evomerge.errors import ConfigError, RunError
 from evomerge.recipes import Recipe
 from evomerge.schema import Range, Text
 from evomerge.scoring import Request
 from evomerge.workers import Outcome, WorkerSpec
+from evomerge.workers.pools._contract import Routers
 from evomerge.workers.pools._crew import Crew
 from evomerge.workers.pools._dispatch import JobQueue
 from evomerge.workers.pools._member import State
@@ -18,7 +19,10 @@ from evomerge.workers.pools._ray_fleet import RayFleet
 from evomerge.workers.pools._resources import Claim
 from evomerge.workers.pools._shift import Shift
 
-FINGERPRINT = "fingerprint"  # the name of that call, among the chunks of the pace
+if TYPE_CHECKING:
+    from evomerge.routing import RouterWork
+
+FINGERPRINT, CALIBRATE = "fingerprint", "calibrate"  # the names of these calls, among the chunks of the pace
 Share = Annotated[float, Range(0, 4096)]  # of a machine's cores or GPUs
 Seconds = Annotated[float, Range(1, 10**7)]
 
@@ -71,6 +75,13 @@ class RayPool:
             raise RunError(f"the winner cannot be built: {error}") from None
         member.loaded_key = recipe.key()
         return str(found)
+
+    def calibrate(self, recipe: Recipe, work: "RouterWork") -> Routers:
+        """See `Worker.calibrate`; RunError if the routers cannot be fitted."""
+        member, found = self.crew.ask(CALIBRATE, lambda worker: self._fleet.calibrate(worker, recipe, work))
+        member.loaded_key = recipe.key()
+        routers: Routers = found
+        return routers
 
     def close(self) -> None:
         """Stop the actors, and Ray itself if this pool has started it."""

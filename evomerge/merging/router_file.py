@@ -1,0 +1,40 @@
+"""The file of calibrated routers beside a recipe: float32 tensors by name, written once and checked when read."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from evomerge.atomic import write_atomically
+from evomerge.errors import ExpertError
+from evomerge.recipes import TensorFile
+
+
+def write_routers(tensors: Mapping[str, Tensor], path: Path) -> TensorFile:
+    """Write the tensors; the file is replaced as a whole."""
+    data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
+    write_atomically(path, data)
+    return TensorFile(str(path), hashlib.sha256(data).hexdigest())
+
+
+def stored_routers(path: Path) -> TensorFile:
+    """The reference to a file that `write_routers` wrote."""
+    return TensorFile(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@lru_cache(maxsize=2)
+def read_routers(file: TensorFile) -> Mapping[str, Tensor]:
+    """Name → tensor; ExpertError if the file is missing or is not the one that the recipe was scored with."""
+    try:
+        data = Path(file.path).read_bytes()
+    except OSError as error:
+        raise ExpertError(
+            f"{file.path}: {error.strerror}; the recipe needs this file of calibrated routers beside it"
+        ) from None
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise ExpertError(f"{file.path}: not the routers that the recipe was scored with; bring those back")
+    found: dict[str, Tensor] = load(data)
+    return found

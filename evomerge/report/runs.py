@@ -1,0 +1,176 @@
+"""Several runs side by side, such as those of a sweep: what differs between them, and what each has found."""
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.table import Table
+
+from evomerge.errors import RunError
+from evomerge.paths import CONFIG, LEDGER, RESULT
+from evomerge.report.table import format_difference, format_score, standing_row
+from evomerge.schema import as_yaml
+from evomerge.terminal import duration
+
+SEED = "seed"
+NOT_COMPARED = ("name",)  # keys that follow from others
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run's folder with its configuration as dotted keys, and its result; None for a run that has not finished."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    result: Mapping[str, Any] | None
+
+    @property
+    def holdout(self) -> float:
+        """The winner's score on holdout; NaN if there is none."""
+        score = self.result["rows"][-1]["scores"]["holdout"] if self.result else None
+        return math.nan if score is None else float(score)
+
+    @property
+    def ahead(self) -> float:
+        """How much better than the best baseline the winner is on holdout."""
+        return float(self.result["difference"]) if self.result else math.nan
+
+    @property
+    def outcome(self) -> str:
+        """The verdict against the best baseline, or that the run has not finished."""
+        if self.result is None:
+            return "not finished"
+        return "no new merge" if standing_row(self.result) else str(self.result["verdict"])
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Runs, and the dotted keys of the configuration in which they differ."""
+
+    runs: tuple[RunSummary, ...]
+    keys: tuple[str, ...]
+
+    def tables(self) -> Iterator[Table]:
+        """A row for each run; then, if seeds differ, a row for each setting with the mean over its seeds."""
+        yield self._all_runs()
+        if SEED in self.keys and len(self._groups()) < len(self.runs):
+            yield self._by_setting()
+
+    def warnings(self) -> Iterator[str]:
+        """A sentence where scores cannot be compared."""
+        tasks = {tuple(run.result["rows"][-1]["tasks"]) for run in self.runs if run.result}
+        if len(tasks) > 1:
+            yield "The runs have different tasks, so their scores cannot be compared."
+        elif any(key.startswith("scorer.") for key in self.keys):
+            yield "The runs differ in scorer and may have different items: compare differences, not scores."
+
+    def _all_runs(self) -> Table:
+        table = Table(title=f"{len(self.runs)} runs", title_justify="left")
+        table.add_column("run")
+        for key in self.keys:
+            table.add_column(key)
+        for head in ("winner on holdout", "best baseline", "winner ahead by", "", "candidates", "time"):
+            table.add_column(head, justify="right" if head else "left")
+        parent = _common_parent([run.folder for run in self.runs])
+        for run in self.runs:
+            values = [_text(run.settings.get(key)) for key in self.keys]
+            table.add_row(str(run.folder.resolve().relative_to(parent)), *values, *_result_cells(run))
+        return table
+
+    def _by_setting(self) -> Table:
+        keys = [key for key in self.keys if key != SEED]
+        table = Table(title="means over seeds, ± the standard deviation of a run", title_justify="left")
+        for head in (*keys, "runs", "winner on holdout", "winner ahead by", "verdicts"):
+            table.add_column(head)
+        for values, runs in self._groups().items():
+            outcomes = [run.outcome for run in runs]
+            counts = ", ".join(f"{outcomes.count(name)} {name}" for name in dict.fromkeys(outcomes))
+            spread = (_mean([run.holdout for run in runs]), _mean([run.ahead for run in runs], "+"))
+            table.add_row(*values, str(len(runs)), *spread, counts)
+        return table
+
+    def _groups(self) -> dict[tuple[str, ...], list[RunSummary]]:
+        """The values of the keys other than the seed → their runs."""
+        keys = [key for key in self.keys if key != SEED]
+        groups: dict[tuple[str, ...], list[RunSummary]] = {}
+        for run in self.runs:
+            groups.setdefault(tuple(_text(run.settings.get(key)) for key in keys), []).append(run)
+        return groups
+
+
+def compare_runs(folders: Sequence[Path]) -> RunComparison:
+    """The runs in these folders, and in the folders below them; RunError if one holds no run."""
+    runs = tuple(_read(folder) for given in folders for folder in _run_folders(given))
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    texts = {key: {_text(run.settings.get(key)) for run in runs} for key in keys if key not in NOT_COMPARED}
+    return RunComparison(runs, tuple(key for key, values in texts.items() if len(values) > 1))
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    if (folder / CONFIG).is_file():
+        return [folder]
+    found = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    if not found:
+        raise RunError(f"{folder}: neither a run nor a folder of runs; give the folder that a search has written")
+    return found
+
+
+def _read(folder: Path) -> RunSummary:
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        finished = (folder / RESULT).is_file()
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8")) if finished else None
+        settings = dict(_flattened(config))
+        if result is not None:
+            _ = result["rows"][-1]["tasks"], result["verdict"], result["interval"], result["counts"]["candidates"]
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({error!r}); repeat the run's command") from None
+    return RunSummary(folder, settings, result)
+
+
+def _flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _result_cells(run: RunSummary) -> tuple[str, ...]:
+    if run.result is None:
+        started = "begun" if (run.folder / LEDGER).is_file() else "not begun"
+        return "", "", "", f"not finished: {started}", "", ""
+    best = run.result["best_baseline"]
+    baseline = next((row["scores"]["holdout"] for row in run.result["rows"] if row["label"] == best), None)
+    seconds = run.result["seconds"]
+    spent = seconds.get("this_time", 0.0) + seconds.get("earlier_commands", 0.0)
+    return (
+        format_score(run.result["rows"][-1]["scores"]["holdout"]),
+        f"{best} {format_score(baseline)}",
+        format_difference(run.result),
+        run.outcome,
+        str(run.result["counts"]["candidates"]),
+        duration(spent),
+    )
+
+
+def _mean(values: Sequence[float], sign: str = "") -> str:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return "none"
+    spread = f" ± {statistics.stdev(known):.4f}" if len(known) > 1 else ""
+    return f"{statistics.fmean(known):{sign}.4f}{spread}"
+
+
+def _text(value: Any) -> str:
+    return "–" if value is None else as_yaml(value)
+
+
+def _common_parent(folders: Sequence[Path]) -> Path:
+    return Path(os.path.commonpath([folder.resolve().parent for folder in folders]))

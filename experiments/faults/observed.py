@@ -1,0 +1,69 @@
+"""What is compared after a fault: the files of an undisturbed run, and what was paid for."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.faults.trial_run import ATTEMPTS, Place
+
+TIMES = ("seconds", "machine", "versions")  # keys of result.json that may differ
+LEFTOVERS = ("*.partial", "*.tmp", "*.incomplete")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished trial has left: digests of its results, and the number of chunks in its ledger."""
+
+    recipe: str
+    result: str
+    merged: str
+    chunks: int
+
+
+def outcome(place: Place) -> Outcome:
+    """The outcome of a finished run."""
+    recipe = yaml.safe_load((place.run / "recipe.yaml").read_text())
+    result = json.loads((place.run / "result.json").read_text())
+    result = {key: value for key, value in result.items() if key not in TIMES}
+    result["counts"].pop("items_scored_this_time")
+    result["counts"].pop("holdout_looks")  # a killed look is a look
+    merged = hashlib.sha256((place.merged / "model.safetensors").read_bytes()).hexdigest()
+    return Outcome(_digest(recipe), _digest(result), merged, len(_scored(place)))
+
+
+def problems(place: Place, reference: Outcome, kills: int) -> list[str]:
+    """What is wrong with a trial that was disturbed `kills` times and repeated until its end; empty if nothing is."""
+    found = outcome(place)
+    wrong = [name for name in ("recipe", "result", "merged") if getattr(found, name) != getattr(reference, name)]
+    scored = _scored(place)
+    if len(set(scored)) < len(scored):
+        wrong.append("a chunk has two lines in the ledger")
+    paid = (place.root / ATTEMPTS).stat().st_size
+    if paid > len(scored) + kills:
+        wrong.append(f"{paid} chunks were paid for, {len(scored)} are in the ledger")
+    wrong += [f"{path.name} was left" for pattern in LEFTOVERS for path in place.root.rglob(pattern)]
+    return wrong
+
+
+def paid_twice(place: Place) -> int:
+    """The chunks that were scored more than once."""
+    return max(0, (place.root / ATTEMPTS).stat().st_size - len(_scored(place)))
+
+
+def _scored(place: Place) -> list[tuple[str, str]]:
+    lines = [json.loads(line) for line in (place.run / "trials.jsonl").read_text().splitlines()]
+    return [(line["key"], line["chunk"]) for line in lines if "scores" in line]
+
+
+def _digest(document: Any) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def valid_recipe(folder: Path) -> bool:
+    """Whether there is no recipe yet, or a whole one."""
+    path = folder / "recipe.yaml"
+    return not path.exists() or "merge_method" in yaml.safe_load(path.read_text())

@@ -1,0 +1,146 @@
+"""A small search on the quickstart's family, run in a forked child that a fault can be injected into."""
+
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import evomerge
+from evomerge.paths import PACKAGE
+from evomerge.workers import Worker
+
+QUICKSTART = PACKAGE.parent / "experiments" / "quickstart"
+SKILLS = ("copy", "shift", "last", "max")
+EXPERTS = SKILLS[1:]
+ATTEMPTS = "attempts"  # one byte for each chunk that a worker has begun
+REFUSED, CRASHED = 3, 4  # exit codes of a child: one line, or a traceback
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folders of one trial: its models, its run, the cache, and the merged model."""
+
+    root: Path
+
+    @property
+    def models(self) -> Path:
+        """Base and experts, copied so that they can be damaged."""
+        return self.root / "models"
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.root / "run"
+
+    @property
+    def cache(self) -> Path:
+        """EVOMERGE_CACHE."""
+        return self.root / "cache"
+
+    @property
+    def merged(self) -> Path:
+        """The exported model."""
+        return self.root / "merged"
+
+    def config(self) -> dict[str, Any]:
+        """TIES, so that there are tables to prepare, on 32 items of four tasks."""
+        return {
+            "name": "faults",
+            "base": str(self.models / "base"),
+            "experts": {name: str(self.models / name) for name in EXPERTS},
+            "method": "ties",
+            "model": {"dtype": "float32", "device": "cpu", "batch_size": 256, "compile": "never"},
+            "scorer": {
+                "slices": {"search": 8, "select": 8, "holdout": 16},
+                "chunk_items": 16,
+                "tasks": [{"name": name, "file": str(QUICKSTART / "data" / f"{name}.jsonl")} for name in SKILLS],
+            },
+            "budget": {"evaluations": 24},
+        }
+
+
+def new_place(root: Path) -> Place:
+    """A place with undamaged models; what was there before is deleted."""
+    shutil.rmtree(root, ignore_errors=True)
+    place = Place(root)
+    shutil.copytree(QUICKSTART / "family", place.models)
+    return place
+
+
+@dataclass
+class Ended:
+    """How a child has ended: its exit code, negative for a signal, and the last line that it wrote."""
+
+    code: int
+    seconds: float
+    line: str = ""
+    attempts: int = 0
+    tracebacks: list[str] = field(default_factory=list)
+
+
+def run_child(
+    place: Place, prepare: Callable[[], None] = lambda: None, meddle: Callable[[int], None] | None = None
+) -> Ended:
+    """Search and export in a forked child, after `prepare` in it; `meddle` gets its process id meanwhile."""
+    log, start = place.root / "child.log", time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        _child(place, log, prepare)
+    if meddle:
+        meddle(pid)
+    _, status = os.waitpid(pid, 0)
+    text = log.read_text(errors="replace").strip() if log.exists() else ""
+    counter = place.root / ATTEMPTS
+    attempts = counter.stat().st_size if counter.exists() else 0
+    return Ended(os.waitstatus_to_exitcode(status), time.monotonic() - start, text.rpartition("\n")[2], attempts)
+
+
+def _child(place: Place, log: Path, prepare: Callable[[], None]) -> None:
+    """Run the search in this process and exit; never returns."""
+    code = CRASHED
+    try:
+        descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        os.environ["EVOMERGE_CACHE"] = str(place.cache)
+        _count_attempts(place.root / ATTEMPTS)
+        prepare()
+        evomerge.search(place.config(), place.run)
+        if not place.merged.exists():
+            evomerge.merge(place.run / "recipe.yaml", place.merged)
+        code = 0
+    except evomerge.EvomergeError as error:
+        sys.stderr.write(f"{error}\n")
+        code = REFUSED
+    except KeyboardInterrupt:
+        code = 130
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _count_attempts(path: Path) -> None:
+    """Note each chunk that a worker begins, in a file that outlives the process."""
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    attempt = Worker.attempt
+
+    def counted(self: Worker, job: Any) -> Any:
+        os.write(descriptor, b".")
+        return attempt(self, job)
+
+    Worker.attempt = counted  # type: ignore[method-assign]
+
+
+def limit_file_size(size: int) -> None:
+    """Let every write beyond this size of a file fail, as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
