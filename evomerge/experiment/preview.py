@@ -79,8 +79,8 @@ def _placement(experiment: Experiment) -> Iterator[str]:
         model.placement, experiment.family, device, model.dtype, loaded=False, limit=limit, more=more
     )
     if limit is not None:
-        needed = replace(own, model=own.model + more).device_size(found.mode)
-        yield f"memory    {size(int(needed))} of {size(limit)} of the GPU, activations included"
+        needed = int(replace(own, model=own.model + more).device_size(found.mode))
+        yield f"memory    {size(needed)} of {size(limit)} of the GPU, activations included"
     if device == "cpu":
         yield f"placement {found.mode}: {held} in the page cache, which all workers share"
         return

@@ -12,7 +12,15 @@ from evomerge.paths import PACK, RESULT
 from evomerge.recipes import Recipe
 from evomerge.scoring import Request
 from evomerge.scoring.tasks import kinds_of_rows
-from evomerge.submission import Row, SubmissionConfig, generation_request, read_rows, right_requests, write_pack
+from evomerge.submission import (
+    Row,
+    SubmissionConfig,
+    generation_request,
+    read_rows,
+    refuse_quantised_base,
+    right_requests,
+    write_pack,
+)
 from evomerge.terminal import duration
 from evomerge.workers import Job
 from evomerge.workers.pools import JobQueue, Pool
@@ -37,10 +45,14 @@ def recorded_submission(folder: Path) -> dict[str, Any] | None:
 
 
 class SubmissionStep:
-    """The pack of a run in `folder`; TaskError for a file of inputs that cannot be predicted."""
+    """The pack of a run in `folder`; TaskError for a file of inputs that cannot be predicted.
+
+    ConfigError for a quantised base.
+    """
 
     def __init__(self, experiment: "Experiment", folder: Path) -> None:
         config = experiment.config
+        refuse_quantised_base(experiment.family)
         files = [str(path) for path in _files(config.scorer.tasks) if kinds_of_rows(Path(path))]
         self.config: SubmissionConfig = config.submission.submission(folder.resolve().name, files)
         self._folder, self._base = folder, experiment.baselines["base"]

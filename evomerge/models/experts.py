@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evomerge.errors import CandidateError, ExpertError
 from evomerge.kernels import Update
 from evomerge.models.checkpoint import Shape
-from evomerge.models.dequantised import open_checkpoint
+from evomerge.models.dequantised import DequantisedCheckpoint, open_checkpoint
 from evomerge.models.live_model import full_config
 from evomerge.models.places import Destination, LiveTensor
 from evomerge.models.skeleton import skeleton
@@ -200,7 +200,7 @@ class FullExpert:
 
     def stored_input(self, place: Destination) -> StoredInput:
         """How `update` follows from the checkpoint's files."""
-        name = self.stored.name(place)
+        name = None if isinstance(self.checkpoint, DequantisedCheckpoint) else self.stored.name(place)
         return StoredTensor(name) if name else "computed" if self.touches(place) else "base"
 
     def nbytes(self, place: Destination) -> int:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from evomerge.submission.config import PackConfig, SubmissionConfig, method_name
     from evomerge.submission.conventions import generation_request, right_requests
     from evomerge.submission.csv_rows import Row, read_rows, write_predictions
+    from evomerge.submission.merged_model import refuse_quantised_base
     from evomerge.submission.pack import Pack, write_pack
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -25,6 +26,7 @@ __all__ = [
     "generation_request",
     "method_name",
     "read_rows",
+    "refuse_quantised_base",
     "right_requests",
     "write_pack",
     "write_predictions",

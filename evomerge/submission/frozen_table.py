@@ -83,7 +83,7 @@ def _entry(
         return {**base, "factors": merge.name}, None
     experts = [_input(source, family, numbers) for source in plan.experts]
     if "computed" in experts:
-        return stored, "an adapter of another kind than plain LoRA, or an expert with other rows"
+        return stored, "an adapter of another kind than plain LoRA, or an expert with other rows or quantised files"
     inputs = {**base, "experts": experts}
     if isinstance(found, LinComb):
         weights = (found.base, *found.experts)

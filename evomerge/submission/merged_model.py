@@ -20,6 +20,15 @@ from evomerge.submission.older_transformers import adds_eos, read_tokenizer_conf
 EAGER_IN_THE_KIT = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 
 
+def refuse_quantised_base(family: Family) -> None:
+    """ConfigError for a base that the starter kit would load quantised."""
+    if str(family.ref) in family.dequantised:
+        raise ConfigError(
+            f"{family.ref}: quantised, and the starter kit loads the base by itself; give it as it was before, "
+            "or run without a submission"
+        )
+
+
 @dataclass(frozen=True)
 class RunMerge:
     """A run's recipe with its models, the dtype that it is written in, and the base's tokenizer.
@@ -48,6 +57,7 @@ class RunMerge:
                 "a recipe with another vocabulary than the base's changes the model's rows; `submit` packs recipes of "
                 "the base's vocabulary"
             )
+        refuse_quantised_base(family)
         if code and "auto_map" in family.base.checkpoint.config:
             raise ConfigError(f"{family.ref}: comes with code of its own, which the starter kit does not run")
         dtype = recipe.out_dtype or str(run.model.get("dtype", "float32"))

@@ -16,6 +16,7 @@ from evomerge.models.dense_plan import DEQUANTISED_DTYPE
 from evomerge.models.quantised import fp8
 from evomerge.recipes import ModelRef, load_recipe, recipe_of_models
 from evomerge.recipes.recipe import Recipe, Source
+from evomerge.submission import refuse_quantised_base
 from tests.families import save_adapter, save_family
 from tests.quantised_files import quantise
 
@@ -211,6 +212,17 @@ def test_an_adapter_on_a_quantised_base(base: Path, tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.q_proj.weight"
     assert torch.equal(family.base.tensor(name), right[name])
     assert family.update(ref, name) is not None and set(family.dequantised) == {str(base)}
+
+
+def test_a_pack_of_a_quantised_expert_ships_merged_tensors_and_of_a_quantised_base_is_refused(base: Path) -> None:
+    quantise(base.parent / "e1")
+    expert = ModelRef(str(base.parent / "e1"))
+    plain = Family(ModelRef(str(base)), [expert])
+    refuse_quantised_base(plain)
+    assert {plain.stored_input(expert, name) for name in plain.base.destination} == {"computed"}
+    quantise(base)
+    with pytest.raises(ConfigError, match="base: quantised, and the starter kit loads the base by itself"):
+        refuse_quantised_base(Family(ModelRef(str(base)), [expert]))
 
 
 def test_an_adapter_on_another_base_that_is_quantised(base: Path, tmp_path: Path) -> None:

@@ -9,10 +9,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from evomerge.errors import ExpertError
 from evomerge.export import merge_recipe
-from evomerge.models import Family, fetch, load_model, load_tokenizer, open_checkpoint, pin_revisions, plain_folder
+from evomerge.models import (
+    Family,
+    dequantised,
+    fetch,
+    load_model,
+    load_tokenizer,
+    open_checkpoint,
+    pin_revisions,
+    plain_folder,
+)
 from evomerge.models.dense_plan import DEQUANTISED_DTYPE
 from evomerge.recipes import ModelRef, load_recipe, recipe_of_models
 from evomerge.recipes.recipe import Source
+from evomerge.rules.judged_model import JudgedModel
+from evomerge.rules.size import judge_size
 from tests.gguf_files import model, write
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of gguf's reader and of transformers' loader
@@ -108,3 +119,36 @@ def test_an_architecture_that_transformers_does_not_convert(tmp_path: Path) -> N
 def test_a_file_has_no_revision(file: Path) -> None:
     with pytest.raises(ExpertError, match="a local file has no revisions"):
         fetch(str(file), "main")
+
+
+def test_the_whole_model_is_loaded_where_single_tensors_cannot_be_converted(
+    file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    one_by_one = open_checkpoint(plain_folder(file))
+    tensors = {name: one_by_one.tensor(name) for name in one_by_one}
+    monkeypatch.setattr("evomerge.models.gguf_file.ONE_BY_ONE", set())
+    monkeypatch.setenv("EVOMERGE_CACHE", str(tmp_path / "other"))
+    dequantised._plan.cache_clear()
+    whole = open_checkpoint(plain_folder(file))
+    assert set(whole) == set(tensors) and all(torch.equal(whole.tensor(name), tensors[name]) for name in tensors)
+
+
+def test_a_file_of_the_hub(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    asked = []
+
+    def download(repository: str, name: str, **options: object) -> str:
+        asked.append((repository, name, options["revision"]))
+        return str(file.rename(snapshot / "tiny.gguf") if file.exists() else snapshot / "tiny.gguf")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("evomerge.models.checkpoint.offline_reason", lambda: None)
+    ref = pin_revisions(ModelRef.parse("owner/name/tiny.gguf@main"))
+    assert str(ref) == f"owner/name/tiny.gguf@{'a' * 40}" and asked == [("owner/name", "tiny.gguf", "main")]
+    assert Family(ref, []).base.parameter_count
+
+
+def test_a_size_rule_counts_its_parameters(file: Path) -> None:
+    verdict = judge_size(JudgedModel("base", str(file)), 8)
+    assert verdict.status == "ok" and "from the headers of its files" in verdict.reason
