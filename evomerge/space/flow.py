@@ -130,8 +130,12 @@ class FlowSpace:
     def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
         """The point that visits most of the recipe's layers in their order, and the share of layers that differ.
 
-        ConfigError for a recipe that does not copy layers of the models of this flow.
+        For a recipe of another method this is the first starting point, as the base may be its merge: a search in two
+        rounds names the run of its first round, whose items are then in neither `select` nor `holdout`. ConfigError for
+        a recipe that copies layers of other models.
         """
+        if recipe.method != METHOD:
+            return self.example_points()[0], 1.0
         visits = visits_of(recipe, self.layers)
         if foreign := next((v.model for v in visits if v.model not in (self.base, *self.models.values())), None):
             raise ConfigError(f"it visits {foreign}, which is no model of the flow")

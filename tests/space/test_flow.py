@@ -122,8 +122,11 @@ def test_seeds_are_the_models_and_the_textbook_stack() -> None:
 
 def test_recipes_that_are_no_flow_have_no_point() -> None:
     sources = (Source(MATH, {"weight": 1.0}),)
+    merge = recipe_of_models("task_arithmetic", BASE, sources, {})
     with pytest.raises(ConfigError, match="^task_arithmetic merges tensors and has no order of layers"):
-        space().nearest(recipe_of_models("task_arithmetic", BASE, sources, {}))
+        visits_of(merge, LAYERS)
+    found, distance = space().nearest(merge)  # the first round of two: its merge is the base
+    assert distance == 1.0 and layers(space().decode(found)) == [("base", layer) for layer in range(6)]
     other = space({"base": BASE, "law": ModelRef("law")}).recipe([Visit(ModelRef("law"), 2)])
     with pytest.raises(ConfigError, match="^it visits law, which is no model of the flow$"):
         space().nearest(other)
