@@ -18,8 +18,8 @@ from evomerge.models.live_model import full_config
 from evomerge.models.skeleton import skeleton
 from evomerge.models.stored import StoredModel
 from evomerge.models.stored_inputs import StoredInput, StoredTensor
+from evomerge.models.vocabulary_tensors import ROWS_KEY
 
-ROWS_KEY = "vocab_size"
 COMPARED_KEYS = ("model_type", "num_hidden_layers", "num_layers", "n_layer", "hidden_size", ROWS_KEY)
 # Keys of a configuration that may differ between models of the same architecture.
 IGNORED_KEYS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
