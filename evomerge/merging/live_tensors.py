@@ -41,9 +41,13 @@ class LiveTensors:
     def __init__(self, family: Family, model: nn.Module, resident: bool = False) -> None:
         self.model, self._resident = model, resident
         self._layout, self._destinations = family.layout, family.base.destination
-        self._plain = {name: Target(name, view) for name, view in family.base.parameter_views(model).items()}
-        self._originals = {path: parameter.data for path, parameter in model.named_parameters()}
-        self._own = dict(self._originals)  # path → storage that belongs to this place of the model
+        shapes = {path: parameter.shape for path, parameter in model.named_parameters()}
+        self._plain = {
+            name: Target((name, shapes[self._destinations[name].path]), view)
+            for name, view in family.base.parameter_views(model).items()
+        }
+        # Path and shape → the storage that belongs to this place of the model; kinds of layers may differ in shapes.
+        self._own = {(path, parameter.shape): parameter.data for path, parameter in model.named_parameters()}
         self._kept: dict[tuple[Copied, ...], Tensor] = {}  # the resident parameters
         self._layers: LayerList | None = None
         self._current: Mapping[str, Tensor] = {name: target.view for name, target in self._plain.items()}
@@ -72,10 +76,6 @@ class LiveTensors:
         """Output name → the tensor of the model as it is."""
         return self._current
 
-    def forget_resident(self) -> None:
-        """Drop the resident layers, for instance after a failed write."""
-        self._kept = {}
-
     @property
     def _stack(self) -> LayerList:
         if self._layers is None:
@@ -95,7 +95,8 @@ class LiveTensors:
             storage = self._kept_storage(origin, parameters[path]) if keeps else self._own_storage(path, parameters)
             parameters[path].data = storage
             for name, place in parts:
-                found[name] = Target((origin, place.start) if keeps else name, place.view(storage))
+                key = (origin, place.start) if keeps else (name, storage.shape)
+                found[name] = Target(key, place.view(storage))
         return found
 
     def _kept_storage(self, origin: tuple[Copied, ...], like: Tensor) -> Tensor:
@@ -105,10 +106,10 @@ class LiveTensors:
 
     def _own_storage(self, path: str, parameters: Mapping[str, nn.Parameter]) -> Tensor:
         like = parameters[path].data
-        storage = self._own.get(path)
-        if storage is None or storage.shape != like.shape:
-            storage = self._own[path] = torch.empty_like(like)
-        return storage
+        key = (path, like.shape)
+        if key not in self._own:
+            self._own[key] = torch.empty_like(like)
+        return self._own[key]
 
     def _stacked_destinations(self, order: Sequence[int]) -> Iterable[tuple[str, Destination]]:
         by_layer: dict[int, list[tuple[str, Destination]]] = {}
