@@ -30,7 +30,7 @@ from evomerge.terminal import size
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raised when a copy would get other values than before
+FORMAT = 2  # raised when a copy would get other values than before
 SOURCE_FILE = "dequantised.json"
 NOT_LINKED = ("config.json", "*.index.json", SOURCE_FILE)
 CACHE_REMEDY = "free disk space, or set EVOMERGE_CACHE to a folder on another disk"
@@ -43,6 +43,7 @@ class Origin:
     source: Path
     format: str
     dtype: str
+    declared: str  # the dtype without the environment variable
     headers: dict[str, tuple[Shape, str]]
 
     @property
@@ -75,7 +76,7 @@ def origin(folder: Path) -> Origin | None:
         return None
     about = read_json(folder / SOURCE_FILE)
     headers = {name: (tuple(shape), dtype) for name, (shape, dtype) in about["tensors"].items()}
-    return Origin(Path(about["source"]), about["format"], about["dtype"], headers)
+    return Origin(Path(about["source"]), about["format"], about["dtype"], about["declared"], headers)
 
 
 def complete(folder: Path) -> None:
@@ -136,6 +137,15 @@ class DequantisedCheckpoint(Checkpoint):
 
     @cached_property
     def sha256(self) -> str:
+        """SHA-256 of the quantised files, with the dtype where the environment variable changes it.
+
+        Scores, prepared tables and other machines are thereby kept apart that have other weights of the same files.
+        """
+        made = self.origin
+        return self.source_sha256 if made.dtype == made.declared else f"{self.source_sha256} as {made.dtype}"
+
+    @cached_property
+    def source_sha256(self) -> str:
         """SHA-256 of the quantised files, which the user has."""
         source = self.origin.source
         if source.is_dir():
@@ -174,7 +184,8 @@ def _make(source: Path, folder: Path) -> None:
         if is_gguf(source):
             save_gguf_tokenizer(source, partial)
         (partial / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n")
-        about: dict[str, Any] = {"source": str(source.resolve()), "format": plan.format, "dtype": plan.dtype}
+        about: dict[str, Any] = {"source": str(source.resolve()), "format": plan.format}
+        about |= {"dtype": plan.dtype, "declared": plan.declared}
         about["tensors"] = {name: [list(tensor.shape), tensor.dtype] for name, tensor in plan.tensors.items()}
         (partial / SOURCE_FILE).write_text(json.dumps(about, indent=1) + "\n")
         with suppress(FileExistsError, OSError):  # another process was faster

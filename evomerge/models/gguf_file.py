@@ -17,7 +17,14 @@ from transformers import AutoConfig, AutoTokenizer, GgufConfig, PretrainedConfig
 
 from evomerge.errors import ExpertError
 from evomerge.models.auto_classes import auto_class_of, silence_transformers
-from evomerge.models.dense_plan import SAFETENSORS_TYPES, DensePlan, DenseTensor, plain_config, target_dtype
+from evomerge.models.dense_plan import (
+    SAFETENSORS_TYPES,
+    DensePlan,
+    DenseTensor,
+    declared_dtype,
+    plain_config,
+    target_dtype,
+)
 from evomerge.notices import warn_once
 
 SUFFIX = ".gguf"
@@ -48,7 +55,7 @@ def plan_gguf(file: Path) -> DensePlan:
     model = _empty(file, config)
     tensors = _by_tensor(file, reader, model, dtype) or _whole(file, model, dtype)
     plain = plain_config({**config.to_dict(), "architectures": [type(model).__name__]}, dtype)
-    return DensePlan(f"GGUF {'+'.join(kinds)}", dtype, plain, dict(sorted(tensors.items())))
+    return DensePlan(f"GGUF {'+'.join(kinds)}", dtype, declared_dtype({}), plain, dict(sorted(tensors.items())))
 
 
 def gguf_config(file: Path) -> PretrainedConfig:

@@ -124,6 +124,10 @@ def test_another_dtype_than_the_recipe_was_made_with(
     monkeypatch.setenv(DEQUANTISED_DTYPE, "float32")
     with pytest.raises(ConfigError, match="the recipe was made with bfloat16; set EVOMERGE_DEQUANTISED_DTYPE=bfloat16"):
         merge_recipe(tmp_path / "out" / "recipe.yaml", tmp_path / "again")
+    family = Family(ModelRef(str(base)), [])
+    assert family.hashes() == {str(base): f"{Checkpoint(base).sha256} as float32"}
+    monkeypatch.setenv(DEQUANTISED_DTYPE, "bfloat16")
+    assert Family(ModelRef(str(base)), []).hashes() == {str(base): Checkpoint(base).sha256}
     monkeypatch.setenv(DEQUANTISED_DTYPE, "int8")
     with pytest.raises(ConfigError, match="EVOMERGE_DEQUANTISED_DTYPE=int8: choose one of"):
         plain_folder(base)
