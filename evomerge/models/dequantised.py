@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from uuid import uuid4
 
 from torch import Tensor
@@ -87,7 +87,11 @@ def complete(folder: Path) -> None:
     made_from = None if (folder / SINGLE_FILE).is_file() else origin(folder)
     if made_from is None:
         return
-    with _lock(folder):
+    try:
+        lock = (folder / ".lock").open("a")
+    except OSError as error:
+        raise _cache_error(folder, error) from error
+    with lock, _locked(lock, folder):
         if not (folder / SINGLE_FILE).is_file():
             _write_weights(made_from, folder)
 
@@ -235,11 +239,10 @@ def _cache_error(folder: Path, error: OSError) -> RunError:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _locked(file: TextIO, folder: Path) -> Iterator[None]:
     """Let one process at a time into the block; where the file system has no locks, work may be done twice."""
-    with (folder / ".lock").open("a") as file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-            for left in folder.glob(f"{SINGLE_FILE}.*.partial"):  # of a killed process, for no other one is writing
-                left.unlink()
-        yield
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for left in folder.glob(f"{SINGLE_FILE}.*.partial"):  # of a killed process, for no other one is writing
+            left.unlink()
+    yield

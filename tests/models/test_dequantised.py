@@ -3,6 +3,9 @@
 import json
 import logging
 import shutil
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from evomerge.errors import ConfigError, ExpertError, RunError
 from evomerge.export import merge_recipe
 from evomerge.models import Checkpoint, Family, load_model, open_checkpoint, plain_folder
-from evomerge.models.dense_plan import DEQUANTISED_DTYPE
+from evomerge.models.dense_file import write_dense_file
+from evomerge.models.dense_plan import DEQUANTISED_DTYPE, DenseTensor
+from evomerge.models.dequantised import complete
 from evomerge.models.quantised import fp8
 from evomerge.recipes import ModelRef, load_recipe, recipe_of_models
 from evomerge.recipes.recipe import Recipe, Source
@@ -149,6 +154,21 @@ def test_a_kill_leaves_nothing_half(base: Path, monkeypatch: pytest.MonkeyPatch)
     assert not list(folder.glob("model*"))
     load_model(folder, dtype="float32")
     assert [file.name for file in folder.glob("model*")] == ["model.safetensors"]
+
+
+def test_others_wait_for_the_one_that_is_writing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantise(base)
+    folder, written = plain_folder(base), []
+
+    def slowly(path: Path, tensors: Mapping[str, DenseTensor]) -> None:
+        written.append(path)
+        time.sleep(0.2)
+        write_dense_file(path, tensors)
+
+    monkeypatch.setattr("evomerge.models.dequantised.write_dense_file", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(complete, [folder] * 4))
+    assert len(written) == 1 and (folder / "model.safetensors").is_file()
 
 
 def test_a_full_disk_is_said_before_the_work(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
