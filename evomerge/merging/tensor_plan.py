@@ -53,9 +53,13 @@ class _OutputTensor:
 
 
 def plan(recipe: Recipe, layout: Layout) -> list[TensorPlan]:
-    """One entry per output tensor, for a base with this layout; ConfigError if a value is missing."""
+    """One entry per output tensor, for a base with this layout; ConfigError if a value or an input is missing."""
     slice_plans = {id(part): _SlicePlan(recipe, part, layout) for part in recipe.slices}
-    return [slice_plans[id(output.part)].tensor(output) for output in _output_tensors(recipe, layout)]
+    found = [slice_plans[id(output.part)].tensor(output) for output in _output_tensors(recipe, layout)]
+    known = frozenset(layout.names)
+    for source in (source for entry in found for source in entry.experts if source.name not in known):
+        raise ConfigError(f"layer_range: {source.model} has no {source.name}: that layer is of another kind")
+    return found
 
 
 def output_layers(recipe: Recipe) -> int | None:

@@ -3,8 +3,8 @@
 A method never touches the optimizer, the pool or the device. Its module says: GENES (what a search may tune), SHARED,
 PER_EXPERT and BASE (every parameter of a recipe with its default; None means that it must be given), EXPERTS (how many
 it takes), BASE_MODEL (whether a recipe may do without one), EXACTNESS (how a recipe of it can be rebuilt elsewhere),
-OPTIONS (published variants, the default first), ADAPTERS_ONLY, BANKS_DEPEND_ON_EXPERTS and EXTENSIONS where they hold,
-`prepare` and `coefficients`. `Method` in _contract.py documents them. Files that begin with `_` are shared.
+OPTIONS (published variants, the default first), ADAPTERS_ONLY, BANKS_DEPEND_ON_EXPERTS, ONE_SOURCE and EXTENSIONS where
+they hold, `prepare` and `coefficients`. `Method` in _contract.py documents them. Files that begin with `_` are shared.
 """
 
 from typing import TYPE_CHECKING

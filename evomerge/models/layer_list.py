@@ -126,13 +126,14 @@ def _reconfigure(config: PretrainedConfig, values: dict[str, list[Any]], order: 
 def _shallow_copy(module: nn.Module) -> nn.Module:
     """The same module with other dictionaries of parameters, buffers and children; the parameters share storage."""
     twin: nn.Module = module.__class__.__new__(module.__class__)
-    twin.__dict__ = {key: _rebound(value, module, twin) for key, value in module.__dict__.items()}
-    twin._buffers = dict(module._buffers)
-    twin._parameters = {
+    content = twin.__dict__  # nn.Module's own assignment takes most of the time of a candidate
+    content.update({key: _rebound(value, module, twin) for key, value in module.__dict__.items()})
+    content["_buffers"] = dict(module._buffers)
+    content["_parameters"] = {
         name: None if value is None else nn.Parameter(value.detach(), requires_grad=False)
         for name, value in module._parameters.items()
     }
-    twin._modules = {name: child and _shallow_copy(child) for name, child in module._modules.items()}
+    content["_modules"] = {name: child and _shallow_copy(child) for name, child in module._modules.items()}
     return twin
 
 

@@ -122,9 +122,8 @@ def load_model(
             config.output_router_logits = False  # for a loss of training, at a cost in every forward pass
     other_dtype = [name for name, parameter in model.named_parameters() if parameter.dtype != torch_dtype(dtype)]
     if other_dtype:
-        raise ConfigError(
-            f"model.dtype={dtype}: this architecture keeps {other_dtype[0]} in another; use bfloat16 or float32"
-        )
+        remedy = "float32" if dtype == "bfloat16" else "bfloat16 or float32"
+        raise ConfigError(f"model.dtype={dtype}: this architecture keeps {other_dtype[0]} in another; use {remedy}")
     model.requires_grad_(False)
     return model.to(device).eval()  # type: ignore[no-any-return]
 

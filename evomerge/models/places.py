@@ -26,6 +26,7 @@ class Block:
     size: Shape  # its size, by the parameter's dimensions
     dims: tuple[int | None, ...]  # the stored tensor's dimension for each of the parameter's; None: an index of a stack
     origin: Shape  # where the box begins in the stored tensor
+    step: Shape  # from one index of the box to the next in the stored tensor, for rows that transformers interleaves
 
     @property
     def extent(self) -> Shape:
@@ -58,10 +59,8 @@ class Block:
 
     def part(self, stored: Tensor) -> Tensor:
         """The box of the stored tensor."""
-        for dim, (start, length) in enumerate(zip(self.origin, self.extent, strict=True)):
-            if length != stored.shape[dim]:
-                stored = stored.narrow(dim, start, length)
-        return stored
+        ranges = zip(self.origin, self.extent, self.step, strict=True)
+        return stored[tuple(slice(start, start + length * step, step) for start, length, step in ranges)]
 
     def narrowed(self, dim: int, start: int, length: int) -> "Block | None":
         """The part of the box within a range of one dimension of the parameter; None if there is none."""
@@ -70,7 +69,7 @@ class Block:
             return None
         origin, stored_dim = self.origin, self.dims[dim]
         if stored_dim is not None:
-            origin = put(origin, stored_dim, origin[stored_dim] + first - self.start[dim])
+            origin = put(origin, stored_dim, origin[stored_dim] + (first - self.start[dim]) * self.step[stored_dim])
         return replace(self, start=put(self.start, dim, first), size=put(self.size, dim, last - first), origin=origin)
 
     def within(self, box: "Block") -> "Block | None":
@@ -132,7 +131,10 @@ class Destination:
     @cached_property
     def shape(self) -> Shape:
         """The stored tensor's shape, of a destination with boxes."""
-        ends = [[sum(pair) for pair in zip(block.origin, block.extent, strict=True)] for block in self.blocks]
+        ends = [
+            [start + (length - 1) * step + 1 for start, length, step in zip(b.origin, b.extent, b.step, strict=True)]
+            for b in self.blocks
+        ]
         return tuple(map(max, zip(*ends, strict=True)))
 
 
@@ -181,7 +183,7 @@ class LiveTensor:
 def whole_block(path: str, shape: Shape) -> Block:
     """The box that is the whole parameter."""
     start = (0,) * len(shape)
-    return Block(path, start, shape, tuple(range(len(shape))), start)
+    return Block(path, start, shape, tuple(range(len(shape))), start, (1,) * len(shape))
 
 
 def put(values: Shape, place: int, value: int) -> Shape:

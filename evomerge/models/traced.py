@@ -14,6 +14,7 @@ import torch
 from evomerge.models.checkpoint import Shape
 from evomerge.models.places import Block, put, whole_block
 
+MAX_PIECES = 8  # of a dimension that is split in two
 Piece = tuple[str, Block]  # a stored name with a box, whose start is that in the traced tensor
 
 
@@ -46,6 +47,20 @@ class Traced:
     def contiguous(self) -> "Traced":
         """The tensor itself: the order of elements in memory is not traced."""
         return self
+
+    def transpose(self, dim0: int, dim1: int) -> "Traced":
+        """The tensor with two dimensions exchanged."""
+        return _transpose(self, dim0, dim1)
+
+    def reshape(self, *sizes: Any) -> "Traced":
+        """The tensor with one dimension split in two, or with two joined; NotImplementedError for other changes."""
+        shape = tuple(sizes[0] if len(sizes) == 1 else sizes)
+        dim = next((i for i, pair in enumerate(zip(shape, self.shape, strict=False)) if pair[0] != pair[1]), None)
+        if dim is not None and shape == (*self.shape[:dim], *shape[dim : dim + 2], *self.shape[dim + 1 :]):
+            return _split_dim(self, dim, shape)
+        if dim is not None and self.shape == (*shape[:dim], *self.shape[dim : dim + 2], *shape[dim + 1 :]):
+            return _joined_dims(self, dim, shape)
+        raise NotImplementedError(f"reshape {self.shape} {shape}")
 
     def narrow(self, dim: int, start: int, length: int) -> "Traced":
         """A range of one dimension."""
@@ -90,6 +105,48 @@ def _transpose(tensor: Traced, dim0: int, dim1: int) -> Traced:
         for name, b in tensor.pieces
     ]
     return Traced(permute(tensor.shape), pieces)
+
+
+def _split_dim(tensor: Traced, dim: int, shape: Shape) -> Traced:
+    """One dimension as two, of which the second is short: each of its indices is a box with a step."""
+    inner, pieces = shape[dim + 1], list[Piece]()
+    for name, b in tensor.pieces:
+        stored = b.dims[dim]
+        if stored is None or inner > MAX_PIECES or b.start[dim] % inner or b.size[dim] % inner:
+            raise NotImplementedError(f"reshape {tensor.shape} {shape}")
+
+        def insert(values: Shape, outer: int, index: int) -> Shape:
+            return (*values[:dim], outer, index, *values[dim + 1 :])
+
+        for index in range(inner):
+            first = b.origin[stored] + index * b.step[stored]
+            box = replace(
+                b,
+                start=insert(b.start, b.start[dim] // inner, index),
+                size=insert(b.size, b.size[dim] // inner, 1),
+                dims=(*b.dims[: dim + 1], None, *b.dims[dim + 1 :]),
+                origin=put(b.origin, stored, first),
+                step=put(b.step, stored, b.step[stored] * inner),
+            )
+            pieces.append((name, box))
+    return Traced(shape, pieces)
+
+
+def _joined_dims(tensor: Traced, dim: int, shape: Shape) -> Traced:
+    """Two dimensions as one, of boxes with a single index in the first."""
+    pieces: list[Piece] = []
+    for name, b in tensor.pieces:
+        if b.dims[dim] is not None or b.size[dim] != 1:
+            raise NotImplementedError(f"reshape {tensor.shape} {shape}")
+        start = b.start[dim] * tensor.shape[dim + 1] + b.start[dim + 1]
+        box = replace(
+            b,
+            start=(*b.start[:dim], start, *b.start[dim + 2 :]),
+            size=(*b.size[:dim], *b.size[dim + 1 :]),
+            dims=(*b.dims[:dim], *b.dims[dim + 1 :]),
+        )
+        pieces.append((name, box))
+    return Traced(shape, pieces)
 
 
 def _split(tensor: Traced, sizes: int | Sequence[int], dim: int = 0) -> tuple[Traced, ...]:

@@ -17,6 +17,7 @@ from evomerge.errors import ConfigError, ExpertError
 from evomerge.models.adapter_expert import AdapterExpert
 from evomerge.models.checkpoint import read_json
 from evomerge.models.experts import Base, FullExpert
+from evomerge.models.live_model import full_config
 from evomerge.models.merged_tokenizer import (
     Tokens,
     merged_tokenizer,
@@ -26,7 +27,7 @@ from evomerge.models.merged_tokenizer import (
 )
 from evomerge.models.row_plan import NONE, RowPlan, Table
 from evomerge.models.row_planner import RowPlanner, listed
-from evomerge.models.vocabulary_tensors import vocabulary_axes
+from evomerge.models.vocabulary_tensors import ROWS_KEY, vocabulary_axes
 from evomerge.recipes import ModelRef, TokenizerRequest
 
 ID_SUFFIX = "_token_id"
@@ -103,7 +104,7 @@ def find_vocabulary(ref: ModelRef, base: Base, experts: Experts, request: Tokeni
     """The vocabulary that is requested, or that experts with other numbers of rows need; None if no row changes."""
     is_requested = request is not None and request.key is not None
     full = {other: found for other, expert in experts.items() if (found := _checkpoint(expert))}
-    if not is_requested and not any(_has_other_shape(expert, base) for expert in full.values()):
+    if not is_requested and not any(_has_other_rows(expert, base) for expert in full.values()):
         return None
     axes = vocabulary_axes(base.folder, base.trust_remote_code)
     rows = {ref: next(base.shape(name)[axes[path]] for name, path in base.parameter.items() if path in axes)}
@@ -117,11 +118,16 @@ def _checkpoint(expert: FullExpert | AdapterExpert) -> FullExpert | None:
     return expert.origin if isinstance(expert, AdapterExpert) else expert
 
 
-def _has_other_shape(expert: FullExpert, base: Base) -> bool:
-    return any(
-        (shape := expert.shape(place)) is not None and shape != base.shape(name)
-        for name, place in base.destination.items()
+def _has_other_rows(expert: FullExpert, base: Base) -> bool:
+    """Whether a tensor differs from the base's in the length of one axis alone, which is the number of tokens there."""
+    tokens = base.checkpoint.config.get(ROWS_KEY) or full_config(base.folder, base.trust_remote_code).get(ROWS_KEY)
+    pairs = ((base.shape(name), expert.shape(place)) for name, place in base.destination.items())
+    different = (
+        [one for one, other in zip(shape, own, strict=True) if one != other]
+        for shape, own in pairs
+        if own is not None and len(own) == len(shape)
     )
+    return any(lengths == [tokens] for lengths in different)
 
 
 def _rows(ref: ModelRef, expert: FullExpert, base: Base, axes: Mapping[str, int]) -> int:
@@ -211,6 +217,11 @@ def _padding_notes(
             raise ExpertError(
                 f"{ref} does not fit the base {base}: {count} rows (base {size}), and row {row} is "
                 f"{both[0][row]!r} (base {both[1][row]!r}); align them by the key tokenizer: {{source: base}}"
+            )
+        if count < size and not both[0] and (not both[1] or max(both[1]) >= count):
+            raise ExpertError(
+                f"{ref} does not fit the base {base}: {count} rows (base {size}), and no tokenizer that names its "
+                "tokens; add its tokenizer files"
             )
         if count < size:
             yield f"{ref}: {count} rows of its vocabulary, the base has {size}: the last {size - count} are the base's"

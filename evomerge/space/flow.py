@@ -10,7 +10,7 @@ scaling a state by c is scaling all later additions by 1/c.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import groupby, pairwise
+from itertools import pairwise
 from math import ceil
 
 import numpy as np
@@ -21,6 +21,7 @@ from evomerge.optimizers import Coordinate, Vector
 from evomerge.recipes import FilteredValue, ModelRef, Recipe, Settings, Slice, Source
 from evomerge.space.categorical import ABSENT, PRESENT
 from evomerge.space.flow_config import METHOD, FlowConfig
+from evomerge.space.flow_visits import Visit, runs_of, visits_of
 from evomerge.space.space import PRESENT_FROM
 
 DECIMALS = 3  # of a scale
@@ -42,15 +43,6 @@ class Slot:
         """The slot in the name of a coordinate."""
         layers = str(self.first) if self.last == self.first + 1 else f"{self.first}-{self.last - 1}"
         return f"{self.label}.{layers}.{self.turn}"
-
-
-@dataclass(frozen=True)
-class Visit:
-    """One layer of a flow."""
-
-    model: ModelRef
-    layer: int
-    scale: float = 1.0
 
 
 class FlowSpace:
@@ -113,7 +105,7 @@ class FlowSpace:
         """The recipe of a flow between the pinned layers."""
         first = [Visit(self.base, layer) for layer in range(self._pinned)]
         last = [Visit(self.base, layer) for layer in range(self.layers - self._pinned, self.layers)]
-        slices = tuple(self._slice(run) for run in _runs([*first, *visits, *last]))
+        slices = tuple(self._slice(run) for run in runs_of([*first, *visits, *last]))
         return Recipe(METHOD, self.base, slices, {}, self.out_dtype, self.seed)
 
     def seed_points(self) -> dict[str, Vector]:
@@ -138,8 +130,12 @@ class FlowSpace:
     def nearest(self, recipe: Recipe) -> tuple[Vector, float]:
         """The point that visits most of the recipe's layers in their order, and the share of layers that differ.
 
-        ConfigError for a recipe that does not copy layers of the models of this flow.
+        For a recipe of another method this is the first starting point, as the base may be its merge: a search in two
+        rounds names the run of its first round, whose items are then in neither `select` nor `holdout`. ConfigError for
+        a recipe that copies layers of other models.
         """
+        if recipe.method != METHOD:
+            return self.example_points()[0], 1.0
         visits = visits_of(recipe, self.layers)
         if foreign := next((v.model for v in visits if v.model not in (self.base, *self.models.values())), None):
             raise ConfigError(f"it visits {foreign}, which is no model of the flow")
@@ -213,28 +209,3 @@ class FlowSpace:
     def _holds(self, place: int, visit: Visit, count: int) -> bool:
         slot = self.slots[place]
         return slot.model == visit.model and slot.first + count <= visit.layer < slot.last
-
-
-def visits_of(recipe: Recipe, layers: int) -> list[Visit]:
-    """The layers that a recipe copies, in order; ConfigError for a recipe that merges tensors.
-
-    A scale is that of a tensor with the first filter's name.
-    """
-    if recipe.method != METHOD:
-        raise ConfigError(f"{recipe.method} merges tensors and has no order of layers; give a recipe of {METHOD}")
-    found = []
-    for part in recipe.slices:
-        source = part.sources[0]
-        scale = source.settings.get("scale", part.settings.get("scale", recipe.settings.get("scale", 1.0)))
-        first = scale[0] if isinstance(scale, tuple) and scale else scale
-        value = first.value if isinstance(first, FilteredValue) else first
-        number = float(value) if isinstance(value, float | int) else 1.0
-        found += [Visit(source.model, layer, number) for layer in range(*(source.layers or (0, layers)))]
-    return found
-
-
-def _runs(visits: Sequence[Visit]) -> list[list[Visit]]:
-    """Visits of consecutive layers of one model with one scale, together."""
-    keyed = enumerate(visits)
-    groups = groupby(keyed, key=lambda pair: (pair[1].model, pair[1].scale, pair[1].layer - pair[0]))
-    return [[visit for _, visit in group] for _, group in groups]

@@ -46,7 +46,7 @@ SMALL: dict[str, Any] = {
     **dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads", "rotary_dim"), 4),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(EXPERTS, 4),
-    **dict.fromkeys(("first_k_dense_replace", "n_group", "num_group", "topk_group"), 1),
+    **dict.fromkeys(("first_k_dense_replace", "n_group", "topk_group"), 1),
     **dict.fromkeys(("head_dim", "d_kv", "dim_head", "v_head_dim", "qk_rope_head_dim", "qk_nope_head_dim"), 8),
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "linear_key_head_dim", "linear_value_head_dim", "patch_size"), 8),
     **dict.fromkeys(("hidden_size_per_layer_input", "laurel_rank"), 8),
@@ -146,6 +146,7 @@ GRANITE_SPEECH = {
 }
 CHANGES: dict[str, Changes] = {
     **{name: {"text_config": {"rope_parameters": MROPE}} for name in SEEING},
+    "bailing_hybrid": {"n_group": 1, "topk_group": 1},
     "bamba": {**MAMBA, "attn_layer_indices": [1]},
     "bigbird_pegasus": {"attention_type": "original_full"},
     "big_bird": {"attention_type": "original_full"},

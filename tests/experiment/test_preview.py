@@ -197,7 +197,7 @@ def test_experts_of_other_shapes_are_all_listed_by_tensor(project: Path) -> None
     like = project / "family" / "base"
     save_other(project / "family" / "shift", like, num_hidden_layers=3)
     save_other(project / "family" / "last", like, intermediate_size=100)
-    save_other(project / "family" / "max", like, vocab_size=50)
+    save_other(project / "family" / "max", like, hidden_size=48)
     said = evomerge("check", "+experiment=mine", *SMALL, cwd=project)
     assert said.code == 1 and "Traceback" not in said.err
     lines = said.err.splitlines()
@@ -205,10 +205,18 @@ def test_experts_of_other_shapes_are_all_listed_by_tensor(project: Path) -> None
     for line, expert, texts in (
         (lines[0], "shift", ("num_hidden_layers 3 (base 4)", "model.layers.3.")),
         (lines[1], "last", ("model.layers.0.mlp.", "[100, 96] (base")),
-        (lines[2], "max", ("vocab_size 50 (base", "model.embed_tokens.weight [50, 96] (base")),
+        (lines[2], "max", ("hidden_size 48 (base 96)", "model.embed_tokens.weight [")),
     ):
         assert f"family/{expert} does not fit the base" in line
         assert all(text in line for text in texts), line
+
+
+def test_an_expert_with_more_rows_is_read_as_far_as_the_bases_go(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_other(project / "family" / "max", project / "family" / "base", vocab_size=50)
+    said = evomerge("check", "+experiment=mine", *SMALL, cwd=project)
+    assert said.code == 0 and "family/max: 50 rows of its vocabulary, the base has 35" in caplog.text
 
 
 def test_an_expert_of_another_architecture(project: Path, refused: Checked) -> None:

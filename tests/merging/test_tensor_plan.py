@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 
 import pytest
+import torch
 
 from evomerge.errors import ConfigError
+from evomerge.kernels import LinComb, Sources
 from evomerge.merging.tensor_plan import TensorPlan, base_layers, output_layers, plan
+from evomerge.methods import Setup, load
 from evomerge.models.groups import Layout
 from evomerge.recipes.recipe import FilteredValue, ModelRef, Recipe, Setting, Slice, Source, recipe_of_models
 
@@ -168,3 +171,35 @@ def test_a_negative_layer_is_refused() -> None:
 def test_slices_need_a_single_stack() -> None:
     with pytest.raises(ConfigError, match="2 layer stacks; use the models form"):
         plan(sliced(part(0, 1)), Layout(["encoder.block.0.w", "decoder.block.0.w"]))
+
+
+def test_an_experts_layer_of_another_kind_is_refused() -> None:
+    mixed = Layout(["embed.weight", "layers.0.mamba.w", "layers.1.attn.w", "norm.w"])
+    with pytest.raises(
+        ConfigError, match=r"^layer_range: org/one has no layers\.1\.mamba\.w: that layer is of another"
+    ):
+        plan(sliced(part(0, 1, expert_first=1)), mixed)
+
+
+def test_passthrough_copies_with_the_scale_that_its_filters_give() -> None:
+    rules = (FilteredValue("layers.1.attn", 0.5), FilteredValue("mlp", 0.25))
+    for base in (None, BASE, ONE):
+        one = Source(ONE, {"scale": rules}, (1, 3))
+        recipe = Recipe("passthrough", base, (Slice((one,)), Slice((Source(ONE, {}, (0, 1)),))))
+        found = planned(recipe)
+        scales = {name: method_scale(entry) for name, entry in found.items()}
+        assert (
+            scales["layers.0.attn.w"] == 0.5 and scales["layers.0.mlp.w"] == 0.25 and scales["layers.1.attn.w"] == 1.0
+        )
+        assert scales["layers.2.mlp.w"] == scales["norm.w"] == 1.0
+
+
+def method_scale(entry: TensorPlan) -> float:
+    """What the one source that is read is multiplied by."""
+    found = load("passthrough").coefficients(
+        Setup(Sources("x", torch.zeros(1), [None] * len(entry.experts))), entry.genes
+    )
+    assert isinstance(found, LinComb)
+    (number,) = [weight for weight in (found.base, *found.experts) if weight]
+    assert isinstance(number, float)
+    return number

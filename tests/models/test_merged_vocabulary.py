@@ -323,6 +323,21 @@ def test_rows_of_other_tokens_are_refused_without_a_request(tmp_path: Path) -> N
         merge(tmp_path, made, {})
 
 
+@pytest.mark.parametrize("padding", [0, 3])
+def test_fewer_rows_without_a_tokenizer_are_padding_or_refused(padding: int, tmp_path: Path) -> None:
+    """19 rows of the base, of which 16 are tokens; an expert with 13 rows lacks some of them, one with 16 does not."""
+    tokens = (*PLAIN[:10], *(() if padding == 0 else PLAIN[10:]))
+    few = Model(tokens=tokens, merges=() if padding == 0 else MERGES, has_tokenizer=False, seed=1, padding=0)
+    made = {"base": Model(padding=3), "few": few}
+    if padding:
+        merge(tmp_path, made, {})
+        return
+    with pytest.raises(
+        ExpertError, match=r"few does not fit the base .*: 10 rows .base 19., and no tokenizer that nam"
+    ):
+        merge(tmp_path, made, {})
+
+
 def test_a_head_of_other_rows_than_the_embedding_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from evomerge.errors import ExpertError
-from evomerge.export.folder import export_recipe
+from evomerge.export.folder import export_recipe, merge_recipe
 from evomerge.models.family import Family
 from evomerge.models.groups import Layout
 from evomerge.models.live_model import load_model
@@ -141,3 +141,30 @@ def test_components_of_a_mixture(kind: str, router: int, shared: int, tmp_path: 
         counts[name] = mine
     assert len(counts["router"]) == router and len(counts.get("shared_experts", ())) == shared
     assert counts["experts"] and not any("expert" in name or "gate.weight" in name for name in left)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_stacked_layers(together: bool, tmp_path: Path) -> None:
+    for seed, name in enumerate(("base", "e0")):
+        mixture("mixtral", tmp_path / name, seed, together=together)
+    base, expert = tmp_path / "base", tmp_path / "e0"
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+merge_method: linear
+slices:
+- sources:
+  - {{model: {base}, layer_range: [0, 2], parameters: {{weight: 0.5}}}}
+  - {{model: {expert}, layer_range: [0, 2], parameters: {{weight: 0.5}}}}
+- sources:
+  - {{model: {expert}, layer_range: [1, 2], parameters: {{weight: 1.0}}}}
+dtype: float32
+"""
+    )
+    merge_recipe(tmp_path / "recipe.yaml", tmp_path / "out")
+    one, two, found = (load_model(folder, dtype="float32") for folder in (base, expert, tmp_path / "out"))
+    assert found.config.num_hidden_layers == 3
+    for name, parameter in found.named_parameters():
+        if "layers.2" in name:
+            assert torch.equal(parameter, two.get_parameter(name.replace("layers.2", "layers.1")))
+        elif "layers" in name:
+            torch.testing.assert_close(parameter, (one.get_parameter(name) + two.get_parameter(name)) / 2)

@@ -167,6 +167,10 @@ REFUSED = [
     (document(evomerge={"options": {"tirm": "model"}}), r"no option 'tirm' \(did you mean 'trim'\?\)"),
     (with_slice(layer_range=None), r"^slices: every source needs a layer_range"),
     (with_slice(layer_range=[0]), r"^layer_range \[0\]: give \[first, last\)"),
+    (
+        document(merge_method="passthrough", base_model=None, models=[{"model": "org/one"}, {"model": "org/two"}]),
+        r"^passthrough copies one model in each slice, not 2; list one source$",
+    ),
     (document(models=None, slices=[{}]), r"give a list with at least one entry"),
     (
         document(

@@ -1,17 +1,22 @@
 """The data-flow space: every point is an order of layers that mergekit can read, and recipes lead back to points."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from evomerge.errors import ConfigError
+from evomerge.models.family import Family
 from evomerge.optimizers import Vector
 from evomerge.recipes import parse_recipe
 from evomerge.recipes.document import to_document
 from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
-from evomerge.space.flow import FlowSpace, Visit, visits_of
+from evomerge.space.build import SpaceBuilder
+from evomerge.space.flow import FlowSpace
 from evomerge.space.flow_config import FlowConfig, read_flow
+from evomerge.space.flow_visits import Visit, visits_of
+from tests.families import save_family
 
 LAYERS = 6
 BASE, MATH = ModelRef("base"), ModelRef("math")
@@ -117,8 +122,11 @@ def test_seeds_are_the_models_and_the_textbook_stack() -> None:
 
 def test_recipes_that_are_no_flow_have_no_point() -> None:
     sources = (Source(MATH, {"weight": 1.0}),)
+    merge = recipe_of_models("task_arithmetic", BASE, sources, {})
     with pytest.raises(ConfigError, match="^task_arithmetic merges tensors and has no order of layers"):
-        space().nearest(recipe_of_models("task_arithmetic", BASE, sources, {}))
+        visits_of(merge, LAYERS)
+    found, distance = space().nearest(merge)  # the first round of two: its merge is the base
+    assert distance == 1.0 and layers(space().decode(found)) == [("base", layer) for layer in range(6)]
     other = space({"base": BASE, "law": ModelRef("law")}).recipe([Visit(ModelRef("law"), 2)])
     with pytest.raises(ConfigError, match="^it visits law, which is no model of the flow$"):
         space().nearest(other)
@@ -159,3 +167,12 @@ def test_a_flow_is_of_passthrough_alone() -> None:
     with pytest.raises(ConfigError, match=r"^space\.subset: a flow has none"):
         read_flow({"flow": {}, "subset": True}, ["passthrough"], ["math"])
     assert read_flow({"flow": None}, ["ties"], ["math"]) is None
+
+
+def test_a_model_of_several_stacks_is_refused(tmp_path: Path) -> None:
+    folders = save_family("t5", tmp_path, experts=1)
+    builder = SpaceBuilder(
+        Family(folders.base, folders.experts), folders.base, {"one": folders.experts[0]}, "float32", 1
+    )
+    with pytest.raises(ConfigError, match=r"^space\.flow: the model has 2 layer stacks .*; a flow orders one stack$"):
+        builder.of_flow(FlowConfig())

@@ -16,8 +16,9 @@ from evomerge.recipes.recipe import ModelRef, Recipe
 from evomerge.scoring.engine.encoder import Encoder
 from evomerge.scoring.engine.scoring_engine import ScoringEngine
 from evomerge.scoring.protocol import Request
-from evomerge.space.flow import FlowSpace, visits_of
+from evomerge.space.flow import FlowSpace
 from evomerge.space.flow_config import FlowConfig
+from evomerge.space.flow_visits import visits_of
 from evomerge.workers.jobs import WorkerSpec
 from evomerge.workers.model_config import ModelConfig
 from evomerge.workers.worker import Worker
