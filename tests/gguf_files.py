@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import gguf
+import numpy as np
 from gguf import GGMLQuantizationType
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -49,6 +50,50 @@ def write(made: PreTrainedModel, path: Path, kind: GGMLQuantizationType = GGMLQu
             writer.add_tensor(f"{names.get_name(stem)}.{suffix}", values)
         else:
             writer.add_tensor(f"{names.get_name(stem)}.{suffix}", gguf.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_mixture(path: Path) -> Path:
+    """A Qwen3-MoE in float16, whose experts are one tensor for each projection, as llama.cpp has them."""
+    size, experts, width = 64, 4, 768  # transformers does not read the width, and 768 is its default
+    writer = gguf.GGUFWriter(path, "qwen3moe")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(size)
+    writer.add_feed_forward_length(size)
+    writer.add_expert_feed_forward_length(width)
+    writer.add_expert_count(experts)
+    writer.add_expert_used_count(2)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_key_length(size // HEADS)
+    writer.add_value_length(size // HEADS)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_vocab_size(len(WORDS))
+    _add_tokenizer(writer)
+    head, draw = size // HEADS, np.random.default_rng(0)
+    shapes = {
+        "token_embd": (len(WORDS), size),
+        "output": (len(WORDS), size),
+        "blk.0.attn_q": (size, size),
+        "blk.0.attn_k": (head, size),
+        "blk.0.attn_v": (head, size),
+        "blk.0.attn_output": (size, size),
+        "blk.0.ffn_gate_inp": (experts, size),
+        "blk.0.ffn_gate_exps": (experts, width, size),
+        "blk.0.ffn_up_exps": (experts, width, size),
+        "blk.0.ffn_down_exps": (experts, size, width),
+    }
+    norms = {"output_norm": size, "blk.0.attn_norm": size, "blk.0.ffn_norm": size}
+    norms |= {"blk.0.attn_q_norm": head, "blk.0.attn_k_norm": head}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", draw.normal(size=shape).astype(np.float16))
+    for name, length in norms.items():
+        writer.add_tensor(f"{name}.weight", draw.normal(size=length).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -64,8 +64,8 @@ def open_recipe(source: Path | Recipe, trust_remote_code: bool = False) -> tuple
     base, *others = dict.fromkeys((*recipe.models(), *request.models))
     family = Family(base, others, trust_remote_code, request)
     family.log_notes()
-    _refuse_other_weights(recipe, family)
     _refuse_other_dequantisation(recipe, family)
+    _refuse_other_weights(recipe, family)
     return with_vocabulary(recipe, family), family
 
 

@@ -45,10 +45,14 @@ class DenseTensor:
 
 @dataclass(frozen=True)
 class DensePlan:
-    """A quantised checkpoint as a plain one: its format, dtype and configuration, and its tensors by name."""
+    """A quantised checkpoint as a plain one: its format, dtype and configuration, and its tensors by name.
+
+    `declared` is the dtype without the environment variable.
+    """
 
     format: str
     dtype: str
+    declared: str
     config: Mapping[str, Any]
     tensors: Mapping[str, DenseTensor]
 
@@ -80,7 +84,7 @@ def plan_folder(folder: Path) -> DensePlan:
         tensors = dict(sorted(_tensors(stored, packed, dtype)))
     except ExpertError as error:
         raise ExpertError(f"{folder}: {error}" if str(folder) not in str(error) else str(error)) from None
-    return DensePlan(kind.describe(settings), dtype, plain_config(config, dtype), tensors)
+    return DensePlan(kind.describe(settings), dtype, declared_dtype(config), plain_config(config, dtype), tensors)
 
 
 def _all_packed(kind: Format, settings: dict[str, Any], stored: Checkpoint) -> Mapping[str, Packed]:
@@ -106,6 +110,11 @@ def target_dtype(config: Mapping[str, Any]) -> str:
         if chosen not in DTYPES:
             raise ConfigError(f"{DEQUANTISED_DTYPE}={chosen}: choose one of {', '.join(DTYPES)}")
         return chosen
+    return declared_dtype(config)
+
+
+def declared_dtype(config: Mapping[str, Any]) -> str:
+    """The dtype that the configuration declares, or else bfloat16."""
     sections = (config, config.get("text_config") or {})
     found = [str(section.get(key)).removeprefix("torch.") for section in sections for key in ("dtype", "torch_dtype")]
     return next((name for name in found if name in DTYPES), DEFAULT_DTYPE)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from uuid import uuid4
 
 from torch import Tensor
@@ -30,7 +30,7 @@ from evomerge.terminal import size
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raised when a copy would get other values than before
+FORMAT = 2  # raised when a copy would get other values than before
 SOURCE_FILE = "dequantised.json"
 NOT_LINKED = ("config.json", "*.index.json", SOURCE_FILE)
 CACHE_REMEDY = "free disk space, or set EVOMERGE_CACHE to a folder on another disk"
@@ -43,6 +43,7 @@ class Origin:
     source: Path
     format: str
     dtype: str
+    declared: str  # the dtype without the environment variable
     headers: dict[str, tuple[Shape, str]]
 
     @property
@@ -75,7 +76,7 @@ def origin(folder: Path) -> Origin | None:
         return None
     about = read_json(folder / SOURCE_FILE)
     headers = {name: (tuple(shape), dtype) for name, (shape, dtype) in about["tensors"].items()}
-    return Origin(Path(about["source"]), about["format"], about["dtype"], headers)
+    return Origin(Path(about["source"]), about["format"], about["dtype"], about["declared"], headers)
 
 
 def complete(folder: Path) -> None:
@@ -86,7 +87,11 @@ def complete(folder: Path) -> None:
     made_from = None if (folder / SINGLE_FILE).is_file() else origin(folder)
     if made_from is None:
         return
-    with _lock(folder):
+    try:
+        lock = (folder / ".lock").open("a")
+    except OSError as error:
+        raise _cache_error(folder, error) from error
+    with lock, _locked(lock, folder):
         if not (folder / SINGLE_FILE).is_file():
             _write_weights(made_from, folder)
 
@@ -136,6 +141,15 @@ class DequantisedCheckpoint(Checkpoint):
 
     @cached_property
     def sha256(self) -> str:
+        """SHA-256 of the quantised files, with the dtype where the environment variable changes it.
+
+        Scores, prepared tables and other machines are thereby kept apart that have other weights of the same files.
+        """
+        made = self.origin
+        return self.source_sha256 if made.dtype == made.declared else f"{self.source_sha256} as {made.dtype}"
+
+    @cached_property
+    def source_sha256(self) -> str:
         """SHA-256 of the quantised files, which the user has."""
         source = self.origin.source
         if source.is_dir():
@@ -174,7 +188,8 @@ def _make(source: Path, folder: Path) -> None:
         if is_gguf(source):
             save_gguf_tokenizer(source, partial)
         (partial / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n")
-        about: dict[str, Any] = {"source": str(source.resolve()), "format": plan.format, "dtype": plan.dtype}
+        about: dict[str, Any] = {"source": str(source.resolve()), "format": plan.format}
+        about |= {"dtype": plan.dtype, "declared": plan.declared}
         about["tensors"] = {name: [list(tensor.shape), tensor.dtype] for name, tensor in plan.tensors.items()}
         (partial / SOURCE_FILE).write_text(json.dumps(about, indent=1) + "\n")
         with suppress(FileExistsError, OSError):  # another process was faster
@@ -224,11 +239,10 @@ def _cache_error(folder: Path, error: OSError) -> RunError:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _locked(file: TextIO, folder: Path) -> Iterator[None]:
     """Let one process at a time into the block; where the file system has no locks, work may be done twice."""
-    with (folder / ".lock").open("a") as file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-            for left in folder.glob(f"{SINGLE_FILE}.*.partial"):  # of a killed process, for no other one is writing
-                left.unlink()
-        yield
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for left in folder.glob(f"{SINGLE_FILE}.*.partial"):  # of a killed process, for no other one is writing
+            left.unlink()
+    yield

@@ -199,7 +199,7 @@ class Family:
     def with_dequantisation(self, recipe: Recipe) -> Recipe:
         """The recipe with a note for each quantised model: its format, the SHA-256 of its files, and the dtype."""
         notes = {
-            name: {"format": each.origin.format, "sha256": each.sha256, "dtype": each.origin.dtype}
+            name: {"format": each.origin.format, "sha256": each.source_sha256, "dtype": each.origin.dtype}
             for name, each in self.dequantised.items()
         }
         return recipe.with_notes({**recipe.notes, "dequantised": notes}) if notes else recipe

@@ -14,10 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GgufConfig, PretrainedConfig, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from evomerge.errors import ExpertError
 from evomerge.models.auto_classes import auto_class_of, silence_transformers
-from evomerge.models.dense_plan import SAFETENSORS_TYPES, DensePlan, DenseTensor, plain_config, target_dtype
+from evomerge.models.dense_plan import (
+    SAFETENSORS_TYPES,
+    DensePlan,
+    DenseTensor,
+    declared_dtype,
+    plain_config,
+    target_dtype,
+)
 from evomerge.notices import warn_once
 
 SUFFIX = ".gguf"
@@ -48,7 +56,7 @@ def plan_gguf(file: Path) -> DensePlan:
     model = _empty(file, config)
     tensors = _by_tensor(file, reader, model, dtype) or _whole(file, model, dtype)
     plain = plain_config({**config.to_dict(), "architectures": [type(model).__name__]}, dtype)
-    return DensePlan(f"GGUF {'+'.join(kinds)}", dtype, plain, dict(sorted(tensors.items())))
+    return DensePlan(f"GGUF {'+'.join(kinds)}", dtype, declared_dtype({}), plain, dict(sorted(tensors.items())))
 
 
 def gguf_config(file: Path) -> PretrainedConfig:
@@ -175,15 +183,23 @@ def _whole(file: Path, model: PreTrainedModel, dtype: str) -> dict[str, DenseTen
                 dtype=getattr(torch, dtype),
                 quantization_config=GgufConfig(dequantize=True),
             )
-        state: Mapping[str, Tensor] = loaded.state_dict()
-        return state
+        return _as_saved(model, loaded.state_dict())
 
     def read(name: str) -> Tensor:
         return load()[name]
 
-    tied = set(model.all_tied_weights_keys or {})
     return {
         name: DenseTensor(tuple(tensor.shape), SAFETENSORS_TYPES[dtype], partial(read, name))
-        for name, tensor in model.state_dict().items()
-        if name not in tied
+        for name, tensor in _as_saved(model, model.state_dict()).items()
     }
+
+
+def _as_saved(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the names of a saved checkpoint of this architecture, with one tensor for each expert.
+
+    A model that was loaded from a GGUF file no longer has the conversions of its architecture.
+    """
+    tied = set(model.all_tied_weights_keys or {})
+    untied = {name: tensor for name, tensor in state.items() if name not in tied}
+    saved: dict[str, Tensor] = revert_weight_conversion(model, untied)
+    return saved

@@ -10,13 +10,16 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.errors import ConfigError, EvomergeError
 from evomerge.experiment.finished_model import score_model
 from evomerge.export import merge_recipe
+from evomerge.models import plain_folder
 from evomerge.recipes import dump_recipe
 from evomerge.scoring.tasks.engine_lm import EngineLM
 from tests.conftest import QUICKSTART, evomerge
+from tests.gguf_files import model, write
 from tests.scoring.conftest import char_tokenizer, random_model
 from tests.scoring.engine.test_loglikelihood import SHAPES
 from tests.workers.test_worker import merged
@@ -148,3 +151,19 @@ def test_the_command_prints_the_table_and_nothing_else(tmp_path: Path, capfd: py
     assert capfd.readouterr() == ("", "")
     assert "nothing-here" in evomerge("score", "nothing-here", f"tasks={spec}", cwd=tmp_path).refused(1)
     assert "give a folder" in evomerge("score", "tasks=a", cwd=tmp_path).refused(2)
+
+
+@pytest.mark.filterwarnings("ignore")  # of gguf's reader and of transformers' loader
+def test_a_gguf_file_scores_as_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVOMERGE_CACHE", str(tmp_path / "cache"))
+    rows = [{"query": "abz", "choices": ["cd", "x", "yz"], "gold": place % 3} for place in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    entry = task("letters", dataset_kwargs={"data_files": {"test": str(tmp_path / "rows.jsonl")}})
+    file = write(model(), tmp_path / "tiny.gguf")
+    given = {"tasks": [entry], "dtype": "float32", "device": "cpu"}
+    found = score_model(str(file), given, Console(quiet=True)).results["results"]
+    copy = plain_folder(file)
+    AutoModelForCausalLM.from_pretrained(copy).save_pretrained(tmp_path / "folder")
+    AutoTokenizer.from_pretrained(copy).save_pretrained(tmp_path / "folder")
+    assert found == score_model(str(tmp_path / "folder"), given, Console(quiet=True)).results["results"]
+    assert found["letters"]["acc,none"] == pytest.approx(1 / 3)

@@ -3,6 +3,9 @@
 import json
 import logging
 import shutil
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from evomerge.errors import ConfigError, ExpertError, RunError
 from evomerge.export import merge_recipe
 from evomerge.models import Checkpoint, Family, load_model, open_checkpoint, plain_folder
-from evomerge.models.dense_plan import DEQUANTISED_DTYPE
+from evomerge.models.dense_file import write_dense_file
+from evomerge.models.dense_plan import DEQUANTISED_DTYPE, DenseTensor
+from evomerge.models.dequantised import complete
 from evomerge.models.quantised import fp8
 from evomerge.recipes import ModelRef, load_recipe, recipe_of_models
 from evomerge.recipes.recipe import Recipe, Source
@@ -124,6 +129,10 @@ def test_another_dtype_than_the_recipe_was_made_with(
     monkeypatch.setenv(DEQUANTISED_DTYPE, "float32")
     with pytest.raises(ConfigError, match="the recipe was made with bfloat16; set EVOMERGE_DEQUANTISED_DTYPE=bfloat16"):
         merge_recipe(tmp_path / "out" / "recipe.yaml", tmp_path / "again")
+    family = Family(ModelRef(str(base)), [])
+    assert family.hashes() == {str(base): f"{Checkpoint(base).sha256} as float32"}
+    monkeypatch.setenv(DEQUANTISED_DTYPE, "bfloat16")
+    assert Family(ModelRef(str(base)), []).hashes() == {str(base): Checkpoint(base).sha256}
     monkeypatch.setenv(DEQUANTISED_DTYPE, "int8")
     with pytest.raises(ConfigError, match="EVOMERGE_DEQUANTISED_DTYPE=int8: choose one of"):
         plain_folder(base)
@@ -145,6 +154,21 @@ def test_a_kill_leaves_nothing_half(base: Path, monkeypatch: pytest.MonkeyPatch)
     assert not list(folder.glob("model*"))
     load_model(folder, dtype="float32")
     assert [file.name for file in folder.glob("model*")] == ["model.safetensors"]
+
+
+def test_others_wait_for_the_one_that_is_writing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantise(base)
+    folder, written = plain_folder(base), []
+
+    def slowly(path: Path, tensors: Mapping[str, DenseTensor]) -> None:
+        written.append(path)
+        time.sleep(0.2)
+        write_dense_file(path, tensors)
+
+    monkeypatch.setattr("evomerge.models.dequantised.write_dense_file", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(complete, [folder] * 4))
+    assert len(written) == 1 and (folder / "model.safetensors").is_file()
 
 
 def test_a_full_disk_is_said_before_the_work(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

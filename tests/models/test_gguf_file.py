@@ -24,7 +24,7 @@ from evomerge.recipes import ModelRef, load_recipe, recipe_of_models
 from evomerge.recipes.recipe import Source
 from evomerge.rules.judged_model import JudgedModel
 from evomerge.rules.size import judge_size
-from tests.gguf_files import model, write
+from tests.gguf_files import model, write, write_mixture
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of gguf's reader and of transformers' loader
 
@@ -131,6 +131,16 @@ def test_the_whole_model_is_loaded_where_single_tensors_cannot_be_converted(
     dequantised._plan.cache_clear()
     whole = open_checkpoint(plain_folder(file))
     assert set(whole) == set(tensors) and all(torch.equal(whole.tensor(name), tensors[name]) for name in tensors)
+
+
+def test_a_mixture_of_experts_has_a_tensor_for_each_expert(tmp_path: Path) -> None:
+    file = write_mixture(tmp_path / "mixture.gguf")
+    options = {"gguf_file": file.name, "quantization_config": GgufConfig(dequantize=True)}
+    right = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16, **options).state_dict()
+    checkpoint = open_checkpoint(plain_folder(file))
+    assert checkpoint.shape("model.layers.0.mlp.experts.3.down_proj.weight") == (64, 768)
+    live = load_model(plain_folder(file), dtype="bfloat16").state_dict()
+    assert live.keys() == right.keys() and all(torch.equal(live[name], right[name]) for name in right)
 
 
 def test_a_file_of_the_hub(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
