@@ -258,18 +258,6 @@ def test_an_expert_with_a_head_of_its_own_beside_a_tied_base(project: Path, flag
     assert "38 tensors" in tied and "39 tensors" in untied
 
 
-@pytest.mark.parametrize("which", ["base", "last"])
-def test_a_mixture_of_experts(project: Path, refused: Checked, which: str) -> None:
-    edit_config(project / "family" / which, num_local_experts=8)
-    line = refused()
-    assert f"family/{which}: its configuration says num_local_experts=8" in line and "experts" in line
-
-
-def test_a_count_of_experts_in_a_section_of_the_configuration(project: Path, refused: Checked) -> None:
-    edit_config(project / "family" / "base", ffn_config={"moe_num_experts": 16})
-    assert "family/base: its configuration says moe_num_experts=16" in refused()
-
-
 def test_a_quantised_base_is_announced_and_not_dequantised(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
