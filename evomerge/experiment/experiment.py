@@ -127,6 +127,11 @@ class Experiment:
             who = f"expert{'s' * (len(labels) > 1)} {', '.join(labels)}"
             log.warning("%s: trained on %s by their own files; is the base %s the same?", who, maker, self.base)
         family.log_notes()
+        if self._request and isinstance(source := self._request.source, ModelRef) and family.vocabulary is None:
+            raise ConfigError(
+                f"tokenizer.source: {source} has the base's tokens in the same rows, and a search uses the base's "
+                "files then; leave it out"
+            )
         return family
 
     @cached_property

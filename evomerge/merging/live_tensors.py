@@ -41,9 +41,13 @@ class LiveTensors:
     def __init__(self, family: Family, model: nn.Module, resident: bool = False) -> None:
         self.model, self._resident = model, resident
         self._layout, self._destinations = family.layout, family.base.destination
-        self._plain = {name: Target(name, place) for name, place in family.base.live_tensors(model).items()}
-        self._originals = {path: parameter.data for path, parameter in model.named_parameters()}
-        self._own = dict(self._originals)  # path → storage that belongs to this place of the model
+        shapes = {path: parameter.shape for path, parameter in model.named_parameters()}
+        self._plain = {
+            name: Target(tuple((name, shapes[path]) for path in self._destinations[name].paths), place)
+            for name, place in family.base.live_tensors(model).items()
+        }
+        # Path and shape → the storage that belongs to this place of the model; kinds of layers may differ in shapes.
+        self._own = {(path, parameter.shape): parameter.data for path, parameter in model.named_parameters()}
         self._kept: dict[Hashable, Tensor] = {}  # the resident parameters
         self._layers: LayerList | None = None
         self._current: Mapping[str, Target] = self._plain
@@ -72,10 +76,6 @@ class LiveTensors:
         """Output name → its place in the model as it is."""
         return {name: target.place for name, target in self._current.items()}
 
-    def forget_resident(self) -> None:
-        """Drop the resident layers, for instance after a failed write."""
-        self._kept = {}
-
     @property
     def _stack(self) -> LayerList:
         if self._layers is None:
@@ -90,16 +90,16 @@ class LiveTensors:
         for name, place in placed.items():
             for path in place.paths:
                 by_path.setdefault(path, []).append(name)
-        keys: dict[str, list[Hashable]] = {name: [] for name in placed}
+        keys: dict[tuple[str, str], Hashable] = {}
         for path, names in by_path.items():
             kept = self._kept_key(path, [copied.get(name) for name in names])
             like = parameters[path].data
             parameters[path].data = self._own_storage(path, like) if kept is None else self._kept_storage(kept, like)
             for number, name in enumerate(names):
-                keys[name].append(name if kept is None else (kept, number))
-        # Storage of its own has the key that it has in the model as it was loaded: the name.
+                # Storage of its own has the key that it has in the model as it was loaded.
+                keys[name, path] = (name, like.shape) if kept is None else (kept, number)
         return {
-            name: Target(name if set(keys[name]) == {name} else tuple(keys[name]), LiveTensor(place, parameters))
+            name: Target(tuple(keys[name, path] for path in place.paths), LiveTensor(place, parameters))
             for name, place in placed.items()
         }
 
@@ -116,10 +116,10 @@ class LiveTensors:
         return self._kept[key]
 
     def _own_storage(self, path: str, like: Tensor) -> Tensor:
-        storage = self._own.get(path)
-        if storage is None or storage.shape != like.shape:
-            storage = self._own[path] = torch.empty_like(like)
-        return storage
+        key = (path, like.shape)
+        if key not in self._own:
+            self._own[key] = torch.empty_like(like)
+        return self._own[key]
 
     def _stacked_destinations(self, order: Sequence[int]) -> Iterable[tuple[str, Destination]]:
         by_layer: dict[int, list[tuple[str, Destination]]] = {}

@@ -19,8 +19,8 @@ from evomerge.models.places import Destination, LiveTensor
 from evomerge.models.skeleton import skeleton
 from evomerge.models.stored import StoredModel
 from evomerge.models.stored_inputs import StoredInput, StoredTensor
+from evomerge.models.vocabulary_tensors import ROWS_KEY
 
-ROWS_KEY = "vocab_size"
 COMPARED_KEYS = ("model_type", "num_hidden_layers", "num_layers", "n_layer", "hidden_size", ROWS_KEY)
 EXPERT_COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 # Keys of a configuration that may differ between models of the same architecture.

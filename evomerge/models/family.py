@@ -17,12 +17,13 @@ from evomerge.models.auto_classes import model_config
 from evomerge.models.checkpoint import fetch, read_json
 from evomerge.models.dequantised import DequantisedCheckpoint, complete, plain_folder
 from evomerge.models.experts import Base, FullExpert, open_stored, summary_line
+from evomerge.models.family_vocabulary import find_vocabulary
 from evomerge.models.gguf_file import is_gguf
 from evomerge.models.groups import Layout
 from evomerge.models.live_model import load_model, load_tokenizer
 from evomerge.models.stored import StoredModel
 from evomerge.models.stored_inputs import StoredInput
-from evomerge.models.vocabulary import Vocabulary, find_vocabulary
+from evomerge.models.vocabulary import Vocabulary
 from evomerge.models.vocabulary_tensors import resize, row_count, set_token_ids
 from evomerge.recipes import ModelRef, Recipe, TokenizerRequest
 

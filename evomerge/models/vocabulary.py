@@ -1,7 +1,6 @@
 """The merged vocabulary of a family: its tokens, and the rows of embedding and head that each model has for them.
 
-A request makes it from the models' tokenizers. Without a request the base's rows are kept, and an expert with more or
-fewer rows at the end of its tables is read as far as the base's rows go.
+A request makes it from the models' tokenizers.
 """
 
 import hashlib
@@ -9,15 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from evomerge.errors import ConfigError, ExpertError
-from evomerge.models.adapter_expert import AdapterExpert
 from evomerge.models.checkpoint import read_json
-from evomerge.models.experts import Base, FullExpert
-from evomerge.models.live_model import full_config
 from evomerge.models.merged_tokenizer import (
     Tokens,
     merged_tokenizer,
@@ -25,14 +20,12 @@ from evomerge.models.merged_tokenizer import (
     refuse_other_splits,
     tokenizer_folder,
 )
-from evomerge.models.row_plan import NONE, RowPlan, Table
+from evomerge.models.row_plan import RowPlan, Table
 from evomerge.models.row_planner import RowPlanner, listed
-from evomerge.models.vocabulary_tensors import ROWS_KEY, vocabulary_axes
 from evomerge.recipes import ModelRef, TokenizerRequest
 
 ID_SUFFIX = "_token_id"
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-Experts = Mapping[ModelRef, FullExpert | AdapterExpert]
 
 
 @dataclass
@@ -100,53 +93,6 @@ class Vocabulary:
         return {key: values[key] for key in SPECIAL_IDS if values.get(key) is not None}
 
 
-def find_vocabulary(ref: ModelRef, base: Base, experts: Experts, request: TokenizerRequest | None) -> Vocabulary | None:
-    """The vocabulary that is requested, or that experts with other numbers of rows need; None if no row changes."""
-    is_requested = request is not None and request.key is not None
-    full = {other: found for other, expert in experts.items() if (found := _checkpoint(expert))}
-    if not is_requested and not any(_has_other_rows(expert, base) for expert in full.values()):
-        return None
-    axes = vocabulary_axes(base.folder, base.trust_remote_code)
-    rows = {ref: next(base.shape(name)[axes[path]] for name, path in base.parameter.items() if path in axes)}
-    rows |= {other: _rows(other, full[other], base, axes) if other in full else rows[ref] for other in experts}
-    if request is not None and is_requested:
-        return requested_vocabulary(request, ref, rows, axes, base.trust_remote_code)
-    return padded_vocabulary(ref, rows, axes, base.trust_remote_code) if len(set(rows.values())) > 1 else None
-
-
-def _checkpoint(expert: FullExpert | AdapterExpert) -> FullExpert | None:
-    return expert.origin if isinstance(expert, AdapterExpert) else expert
-
-
-def _has_other_rows(expert: FullExpert, base: Base) -> bool:
-    """Whether a tensor differs from the base's in the length of one axis alone, which is the number of tokens there."""
-    tokens = base.checkpoint.config.get(ROWS_KEY) or full_config(base.folder, base.trust_remote_code).get(ROWS_KEY)
-    pairs = ((base.shape(name), expert.shape(place)) for name, place in base.destination.items())
-    different = (
-        [one for one, other in zip(shape, own, strict=True) if one != other]
-        for shape, own in pairs
-        if own is not None and len(own) == len(shape)
-    )
-    return any(lengths == [tokens] for lengths in different)
-
-
-def _rows(ref: ModelRef, expert: FullExpert, base: Base, axes: Mapping[str, int]) -> int:
-    """The number of rows of an expert's tables; ExpertError if they differ."""
-    places = {name: place for name, place in base.destination.items() if place.path in axes}
-    if split := next((name for name, place in places.items() if not place.whole), None):
-        raise ExpertError(f"{ref}: {split} is stored in several parts, so its rows cannot be moved")
-    shapes = {name: shape for name, place in places.items() if (shape := expert.shape(place)) is not None}
-    counts = {name: shape[axes[places[name].path]] for name, shape in shapes.items()}
-    if len(set(counts.values())) > 1:
-        (one, first), (other, second) = min(counts.items(), key=_count), max(counts.items(), key=_count)
-        raise ExpertError(f"{ref}: {one} has {first} rows and {other} {second}; resize both to one vocabulary")
-    return next(iter(counts.values()))
-
-
-def _count(item: tuple[str, int]) -> int:
-    return item[1]
-
-
 def requested_vocabulary(
     request: TokenizerRequest, base: ModelRef, rows: Mapping[ModelRef, int], axes: Mapping[str, int], trust: bool
 ) -> Vocabulary | None:
@@ -157,78 +103,41 @@ def requested_vocabulary(
     models = tuple(dict.fromkeys([base, *(request.models or rows)]))
     if foreign := next((ref for ref in models if ref not in rows), None):
         raise ConfigError(f"evomerge.vocabulary: {foreign} is no model of the recipe; leave it out")
-    tokenizers = read_tokenizers(rows, trust)
-    if base not in tokenizers:
-        raise ExpertError(f"{base}: no tokenizer, so no vocabulary to merge into; add its tokenizer files")
-    key = request.key or "tokenizer"
-    refuse_other_splits(base, tokenizers, key)
-    known = {ref: tokenizers[ref].get_vocab() if ref in tokenizers else None for ref in rows}
-    for ref in rows:
-        if known[ref] is None and rows[ref] != rows[base]:
-            raise ExpertError(
-                f"{ref}: no tokenizer, and {rows[ref]} rows (the base has {rows[base]}); add its tokenizer files"
-            )
-    vocabularies = {ref: found or known[base] or {} for ref, found in known.items()}
-    inside = {ref: {t: row for t, row in found.items() if row < rows[ref]} for ref, found in vocabularies.items()}
-    # Models without a tokenizer of their own have the base's (as in mergekit).
-    of_models = {ref: tokenizers.get(ref, tokenizers[base]) for ref in models}
-    tokenizer = merged_tokenizer(request, base, of_models, trust)
-    beyond = {ref: min(found.keys() - inside[ref].keys(), default=None) for ref, found in vocabularies.items()}
-    tokens = tokenizer.get_vocab()
-    if request.source in ("base", "union"):
-        lost = vocabularies[base].keys() - inside[base].keys()
-        tokens = {token: row for token, row in tokens.items() if token not in lost}
-    splitters = {ref: tokenizers.get(ref, tokenizers[base]) for ref in rows}
-    plan = RowPlanner(request, models, rows, inside, splitters).plan(tokens)
+    tokenizers = _tokenizers(base, rows, trust)
+    refuse_other_splits(base, tokenizers, request.key or "tokenizer")
+    known = {ref: tokenizer.get_vocab() for ref, tokenizer in tokenizers.items()}
+    inside = {ref: {token: row for token, row in known[ref].items() if row < rows[ref]} for ref in rows}
+    tokenizer = merged_tokenizer(request, base, {ref: tokenizers[ref] for ref in models}, trust)
+    beyond = known[base].keys() - inside[base].keys() if request.source in ("base", "union") else set()
+    merged = {token: row for token, row in tokenizer.get_vocab().items() if token not in beyond}
+    plan = RowPlanner(request, models, rows, inside, tokenizers).plan(merged)
     if all(plan.keeps(ref, count) for ref, count in rows.items()):
         return None
-    for ref, token in beyond.items():
-        if token is not None:
-            raise ExpertError(
-                f"{ref}: its tokenizer has {token!r} as row {vocabularies[ref][token]}, its embedding has "
-                f"{rows[ref]} rows; resize the embedding, or take the token out of the tokenizer"
-            )
+    for ref, count in rows.items():
+        _refuse_beyond(ref, known[ref], count)
     return Vocabulary(plan, axes, rows, request, tokenizer, inside[base])
 
 
-def padded_vocabulary(base: ModelRef, rows: Mapping[ModelRef, int], axes: Mapping[str, int], trust: bool) -> Vocabulary:
-    """The base's rows for experts with more or fewer rows: further rows are left out, missing rows are the base's.
-
-    ExpertError if a common row is another token than in the base.
-    """
-    size = rows[base]
-    own = {ref: torch.arange(size).where(torch.arange(size) < count, NONE) for ref, count in rows.items()}
-    fewest = min(rows.values())
-    shared = {row: ((base, row),) for row in range(fewest, size)}
-    other = [ref for ref, count in rows.items() if count != size]
-    tokenizers = read_tokenizers([base, *other], trust)
-    names = {ref: {row: token for token, row in found.get_vocab().items()} for ref, found in tokenizers.items()}
-    notes = tuple(_padding_notes(base, {ref: rows[ref] for ref in other}, size, names))
-    return Vocabulary(RowPlan(size, own, shared), axes, rows, notes=notes)
-
-
-def _padding_notes(
-    base: ModelRef, rows: Mapping[ModelRef, int], size: int, names: Mapping[ModelRef, Mapping[int, str]]
-) -> Iterator[str]:
+def _tokenizers(base: ModelRef, rows: Mapping[ModelRef, int], trust: bool) -> dict[ModelRef, PreTrainedTokenizerBase]:
+    """The tokenizer of each model; a model without one has the base's (as in mergekit) if it has as many rows."""
+    found = read_tokenizers(rows, trust)
+    if base not in found:
+        raise ExpertError(f"{base}: no tokenizer, so no vocabulary to merge into; add its tokenizer files")
     for ref, count in rows.items():
-        both = names.get(ref, {}), names.get(base, {})
-        different = (row for row in sorted(both[0].keys() & both[1].keys()) if both[0][row] != both[1][row])
-        if both[0] and (row := next(different, None)) is not None and row < min(count, size):
+        if ref not in found and count != rows[base]:
             raise ExpertError(
-                f"{ref} does not fit the base {base}: {count} rows (base {size}), and row {row} is "
-                f"{both[0][row]!r} (base {both[1][row]!r}); align them by the key tokenizer: {{source: base}}"
+                f"{ref}: no tokenizer, and {count} rows (the base has {rows[base]}); add its tokenizer files"
             )
-        if count < size and not both[0] and (not both[1] or max(both[1]) >= count):
-            raise ExpertError(
-                f"{ref} does not fit the base {base}: {count} rows (base {size}), and no tokenizer that names its "
-                "tokens; add its tokenizer files"
-            )
-        if count < size:
-            yield f"{ref}: {count} rows of its vocabulary, the base has {size}: the last {size - count} are the base's"
-            continue
-        lost = [token for row, token in sorted(both[0].items()) if size <= row < count]
-        which = f", among them {listed(map(repr, lost))} (tokenizer: {{source: union}} keeps them)" if lost else ""
-        yield f"{ref}: {count} rows of its vocabulary, the base has {size}: the others are left out{which}"
+    return {ref: found.get(ref, found[base]) for ref in rows}
+
+
+def _refuse_beyond(ref: ModelRef, tokens: Tokens, rows: int) -> None:
+    """ExpertError if a token has a row that the model's embedding does not have."""
+    if token := min((token for token, row in tokens.items() if row >= rows), default=None):
+        raise ExpertError(
+            f"{ref}: its tokenizer has {token!r} as row {tokens[token]}, its embedding has {rows} rows; resize the "
+            "embedding, or take the token out of the tokenizer"
+        )
 
 
 def differing_tokens(base: ModelRef, refs: Iterable[ModelRef], trust: bool) -> Iterator[tuple[ModelRef, str]]:

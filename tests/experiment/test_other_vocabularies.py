@@ -115,6 +115,25 @@ def test_check_says_what_is_done(models: Path) -> None:
     )
 
 
+def test_equal_vocabularies_stay_as_they_are(models: Path, tmp_path: Path) -> None:
+    expert = write(tmp_path / "same", Model(seed=1))
+    changes: dict[str, Any] = {"experts": {"same": expert}, "space": {"schedule": "all"}}
+    said = evomerge.check(configuration(models, **changes))
+    assert "tokens    those of all models together: the rows stay as they are in all models" in said
+    with pytest.raises(ConfigError, match=r"tokenizer.source: .*same has the base's tokens in the same rows"):
+        evomerge.check(configuration(models, **changes, tokenizer={"source": "same"}))
+
+
+def test_the_audit_compares_tokens_not_rows(models: Path) -> None:
+    said = "\n".join(evomerge.check(configuration(models), deep=True))
+    assert "eos_token_id" not in said and "are other tokens" not in said and "3 findings" not in said
+    experts = {"chat": str(models / "chat")}
+    changes: dict[str, Any] = {"experts": experts, "tokenizer": {}, "space": {"schedule": "all"}}
+    said = "\n".join(evomerge.check(configuration(models, **changes), deep=True))
+    assert "18 tokens, the base has 16; '<|im_start|>' is in one of them only" in said
+    assert "set tokenizer.source=base, or union to keep all tokens" in said
+
+
 def test_check_names_the_tokens_that_are_not_kept(models: Path, caplog: pytest.LogCaptureFixture) -> None:
     changes = {"tokenizer": {}, "experts": {"chat": str(models / "chat")}, "space": {"schedule": "all"}}
     said = "\n".join(evomerge.check(configuration(models, **changes)))
