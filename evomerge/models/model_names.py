@@ -5,6 +5,8 @@ from pathlib import Path
 
 # Parts of a name that say how a copy is stored, or who uploaded it, and not which model it is.
 _STORAGE = {"fp32", "fp16", "bf16", "float32", "float16", "bfloat16", "hf", "bnb", "4bit", "8bit", "unsloth", "meta"}
+_STORAGE |= {"gguf", "gptq", "awq", "fp8", "nf4", "int4", "int8"}
+_GGUF = re.compile(r"([.-](i?q\d+(_\w+)*|b?f16|f32))?\.gguf$")  # the end of a file's name, with its type
 _GENERIC = {"base", "model", "models", "checkpoint", "ckpt", "pretrained", "foundation", "main", "final", "weights"}
 _ROLES = {"instruct", "chat", "it", "sft", "dpo"}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([mb])$")
@@ -32,7 +34,7 @@ def _is_generic(parts: list[str]) -> bool:
 
 
 def _parts(name: str) -> list[str]:
-    parts = [part for part in re.split(r"[^a-z0-9.]+", Path(name).name.lower()) if part]
+    parts = [part for part in re.split(r"[^a-z0-9.]+", _GGUF.sub("", Path(name).name.lower())) if part]
     return [part for part in parts if part not in _STORAGE] or parts
 
 

@@ -13,8 +13,12 @@ SAME = [
     ("someone/Model_7B", "someone/model-7b"),
     ("./model", "someone/other-135m"),
     ("someone/large-135M", "base"),
+    ("HuggingFaceTB/SmolLM2-135M-Instruct", "models/SmolLM2-135M-Instruct.Q4_1.gguf"),
+    ("HuggingFaceTB/SmolLM2-135M-Instruct", "someone/SmolLM2-135M-Instruct-GGUF/smollm2-135m-instruct-iq4_xs.gguf"),
+    ("HuggingFaceTB/SmolLM2-135M-Instruct", "someone/SmolLM2-135M-Instruct-AWQ"),
 ]
 OTHER = [
+    ("HuggingFaceTB/SmolLM2-135M", "models/SmolLM2-135M-Instruct.Q4_1.gguf"),
     ("HuggingFaceTB/SmolLM2-135M", "models/smollm2-135m-instruct"),
     ("HuggingFaceTB/SmolLM2-360M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
     ("meta-llama/Llama-3.2-1B", "models/smollm2-135m-instruct-fp32"),
