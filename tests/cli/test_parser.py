@@ -41,7 +41,7 @@ def test_the_version(command: Command) -> None:
         (("merge", "a", "b", "--rank", "many"), "--rank: invalid int value: 'many'"),
         (("merge", "a", "b", "--rank", "3"), "add --adapter"),
         (("replay",), "required: RUN_DIR"),
-        (("report", "a", "b"), "unrecognized arguments: b"),
+        (("replay", "a", "b"), "unrecognized arguments: b"),
         (("score",), "required: MODEL"),
         (("score", "tasks=a"), "no model"),
         (("score", "model", "tasks"), "tasks: give"),
