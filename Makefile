@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 MERGEKIT_STAMP := $(MERGEKIT_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-part test-all test-bounds test-lowest test-newest parity architectures lint format clean
+.PHONY: help setup quickstart test test-part test-all test-bounds test-lowest test-newest parity architectures faults lint format clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ parity: $(STAMP) $(MERGEKIT_STAMP) ## compare merges with mergekit-yaml, tensor 
 
 architectures: $(STAMP) ## merge a tiny model of every architecture, and write docs/architectures.md (10 minutes)
 	$(BIN)/python -m tests.architectures
+
+faults: $(STAMP) ## inject faults into small searches, and write docs/reliability.md (an hour for 100 kills of each kind)
+	$(BIN)/python -m experiments.faults
 
 lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff check .
