@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evomerge.atomic import write_atomically
+from evomerge.merging import keep_routers
 from evomerge.recipes import dump_recipe
 from evomerge.searching import Evaluator, Leaderboard
 
@@ -31,6 +32,7 @@ class BestRecipe:
             return
         (candidate, score) = ranked[0]
         if candidate.key != self._key:
+            keep_routers(candidate.recipe, self._path.parent)
             notes = {"label": candidate.label, "scores": {"search": score}}
             write_atomically(self._path, dump_recipe(candidate.recipe.with_notes(notes)))
             self._key = candidate.key

@@ -18,7 +18,7 @@ from evomerge.experiment.config import ExperimentConfig, read_config
 from evomerge.experiment.descent_losses import find_losses
 from evomerge.experiment.router_step import check_routers
 from evomerge.experiment.rule_check import all_verdicts
-from evomerge.experiment.submission_step import SubmissionStep
+from evomerge.experiment.submission_step import SubmissionStep, refuse_unpackable
 from evomerge.ledger import Ledger
 from evomerge.merging import Materializer, choose_placement, digest, flow_need, freeze
 from evomerge.models import (
@@ -28,6 +28,7 @@ from evomerge.models import (
     in_vocabulary_of,
     model_config,
     pin_revisions,
+    refuse_lost_rows,
     resolve_device,
     resolve_expert,
 )
@@ -78,6 +79,8 @@ class Experiment:
             log.warning("rules %s: %d verdicts are unknown; `check` shows them", self.config.rules.name, unknown)
         _ = self.space, self.scorer, self.optimizer(), self.baselines, self.item_losses
         _ = self.submission
+        for recipe in (*map(self.space.decode, self.space.example_points()), *self.baselines.values()):
+            refuse_lost_rows(recipe, self.family)
         if self.config.finalise.calibrate_routers:
             check_routers(self)
         if self.gpu_bytes is not None:
@@ -324,6 +327,8 @@ class Experiment:
         """The step that ends a run for a contest; None for other runs."""
         if self.config.submission.pack and self.vocabulary:
             raise ConfigError("submission.pack: a pack has the base's vocabulary; set tokenizer.source=null with it")
+        if self.config.submission.pack:
+            refuse_unpackable(self)
         return SubmissionStep(self, self._folder or Path(self.config.name)) if self.config.submission.pack else None
 
     @property
@@ -357,9 +362,10 @@ class Experiment:
     def reserve(self) -> int:
         """About how many items are scored when the search has ended: finalists and baselines, then the winner."""
         plan, section, baselines = self.scorer.plan, self.config.finalise, len(self.baselines)
-        on_select = section.top + section.simplify + section.cloud + baselines + EXTRA_FINALISTS
+        trial = section.calibrate_routers  # one candidate on both slices
+        on_select = section.top + section.simplify + section.cloud + baselines + EXTRA_FINALISTS + trial
         return (
-            EXTRA_FINALISTS * len(plan.items("search"))
+            (EXTRA_FINALISTS + trial) * len(plan.items("search"))
             + on_select * len(plan.items("select"))
             + (baselines + 1) * len(plan.items("holdout"))
         )

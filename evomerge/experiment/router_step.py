@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from evomerge.errors import CandidateError, ConfigError, RunError, TaskError
-from evomerge.merging import stored_routers, write_routers
+from evomerge.merging import output_layers, stored_routers, write_routers
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.routing import RouterDomain, RouterWork, router_names
 from evomerge.scoring import ItemLoss, task_of
@@ -35,11 +35,18 @@ class RouterStep:
 
     def __call__(self, recipe: Recipe) -> Recipe | None:
         """None, with a warning, if the routers cannot be calibrated; a file that an earlier command wrote is used."""
+        if output_layers(recipe) is not None:
+            log.warning("finalise.calibrate_routers: the winner has layers in another order, so its routers stay")
+            return None
         path = self._folder / ROUTERS.format(recipe.key())
         if path.is_file():
             return recipe.with_routers(stored_routers(path))
+        work = self._work()
+        if not work.domains:
+            log.warning("finalise.calibrate_routers: no item fits the model with its answer")
+            return None
         try:
-            routers = self._pool.calibrate(recipe, self._work())
+            routers = self._pool.calibrate(recipe, work)
         except (CandidateError, RunError) as error:
             log.warning("finalise.calibrate_routers: %s", error)
             return None
@@ -89,5 +96,9 @@ def calibration_items(experiment: "Experiment") -> dict[str, ItemLoss]:
 
 def check_routers(experiment: "Experiment") -> None:
     """ConfigError where the routers of these models cannot be calibrated, before weights are read."""
+    if experiment.family.base.skeleton.is_encoder_decoder:
+        raise ConfigError("finalise.calibrate_routers: not for encoder-decoders yet; leave it out")
+    if experiment.config.space.get("flow") is not None:
+        raise ConfigError("finalise.calibrate_routers: not for an order of layers (space.flow); leave one of them out")
     router_names(experiment.family)
     calibration_items(experiment)

@@ -1,7 +1,7 @@
 """The rules of a contest, applied to an experiment: its models, its budget, its plan of memory."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from evomerge.merging import Mode, choose_placement, memory_need
@@ -25,6 +25,7 @@ def all_verdicts(experiment: "Experiment") -> Iterator[Verdict]:
         yield Verdict("GPU memory", "run", "unknown", reason, "follow the other remedies first")
         return
     need = memory_need(experiment.family, experiment.config.model.dtype)
+    need = replace(need, model=need.model + experiment.flow_bytes)
     pool, is_cluster = experiment.config.settings("pool"), experiment.pool_name != "local"
     workers = pool.get("workers") if is_cluster else 1
     count = workers if isinstance(workers, int) else 1
@@ -39,7 +40,8 @@ def _mode(experiment: "Experiment") -> Mode | None:
     device = resolve_device(model.device) if experiment.pool_name == "local" else "cpu"
     if device == "cpu":
         return None
-    return choose_placement("auto", experiment.family, device, model.dtype, loaded=False).mode
+    more = experiment.flow_bytes
+    return choose_placement("auto", experiment.family, device, model.dtype, loaded=False, more=more).mode
 
 
 def rules_record(experiment: "Experiment") -> Mapping[str, Any]:

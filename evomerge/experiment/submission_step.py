@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import RunError
+from evomerge.errors import ConfigError, RunError
 from evomerge.paths import PACK, RESULT
 from evomerge.recipes import Recipe
 from evomerge.scoring import Request
@@ -42,6 +42,14 @@ def recorded_submission(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, AttributeError):
         return None
     return found
+
+
+def refuse_unpackable(experiment: "Experiment") -> None:
+    """ConfigError for a search whose winner no pack can hold, before it begins."""
+    if experiment.config.space.get("flow") is not None:
+        raise ConfigError("submission.pack: a pack has the base's layers; leave space.flow out, or the pack")
+    if experiment.config.finalise.calibrate_routers:
+        raise ConfigError("submission.pack: a pack holds no calibrated routers; set finalise.calibrate_routers=false")
 
 
 class SubmissionStep:

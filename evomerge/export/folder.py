@@ -17,7 +17,7 @@ from evomerge.errors import ConfigError, ExpertError
 from evomerge.export.card import model_card
 from evomerge.export.carry_over import unmerged_tensors, with_tied_copies
 from evomerge.export.staging import atomic_folder
-from evomerge.merging import Fingerprint, Materializer, base_layers, freeze, output_layers
+from evomerge.merging import Fingerprint, Materializer, base_layers, freeze, keep_routers, output_layers
 from evomerge.models import (
     DEQUANTISED_DTYPE,
     INDEX_FILE,
@@ -61,7 +61,8 @@ def open_recipe(source: Path | Recipe, trust_remote_code: bool = False) -> tuple
     """
     recipe = load_recipe(source) if isinstance(source, Path) else source
     request = request_of(recipe)
-    base, *others = dict.fromkeys((*recipe.models(), *request.models))
+    # The models of a search's vocabulary begin with its base, which a recipe for two experts does not name.
+    base, *others = dict.fromkeys((*request.models, *recipe.models()))
     family = Family(base, others, trust_remote_code, request)
     family.log_notes()
     _refuse_other_dequantisation(recipe, family)
@@ -87,8 +88,7 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
         _write_config(recipe, family, dtype, folder)
         frozen = family.with_dequantisation(freeze(recipe, materializer))
         (folder / "recipe.yaml").write_text(dump_recipe(frozen))
-        if recipe.routers:
-            shutil.copyfile(recipe.routers.path, folder / Path(recipe.routers.path).name)
+        keep_routers(recipe, folder)
         (folder / "README.md").write_text(model_card(frozen, dtype))
     return digest
 

@@ -15,6 +15,7 @@ from evomerge.finalise.sensitivity import measure_sensitivity
 from evomerge.finalise.simplification import Simplification, eliminate_backward
 from evomerge.finalise.statistics import PairedTest, compare
 from evomerge.finalise.twins import find_suspects
+from evomerge.optimizers import Vector
 from evomerge.recipes import ModelRef, Recipe
 from evomerge.scoring import SLICES, task_of
 from evomerge.searching import (
@@ -32,6 +33,7 @@ from evomerge.space import SearchSpace
 
 log = logging.getLogger(__name__)
 
+ROUTER_TRIAL = 3  # slices of the size of `select` that it is worth: the fitting, `search` and `select`
 SHARE_OF_OPTIONAL = 0.2  # of the time left that simplification, or the cloud around the winner, may take
 
 
@@ -81,7 +83,8 @@ class Finaliser:
             simplification = eliminate_backward(evaluator, winner, tried, labels) if tried else None
             self._show_phase("cloud")
             cloud = self._affordable(config.cloud, "cloud")
-            sensitivity = measure_sensitivity(evaluator, winner, space.decode, cloud, config.radius, self._seed)
+            around = _decoder(space, winner)
+            sensitivity = measure_sensitivity(evaluator, winner, around, cloud, config.radius, self._seed)
             on_holdout = [winner, *self._scored_baselines, *members]
             on_holdout += [simplification.candidate] if simplification else []
             self._show_phase("holdout")
@@ -99,7 +102,7 @@ class Finaliser:
 
     def _router_trial(self, winner: Candidate) -> RouterTrial | None:
         """The winner with calibrated routers on `select`; None where that is not wanted, not possible or too slow."""
-        if self._calibrate is None or not self._affordable(1, "calibrate_routers"):
+        if self._calibrate is None or not self._affordable(ROUTER_TRIAL, "calibrate_routers"):
             return None
         self._show_phase("routers")
         return try_routers(self._evaluator, winner, self._calibrate)
@@ -225,6 +228,12 @@ class Finaliser:
         lengths = {name: -measures[name] for name in self._evaluator.objective.lengths if name in measures}
         answers = self._evaluator.answer_counts(candidate.key, "holdout")
         return Row(label or candidate.label, role, candidate.key, scores, tasks, answers, lengths)
+
+
+def _decoder(space: SearchSpace, winner: Candidate) -> Callable[[Vector], Recipe]:
+    """The recipe of a point of the space, with the calibrated routers of the winner, if it has any."""
+    routers = winner.recipe.routers
+    return space.decode if routers is None else lambda vector: space.decode(vector).with_routers(routers)
 
 
 def _least_violating(candidates: Sequence[Candidate], violations: Sequence[float]) -> list[Candidate]:

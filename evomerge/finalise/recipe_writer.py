@@ -10,6 +10,7 @@ from evomerge.environment import versions
 from evomerge.errors import ConfigError
 from evomerge.finalise.findings import Findings
 from evomerge.finalise.rows import Row
+from evomerge.merging import keep_routers
 from evomerge.paths import RECIPE
 from evomerge.recipes import Recipe, dump_recipe, load_recipe, original_recipe
 
@@ -46,6 +47,7 @@ class RecipeWriter:
         notes = {"label": label, "scores": scores, "fingerprint": fingerprint, "models": dict(self.models)}
         frozen = self.freeze(recipe.with_notes({**notes, "versions": versions()}))
         (self.folder / name).parent.mkdir(exist_ok=True)
+        keep_routers(frozen, (self.folder / name).parent)
         write_atomically(self.folder / name, dump_recipe(frozen))
         return fingerprint
 

@@ -12,16 +12,15 @@ Calibrate = Callable[[Recipe], Recipe | None]
 
 @dataclass(frozen=True)
 class RouterTrial:
-    """The scores on `select` of a merge and of the same with calibrated routers; None for one that has failed."""
+    """The scores on `select` of a merge and of the same with calibrated routers; None for one that has failed.
+
+    `is_better` says whether the calibrated routers are kept: floors come before scores, as everywhere.
+    """
 
     before: float
     after: float | None
+    is_better: bool
     candidate: Candidate
-
-    @property
-    def is_better(self) -> bool:
-        """Whether the calibrated routers are kept."""
-        return self.after is not None and self.after > self.before
 
     def as_dict(self) -> dict[str, Any]:
         """The trial as JSON values for result.json."""
@@ -33,9 +32,10 @@ def try_routers(evaluator: Evaluator, winner: Candidate, calibrate: Calibrate) -
     recipe = calibrate(winner.recipe)
     if recipe is None:
         return None
-    candidate = Candidate.of(f"{winner.label}, routers calibrated", recipe)
+    candidate = Candidate.of(f"{winner.label}, routers calibrated", recipe, winner.vector)
     for slice_name in ("search", "select"):  # the table shows both
         evaluator.evaluate([candidate], slice_name)
     failed = evaluator.error(candidate.key, "select") is not None
     after = None if failed else evaluator.score(candidate.key, "select")
-    return RouterTrial(evaluator.score(winner.key, "select"), after, candidate)
+    ranks = [evaluator.fitness(key, "select").rank for key in (candidate.key, winner.key)]
+    return RouterTrial(evaluator.score(winner.key, "select"), after, not failed and ranks[0] > ranks[1], candidate)

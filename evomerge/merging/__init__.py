@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         plan_placement,
     )
     from evomerge.merging.prepared import digest
-    from evomerge.merging.router_file import read_routers, stored_routers, write_routers
+    from evomerge.merging.router_file import keep_routers, read_routers, stored_routers, write_routers
     from evomerge.merging.slope_hooks import SlopeHooks, Sums
     from evomerge.merging.tangents import TensorTangents, recipe_tangents
     from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, output_layers, plan
@@ -52,6 +52,7 @@ __all__ = [
     "fingerprint",
     "flow_need",
     "freeze",
+    "keep_routers",
     "memory_need",
     "output_layers",
     "plan",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evomerge.atomic import write_atomically
 from evomerge.errors import ExpertError
-from evomerge.recipes import TensorFile
+from evomerge.recipes import Recipe, TensorFile
 
 
 def write_routers(tensors: Mapping[str, Tensor], path: Path) -> TensorFile:
@@ -23,6 +23,14 @@ def write_routers(tensors: Mapping[str, Tensor], path: Path) -> TensorFile:
 def stored_routers(path: Path) -> TensorFile:
     """The reference to a file that `write_routers` wrote."""
     return TensorFile(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def keep_routers(recipe: Recipe, folder: Path) -> None:
+    """Copy the recipe's file of routers, if it has one, into the folder that the recipe is written to."""
+    if recipe.routers is None or (folder / Path(recipe.routers.path).name).exists():
+        return
+    read_routers(recipe.routers)
+    write_atomically(folder / Path(recipe.routers.path).name, Path(recipe.routers.path).read_bytes())
 
 
 @lru_cache(maxsize=2)

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from evomerge.models.recipe_vocabulary import (
         in_vocabulary_of,
         other_tokens,
+        refuse_lost_rows,
         set_vocabulary,
         with_vocabulary,
         write_generation_config,
@@ -112,6 +113,7 @@ __all__ = [
     "per_layer_values",
     "pin_revisions",
     "plain_folder",
+    "refuse_lost_rows",
     "relative_depth",
     "resolve_device",
     "resolve_expert",

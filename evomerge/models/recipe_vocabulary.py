@@ -32,6 +32,21 @@ def with_vocabulary(recipe: Recipe, family: Family) -> Recipe:
     return replace(recipe, vocabulary=request_of(recipe).plain() if is_requested else {})
 
 
+def refuse_lost_rows(recipe: Recipe, family: Family) -> None:
+    """ConfigError if a merge of the recipe alone would have other rows than the search, as it lacks the base.
+
+    Without a requested vocabulary the rows are those of the first model of a recipe.
+    """
+    found, first = family.vocabulary, recipe.models()[0]
+    if found is None or found.request is not None:
+        return
+    if (rows := found.rows.get(first, found.plan.size)) != found.plan.size:
+        raise ConfigError(
+            f"{first} has {rows} rows of its vocabulary, the base has {found.plan.size}, and {recipe.method} merges "
+            "without the base; set tokenizer.source=base"
+        )
+
+
 def in_vocabulary_of(recipe: Recipe, family: Family, vocabulary: Mapping[str, Any]) -> Recipe:
     """The recipe with the vocabulary of a search; ConfigError if it requests other rows."""
     request, found = request_of(recipe), family.vocabulary

@@ -15,7 +15,7 @@ from evomerge.suggest import did_you_mean
 
 TOKENIZER_KEYS = ("tokenizer_source", "tokenizer", "chat_template")
 TOKENIZER_BLOCK_KEYS = ("source", "tokens", "pad_to_multiple_of")
-VOCABULARY_KEYS = ("models", "missing")
+VOCABULARY_KEYS = ("models", "missing", "has_base")
 RULES = ("default", "pieces")  # for the row of a token in a model that does not have it
 AUTO_TEMPLATE = "auto"
 MIN_TEMPLATE_LENGTH = 20  # characters, as in mergekit
@@ -62,7 +62,7 @@ class TokenizerRequest:
     template: str | None = None  # the text of a chat template, or AUTO_TEMPLATE for that of most models
     missing: str = "default"
     models: tuple[ModelRef, ...] = ()
-    has_base: bool = True  # whether the recipe names a base, whose rows fill those that other models lack
+    has_base: bool | None = None  # whether a base's rows fill those that other models lack; None: if the recipe has one
 
     def plain(self) -> dict[str, Any]:
         """What decides the rows, as plain values: the field `vocabulary` of a recipe."""
@@ -75,6 +75,7 @@ class TokenizerRequest:
             "tokenizer": block,
             **({"models": [str(ref) for ref in self.models]} if self.models else {}),
             **({"missing": self.missing} if self.missing != "default" else {}),
+            **({"has_base": self.has_base} if self.has_base is not None else {}),
         }
 
 
@@ -98,7 +99,10 @@ def parse_tokenizer_request(
     missing, models = _missing(vocabulary, "evomerge.vocabulary"), vocabulary.get("models") or []
     if not isinstance(models, list):
         raise ConfigError(f"evomerge.vocabulary: models: {models!r} is not a list")
-    return replace(request, missing=missing, models=tuple(map(model_ref, models)))
+    has_base = vocabulary.get("has_base")
+    if has_base not in (None, True, False):
+        raise ConfigError(f"evomerge.vocabulary: has_base: {has_base!r} is neither true nor false")
+    return replace(request, missing=missing, models=tuple(map(model_ref, models)), has_base=has_base)
 
 
 def parse_tokenizer_section(section: Mapping[str, Any]) -> TokenizerRequest | None:
@@ -114,7 +118,7 @@ def parse_tokenizer_section(section: Mapping[str, Any]) -> TokenizerRequest | No
                 "tokenizer.missing: it has no effect without tokenizer.source; give base, union or a model"
             )
         return None
-    return replace(parse_tokenizer_request({"tokenizer": {"source": "base", **block}}), missing=missing)
+    return replace(parse_tokenizer_request({"tokenizer": {"source": "base", **block}}), missing=missing, has_base=True)
 
 
 def request_of(recipe: Recipe) -> TokenizerRequest:
@@ -125,7 +129,8 @@ def request_of(recipe: Recipe) -> TokenizerRequest:
     if spec and "chat_template" in recipe.tokenizer:
         entries = {**entries, "chat_template": recipe.tokenizer["chat_template"]}
     request = parse_tokenizer_request(entries, block)
-    return replace(request, models=request.models or recipe.models(), has_base=recipe.base is not None)
+    has_base = recipe.base is not None if request.has_base is None else request.has_base
+    return replace(request, models=request.models or recipe.models(), has_base=has_base)
 
 
 def _source(value: Any) -> str | ModelRef:

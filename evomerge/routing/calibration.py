@@ -69,7 +69,7 @@ def _refuse_other_routing(model: PreTrainedModel, weights: Sequence[Tensor], row
     # The median over positions, because rounding alone may change the choice of experts for a few tokens.
     change, size = ((after - before).abs().amax(-1).median(), before.abs().amax(-1).median())
     if change > (SAME if model.dtype == torch.float32 else SAME_IN_HALF) * size:
-        raise CandidateError("space.router=calibrate: these routers do not choose by a softmax; use merge or keep")
+        raise CandidateError("these routers do not choose by a softmax, so they cannot be calibrated")
 
 
 def _logits(model: PreTrainedModel, row: Sequence[int]) -> Tensor:

@@ -55,6 +55,7 @@ class SpaceBuilder:
             outputs=output_filters(self.family.base) if flow.scale else (),
             out_dtype=self.out_dtype,
             seed=self.seed,
+            vocabulary=self.vocabulary,
         )
 
     def of_method(self, method: MethodConfig, settings: Mapping[str, Any] = EMPTY) -> Space:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import pairwise
 from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from evomerge.errors import ConfigError
 from evomerge.methods import Owner
 from evomerge.optimizers import Coordinate, Vector
 from evomerge.recipes import FilteredValue, ModelRef, Recipe, Settings, Slice, Source
+from evomerge.schema import EMPTY
 from evomerge.space.categorical import ABSENT, PRESENT
 from evomerge.space.flow_config import METHOD, FlowConfig
 from evomerge.space.flow_visits import Visit, runs_of, visits_of
@@ -61,8 +63,9 @@ class FlowSpace:
         outputs: Sequence[str] = (),
         out_dtype: str | None = None,
         seed: int = 0,
+        vocabulary: Mapping[str, Any] = EMPTY,
     ) -> None:
-        self.base, self.out_dtype, self.seed = base, out_dtype, seed
+        self.base, self.out_dtype, self.seed, self._vocabulary = base, out_dtype, seed, vocabulary
         self.models, self.layers, self.outputs = dict(models), layers, tuple(outputs)
         self.max_layers = flow.max_layers or ceil(1.5 * layers)
         self.scale = None if flow.scale is None else (float(flow.scale[0]), float(flow.scale[1]))
@@ -106,7 +109,7 @@ class FlowSpace:
         first = [Visit(self.base, layer) for layer in range(self._pinned)]
         last = [Visit(self.base, layer) for layer in range(self.layers - self._pinned, self.layers)]
         slices = tuple(self._slice(run) for run in runs_of([*first, *visits, *last]))
-        return Recipe(METHOD, self.base, slices, {}, self.out_dtype, self.seed)
+        return Recipe(METHOD, self.base, slices, {}, self.out_dtype, self.seed, vocabulary=dict(self._vocabulary))
 
     def seed_points(self) -> dict[str, Vector]:
         """The base, each other model between the pinned layers, and the textbook stack, as far as they are points."""

@@ -79,11 +79,8 @@ class Worker:
             return Outcome(job, error=str(error))
         except Exception as error:  # no failure of a candidate, of whatever kind, may end the search
             log.info("candidate %s failed", job.key, exc_info=True)
-            self._loaded_key = None
-            self._materializer.invalidate()  # the model may have been written in part
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            return Outcome(job, error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+            self._forget_model()
+            return Outcome(job, error=_reason(error))
         return Outcome(job, responses, seconds=time.perf_counter() - start, slopes=slopes)
 
     def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
@@ -97,10 +94,20 @@ class Worker:
         return fingerprint((name, place.tensor()) for name, place in places.items())
 
     def calibrate(self, recipe: Recipe, work: RouterWork) -> dict[str, NDArray[np.float32]]:
-        """Router name → its weight [experts, hidden], fitted to these texts in the merged model."""
-        self._load(recipe)
-        self._engine.forget()
-        found = calibrate_routers(self._model, self._family, router_names(self._family), work)
+        """Router name → its weight [experts, hidden], fitted to these texts in the merged model.
+
+        CandidateError if that fails, for whatever reason.
+        """
+        try:
+            self._load(recipe)
+            self._engine.forget()
+            found = calibrate_routers(self._model, self._family, router_names(self._family), work)
+        except CandidateError:
+            raise
+        except Exception as error:  # the search is finished and must keep its winner
+            log.info("the routers of %s cannot be calibrated", recipe.key(), exc_info=True)
+            self._forget_model()
+            raise CandidateError(_reason(error)) from error
         return {name: weight.numpy() for name, weight in found.items()}
 
     def _score(self, job: Job) -> list[Any]:
@@ -113,6 +120,13 @@ class Worker:
         self._engine.forget()  # activations take the memory of cached prefixes
         return self._slopes.compute(job.recipe, work)
 
+    def _forget_model(self) -> None:
+        """After a failure the model may have been written in part."""
+        self._loaded_key = None
+        self._materializer.invalidate()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def _load(self, recipe: Recipe) -> None:
         """Write the candidate into the model, unless it is there already."""
         key = recipe.key()
@@ -121,3 +135,8 @@ class Worker:
             self._engine.forget()
             self._materializer.write(recipe, self._model)
             self._loaded_key = key
+
+
+def _reason(error: Exception) -> str:
+    """The class and the first line of an exception."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

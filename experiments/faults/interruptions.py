@@ -121,7 +121,7 @@ class Interruptions:
                 done = done or run_child(place).code == 0
             hit += struck > 0
             wrong += problems(place, self.reference, kills * max(1, struck)) if done else ["the repeated command fails"]
-            most = max(most, paid_twice(place))
+            most = max(most, paid_twice(place) if done else 0)
         return Row(name, where, times, times - len(wrong), _words(hit, most, lines), tuple(wrong))
 
 

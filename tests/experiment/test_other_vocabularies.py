@@ -190,3 +190,28 @@ def test_submit_refuses_other_rows_in_one_line(finished: Path) -> None:
     said = command("submit", str(finished), "pack.tar", cwd=finished.parent)
     assert "another vocabulary than the base's" in said.refused(2)
     assert load_recipe(finished / "recipe.yaml").vocabulary["tokenizer"] == {"source": "union"}
+
+
+@pytest.mark.parametrize("method", ["slerp", "linear", "passthrough"])
+@pytest.mark.parametrize("source", ["base", "union"])
+def test_a_method_that_merges_without_the_base_exports_the_scored_rows(
+    method: str, source: str, models: Path, tmp_path: Path
+) -> None:
+    """Slerp of two experts has no base, a flow copies layers: the rows are those of the search all the same."""
+    spaces = {"passthrough": {"flow": {"repeats": 1, "blocks": 1, "pinned": 0}}}
+    config = configuration(
+        models, method=method, tokenizer={"source": source}, space=spaces.get(method, {"schedule": "all"})
+    )
+    evomerge.search(config, tmp_path / "run")
+    scored = json.loads((tmp_path / "run" / "result.json").read_text())["fingerprint"]
+    assert evomerge.merge(tmp_path / "run" / "recipe.yaml", tmp_path / "out") == scored
+    rows = ROWS if source == "union" else len(PLAIN)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == rows
+
+
+def test_padded_experts_are_not_merged_without_the_base_unless_rows_are_requested(models: Path) -> None:
+    write(models / "padded", Model(padding=4, seed=3))
+    changes = {"method": "slerp", "tokenizer": {}, "space": {"schedule": "all"}}
+    experts = {"padded": str(models / "padded"), "chat": str(models / "chat")}
+    with pytest.raises(ConfigError, match=r"slerp merges without the base; set tokenizer\.source=base"):
+        evomerge.check(configuration(models, experts=experts, **changes))

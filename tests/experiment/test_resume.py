@@ -72,3 +72,8 @@ def test_settings_that_cma_got_later_do_not_separate_old_runs_from_new_ones() ->
     old = {"name": "cma", "sigma": 0.2}
     assert fixed_part({"optimizer": {**old, "start": "seeds", "rate": 0.03}}) == {"optimizer": old}
     assert fixed_part({"optimizer": {**old, "start": "slope"}}) != {"optimizer": old}
+
+
+def test_routers_that_are_merged_are_no_change_for_older_ledgers() -> None:
+    assert fixed_part({"space": {"schedule": "all", "router": "merge"}}) == {"space": {"schedule": "all"}}
+    assert fixed_part({"space": {"router": "keep"}}) == {"space": {"router": "keep"}}

@@ -345,3 +345,14 @@ def test_calibrated_routers_are_kept_if_better_on_select(bonus: float, kept: boo
 def test_routers_that_cannot_be_calibrated_leave_the_winner(tmp_path: Path) -> None:
     _, result = with_trial(tmp_path / "trials.jsonl", lambda recipe: None, ToyPool())
     assert result.winner.recipe.routers is None and result.as_dict()["routers"] is None
+
+
+def test_points_around_a_winner_with_calibrated_routers_have_them_too(tmp_path: Path) -> None:
+    run = Run(tmp_path / "trials.jsonl", pool_of_routers(0.1))
+    board = run.search(24, close=False)
+    config = FinaliseConfig(top=3, cloud=3)
+    calibrate = lambda recipe: recipe.with_routers(ROUTERS)  # noqa: E731
+    result = Finaliser(run.evaluator, board, toy_baselines(), config, seed=1, calibrate=calibrate).run(toy_space(), {})
+    run.ledger.close()
+    assert result.winner.recipe.routers == ROUTERS and result.sensitivity and result.sensitivity.points == 3
+    assert len({job.key for job in run.pool.jobs if job.recipe.routers}) == 4

@@ -5,10 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, OlmoeConfig, OlmoeForCausalLM, PreTrainedModel
+from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
+    PreTrainedModel,
+)
 
 from evomerge.errors import CandidateError, ConfigError, ExpertError
-from evomerge.merging import Materializer, freeze, read_routers, write_routers
+from evomerge.merging import Materializer, freeze, keep_routers, read_routers, write_routers
 from evomerge.models import Family, load_model
 from evomerge.recipes import ModelRef, Recipe, Source, dump_recipe, load_recipe, recipe_of_models
 from evomerge.routing import RouterDomain, RouterWork, calibrate_routers, router_names
@@ -123,6 +131,14 @@ def test_a_model_without_routers_is_refused(tmp_path: Path) -> None:
         router_names(Family(folders.base, folders.experts))
 
 
+def test_a_router_with_a_bias_is_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {**SIZES, "head_dim": 6, "num_local_experts": 4, "sliding_window": 8}
+    family = Family(*save_models(GptOssForCausalLM(GptOssConfig(**sizes)), tmp_path))
+    with pytest.raises(ConfigError, match="has a bias"):
+        router_names(family)
+
+
 # --- a recipe with a file of routers ---
 
 
@@ -171,3 +187,12 @@ def test_routers_of_another_model_are_refused(family: Family, tmp_path: Path) ->
     wrong = write_routers({"model.layers.7.mlp.gate.weight": torch.zeros(4, 12)}, tmp_path / "routers.safetensors")
     with pytest.raises(CandidateError, match="is no router of"):
         merged_model(family, recipe_of(family).with_routers(wrong))
+
+
+def test_a_file_of_routers_goes_with_the_recipe(calibrated: Recipe, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    keep_routers(calibrated, other)
+    (other / "recipe.yaml").write_text(dump_recipe(calibrated))
+    found = load_recipe(other / "recipe.yaml")
+    assert found.routers is not None and read_routers(found.routers)
