@@ -253,5 +253,7 @@ def test_an_adapter_on_another_base_that_is_quantised(base: Path, tmp_path: Path
     quantise(base.parent / "e1", "float32")
     ref, _ = save_adapter("llama", ModelRef(str(base)), tmp_path / "adapter", rank=2, seed=0)
     moved = ModelRef(str(base.parent / "e1"), adapter=ref.adapter)
-    family = Family(ModelRef(str(base)), [moved])
+    family = Family(ModelRef(str(base)), [ref, moved])
     assert set(family.dequantised) == {str(base.parent / "e1")}
+    weights = Checkpoint(base.parent / "e1").sha256
+    assert family.hashes()[str(moved)] == f"{family.hashes()[str(ref)]} on {weights}"
