@@ -13,12 +13,19 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from evomerge.errors import ConfigError, EvomergeError, ExpertError
 from evomerge.export import merge_adapter, merge_recipe, open_recipe
 from evomerge.merging import Materializer
-from evomerge.recipes import dump_recipe, load_recipe, parse_recipe
+from evomerge.models import Family, load_tokenizer, recipe_vocabulary
+from evomerge.recipes import dump_recipe, load_recipe, parse_recipe, request_of
 from tests.vocabularies import MERGES, PLAIN, Model, row_of, write, write_tokenizer
 
 CHAT = Model(added=("<|im_start|>", "<|im_end|>"), seed=1)
@@ -117,6 +124,24 @@ def test_a_models_own_tokenizer_brings_its_ids_of_special_tokens(tmp_path: Path)
     _, family = open_recipe(next(tmp_path.glob("*.yaml")))
     live = family.load_model(dtype="float32")
     assert live.config.eos_token_id == live.generation_config.eos_token_id == own.eos_token_id
+
+
+def test_a_tokenizer_with_code_of_its_own_is_trusted_as_the_base_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge(tmp_path, {"base": Model(), "tool": TOOL}, {"tokenizer": {"source": "union"}})
+    recipe, _ = open_recipe(next(tmp_path.glob("*.yaml")))
+    family = Family(recipe.base, recipe.models(), trust_remote_code=True, request=request_of(recipe))
+    trusted = []
+
+    def load(folder: Path, trust: bool = False) -> PreTrainedTokenizerBase:
+        trusted.append(trust)
+        return load_tokenizer(folder, trust)
+
+    monkeypatch.setattr("evomerge.models.recipe_vocabulary.load_tokenizer", load)
+    (tmp_path / "new").mkdir()
+    recipe_vocabulary.write_tokenizer(recipe, family, tmp_path / "new")
+    assert trusted == [True]
 
 
 RULES = {
