@@ -52,6 +52,7 @@ def test_a_plain_folder_is_itself(base: Path) -> None:
 def test_the_copy_has_the_dequantised_tensors(base: Path) -> None:
     right = quantise(base)
     (base / "tokenizer.json").write_text("{}")
+    (base / "quantize_config.json").write_text("{}")
     folder = plain_folder(base)
     checkpoint = open_checkpoint(folder)
     assert set(checkpoint) == set(right)
@@ -60,7 +61,7 @@ def test_the_copy_has_the_dequantised_tensors(base: Path) -> None:
         assert torch.equal(checkpoint.tensor(name), tensor) and checkpoint.tensor(name).dtype == tensor.dtype
     assert checkpoint.sha256 == Checkpoint(base).sha256
     assert "quantization_config" not in checkpoint.config and checkpoint.config["dtype"] == "bfloat16"
-    assert (folder / "tokenizer.json").read_text() == "{}"
+    assert (folder / "tokenizer.json").read_text() == "{}" and not (folder / "quantize_config.json").exists()
     assert {name: checkpoint.dtype(name) for name in right} == {name: Checkpoint(folder).dtype(name) for name in right}
 
 
