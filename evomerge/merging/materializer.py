@@ -29,6 +29,7 @@ from evomerge.recipes import Recipe, TensorFile
 # times as fast as in eager mode, a compiled elementwise rule forty times.
 COMPILE_SUMS, COMPILE_RULES = 30_000_000, 8_000_000
 AS_STORED = LinComb(base=1.0, experts=())
+MAX_TABLE_BYTES = 2_000_000_000  # of embeddings and heads with merged rows that are kept in memory by each worker
 MAX_SETUPS = 32  # cached sets of models with their prepared tensors: a search over subsets of experts has many
 
 
@@ -97,7 +98,7 @@ class Materializer:
         self._placed_updates: dict[Any, LazyUpdate] = {}
         self._calibrated: tuple[TensorFile | None, Mapping[str, methods.Setup]] = (None, {})
         self._resident = resident
-        self._tables: dict[Any, Tensor] = {}  # embeddings and heads with merged rows, kept between candidates
+        self._tables: dict[Any, Tensor] = {}  # embeddings and heads with merged rows: the first of the search
         self._live: LiveTensors | None = None
         self._scratch = torch.empty(0, device=self.device)
         self._written: dict[Hashable, object] = {}  # storage of the live model → what it contains
@@ -264,9 +265,13 @@ class Materializer:
         return self._placed_updates[key]
 
     def _table(self, key: Any, source: InputTensor, base: InputTensor | None) -> Tensor:
-        if key not in self._tables:
-            self._tables[key] = self._weight(source, base)
-        return self._tables[key]
+        """A table with merged rows: kept between candidates up to MAX_TABLE_BYTES, the others are computed again."""
+        if key in self._tables:
+            return self._tables[key]
+        table = self._weight(source, base)
+        if table.nbytes + sum(kept.nbytes for kept in self._tables.values()) <= MAX_TABLE_BYTES:
+            self._tables[key] = table
+        return table
 
     def _weight(self, source: InputTensor, base: InputTensor | None) -> Tensor:
         update = self._update(source, base)
