@@ -3,9 +3,8 @@
 Every tensor is computed from the base in fp32 and rounded once when it is written. Search and export share this code.
 """
 
-import hashlib
 import math
-from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Container, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -295,28 +294,3 @@ def _refuse_non_finite(names: list[str], flags: list[Tensor], dtype: torch.dtype
     if len(non_finite):
         name = names[int(non_finite[0])]
         raise CandidateError(f"{name}: the merged tensor is not finite in {dtype}; look for NaN in the experts")
-
-
-class Fingerprint:
-    """SHA-256 over names, dtypes, shapes and bytes of tensors, independent of their order."""
-
-    def __init__(self) -> None:
-        self._digests: dict[str, str] = {}
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Add one tensor."""
-        data = tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().data
-        self._digests[name] = f"{hashlib.sha256(data).hexdigest()} {tensor.dtype} {tuple(tensor.shape)}"
-
-    def hexdigest(self) -> str:
-        """64 hex digits for all tensors added so far."""
-        text = "\n".join(f"{name} {digest}" for name, digest in sorted(self._digests.items()))
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
-def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """The fingerprint of named tensors."""
-    digest = Fingerprint()
-    for name, tensor in tensors:
-        digest.add(name, tensor)
-    return digest.hexdigest()
