@@ -3,13 +3,13 @@
 They are found in a checkout of llama.cpp (an argument, or EVOMERGE_LLAMA_CPP), or else on the PATH.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from evomerge.errors import ConfigError, RunError
 from evomerge.suggest import did_you_mean
@@ -24,7 +24,7 @@ QUANTISED = (
     *("Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS", "IQ3_S", "IQ3_M", "TQ1_0", "TQ2_0"),
 )
 SUFFIX = ".gguf"
-Intermediate = Literal["F32", "F16", "BF16"]
+SAME_AS_WEIGHTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class GgufTools:
         partial = out.with_name(f"{out.stem}.partial{SUFFIX}")
         whole = out.with_name(f"{out.stem}.converted.partial{SUFFIX}") if self.quantiser else partial
         try:
-            written = self.type if self.quantiser is None else "F16"
+            written = self.type if self.quantiser is None else _type_of_weights(folder)
             _run([*self.converter, str(folder), "--outfile", str(whole), "--outtype", written.lower()])
             if self.quantiser:
                 _run([self.quantiser, str(whole), str(partial), self.type])
@@ -50,6 +50,12 @@ class GgufTools:
         finally:
             whole.unlink(missing_ok=True)
             partial.unlink(missing_ok=True)
+
+
+def _type_of_weights(folder: Path) -> str:
+    """The type that rounds no weight of the folder: bfloat16 has values beyond the range of F16."""
+    config = json.loads((folder / "config.json").read_text())
+    return SAME_AS_WEIGHTS.get(config.get("dtype"), "F32")
 
 
 def find_tools(kind: str, checkout: Path | None = None) -> GgufTools:

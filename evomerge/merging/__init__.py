@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
+    from evomerge.merging.digests import Fingerprint, fingerprint
     from evomerge.merging.frozen import freeze
-    from evomerge.merging.materializer import Fingerprint, Materializer, TensorMerge, fingerprint
+    from evomerge.merging.materializer import Materializer, TensorMerge
     from evomerge.merging.options import COMPILE, PLACEMENTS
     from evomerge.merging.placement import (
         PREFETCH_DEPTH,

@@ -3,9 +3,8 @@
 Every tensor is computed from the base in fp32 and rounded once when it is written. Search and export share this code.
 """
 
-import hashlib
 import math
-from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Container, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from evomerge.recipes import Recipe, TensorFile
 # times as fast as in eager mode, a compiled elementwise rule forty times.
 COMPILE_SUMS, COMPILE_RULES = 30_000_000, 8_000_000
 AS_STORED = LinComb(base=1.0, experts=())
+MAX_TABLE_BYTES = 2_000_000_000  # of embeddings and heads with merged rows that are kept in memory by each worker
 MAX_SETUPS = 32  # cached sets of models with their prepared tensors: a search over subsets of experts has many
 
 
@@ -97,7 +97,7 @@ class Materializer:
         self._placed_updates: dict[Any, LazyUpdate] = {}
         self._calibrated: tuple[TensorFile | None, Mapping[str, methods.Setup]] = (None, {})
         self._resident = resident
-        self._tables: dict[Any, Tensor] = {}  # embeddings and heads with merged rows, kept between candidates
+        self._tables: dict[Any, Tensor] = {}  # embeddings and heads with merged rows: the first of the search
         self._live: LiveTensors | None = None
         self._scratch = torch.empty(0, device=self.device)
         self._written: dict[Hashable, object] = {}  # storage of the live model → what it contains
@@ -264,9 +264,13 @@ class Materializer:
         return self._placed_updates[key]
 
     def _table(self, key: Any, source: InputTensor, base: InputTensor | None) -> Tensor:
-        if key not in self._tables:
-            self._tables[key] = self._weight(source, base)
-        return self._tables[key]
+        """A table with merged rows: kept between candidates up to MAX_TABLE_BYTES, the others are computed again."""
+        if key in self._tables:
+            return self._tables[key]
+        table = self._weight(source, base)
+        if table.nbytes + sum(kept.nbytes for kept in self._tables.values()) <= MAX_TABLE_BYTES:
+            self._tables[key] = table
+        return table
 
     def _weight(self, source: InputTensor, base: InputTensor | None) -> Tensor:
         update = self._update(source, base)
@@ -290,28 +294,3 @@ def _refuse_non_finite(names: list[str], flags: list[Tensor], dtype: torch.dtype
     if len(non_finite):
         name = names[int(non_finite[0])]
         raise CandidateError(f"{name}: the merged tensor is not finite in {dtype}; look for NaN in the experts")
-
-
-class Fingerprint:
-    """SHA-256 over names, dtypes, shapes and bytes of tensors, independent of their order."""
-
-    def __init__(self) -> None:
-        self._digests: dict[str, str] = {}
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Add one tensor."""
-        data = tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().data
-        self._digests[name] = f"{hashlib.sha256(data).hexdigest()} {tensor.dtype} {tuple(tensor.shape)}"
-
-    def hexdigest(self) -> str:
-        """64 hex digits for all tensors added so far."""
-        text = "\n".join(f"{name} {digest}" for name, digest in sorted(self._digests.items()))
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
-def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """The fingerprint of named tensors."""
-    digest = Fingerprint()
-    for name, tensor in tensors:
-        digest.add(name, tensor)
-    return digest.hexdigest()

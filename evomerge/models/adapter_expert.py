@@ -14,6 +14,7 @@ from torch import Tensor
 from evomerge.kernels import Factors, Update
 from evomerge.models.adapter import Adapter
 from evomerge.models.adapter_config import MERGE_FIRST
+from evomerge.models.dequantised import DequantisedCheckpoint
 from evomerge.models.experts import Base, FullExpert, summary_line
 from evomerge.models.places import Block, Destination, LiveTensor
 from evomerge.models.skeleton import Skeleton
@@ -46,8 +47,13 @@ class AdapterExpert:
         self._untied = self._resolve_ties()
 
     def sha256(self) -> str:
-        """SHA-256 of the adapter's weight file."""
-        return self.adapter.sha256
+        """SHA-256 of the adapter's weight file, with that of its own base if that is dequantised.
+
+        The dtype of the dequantised weights changes the expert, and the adapter's file does not name the base's files.
+        """
+        if self.origin is None or not isinstance(self.origin.checkpoint, DequantisedCheckpoint):
+            return self.adapter.sha256
+        return f"{self.adapter.sha256} on {self.origin.sha256()}"
 
     def untied(self, aliases: Mapping[str, str]) -> frozenset[str]:
         """The tied paths of the base that are no longer equal to their tied tensors once the adapter is applied."""

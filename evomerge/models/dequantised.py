@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2  # raised when a copy would get other values than before
 SOURCE_FILE = "dequantised.json"
-NOT_LINKED = ("config.json", "*.index.json", SOURCE_FILE)
+QUANTISER_FILES = ("quantize_config.json", "quant_config.json")  # settings beside config.json of GPTQ and AWQ
+NOT_LINKED = ("config.json", "*.index.json", SOURCE_FILE, *QUANTISER_FILES)
 CACHE_REMEDY = "free disk space, or set EVOMERGE_CACHE to a folder on another disk"
 
 
@@ -192,7 +193,7 @@ def _make(source: Path, folder: Path) -> None:
         about |= {"dtype": plan.dtype, "declared": plan.declared}
         about["tensors"] = {name: [list(tensor.shape), tensor.dtype] for name, tensor in plan.tensors.items()}
         (partial / SOURCE_FILE).write_text(json.dumps(about, indent=1) + "\n")
-        with suppress(FileExistsError, OSError):  # another process was faster
+        with suppress(OSError):  # another process was faster
             partial.rename(folder)
         if not (folder / SOURCE_FILE).is_file():
             raise OSError(f"{folder} could not be made")
@@ -231,6 +232,7 @@ def _write_weights(made_from: Origin, folder: Path) -> None:
         raise _cache_error(folder, error) from error
     finally:
         partial.unlink(missing_ok=True)
+        _plan.cache_clear()  # the plan of a GGUF file that is loaded whole refers to all tensors
 
 
 def _cache_error(folder: Path, error: OSError) -> RunError:

@@ -96,9 +96,7 @@ class Base:
         return self.checkpoint.dtype(self._source[name])
 
     def nbytes(self, name: str) -> int:
-        """The tensor's bytes in its file, or of a table with other rows in fp32."""
-        if name in self._merged_rows:
-            return 4 * math.prod(self.shape(name))
+        """The tensor's bytes in its file."""
         return self.checkpoint.nbytes(self._source[name])
 
     def tied(self, paths: Collection[str]) -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,7 +16,7 @@ from evomerge.kernels import Factors, Update
 from evomerge.models.adapter import Adapter, is_adapter
 from evomerge.models.adapter_expert import AdapterExpert
 from evomerge.models.auto_classes import model_config
-from evomerge.models.checkpoint import fetch, read_json
+from evomerge.models.checkpoint import fetch, itemsize, read_json
 from evomerge.models.dequantised import DequantisedCheckpoint, complete, plain_folder
 from evomerge.models.experts import Base, FullExpert, open_stored, summary_line
 from evomerge.models.family_vocabulary import find_vocabulary
@@ -149,8 +151,17 @@ class Family:
         """Bytes of the tensor `name` in all models together."""
         place = self.base.destination[name]
         if self.vocabulary and place.path in self.vocabulary.axes:
-            return self.base.nbytes(name) * (1 + sum(name in self.touched(ref) for ref in self.experts))
+            refs = (self.ref, *(ref for ref in self.experts if name in self.touched(ref)))
+            return math.prod(self.base.shape(name)) * sum(self._table_itemsize(ref, name) for ref in refs)
         return self.base.nbytes(name) + sum(expert.nbytes(place) for expert in self.experts.values())
+
+    def _table_itemsize(self, ref: ModelRef, name: str) -> int:
+        """Bytes of a value in a model's table: means of rows, and the sums of an adapter with its base, are in fp32."""
+        assert self.vocabulary
+        expert, place = self.experts.get(ref), self.base.destination[name]
+        if isinstance(expert, AdapterExpert) or self.vocabulary.plan.needs_float32(ref):
+            return torch.float32.itemsize
+        return itemsize((expert and expert.dtype(place)) or self.base.dtype(name))
 
     def refuse_full_checkpoints(self, refs: Iterable[ModelRef], method: str) -> None:
         """ConfigError for an expert that is not an adapter of this base, if `method` merges only adapters."""

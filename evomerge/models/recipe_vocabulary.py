@@ -80,7 +80,8 @@ def write_tokenizer(recipe: Recipe, family: Family, folder: Path) -> None:
             file.unlink()
         for file in _files(tokenizer_folder(copied)):
             shutil.copyfile(file, folder / file.name)
-    if is_new and family.load_tokenizer().get_vocab() != load_tokenizer(folder).get_vocab():
+    trust = family.base.trust_remote_code
+    if is_new and family.load_tokenizer().get_vocab() != load_tokenizer(folder, trust).get_vocab():
         for file in _files(folder):
             file.unlink()
         family.load_tokenizer().save_pretrained(folder)

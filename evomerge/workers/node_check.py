@@ -16,10 +16,11 @@ def refuse_other_models(spec: WorkerSpec) -> None:
     """ExpertError if a model has other weights here than where the search runs.
 
     The first worker of a machine reads the weights, the others wait for it. A file in the cache records the result
-    until a weight file has another size or time of change.
+    until a weight file has another size or time of change, or a quantised model is dequantised to another dtype.
     """
     family = Family(spec.base, spec.experts, spec.model.trust_remote_code, spec.tokenizer)
-    marker = cache_folder() / "verified" / digest(socket.gethostname(), dict(spec.hashes), _stamps(family))
+    dtypes = {model: checkpoint.origin.dtype for model, checkpoint in family.dequantised.items()}
+    marker = cache_folder() / "verified" / digest(socket.gethostname(), dict(spec.hashes), _stamps(family), dtypes)
     with _lock(marker.parent):
         if marker.exists():
             return

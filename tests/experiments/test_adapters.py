@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.merging.digests import fingerprint
+from evomerge.merging.materializer import Materializer
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_model
 from tests.conftest import QUICKSTART, evomerge

@@ -1,5 +1,6 @@
 """A merged model as a GGUF file, with stand-ins for llama.cpp's programs."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -63,7 +64,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("gguf", "out as f16"),
         ("gguf:q8_0", "out as q8_0"),
         ("gguf:bf16", "out as bf16"),
-        ("gguf:Q4_K_M", "out as f16, then Q4_K_M"),
+        ("gguf:Q4_K_M", "out as f32, then Q4_K_M"),
     ],
 )
 def test_the_file_is_made_by_the_programs_of_a_checkout(recipe: Path, checkout: Path, text: str, right: str) -> None:
@@ -71,6 +72,15 @@ def test_the_file_is_made_by_the_programs_of_a_checkout(recipe: Path, checkout: 
     assert (recipe.parent / "made" / "out.gguf").read_text() == right
     assert [file.name for file in (recipe.parent / "made").iterdir()] == ["out.gguf"]
     assert fingerprint == evomerge.merge(recipe, recipe.parent / "folder")
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("float32", "f32"), ("float16", "f16"), ("bfloat16", "bf16")])
+def test_the_quantiser_gets_the_weights_unrounded(checkout: Path, tmp_path: Path, dtype: str, kind: str) -> None:
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "config.json").write_text(json.dumps({"dtype": dtype}))
+    (tmp_path / "merged" / "model.safetensors").touch()
+    find_tools("Q6_K", checkout).convert(tmp_path / "merged", tmp_path / "out.gguf")
+    assert (tmp_path / "out.gguf").read_text() == f"merged as {kind}, then Q6_K"
 
 
 def test_the_programs_are_found_by_the_variable_and_on_the_path(

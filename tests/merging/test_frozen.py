@@ -9,8 +9,9 @@ import torch
 import yaml
 
 from evomerge import methods
+from evomerge.merging.digests import fingerprint
 from evomerge.merging.frozen import freeze
-from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.merging.materializer import Materializer
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_model
 from evomerge.recipes import dump_recipe, load_recipe, parse_recipe

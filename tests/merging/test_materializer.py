@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from evomerge import kernels
 from evomerge.errors import CandidateError
 from evomerge.kernels import Runner
-from evomerge.merging.materializer import Fingerprint, Materializer, fingerprint
+from evomerge.merging.digests import Fingerprint, fingerprint
+from evomerge.merging.materializer import Materializer
 from evomerge.merging.placement import Mode, Placement
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_model

@@ -12,7 +12,8 @@ from evomerge import methods
 from evomerge.errors import CandidateError
 from evomerge.kernels.factors import Factors
 from evomerge.kernels.sources import Update
-from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.merging.digests import fingerprint
+from evomerge.merging.materializer import Materializer
 from evomerge.models.live_model import load_model
 from evomerge.recipes import dump_recipe, load_recipe
 from evomerge.recipes.recipe import ModelRef, Recipe

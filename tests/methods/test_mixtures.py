@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from evomerge import methods
-from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.merging.digests import fingerprint
+from evomerge.merging.materializer import Materializer
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_model
 from tests.families import Folders

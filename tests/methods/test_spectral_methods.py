@@ -10,7 +10,8 @@ import torch
 from evomerge.kernels import LinComb, LowRank
 from evomerge.kernels.factors import Factors
 from evomerge.kernels.sources import Update
-from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.merging.digests import fingerprint
+from evomerge.merging.materializer import Materializer
 from evomerge.models.family import Family
 from tests.families import Folders, save_adapter
 from tests.methods import oracles_papers as oracles

@@ -52,6 +52,7 @@ def test_a_plain_folder_is_itself(base: Path) -> None:
 def test_the_copy_has_the_dequantised_tensors(base: Path) -> None:
     right = quantise(base)
     (base / "tokenizer.json").write_text("{}")
+    (base / "quantize_config.json").write_text("{}")
     folder = plain_folder(base)
     checkpoint = open_checkpoint(folder)
     assert set(checkpoint) == set(right)
@@ -60,7 +61,7 @@ def test_the_copy_has_the_dequantised_tensors(base: Path) -> None:
         assert torch.equal(checkpoint.tensor(name), tensor) and checkpoint.tensor(name).dtype == tensor.dtype
     assert checkpoint.sha256 == Checkpoint(base).sha256
     assert "quantization_config" not in checkpoint.config and checkpoint.config["dtype"] == "bfloat16"
-    assert (folder / "tokenizer.json").read_text() == "{}"
+    assert (folder / "tokenizer.json").read_text() == "{}" and not (folder / "quantize_config.json").exists()
     assert {name: checkpoint.dtype(name) for name in right} == {name: Checkpoint(folder).dtype(name) for name in right}
 
 
@@ -253,5 +254,7 @@ def test_an_adapter_on_another_base_that_is_quantised(base: Path, tmp_path: Path
     quantise(base.parent / "e1", "float32")
     ref, _ = save_adapter("llama", ModelRef(str(base)), tmp_path / "adapter", rank=2, seed=0)
     moved = ModelRef(str(base.parent / "e1"), adapter=ref.adapter)
-    family = Family(ModelRef(str(base)), [moved])
+    family = Family(ModelRef(str(base)), [ref, moved])
     assert set(family.dequantised) == {str(base.parent / "e1")}
+    weights = Checkpoint(base.parent / "e1").sha256
+    assert family.hashes()[str(moved)] == f"{family.hashes()[str(ref)]} on {weights}"

@@ -131,6 +131,7 @@ def test_the_whole_model_is_loaded_where_single_tensors_cannot_be_converted(
     dequantised._plan.cache_clear()
     whole = open_checkpoint(plain_folder(file))
     assert set(whole) == set(tensors) and all(torch.equal(whole.tensor(name), tensors[name]) for name in tensors)
+    assert not dequantised._plan.cache_info().currsize, "the loaded model would stay in memory"
 
 
 def test_a_mixture_of_experts_has_a_tensor_for_each_expert(tmp_path: Path) -> None:

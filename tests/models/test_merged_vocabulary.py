@@ -13,12 +13,19 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from evomerge.errors import ConfigError, EvomergeError, ExpertError
 from evomerge.export import merge_adapter, merge_recipe, open_recipe
 from evomerge.merging import Materializer
-from evomerge.recipes import dump_recipe, load_recipe, parse_recipe
+from evomerge.models import Family, load_tokenizer, recipe_vocabulary
+from evomerge.recipes import dump_recipe, load_recipe, parse_recipe, request_of
 from tests.vocabularies import MERGES, PLAIN, Model, row_of, write, write_tokenizer
 
 CHAT = Model(added=("<|im_start|>", "<|im_end|>"), seed=1)
@@ -117,6 +124,24 @@ def test_a_models_own_tokenizer_brings_its_ids_of_special_tokens(tmp_path: Path)
     _, family = open_recipe(next(tmp_path.glob("*.yaml")))
     live = family.load_model(dtype="float32")
     assert live.config.eos_token_id == live.generation_config.eos_token_id == own.eos_token_id
+
+
+def test_a_tokenizer_with_code_of_its_own_is_trusted_as_the_base_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge(tmp_path, {"base": Model(), "tool": TOOL}, {"tokenizer": {"source": "union"}})
+    recipe, _ = open_recipe(next(tmp_path.glob("*.yaml")))
+    family = Family(recipe.base, recipe.models(), trust_remote_code=True, request=request_of(recipe))
+    trusted = []
+
+    def load(folder: Path, trust: bool = False) -> PreTrainedTokenizerBase:
+        trusted.append(trust)
+        return load_tokenizer(folder, trust)
+
+    monkeypatch.setattr("evomerge.models.recipe_vocabulary.load_tokenizer", load)
+    (tmp_path / "new").mkdir()
+    recipe_vocabulary.write_tokenizer(recipe, family, tmp_path / "new")
+    assert trusted == [True]
 
 
 RULES = {
@@ -377,10 +402,30 @@ def test_a_live_model_is_written_again_with_the_same_bits(tmp_path: Path) -> Non
     assert [name for name, _ in materializer.tensors(recipe)] == list(family.base.destination)
 
 
+def test_tables_are_kept_up_to_a_number_of_bytes_and_else_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge(tmp_path, {"base": Model(), "chat": CHAT, "tool": TOOL}, {"tokenizer": {"source": "union"}})
+    recipe, family = open_recipe(next(tmp_path.glob("*.yaml")))
+    unbounded, bounded = Materializer(family), Materializer(family)
+    right = dict(unbounded.tensors(recipe))
+    limit = 3 * family.base.tensor(HEADS[0]).nbytes
+    monkeypatch.setattr("evomerge.merging.materializer.MAX_TABLE_BYTES", limit)
+    live = family.load_model(dtype="float32")
+    for _ in range(2):
+        bounded.write(recipe, live)
+        bounded.invalidate()
+    assert len(bounded._tables) == 3 and sum(table.nbytes for table in bounded._tables.values()) == limit
+    assert all(torch.equal(live.state_dict()[name], tensor) for name, tensor in right.items())
+
+
 def test_the_memory_plan_counts_the_merged_rows(tmp_path: Path) -> None:
     merge(tmp_path, {"base": Model(), "chat": CHAT}, {"tokenizer": {"source": "union"}})
     _, family = open_recipe(next(tmp_path.glob("*.yaml")))
     assert family.nbytes(HEADS[0]) == 2 * 18 * 12 * 4 and family.base.shape(HEADS[0]) == (18, 12)
+    write(tmp_path / "chat", replace(CHAT, dtype=torch.bfloat16))
+    _, short = open_recipe(next(tmp_path.glob("*.yaml")))
+    assert short.nbytes(HEADS[0]) == 18 * 12 * (4 + 2)
     assert family.base.parameter_count == sum(p.numel() for p in family.load_model(dtype="float32").parameters())
 
 

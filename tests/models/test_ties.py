@@ -27,7 +27,8 @@ from transformers import (
 
 from evomerge.errors import ExpertError
 from evomerge.export.folder import export_recipe
-from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.merging.digests import fingerprint
+from evomerge.merging.materializer import Materializer
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_model
 from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models

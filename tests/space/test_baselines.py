@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from evomerge import methods
 from evomerge.errors import ConfigError
-from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.merging.digests import fingerprint
+from evomerge.merging.materializer import Materializer
 from evomerge.models.family import Family
 from evomerge.recipes.recipe import ModelRef
 from evomerge.space.baselines import (

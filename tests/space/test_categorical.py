@@ -12,7 +12,8 @@ import pytest
 
 from evomerge import methods
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.merging.digests import fingerprint
+from evomerge.merging.materializer import Materializer
 from evomerge.models.family import Family
 from evomerge.optimizers import Coordinate
 from evomerge.recipes import parse_recipe

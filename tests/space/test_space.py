@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from evomerge import methods
 from evomerge.errors import ConfigError
-from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.merging.digests import fingerprint
+from evomerge.merging.materializer import Materializer
 from evomerge.merging.tensor_plan import TensorPlan, plan
 from evomerge.models.family import Family
 from evomerge.models.groups import Layout, layer_of

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from evomerge.export.folder import export_recipe
-from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.merging.digests import fingerprint
+from evomerge.merging.materializer import Materializer
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_model, load_tokenizer, model_config
 from evomerge.recipes.recipe import ModelRef, Recipe

@@ -10,6 +10,7 @@ import pytest
 
 from evomerge.errors import ExpertError
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.dense_plan import DEQUANTISED_DTYPE
 from evomerge.models.family import Family
 from evomerge.recipes.recipe import ModelRef
 from evomerge.version import __version__
@@ -17,6 +18,7 @@ from evomerge.workers.jobs import WorkerSpec
 from evomerge.workers.model_config import ModelConfig
 from evomerge.workers.node_check import refuse_other_models
 from evomerge.workers.pools._ray_fleet import Actor
+from tests.quantised_files import quantise
 from tests.workers.test_worker import BASE, EXPERTS
 
 
@@ -49,6 +51,17 @@ def test_a_model_that_differs_is_named(spec: WorkerSpec) -> None:
     with pytest.raises(ExpertError, match="other weights here than where the search runs") as caught:
         refuse_other_models(spec)
     assert str(spec.experts[0]) in str(caught.value) and str(spec.experts[1]) not in str(caught.value)
+
+
+def test_a_model_that_is_dequantised_to_another_dtype_is_named(
+    spec: WorkerSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantise(Path(spec.experts[0].path))
+    spec = replace(spec, hashes=Family(BASE, spec.experts).hashes())
+    refuse_other_models(spec)
+    monkeypatch.setenv(DEQUANTISED_DTYPE, "float32")
+    with pytest.raises(ExpertError, match="other weights here"):
+        refuse_other_models(spec)
 
 
 def test_without_a_cache_that_can_be_written_the_models_are_compared(

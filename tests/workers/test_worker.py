@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge.merging.materializer import Materializer, fingerprint
+from evomerge.merging.digests import fingerprint
+from evomerge.merging.materializer import Materializer
 from evomerge.models.family import Family
 from evomerge.models.live_model import load_tokenizer, model_config
 from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models

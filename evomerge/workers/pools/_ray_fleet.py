@@ -18,6 +18,8 @@ from evomerge.workers.pools._resources import Claim
 if TYPE_CHECKING:
     from evomerge.routing import RouterWork
 
+# Ray starts actors with the variables of its own processes; with others than here they would read other weights
+FORWARDED = ("EVOMERGE_CACHE", "EVOMERGE_DEQUANTISED_DTYPE")
 SILENCE = 20.0  # seconds for which a cluster's head may be out of reach
 MEMORY = (
     "its node is out of memory, and Ray has killed it; lower pool.workers, or set RAY_memory_usage_threshold higher"
@@ -76,7 +78,8 @@ class RayFleet:
             "max_restarts": 0,
             "scheduling_strategy": "SPREAD",  # over the nodes: by default Ray fills one after the other
         }
-        variables = {"OMP_NUM_THREADS": str(threads)}
+        set_here = {name: value for name in FORWARDED if (value := os.environ.get(name))}
+        variables = {"OMP_NUM_THREADS": str(threads), **set_here}
         self._actor = ray.remote(**options, runtime_env={"env_vars": variables})(Actor)
         self._spec = ray.put(spec)
         self._folder = os.getcwd()
