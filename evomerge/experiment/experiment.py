@@ -79,8 +79,6 @@ class Experiment:
             log.warning("rules %s: %d verdicts are unknown; `check` shows them", self.config.rules.name, unknown)
         _ = self.space, self.scorer, self.optimizer(), self.baselines, self.item_losses
         _ = self.submission
-        for recipe in (*map(self.space.decode, self.space.example_points()), *self.baselines.values()):
-            refuse_lost_rows(recipe, self.family)
         if self.config.finalise.calibrate_routers:
             check_routers(self)
         if self.gpu_bytes is not None:
@@ -198,6 +196,8 @@ class Experiment:
             with prefix_errors(f"baselines.recipes.{label}"):
                 recipe = load_baseline_recipe(path, models)
                 found[label] = in_vocabulary_of(recipe, self.family, self.vocabulary)
+        for recipe in (*map(self.space.decode, self.space.example_points()), *found.values()):
+            refuse_lost_rows(recipe, self.family)
         return {label: replace(recipe, vocabulary=self.vocabulary) for label, recipe in found.items()}
 
     @cached_property
