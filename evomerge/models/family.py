@@ -86,6 +86,11 @@ class Family:
             return update
         return self.vocabulary.table(ref, place.path, lambda model: self._stored_table(model, name))
 
+    def dense(self, ref: ModelRef, name: str) -> Tensor:
+        """A model's own tensor `name`: in fp32 where an adapter's factors change it, else in its dtype, not a copy."""
+        update = self.update(ref, name)
+        return update if isinstance(update, Tensor) else _sum(self.base.tensor(name), update)
+
     def load_model(self, *, dtype: str, device: str = "cpu", attn_implementation: str | None = None) -> PreTrainedModel:
         """The base's model in eval mode, with the parameters and the rows that recipes of this family write."""
         return load_model(
@@ -122,10 +127,7 @@ class Family:
     def _stored_table(self, ref: ModelRef, name: str) -> Tensor:
         """A model's dense tensor with the rows of its own files."""
         update = None if ref == self.ref else self.experts[ref].update(self.base.destination[name])
-        if isinstance(update, Tensor):
-            return update
-        stored = self.base.stored_tensor(name)
-        return stored if update is None else update.delta().add_(stored)
+        return update if isinstance(update, Tensor) else _sum(self.base.stored_tensor(name), update)
 
     def _with_rows(self, base: Base, vocabulary: Vocabulary) -> Base:
         def computed(name: str, path: str) -> Callable[[], Tensor]:
@@ -253,6 +255,10 @@ def _open(ref: ModelRef, root: ModelRef, base: StoredModel, trust_remote_code: b
 def _plain(ref: ModelRef) -> Path:
     """The folder of the model without its adapter, of the plain copy if it is quantised."""
     return plain_folder(fetch(ref.path, ref.revision))
+
+
+def _sum(weight: Tensor, update: Factors | None) -> Tensor:
+    return weight if update is None else update.delta().add_(weight)
 
 
 def _raise_problems(lines: Iterable[str]) -> None:

@@ -150,6 +150,7 @@ def test_full_and_adapter_experts_stand_together(saved: dict[str, Folders], kind
             assert torch.allclose(base + dense(family.update(ref, name)), expected, atol=1e-6)
         else:
             assert family.update(ref, name) is None and torch.equal(base, expected)
+        assert torch.allclose(family.dense(ref, name), expected, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
