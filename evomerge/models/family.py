@@ -16,10 +16,11 @@ from evomerge.kernels import Factors, Update
 from evomerge.models.adapter import Adapter, is_adapter
 from evomerge.models.adapter_expert import AdapterExpert
 from evomerge.models.auto_classes import model_config
+from evomerge.models.base import Base, summary_line
 from evomerge.models.checkpoint import fetch, itemsize, read_json
 from evomerge.models.dequantised import DequantisedCheckpoint, complete, plain_folder
-from evomerge.models.experts import Base, FullExpert, open_stored, summary_line
 from evomerge.models.family_vocabulary import find_vocabulary
+from evomerge.models.full_expert import FullExpert, open_stored
 from evomerge.models.gguf_file import is_gguf
 from evomerge.models.groups import Layout
 from evomerge.models.live_model import load_model, load_tokenizer
@@ -221,26 +222,6 @@ class Family:
         """Model → SHA-256 of its weight files; reads all of them once."""
         hashes = {str(self.ref): self.base.checkpoint.sha256}
         return hashes | {str(ref): expert.sha256() for ref, expert in self.experts.items()}
-
-
-def resolve_expert(text: str, base: ModelRef) -> ModelRef:
-    """The pinned reference of an expert as a user writes it; an adapter without a base is one of the search's base."""
-    ref = pin_revisions(ModelRef.parse(text))
-    if ref.adapter or not is_adapter(fetch(ref.path, ref.revision, weights=False)):
-        return ref
-    return ModelRef(base.path, base.revision, ref.path, ref.revision)
-
-
-def pin_revisions(ref: ModelRef) -> ModelRef:
-    """The same model with hub revisions resolved to commits, so that a recipe stays reproducible."""
-    revision = _commit(ref.path, ref.revision)
-    return ModelRef(ref.path, revision, ref.adapter, ref.adapter and _commit(ref.adapter, ref.adapter_revision))
-
-
-def _commit(path: str, revision: str | None) -> str | None:
-    place = fetch(path, revision, weights=False)
-    parents = (place, *place.parents)
-    return next((one.name for one in parents if one.parent.name == "snapshots"), revision)
 
 
 def _open(ref: ModelRef, root: ModelRef, base: StoredModel, trust_remote_code: bool) -> Expert:

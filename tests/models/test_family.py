@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from evomerge.errors import ExpertError
 from evomerge.kernels.factors import Factors
 from evomerge.kernels.sources import Update
-from evomerge.models.family import Family, resolve_expert
+from evomerge.models.family import Family
+from evomerge.models.references import resolve_expert
 from evomerge.recipes.recipe import ModelRef
 from tests.families import BUILDERS, Folders, save_adapter, save_family
 
