@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from evomerge import kernels, methods
 from evomerge.errors import CandidateError
-from evomerge.kernels import Coefficients, Factors, LazyUpdate, LinComb, Runner, Sources, Update
+from evomerge.kernels import Coefficients, LazyUpdate, LinComb, Runner, Sources, Update
 from evomerge.merging.live_tensors import Copied, LiveTensors
 from evomerge.merging.placement import Placement
 from evomerge.merging.prepared import Prepared, digest
@@ -279,13 +279,9 @@ class Materializer:
 
     def _update(self, source: InputTensor, base: InputTensor | None) -> Update:
         """The tensor as an update of `base`: factors only if `base` is the family's base, else the dense weight."""
-        stored = self.family.base.tensor(source.name)
-        update = self.family.update(source.model, source.name)
         if base and base.model == self.family.ref and base.name == source.name:
-            return update
-        if update is None:
-            return stored
-        return update.delta().add_(stored) if isinstance(update, Factors) else update
+            return self.family.update(source.model, source.name)
+        return self.family.dense(source.model, source.name)
 
 
 def _refuse_non_finite(names: list[str], flags: list[Tensor], dtype: torch.dtype) -> None:

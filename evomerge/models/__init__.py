@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from evomerge.models.adapter_config import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
     from evomerge.models.adapter_expert import AdapterExpert
     from evomerge.models.auto_classes import model_config
+    from evomerge.models.base import Base, summary_line
     from evomerge.models.checkpoint import (
         INDEX_FILE,
         SINGLE_FILE,
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     )
     from evomerge.models.dense_plan import DEQUANTISED_DTYPE
     from evomerge.models.dequantised import DequantisedCheckpoint, is_complete, open_checkpoint, plain_folder
-    from evomerge.models.experts import Base, FullExpert, summary_line
-    from evomerge.models.family import Expert, Family, pin_revisions, resolve_expert
+    from evomerge.models.family import Expert, Family
+    from evomerge.models.full_expert import FullExpert
     from evomerge.models.groups import (
         COMPONENTS,
         ROUTER,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
         write_generation_config,
         write_tokenizer,
     )
+    from evomerge.models.references import pin_revisions, resolve_expert
     from evomerge.models.stored_inputs import StoredFactors, StoredInput, StoredTensor
 else:
     __getattr__ = on_demand(__name__, __file__)

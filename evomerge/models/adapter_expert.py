@@ -14,8 +14,9 @@ from torch import Tensor
 from evomerge.kernels import Factors, Update
 from evomerge.models.adapter import Adapter
 from evomerge.models.adapter_config import MERGE_FIRST
+from evomerge.models.base import Base, summary_line
 from evomerge.models.dequantised import DequantisedCheckpoint
-from evomerge.models.experts import Base, FullExpert, summary_line
+from evomerge.models.full_expert import FullExpert
 from evomerge.models.places import Block, Destination, LiveTensor
 from evomerge.models.skeleton import Skeleton
 from evomerge.models.stored import StoredModel

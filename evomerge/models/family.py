@@ -16,10 +16,11 @@ from evomerge.kernels import Factors, Update
 from evomerge.models.adapter import Adapter, is_adapter
 from evomerge.models.adapter_expert import AdapterExpert
 from evomerge.models.auto_classes import model_config
+from evomerge.models.base import Base, summary_line
 from evomerge.models.checkpoint import fetch, itemsize, read_json
 from evomerge.models.dequantised import DequantisedCheckpoint, complete, plain_folder
-from evomerge.models.experts import Base, FullExpert, open_stored, summary_line
 from evomerge.models.family_vocabulary import find_vocabulary
+from evomerge.models.full_expert import FullExpert, open_stored
 from evomerge.models.gguf_file import is_gguf
 from evomerge.models.groups import Layout
 from evomerge.models.live_model import load_model, load_tokenizer
@@ -86,6 +87,11 @@ class Family:
             return update
         return self.vocabulary.table(ref, place.path, lambda model: self._stored_table(model, name))
 
+    def dense(self, ref: ModelRef, name: str) -> Tensor:
+        """A model's own tensor `name`: in fp32 where an adapter's factors change it, else in its dtype, not a copy."""
+        update = self.update(ref, name)
+        return update if isinstance(update, Tensor) else _sum(self.base.tensor(name), update)
+
     def load_model(self, *, dtype: str, device: str = "cpu", attn_implementation: str | None = None) -> PreTrainedModel:
         """The base's model in eval mode, with the parameters and the rows that recipes of this family write."""
         return load_model(
@@ -122,10 +128,7 @@ class Family:
     def _stored_table(self, ref: ModelRef, name: str) -> Tensor:
         """A model's dense tensor with the rows of its own files."""
         update = None if ref == self.ref else self.experts[ref].update(self.base.destination[name])
-        if isinstance(update, Tensor):
-            return update
-        stored = self.base.stored_tensor(name)
-        return stored if update is None else update.delta().add_(stored)
+        return update if isinstance(update, Tensor) else _sum(self.base.stored_tensor(name), update)
 
     def _with_rows(self, base: Base, vocabulary: Vocabulary) -> Base:
         def computed(name: str, path: str) -> Callable[[], Tensor]:
@@ -221,26 +224,6 @@ class Family:
         return hashes | {str(ref): expert.sha256() for ref, expert in self.experts.items()}
 
 
-def resolve_expert(text: str, base: ModelRef) -> ModelRef:
-    """The pinned reference of an expert as a user writes it; an adapter without a base is one of the search's base."""
-    ref = pin_revisions(ModelRef.parse(text))
-    if ref.adapter or not is_adapter(fetch(ref.path, ref.revision, weights=False)):
-        return ref
-    return ModelRef(base.path, base.revision, ref.path, ref.revision)
-
-
-def pin_revisions(ref: ModelRef) -> ModelRef:
-    """The same model with hub revisions resolved to commits, so that a recipe stays reproducible."""
-    revision = _commit(ref.path, ref.revision)
-    return ModelRef(ref.path, revision, ref.adapter, ref.adapter and _commit(ref.adapter, ref.adapter_revision))
-
-
-def _commit(path: str, revision: str | None) -> str | None:
-    place = fetch(path, revision, weights=False)
-    parents = (place, *place.parents)
-    return next((one.name for one in parents if one.parent.name == "snapshots"), revision)
-
-
 def _open(ref: ModelRef, root: ModelRef, base: StoredModel, trust_remote_code: bool) -> Expert:
     is_root = ModelRef(ref.path, ref.revision) == root
     origin = None if is_root else FullExpert(open_stored(_plain(ref), trust_remote_code, base))
@@ -253,6 +236,10 @@ def _open(ref: ModelRef, root: ModelRef, base: StoredModel, trust_remote_code: b
 def _plain(ref: ModelRef) -> Path:
     """The folder of the model without its adapter, of the plain copy if it is quantised."""
     return plain_folder(fetch(ref.path, ref.revision))
+
+
+def _sum(weight: Tensor, update: Factors | None) -> Tensor:
+    return weight if update is None else update.delta().add_(weight)
 
 
 def _raise_problems(lines: Iterable[str]) -> None:

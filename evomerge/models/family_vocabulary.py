@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from evomerge.errors import ExpertError
 from evomerge.models.adapter_expert import AdapterExpert
-from evomerge.models.experts import Base, FullExpert
+from evomerge.models.base import Base
+from evomerge.models.full_expert import FullExpert
 from evomerge.models.live_model import full_config
 from evomerge.models.padding import padded_vocabulary
 from evomerge.models.vocabulary import Vocabulary, requested_vocabulary

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from evomerge.errors import ConfigError
-from evomerge.models.experts import Base
+from evomerge.models.base import Base
 from evomerge.models.groups import layer_of
 from evomerge.models.live_model import empty_model
 

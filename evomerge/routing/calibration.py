@@ -11,9 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evomerge.errors import CandidateError
-from evomerge.kernels import Factors
 from evomerge.models import Family
-from evomerge.recipes import ModelRef
 from evomerge.routing.equation import RouterEquation
 from evomerge.routing.router_inputs import router_inputs
 from evomerge.routing.work import RouterWork
@@ -40,18 +38,10 @@ def calibrate_routers(
             router = model.get_submodule(family.base.parameter[name].rpartition(".")[0])
             for domain in work.domains:
                 inputs = router_inputs(model, router, domain.rows, parameter.device)
-                equation.add(inputs, own_weight(family, domain.model, name).to(parameter.device))
+                equation.add(inputs, family.dense(domain.model, name).float().to(parameter.device))
             found[name] = equation.solve(parameter).float()
             parameter.copy_(found[name])
     return {name: weight.cpu() for name, weight in found.items()}
-
-
-def own_weight(family: Family, model: ModelRef, name: str) -> Tensor:
-    """A model's own tensor of this name, float32."""
-    base, update = family.base.tensor(name).float(), family.update(model, name)
-    if update is None:
-        return base
-    return base + update.delta() if isinstance(update, Factors) else update.float()
 
 
 def _refuse_other_routing(model: PreTrainedModel, weights: Sequence[Tensor], row: Sequence[int]) -> None:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.experts import FullExpert
 from evomerge.models.family import Family
+from evomerge.models.full_expert import FullExpert
 from evomerge.recipes.recipe import ModelRef
 
 BLOCK = (1 << 22) + 3  # fp32 numbers; odd, so that rows of a matrix do not repeat

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evomerge.audit.inspection import Audit, audit_family
-from evomerge.models.family import Family, resolve_expert
+from evomerge.models.family import Family
+from evomerge.models.references import resolve_expert
 from evomerge.recipes.recipe import ModelRef
 from tests.families import save_tokenizer
 

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from evomerge.errors import ExpertError
 from evomerge.kernels.factors import Factors
 from evomerge.kernels.sources import Update
-from evomerge.models.family import Family, resolve_expert
+from evomerge.models.family import Family
+from evomerge.models.references import resolve_expert
 from evomerge.recipes.recipe import ModelRef
 from tests.families import BUILDERS, Folders, save_adapter, save_family
 
@@ -150,6 +151,7 @@ def test_full_and_adapter_experts_stand_together(saved: dict[str, Folders], kind
             assert torch.allclose(base + dense(family.update(ref, name)), expected, atol=1e-6)
         else:
             assert family.update(ref, name) is None and torch.equal(base, expected)
+        assert torch.allclose(family.dense(ref, name), expected, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
