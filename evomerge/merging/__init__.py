@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         plan_placement,
     )
     from evomerge.merging.prepared import digest
-    from evomerge.merging.router_file import keep_routers, read_routers, stored_routers, write_routers
+    from evomerge.merging.router_file import keep_routers, read_routers, routers_at_hand, stored_routers, write_routers
     from evomerge.merging.slope_hooks import SlopeHooks, Sums
     from evomerge.merging.tangents import TensorTangents, recipe_tangents
     from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, output_layers, plan
@@ -60,6 +60,7 @@ __all__ = [
     "plan_placement",
     "read_routers",
     "recipe_tangents",
+    "routers_at_hand",
     "stored_routers",
     "write_routers",
 ]

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from evomerge.atomic import write_atomically
 from evomerge.errors import ExpertError
+from evomerge.paths import cache_folder
 from evomerge.recipes import Recipe, TensorFile
 
 
@@ -31,6 +33,17 @@ def keep_routers(recipe: Recipe, folder: Path) -> None:
         return
     read_routers(recipe.routers)
     write_atomically(folder / Path(recipe.routers.path).name, Path(recipe.routers.path).read_bytes())
+
+
+def routers_at_hand(recipe: Recipe, data: bytes | None) -> Recipe:
+    """The recipe with a file of routers that this machine has; `data` is its content, None if nothing was sent."""
+    if recipe.routers is None or data is None or Path(recipe.routers.path).is_file():
+        return recipe
+    path = cache_folder() / "routers" / f"{recipe.routers.sha256}.safetensors"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    return replace(recipe, routers=replace(recipe.routers, path=str(path)))
 
 
 @lru_cache(maxsize=2)

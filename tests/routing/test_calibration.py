@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from evomerge.errors import CandidateError, ConfigError, ExpertError
-from evomerge.merging import Materializer, freeze, keep_routers, read_routers, write_routers
+from evomerge.merging import Materializer, freeze, keep_routers, read_routers, routers_at_hand, write_routers
 from evomerge.models import Family, load_model
 from evomerge.recipes import ModelRef, Recipe, Source, dump_recipe, load_recipe, recipe_of_models
 from evomerge.routing import RouterDomain, RouterWork, calibrate_routers, router_names
@@ -196,3 +196,17 @@ def test_a_file_of_routers_goes_with_the_recipe(calibrated: Recipe, tmp_path: Pa
     (other / "recipe.yaml").write_text(dump_recipe(calibrated))
     found = load_recipe(other / "recipe.yaml")
     assert found.routers is not None and read_routers(found.routers)
+
+
+def test_another_machine_gets_the_content_of_the_file(
+    family: Family, calibrated: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVOMERGE_CACHE", str(tmp_path / "cache"))
+    assert calibrated.routers is not None
+    data = Path(calibrated.routers.path).read_bytes()
+    assert routers_at_hand(calibrated, data) is calibrated
+    there = calibrated.with_routers(replace(calibrated.routers, path="/nowhere/routers.safetensors"))
+    found = routers_at_hand(there, data)
+    assert found.key() == there.key() and found.routers and Path(found.routers.path).is_file()
+    name = router_names(family)[0]
+    assert torch.equal(*(merged_model(family, recipe).get_parameter(name) for recipe in (found, calibrated)))

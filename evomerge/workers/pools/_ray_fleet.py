@@ -4,10 +4,12 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import RunError
-from evomerge.recipes import Recipe
+from evomerge.recipes import Recipe, TensorFile
 from evomerge.scoring import Request
 from evomerge.version import __version__
 from evomerge.workers import Job, Outcome, WorkerSpec
@@ -50,21 +52,27 @@ class Actor:
             refuse_other_models(spec)
         self._worker = Worker(spec)
 
-    def attempt(self, job: Job) -> Outcome:
-        """See `Worker.attempt`."""
-        return self._worker.attempt(job)
+    def attempt(self, job: Job, routers: bytes | None = None) -> Outcome:
+        """See `Worker.attempt`; `routers` is the content of the recipe's file of routers."""
+        return self._worker.attempt(replace(job, recipe=_at_hand(job.recipe, routers)))
 
     def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
         """See `Worker.extend`."""
         self._worker.extend(requests)
 
-    def fingerprint(self, recipe: Recipe) -> str:
+    def fingerprint(self, recipe: Recipe, routers: bytes | None = None) -> str:
         """See `Worker.fingerprint`."""
-        return self._worker.fingerprint(recipe)
+        return self._worker.fingerprint(_at_hand(recipe, routers))
 
     def calibrate(self, recipe: Recipe, work: "RouterWork") -> Routers:
         """See `Worker.calibrate`."""
         return self._worker.calibrate(recipe, work)
+
+
+def _at_hand(recipe: Recipe, routers: bytes | None) -> Recipe:
+    from evomerge.merging import routers_at_hand  # here, because it loads torch
+
+    return routers_at_hand(recipe, routers)
 
 
 class RayFleet:
@@ -83,6 +91,7 @@ class RayFleet:
         self._actor = ray.remote(**options, runtime_env={"env_vars": variables})(Actor)
         self._spec = ray.put(spec)
         self._folder = os.getcwd()
+        self._files: dict[TensorFile, Any] = {}  # file of routers → a reference to its content
         self._added: list[Any] = []  # references to chunks that `extend` has added to those of the spec
         self._head = _head_address(ray)
         self._silent_since: float | None = None
@@ -102,15 +111,23 @@ class RayFleet:
 
     def attempt(self, worker: Any, job: Job) -> Any:
         """See `Fleet.attempt`."""
-        return worker.attempt.remote(job)
+        return worker.attempt.remote(job, self._routers(job.recipe))
 
     def fingerprint(self, worker: Any, recipe: Recipe) -> Any:
         """A reference to the fingerprint of a candidate's weights."""
-        return worker.fingerprint.remote(recipe)
+        return worker.fingerprint.remote(recipe, self._routers(recipe))
 
     def calibrate(self, worker: Any, recipe: Recipe, work: "RouterWork") -> Any:
         """A reference to the calibrated routers of a candidate."""
         return worker.calibrate.remote(recipe, work)
+
+    def _routers(self, recipe: Recipe) -> Any:
+        """A reference to the content of the recipe's file of routers, which other machines do not have; else None."""
+        if recipe.routers is None:
+            return None
+        if recipe.routers not in self._files:
+            self._files[recipe.routers] = self._ray.put(Path(recipe.routers.path).read_bytes())
+        return self._files[recipe.routers]
 
     def extend(self, workers: Sequence[Any], requests: Mapping[str, Sequence[Request]]) -> None:
         """Add chunks to these workers, and to all that are loaded later."""

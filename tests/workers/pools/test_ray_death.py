@@ -77,4 +77,4 @@ def test_the_room_is_that_of_living_nodes_and_actors_are_spread() -> None:
     made = fleet("", [{"Alive": True, "Resources": node}, {"Alive": False, "Resources": node}], options)
     assert made.room() == 2
     assert options["scheduling_strategy"] == "SPREAD" and options["num_gpus"] == 0.25
-    assert options["runtime_env"] == {"env_vars": {"OMP_NUM_THREADS": "2"}}
+    assert options["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "2"
