@@ -10,11 +10,13 @@ from evomerge import optimizers
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.resume import fixed_part
+from evomerge.experiment.router_step import check_routers
 from evomerge.experiment.shown_vocabulary import vocabulary_lines
 from evomerge.ledger import refuse_other_search
 from evomerge.merging import PREFETCH_DEPTH, choose_placement, flow_need, memory_need
 from evomerge.models import is_complete, resolve_device
 from evomerge.paths import LEDGER
+from evomerge.routing import has_routers
 from evomerge.rules import refuse_broken, verdict_lines
 from evomerge.scoring import SLICES, Plan, task_of
 from evomerge.searching import ledger_header, uses_races
@@ -34,6 +36,7 @@ def describe(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
     yield from _screening(experiment)
     yield from _placement(experiment)
     yield from _flow(experiment)
+    yield from _routers(experiment)
     yield from _search(experiment)
     yield from _scoring(experiment)
     if experiment.submission:
@@ -56,6 +59,17 @@ def _models(experiment: Experiment) -> Iterator[str]:
         what = f"{name}: {made.format} as {made.dtype}, {size(made.nbytes)} in {each.folder}"
         free = f"; {size(shutil.disk_usage(each.folder).free)} of the disk are free"
         yield f"dequant.  {what}: {'is there' if is_complete(each.folder) else f'will be made once{free}'}"
+
+
+def _routers(experiment: Experiment) -> Iterator[str]:
+    """What is done with the routers of a mixture of experts."""
+    fitted = experiment.config.finalise.calibrate_routers
+    if fitted:
+        check_routers(experiment)
+    if has_routers(experiment.family):
+        what = "the base's" if experiment.config.space.get("router") == "keep" else "merged like other tensors"
+        after = "; fitted to items after the search, and kept if better" if fitted else ""
+        yield f"routers   of a mixture of experts: {what}{after}"
 
 
 def _screening(experiment: Experiment) -> Iterator[str]:

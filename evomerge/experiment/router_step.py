@@ -10,7 +10,7 @@ import torch
 from evomerge.errors import CandidateError, ConfigError, RunError, TaskError
 from evomerge.merging import output_layers, stored_routers, write_routers
 from evomerge.recipes import ModelRef, Recipe
-from evomerge.routing import RouterDomain, RouterWork, router_names
+from evomerge.routing import RouterDomain, RouterWork, refuse_other_routing
 from evomerge.scoring import ItemLoss, task_of
 from evomerge.searching import Evaluator
 from evomerge.workers.pools import Pool
@@ -100,5 +100,5 @@ def check_routers(experiment: "Experiment") -> None:
         raise ConfigError("finalise.calibrate_routers: not for encoder-decoders yet; leave it out")
     if experiment.config.space.get("flow") is not None:
         raise ConfigError("finalise.calibrate_routers: not for an order of layers (space.flow); leave one of them out")
-    router_names(experiment.family)
+    refuse_other_routing(experiment.family)
     calibration_items(experiment)

@@ -17,7 +17,7 @@ from evomerge.errors import ConfigError, ExpertError
 from evomerge.export.card import model_card
 from evomerge.export.carry_over import unmerged_tensors, with_tied_copies
 from evomerge.export.staging import atomic_folder
-from evomerge.merging import Fingerprint, Materializer, base_layers, freeze, keep_routers, output_layers
+from evomerge.merging import Fingerprint, Materializer, base_layers, freeze, idle_filters, keep_routers, output_layers
 from evomerge.models import (
     DEQUANTISED_DTYPE,
     INDEX_FILE,
@@ -67,6 +67,8 @@ def open_recipe(source: Path | Recipe, trust_remote_code: bool = False) -> tuple
     family.log_notes()
     _refuse_other_dequantisation(recipe, family)
     _refuse_other_weights(recipe, family)
+    if idle := idle_filters(recipe, family.layout):
+        log.warning("the filter %r matches the name of no tensor, so its value has no effect", idle[0])
     return with_vocabulary(recipe, family), family
 
 

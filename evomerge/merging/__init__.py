@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from evomerge.merging.router_file import keep_routers, read_routers, routers_at_hand, stored_routers, write_routers
     from evomerge.merging.slope_hooks import SlopeHooks, Sums
     from evomerge.merging.tangents import TensorTangents, recipe_tangents
-    from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, output_layers, plan
+    from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, idle_filters, output_layers, plan
 else:
     __getattr__ = on_demand(__name__, __file__)
 
@@ -53,6 +53,7 @@ __all__ = [
     "fingerprint",
     "flow_need",
     "freeze",
+    "idle_filters",
     "keep_routers",
     "memory_need",
     "output_layers",

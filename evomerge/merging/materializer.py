@@ -21,7 +21,7 @@ from evomerge.merging.placement import Placement
 from evomerge.merging.prepared import Prepared, digest
 from evomerge.merging.router_file import read_routers
 from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, output_layers, plan
-from evomerge.models import Family, LiveTensor, layer_of
+from evomerge.models import COMPONENTS, ROUTER, Family, LiveTensor, layer_of
 from evomerge.recipes import Recipe, TensorFile
 
 # Numbers of parameters from which the compile time pays off within about thirty candidates: a compiled sum is five
@@ -212,7 +212,8 @@ class Materializer:
         if self._calibrated[0] != recipe.routers:
             found = read_routers(recipe.routers)
             for name, tensor in found.items():
-                if name not in names or tuple(tensor.shape) != self.family.base.shape(name):
+                is_router = name in names and any(text in name for text in COMPONENTS[ROUTER])
+                if not is_router or tuple(tensor.shape) != self.family.base.shape(name):
                     raise CandidateError(f"{recipe.routers.path}: {name} is no router of {self.family.ref}")
             sources = {name: Sources(name, tensor, (), self.device) for name, tensor in found.items()}
             self._calibrated = (recipe.routers, {name: methods.Setup(source) for name, source in sources.items()})

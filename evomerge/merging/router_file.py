@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -57,5 +58,8 @@ def read_routers(file: TensorFile) -> Mapping[str, Tensor]:
         ) from None
     if hashlib.sha256(data).hexdigest() != file.sha256:
         raise ExpertError(f"{file.path}: not the routers that the recipe was scored with; bring those back")
-    found: dict[str, Tensor] = load(data)
+    try:
+        found: dict[str, Tensor] = load(data)
+    except SafetensorError as error:
+        raise ExpertError(f"{file.path}: not safetensors ({error}); bring back the file that the run wrote") from None
     return found

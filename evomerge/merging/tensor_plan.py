@@ -62,6 +62,14 @@ def plan(recipe: Recipe, layout: Layout) -> list[TensorPlan]:
     return found
 
 
+def idle_filters(recipe: Recipe, layout: Layout) -> list[str]:
+    """The filters of the recipe that match no tensor's name, so that their values have no effect."""
+    rules = [entry for _, setting in recipe.all_settings() if isinstance(setting, tuple) for entry in setting]
+    filters = dict.fromkeys(rule.filter for rule in rules if isinstance(rule, FilteredValue) and rule.filter)
+    names = [text for name in layout.names for text in layout.names_of(name)]
+    return [text for text in filters if not any(text in name for name in names)]
+
+
 def output_layers(recipe: Recipe) -> int | None:
     """The number of layers of the merged model in a recipe with slices; None in a recipe with models."""
     if recipe.slices[0].sources[0].layers is None:
@@ -95,9 +103,11 @@ def _layer_output_tensors(recipe: Recipe, layout: Layout) -> Iterator[_OutputTen
     out = 0
     for part in recipe.slices:
         start, length = _base_start(recipe, part), _length(part)
-        for first, last in (source.layers or (0, 0) for source in part.sources):
+        for source in part.sources:
+            first, last = source.layers or (0, 0)
             if first < 0 or last > total:
-                raise ConfigError(f"layer_range [{first}, {last}]: the model has layers 0 to {total - 1}")
+                what = f"layer_range [{first}, {last}] of {source.model}"
+                raise ConfigError(f"{what}: the model has {total} layers, so give a part of [0, {total}]")
         for index in range(length):
             for name in by_layer[start + index]:
                 target = shift_layer(name, stack, out - start - index)
@@ -107,8 +117,10 @@ def _layer_output_tensors(recipe: Recipe, layout: Layout) -> Iterator[_OutputTen
 
 def _length(part: Slice) -> int:
     lengths = {last - first for first, last in (source.layers or (0, 0) for source in part.sources)}
-    if len(lengths) != 1 or min(lengths) < 1:
-        raise ConfigError("layer_range: the sources of a slice must cover the same, non-zero number of layers")
+    if min(lengths) < 1:
+        raise ConfigError("layer_range: the end must be above the start, as in [0, 8]")
+    if len(lengths) != 1:
+        raise ConfigError("layer_range: the sources of a slice must cover the same number of layers")
     return lengths.pop()
 
 

@@ -67,7 +67,10 @@ def quantisation(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else {}
     sections = (config, config.get("text_config") or {})
-    return next((dict(found) for section in sections for key in QUANTISATION_KEYS if (found := section.get(key))), None)
+    found = next((entry for section in sections for key in QUANTISATION_KEYS if (entry := section.get(key))), None)
+    if found is not None and not isinstance(found, dict):
+        raise ExpertError(f"{path}: its quantization_config is {found!r}, not an object; download it again")
+    return found
 
 
 def plan_folder(folder: Path) -> DensePlan:

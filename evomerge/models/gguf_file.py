@@ -85,7 +85,8 @@ class _explained:
         if isinstance(error, Exception) and not isinstance(error, ExpertError):
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ExpertError(
-                f"{self._file}: transformers cannot convert it ({reason}); give the model as safetensors"
+                f"{self._file}: transformers cannot convert it ({reason}); give the model as safetensors, or download "
+                "the file again, if it may be cut"
             ) from error
 
 

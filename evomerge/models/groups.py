@@ -118,6 +118,8 @@ class Layout:
         for component, filters in _component_filters(
             [components] if isinstance(components, str) else components
         ).items():
+            if component == ROUTER and router != "merge":
+                raise ConfigError("space.components: router: space.router=keep keeps it; leave one of the two out")
             matching: list[str] = []
             for text in filters:
                 others = [name for name in layered if not any(text in known for known in self.names_of(name))]

@@ -6,6 +6,7 @@ where these are more than the recipe merges, and the rule for tokens that a mode
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from evomerge.errors import ConfigError
@@ -134,7 +135,12 @@ def request_of(recipe: Recipe) -> TokenizerRequest:
 
 
 def _source(value: Any) -> str | ModelRef:
-    return value if value in ("base", "union") else model_ref(value)
+    if value in ("base", "union"):
+        return str(value)
+    hint = did_you_mean(value, ("base", "union")) if isinstance(value, str) and not Path(value).exists() else ""
+    if hint and "/" not in str(value):
+        raise ConfigError(f"tokenizer: source: no model {value}{hint}; give base, union or a model")
+    return model_ref(value)
 
 
 def _tokens(block: Mapping[str, Any]) -> dict[str, TokenRule]:

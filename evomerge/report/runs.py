@@ -19,7 +19,8 @@ from evomerge.schema import as_yaml
 from evomerge.terminal import duration
 
 SEED = "seed"
-NOT_COMPARED = ("name",)  # keys that follow from others
+NOT_COMPARED = ("name", "pool", "tracker", "submission", "rules")  # sections without influence on a score
+MOST_COLUMNS, LONGEST = 5, 30  # keys in the table, and characters of a value in it; the others are named below it
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,18 @@ class RunSummary:
         """The verdict against the best baseline, or that the run has not finished."""
         if self.result is None:
             return "not finished"
-        return "no new merge" if standing_row(self.result) else str(self.result["verdict"])
+        verdict = "no new merge" if standing_row(self.result) else str(self.result["verdict"])
+        routers = self.result.get("routers") or {}
+        return verdict + (", routers calibrated" if routers.get("kept") else "")
 
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Runs, and the dotted keys of the configuration in which they differ."""
+    """Runs, and the dotted keys of the configuration in which they differ: those in the table, and others."""
 
     runs: tuple[RunSummary, ...]
     keys: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
     def tables(self) -> Iterator[Table]:
         """A row for each run; then, if seeds differ, a row for each setting with the mean over its seeds."""
@@ -67,16 +71,17 @@ class RunComparison:
         tasks = {tuple(run.result["rows"][-1]["tasks"]) for run in self.runs if run.result}
         if len(tasks) > 1:
             yield "The runs have different tasks, so their scores cannot be compared."
-        elif any(key.startswith("scorer.") for key in self.keys):
+        elif any(key.startswith("scorer.") for key in (*self.keys, *self.others)):
             yield "The runs differ in scorer and may have different items: compare differences, not scores."
+        if self.others:
+            yield f"They also differ in {', '.join(self.others)}: see each config.yaml."
 
     def _all_runs(self) -> Table:
         table = Table(title=f"{len(self.runs)} runs", title_justify="left")
-        table.add_column("run")
-        for key in self.keys:
-            table.add_column(key)
-        for head in ("winner on holdout", "best baseline", "winner ahead by", "", "candidates", "time"):
-            table.add_column(head, justify="right" if head else "left")
+        for head in ("run", *self.keys, "winner on holdout", "best baseline", "winner ahead by", "verdict"):
+            table.add_column(head, overflow="fold")
+        for head in ("candidates", "time"):
+            table.add_column(head, justify="right")
         parent = _common_parent([run.folder for run in self.runs])
         for run in self.runs:
             values = [_text(run.settings.get(key)) for key in self.keys]
@@ -87,7 +92,7 @@ class RunComparison:
         keys = [key for key in self.keys if key != SEED]
         table = Table(title="means over seeds, ± the standard deviation of a run", title_justify="left")
         for head in (*keys, "runs", "winner on holdout", "winner ahead by", "verdicts"):
-            table.add_column(head)
+            table.add_column(head, overflow="fold")
         for values, runs in self._groups().items():
             outcomes = [run.outcome for run in runs]
             counts = ", ".join(f"{outcomes.count(name)} {name}" for name in dict.fromkeys(outcomes))
@@ -107,15 +112,20 @@ class RunComparison:
 def compare_runs(folders: Sequence[Path]) -> RunComparison:
     """The runs in these folders, and in the folders below them; RunError if one holds no run."""
     runs = tuple(_read(folder) for given in folders for folder in _run_folders(given))
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
-    texts = {key: {_text(run.settings.get(key)) for run in runs} for key in keys if key not in NOT_COMPARED}
-    return RunComparison(runs, tuple(key for key, values in texts.items() if len(values) > 1))
+    keys = dict.fromkeys(key for run in runs for key in run.settings if key.partition(".")[0] not in NOT_COMPARED)
+    texts = {key: {_text(run.settings.get(key)) for run in runs} for key in keys}
+    differing = [key for key, values in texts.items() if len(values) > 1]
+    # Where optimizers differ by name, their other settings differ by themselves.
+    named = {key.partition(".")[0] for key in differing if key.endswith(".name")}
+    kept = [key for key in differing if key.endswith(".name") or key.partition(".")[0] not in named]
+    shown = [key for key in kept if max(map(len, texts[key])) <= LONGEST][:MOST_COLUMNS]
+    return RunComparison(runs, tuple(shown), tuple(key for key in kept if key not in shown))
 
 
 def _run_folders(folder: Path) -> list[Path]:
     if (folder / CONFIG).is_file():
         return [folder]
-    found = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    found = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{CONFIG}"))
     if not found:
         raise RunError(f"{folder}: neither a run nor a folder of runs; give the folder that a search has written")
     return found

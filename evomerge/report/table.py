@@ -172,7 +172,7 @@ def _gap(gap: Mapping[str, float | None]) -> Iterator[str]:
     loss, baseline_loss = gap["winner"], gap["baselines"]
     if loss is None:
         return
-    text = f"From search to holdout the winner's score changes by {-loss:+.4f}"
+    text = f"From search to holdout the winner's score changes by {round(-loss, 4) + 0.0:+.4f}"
     if baseline_loss is not None:
         text += f"; the mean score of the baselines, which were not selected, changes by {-baseline_loss:+.4f}"
     yield text

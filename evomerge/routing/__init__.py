@@ -12,9 +12,17 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.routing.calibration import calibrate_routers
     from evomerge.routing.equation import RouterEquation
-    from evomerge.routing.tensor_names import router_names
+    from evomerge.routing.tensor_names import has_routers, refuse_other_routing, router_names
     from evomerge.routing.work import RouterDomain, RouterWork
 else:
     __getattr__ = on_demand(__name__, __file__)
 
-__all__ = ["RouterDomain", "RouterEquation", "RouterWork", "calibrate_routers", "router_names"]
+__all__ = [
+    "RouterDomain",
+    "RouterEquation",
+    "RouterWork",
+    "calibrate_routers",
+    "has_routers",
+    "refuse_other_routing",
+    "router_names",
+]

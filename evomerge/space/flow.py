@@ -154,6 +154,8 @@ class FlowSpace:
 
     def _block_ends(self, flow: FlowConfig) -> list[int]:
         inner = self.layers - 2 * flow.pinned
+        if inner < 1:
+            raise ConfigError(f"space.flow.pinned={flow.pinned}: fewer than half of {self.layers} layers can be pinned")
         blocks = flow.blocks or inner
         if not 1 <= blocks <= inner:
             raise ConfigError(

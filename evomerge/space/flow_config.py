@@ -42,12 +42,16 @@ class FlowConfig:
 def read_flow(space: Mapping[str, Any], methods: Sequence[str], experts: Sequence[str]) -> FlowConfig | None:
     """The flow of the section `space`, or None; ConfigError for a value that does not fit, or another method."""
     if space.get("flow") is None:
+        if METHOD in methods:
+            raise ConfigError(f"method {METHOD} copies layers, so there is nothing to search without space=flow")
         return None
     if list(methods) != [METHOD]:
         raise ConfigError(f"space.flow: it copies layers; set method={METHOD} with it")
     for key in ("genes", "subset"):
         if space.get(key):
             raise ConfigError(f"space.{key}: a flow has none; leave it out, or leave out space.flow")
+    if space.get("router", "merge") != "merge":
+        raise ConfigError("space.router: a flow copies whole layers with their routers; leave it out")
     flow = build(FlowConfig, space["flow"], "space.flow")
     known = (BASE, *experts)
     if unknown := next((label for label in flow.models or () if label not in known), None):

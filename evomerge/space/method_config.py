@@ -8,6 +8,7 @@ from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.schema import build, prefix_errors
 from evomerge.space.axes import Coefficient
+from evomerge.space.flow_config import METHOD
 from evomerge.space.genes import check_settings
 
 
@@ -32,6 +33,8 @@ def read_textbook(given: Any, where: str) -> TextbookConfig:
     found = build(TextbookConfig, {"name": given} if isinstance(given, str) else given, where)
     with prefix_errors(where):
         methods.check(found.name)
+        if found.name == METHOD:
+            raise ConfigError(f"{METHOD} copies layers and has no textbook default; give a recipe in baselines.recipes")
     return found
 
 

@@ -147,9 +147,9 @@ def test_the_models_form_sets_no_number_of_layers() -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (sliced(part(2, 5)), r"layer_range \[2, 5\]: the model has layers 0 to 3"),
-        (sliced(part(2, 2)), "layer_range: the sources of a slice must cover the same, non-zero"),
-        (sliced(Slice((Source(BASE, {}, (0, 2)), Source(ONE, weight(1.0), (0, 3))))), "the same, non-zero number"),
+        (sliced(part(2, 5)), r"layer_range \[2, 5\] of .*: the model has 4 layers, so give a part of \[0, 4\]"),
+        (sliced(part(2, 2)), "layer_range: the end must be above the start"),
+        (sliced(Slice((Source(BASE, {}, (0, 2)), Source(ONE, weight(1.0), (0, 3))))), "the same number of layers"),
     ],
     ids=["beyond", "empty", "unequal"],
 )

@@ -13,13 +13,15 @@ from transformers import (
     OlmoeConfig,
     OlmoeForCausalLM,
     PreTrainedModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from evomerge.errors import CandidateError, ConfigError, ExpertError
 from evomerge.merging import Materializer, freeze, keep_routers, read_routers, routers_at_hand, write_routers
 from evomerge.models import Family, load_model
 from evomerge.recipes import ModelRef, Recipe, Source, dump_recipe, load_recipe, recipe_of_models
-from evomerge.routing import RouterDomain, RouterWork, calibrate_routers, router_names
+from evomerge.routing import RouterDomain, RouterWork, calibrate_routers, refuse_other_routing, router_names
 from tests.families import save_family, shift
 
 SIZES = {
@@ -72,6 +74,13 @@ def test_each_layer_has_a_router(family: Family) -> None:
     assert router_names(family) == [f"model.layers.{layer}.mlp.gate.weight" for layer in range(2)]
 
 
+def test_a_softmax_in_the_router_or_around_it_is_accepted(family: Family, tmp_path: Path) -> None:
+    refuse_other_routing(family)
+    torch.manual_seed(0)
+    sizes = {**SIZES, "moe_intermediate_size": 8, "num_experts": 4, "head_dim": 6, "decoder_sparse_step": 1}
+    refuse_other_routing(Family(*save_models(Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes)), tmp_path)))
+
+
 def test_calibration_is_deterministic_changes_routers_and_leaves_the_model_as_it_was(family: Family) -> None:
     model = merged_model(family, recipe_of(family))
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -120,6 +129,8 @@ def test_gates_of_their_own_are_refused(tmp_path: Path) -> None:
     sizes |= {"v_head_dim": 6, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 8}
     config = DeepseekV3Config(**sizes, first_k_dense_replace=0)
     family = Family(*save_models(DeepseekV3ForCausalLM(config), tmp_path))
+    with pytest.raises(ConfigError, match="does not choose by a softmax alone"):
+        refuse_other_routing(family)
     model = merged_model(family, recipe_of(family))
     with pytest.raises(CandidateError, match="do not choose by a softmax"):
         calibrate_routers(model, family, router_names(family), work(family))

@@ -155,7 +155,7 @@ def test_settings_that_do_not_fit_the_model_are_one_line() -> None:
         ConfigError, match=r"^space\.flow\.blocks=7: the base has 6 layers, 0 of them pinned; give 1 to 6"
     ):
         space(blocks=7)
-    with pytest.raises(ConfigError, match=r"pin less than half of the layers$"):
+    with pytest.raises(ConfigError, match=r"^space\.flow\.pinned=3: fewer than half of 6 layers can be pinned$"):
         space(pinned=3)
     with pytest.raises(ConfigError, match=r"^space\.flow\.max_layers=3: the pinned layers and one slot are already 4"):
         space(pinned=1, blocks=2, max_layers=3)

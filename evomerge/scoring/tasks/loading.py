@@ -83,7 +83,8 @@ class TaskLoader:
     def _unknown(self, name: str, known: Iterable[str]) -> TaskError:
         place = f" or in {self._include_path} (a YAML file that cannot be read is passed over)"
         return TaskError(
-            f"task '{name}' is not in lm-eval{place if self._include_path else ''}, and it has no spec"
+            f"task '{name}' is not in lm-eval{place if self._include_path else ''}, and it has no spec; "
+            "a file of questions is {name: NAME, file: FILE}"
             f"{suggestion(name, tuple(known))}"
         )
 
