@@ -113,7 +113,7 @@ class Interruptions:
                 struck += ended.code != 0
                 done = ended.code == 0
                 wrong += _unexpected(ended, place)
-                if ended.code == REFUSED:
+                if ended.code in REFUSED:
                     lines[_kind(ended.line)] = lines.get(_kind(ended.line), 0) + 1
                 if done:
                     break
@@ -163,7 +163,13 @@ def _kill_at(root: Path, event: int) -> None:
 
 def _at_events(root: Path, act: Callable[[], object]) -> None:
     """Call `act` before each change of a file below `root` but the log, and before each sync to the disk."""
-    own = (str(root / "events"), str(root / "attempts"), str(root / "child.log"), str(root / "models"))
+    own = (
+        str(root / "events"),
+        str(root / "attempts"),
+        str(root / "child.log"),
+        str(root / "models"),
+        str(root / "experiment"),
+    )
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         changes = event in FILE_EVENTS or (event == "open" and len(arguments) > 2 and _writes(arguments[2]))

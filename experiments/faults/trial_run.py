@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import evomerge
+import yaml
+
+from evomerge.cli import main
 from evomerge.paths import PACKAGE
 from evomerge.workers import Worker
 
@@ -20,7 +22,7 @@ QUICKSTART = PACKAGE.parent / "experiments" / "quickstart"
 SKILLS = ("copy", "shift", "last", "max")
 EXPERTS = SKILLS[1:]
 ATTEMPTS = "attempts"  # one byte for each chunk that a worker has begun
-REFUSED, CRASHED = 3, 4  # exit codes of a child: one line, or a traceback
+REFUSED, CRASHED = (1, 2), 4  # exit codes of a child: one line, or a traceback
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Place:
         """The exported model."""
         return self.root / "merged"
 
+    @property
+    def experiment(self) -> Path:
+        """The experiment file."""
+        return self.root / "experiment.yaml"
+
     def config(self) -> dict[str, Any]:
         """TIES, so that there are tables to prepare, on 32 items of four tasks."""
         return {
@@ -71,6 +78,7 @@ def new_place(root: Path) -> Place:
     shutil.rmtree(root, ignore_errors=True)
     place = Place(root)
     shutil.copytree(QUICKSTART / "family", place.models)
+    place.experiment.write_text(yaml.safe_dump(place.config()), encoding="utf-8")
     return place
 
 
@@ -113,20 +121,24 @@ def _child(place: Place, log: Path, prepare: Callable[[], None]) -> None:
         os.environ["EVOMERGE_CACHE"] = str(place.cache)
         _count_attempts(place.root / ATTEMPTS)
         prepare()
-        evomerge.search(place.config(), place.run)
-        if not place.merged.exists():
-            evomerge.merge(place.run / "recipe.yaml", place.merged)
-        code = 0
-    except evomerge.EvomergeError as error:
-        sys.stderr.write(f"{error}\n")
-        code = REFUSED
-    except KeyboardInterrupt:
-        code = 130
+        code = _command(str(place.experiment), "--out", str(place.run))
+        if code == 0 and not place.merged.exists():
+            code = _command("merge", str(place.run / "recipe.yaml"), str(place.merged))
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _command(*arguments: str) -> int:
+    """The exit code of a command of the program."""
+    try:
+        main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    raise AssertionError("the program ends by an exit")
 
 
 def _count_attempts(path: Path) -> None:
