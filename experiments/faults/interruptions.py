@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.faults.observed import Outcome, outcome, paid_twice, problems, valid_recipe
@@ -71,7 +72,7 @@ class Interruptions:
             if ledger.exists() and (data := ledger.read_bytes()):
                 last = len(data.rstrip(b"\n").rpartition(b"\n")[0])
                 ledger.write_bytes(data[: self._random.randint(last + 1, len(data) - 1)])
-            return ended
+            return replace(ended, code=ended.code or -1)  # a search that had ended is repeated too
 
         # the line that is cut is paid for again, too
         return self._repeat("last line of the ledger torn", "random bytes", times, lambda _: [fault], kills=2)

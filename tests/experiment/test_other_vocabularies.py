@@ -155,7 +155,8 @@ def test_a_search_without_the_section_resumes_ledgers_that_are_older_than_it() -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tokenizer": {"source": "uni"}}, "tokenizer.source: uni is no model of the search; give chat, tool or base"),
+        ({"tokenizer": {"source": "uni"}}, "tokenizer: source: no model uni .did you mean 'union'"),
+        ({"tokenizer": {"source": "cat"}}, "tokenizer.source: cat is no model of the search; give chat, tool or base"),
         ({"tokenizer": {"sorce": "base"}}, "tokenizer: no key sorce .did you mean 'source'"),
         ({"tokenizer": {"missing": "pieces"}}, "tokenizer.missing: it has no effect without tokenizer.source"),
         (
@@ -169,7 +170,7 @@ def test_a_search_without_the_section_resumes_ledgers_that_are_older_than_it() -
         ),
         ({"experts": {n: f"m/{n}" for n in "abc"}, "screen": {"most": 2}}, "tokenizer: .*set screen.most=null with it"),
     ],
-    ids=["source", "key", "missing", "rule", "token", "pack", "screen"],
+    ids=["union", "source", "key", "missing", "rule", "token", "pack", "screen"],
 )
 def test_what_the_section_cannot_mean_is_refused(changes: dict[str, Any], message: str, models: Path) -> None:
     with pytest.raises(ConfigError, match=message):
