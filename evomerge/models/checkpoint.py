@@ -200,7 +200,11 @@ class Checkpoint:
         where = read_json(self.folder / first).get("weight_map")
         if not isinstance(where, dict) or not where or not all(isinstance(file, str) for file in where.values()):
             raise ExpertError(f"{self.folder / first}: its weight_map names no files; download it again")
-        return sorted(set(where.values()))
+        files = sorted(set(where.values()))
+        for file in files:  # lexically, because files of a hub snapshot are links to other folders
+            if Path(file).is_absolute() or ".." in Path(file).parts:
+                raise ExpertError(f"{self.folder / first}: names {file}, outside of its folder; download it again")
+        return files
 
     def _named(self) -> str | None:
         """The weight file that config.json names; None if it names none, as usual."""

@@ -8,6 +8,7 @@ Exits with 1 if a trial did not end as it should.
 import argparse
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def _setting(started: float) -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     here, libraries = machine(), versions()
     return (
-        f"Measured at {commit.stdout.strip() or 'an unknown commit'} on {here['platform']}, {here['cpus']} CPU cores, "
+        f"Measured at {commit.stdout.strip() or 'an unknown commit'} on {platform.system()}, {here['cpus']} CPU cores, "
         f"torch {libraries['torch']}, Python {libraries['python']}, in {(time.monotonic() - started) / 60:.0f} minutes."
     )
 

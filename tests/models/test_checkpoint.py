@@ -202,3 +202,12 @@ def test_read_json_names_the_file(tmp_path: Path, text: str | None, reason: str)
         path.write_text(text)
     with pytest.raises(ExpertError, match=rf"config\.json: {reason}"):
         read_json(path)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.safetensors", "/tmp/elsewhere.safetensors", "a/../../b.safetensors"])
+def test_an_index_may_not_name_files_outside_of_its_folder(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(ExpertError, match="outside of its folder"):
+        Checkpoint(folder)
