@@ -109,7 +109,8 @@ def test_slopes_of_each_tensor_are_those_of_autograd(
     model.requires_grad_()
     loss(model).backward()
     for place, merge in enumerate(materializer.tensor_merges(recipe)):
-        gradient = base.destination[merge.name].view(model.get_parameter(base.parameter[merge.name]).grad)
+        path = base.parameter[merge.name]
+        gradient = base.destination[merge.name].gradient(path, model.get_parameter(path).grad)
         for expert in range(3):
             wanted = float((gradient * merge.setup.sources.delta(expert).double()).sum())
             assert found["weight", expert][place] == pytest.approx(wanted, rel=1e-4, abs=1e-7), merge.name
