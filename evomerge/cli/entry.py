@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         interrupts.append(number)
         raise KeyboardInterrupt
 
-    with contextlib.suppress(ValueError):  # not in the main thread, which alone gets signals
+    with contextlib.suppress(ValueError):  # only the main thread may set it, and gets signals
         signal.signal(signal.SIGINT, interrupt)
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
