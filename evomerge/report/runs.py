@@ -97,12 +97,12 @@ class RunComparison:
             outcomes = [run.outcome for run in runs]
             counts = ", ".join(f"{outcomes.count(name)} {name}" for name in dict.fromkeys(outcomes))
             spread = (_mean([run.holdout for run in runs]), _mean([run.ahead for run in runs], "+"))
-            table.add_row(*values, str(len(runs)), *spread, counts)
+            table.add_row(*values[: len(keys)], str(len(runs)), *spread, counts)
         return table
 
     def _groups(self) -> dict[tuple[str, ...], list[RunSummary]]:
-        """The values of the keys other than the seed → their runs."""
-        keys = [key for key in self.keys if key != SEED]
+        """The values of all differing keys but the seed, those of the table first → their runs."""
+        keys = [key for key in (*self.keys, *self.others) if key != SEED]
         groups: dict[tuple[str, ...], list[RunSummary]] = {}
         for run in self.runs:
             groups.setdefault(tuple(_text(run.settings.get(key)) for key in keys), []).append(run)
@@ -118,7 +118,9 @@ def compare_runs(folders: Sequence[Path]) -> RunComparison:
     # Where optimizers differ by name, their other settings differ by themselves.
     named = {key.partition(".")[0] for key in differing if key.endswith(".name")}
     kept = [key for key in differing if key.endswith(".name") or key.partition(".")[0] not in named]
-    shown = [key for key in kept if max(map(len, texts[key])) <= LONGEST][:MOST_COLUMNS]
+    short = [key for key in kept if max(map(len, texts[key])) <= LONGEST]
+    chosen = {SEED, *[key for key in short if key != SEED][: MOST_COLUMNS - 1]}
+    shown = [key for key in short if key in chosen]
     return RunComparison(runs, tuple(shown), tuple(key for key in kept if key not in shown))
 
 

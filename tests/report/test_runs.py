@@ -75,3 +75,21 @@ def test_what_is_no_run_and_a_damaged_run_are_one_line(sweep: Path, tmp_path: Pa
     (sweep / "ties,1" / "result.json").write_text("{}")
     with pytest.raises(RunError, match=r"ties,1: .* is damaged"):
         compare_runs([sweep])
+
+
+def test_means_are_over_seeds_alone_and_the_table_stays_narrow(tmp_path: Path) -> None:
+    """Two settings that differ in a long value only are not one; further keys are named below the table."""
+    changes = {
+        f"{place},{seed}": {
+            "seed": seed,
+            "init": [f"{'long/' * 10}{place}.yaml"],
+            **{f"key{i}": place for i in range(9)},
+        }
+        for place in ("a", "b")
+        for seed in (1, 2)
+    }
+    comparison = compare_runs([write_sweep(tmp_path / "runs", changes, dict.fromkeys(changes, 0.5))])
+    assert len(comparison.keys) == 5 and "seed" in comparison.keys and "init" in comparison.others
+    _, means = comparison.tables()
+    assert means.row_count == 2
+    assert "They also differ in" in "".join(comparison.warnings())
