@@ -39,7 +39,7 @@ parity: $(STAMP) $(MERGEKIT_STAMP) ## compare merges with mergekit-yaml, tensor 
 architectures: $(STAMP) ## merge a tiny model of every architecture, and write docs/architectures.md (10 minutes)
 	$(BIN)/python -m tests.architectures
 
-faults: $(STAMP) ## inject faults into small searches, and write docs/reliability.md (an hour for 100 kills of each kind)
+faults: $(STAMP) ## inject faults into small searches, and write docs/reliability.md (an hour)
 	$(BIN)/python -m experiments.faults
 
 lint: $(STAMP) ## check style, formatting and types

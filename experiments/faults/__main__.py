@@ -48,11 +48,11 @@ def measure(root: Path, kills: int, seed: int) -> tuple[list[Row], list[Row]]:
     return rows, [*refused_inputs(root), changed_between_commands(root)]
 
 
-def _setting(started: float) -> str:
+def _setting(started: float, kills: int) -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     here, libraries = machine(), versions()
     return (
-        f"Measured at {commit.stdout.strip() or 'an unknown commit'} on {platform.system()}, {here['cpus']} CPU cores, "
+        f"`python -m experiments.faults --kills {kills}`, measured at {commit.stdout.strip() or 'an unknown commit'} on {platform.system()}, {here['cpus']} CPU cores, "
         f"torch {libraries['torch']}, Python {libraries['python']}, in {(time.monotonic() - started) / 60:.0f} minutes."
     )
 
@@ -68,7 +68,7 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         interruptions, inputs = measure(Path(folder) / "trial", options.kills, options.seed)
-    options.out.write_text(page(interruptions, inputs, _setting(started)), encoding="utf-8")
+    options.out.write_text(page(interruptions, inputs, _setting(started, options.kills)), encoding="utf-8")
     wrong = [f"{row.fault}: {text}" for row in (*interruptions, *inputs) for text in row.wrong]
     for line in wrong:
         log.info("wrong: %s", line)
