@@ -50,9 +50,9 @@ def measure(root: Path, kills: int, seed: int) -> tuple[list[Row], list[Row]]:
 
 def _setting(started: float, kills: int) -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    here, libraries = machine(), versions()
+    here, libraries, where = machine(), versions(), commit.stdout.strip() or "an unknown commit"
     return (
-        f"`python -m experiments.faults --kills {kills}`, measured at {commit.stdout.strip() or 'an unknown commit'} on {platform.system()}, {here['cpus']} CPU cores, "
+        f"`python -m experiments.faults --kills {kills}`, measured at {where} on {platform.system()}, {here['cpus']} CPU cores, "
         f"torch {libraries['torch']}, Python {libraries['python']}, in {(time.monotonic() - started) / 60:.0f} minutes."
     )
 
