@@ -52,8 +52,8 @@ def _setting(started: float, kills: int) -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     here, libraries, where = machine(), versions(), commit.stdout.strip() or "an unknown commit"
     return (
-        f"`python -m experiments.faults --kills {kills}`, measured at {where} on {platform.system()}, {here['cpus']} CPU cores, "
-        f"torch {libraries['torch']}, Python {libraries['python']}, in {(time.monotonic() - started) / 60:.0f} minutes."
+        f"`python -m experiments.faults --kills {kills}`, measured at {where} on {platform.system()}, "
+        f"{here['cpus']} CPU cores, torch {libraries['torch']}, Python {libraries['python']}, in {(time.monotonic() - started) / 60:.0f} minutes."
     )
 
 
