@@ -53,7 +53,8 @@ def _setting(started: float, kills: int) -> str:
     here, libraries, where = machine(), versions(), commit.stdout.strip() or "an unknown commit"
     return (
         f"`python -m experiments.faults --kills {kills}`, measured at {where} on {platform.system()}, "
-        f"{here['cpus']} CPU cores, torch {libraries['torch']}, Python {libraries['python']}, in {(time.monotonic() - started) / 60:.0f} minutes."
+        f"{here['cpus']} CPU cores, torch {libraries['torch']}, Python {libraries['python']}, "
+        f"in {(time.monotonic() - started) / 60:.0f} minutes."
     )
 
 
