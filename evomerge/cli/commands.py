@@ -26,16 +26,33 @@ DEEP = "--deep"  # an option of `check`, which Hydra does not know
 
 def search(overrides: Sequence[str], console: Console) -> int:
     """Run the search, or the sweep, that Hydra composes, or the search of an experiment file."""
-    from evomerge.cli.compose import for_each_job
+    from evomerge.cli.sweep import SweptSearch, run_at_once, split_at_once
 
-    starts = iter([STARTED])  # the later runs of a sweep start when the one before has ended
+    overrides, at_once = split_at_once(overrides)
+    if names_file(overrides):
+        return _for_file(overrides, lambda config, folder: _run(config, folder, console, STARTED))
+    from evomerge.cli.compose import for_each_job, job_overrides
+
+    searches: list[SweptSearch] = []
 
     def run(config: dict[str, Any], folder: Path) -> None:
-        from evomerge.experiment import run_experiment
+        searches.append(SweptSearch(job_overrides(), config, folder))
+        if at_once == 1:  # the later runs of a sweep start when the one before has ended
+            _run(config, folder, console, STARTED if len(searches) == 1 else None)
 
-        run_experiment(config, folder, console, next(starts, None))
+    code = for_each_job(overrides, run)
+    if at_once > 1:
+        code = max(code, run_at_once(searches, at_once, console))
+    begun = [search.folder for search in searches if (search.folder / CONFIG).is_file()]
+    if len(begun) > 1:
+        _print_comparison(begun, console)
+    return code
 
-    return _for_file(overrides, run) if names_file(overrides) else for_each_job(overrides, run)
+
+def _run(config: dict[str, Any], folder: Path, console: Console, started: float | None) -> None:
+    from evomerge.experiment import run_experiment
+
+    run_experiment(config, folder, console, started)
 
 
 def quick_search(arguments: argparse.Namespace, console: Console) -> int:
@@ -245,17 +262,13 @@ def ledger(arguments: argparse.Namespace, console: Console) -> int:
 
 def report(arguments: argparse.Namespace, console: Console) -> int:
     """Write a run's report and figures, and print their paths; of several runs, print tables that compare them."""
-    from evomerge.report import compare_runs, save_figures, write_report
+    from evomerge.report import save_figures, write_report
 
     folder, *others = arguments.folders
     if others or not (folder / CONFIG).is_file():
         if arguments.figures:
             raise ConfigError("--figures: give the folder of one run")
-        comparison = compare_runs(arguments.folders)
-        for table in comparison.tables():
-            console.print(table)
-        for line in comparison.warnings():
-            print_line(console, line)
+        _print_comparison(arguments.folders, console)
         return 0
     refuse_unfinished(folder)
     report = write_report(folder)
@@ -263,3 +276,13 @@ def report(arguments: argparse.Namespace, console: Console) -> int:
     for path in (report, *figures):
         print_line(console, str(path))
     return 0
+
+
+def _print_comparison(folders: Sequence[Path], console: Console) -> None:
+    from evomerge.report import compare_runs
+
+    comparison = compare_runs(folders)
+    for table in comparison.tables():
+        console.print(table)
+    for line in comparison.warnings():
+        print_line(console, line)

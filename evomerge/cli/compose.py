@@ -65,6 +65,11 @@ def for_each_job(overrides: Sequence[str], job: Job) -> int:
     return max(codes, default=0)
 
 
+def job_overrides() -> tuple[str, ...]:
+    """The overrides that compose the configuration of the present job of a sweep."""
+    return tuple(HydraConfig.get().overrides.task)
+
+
 def experiment_of_file(path: Path, overrides: Sequence[str], out: Path | None) -> tuple[dict[str, Any], Path]:
     """The complete configuration of an experiment file with `key=value` overrides, and the run's folder.
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from evomerge.cli.messages import complain
 from evomerge.cli.parser import run_command
+from evomerge.cli.sweep import end_with_parent
 from evomerge.errors import ConfigError, EvomergeError, remedy_for
 
 INTERRUPTED, INTERRUPTED_LINE = 130, "interrupted; repeat the command to continue"
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with contextlib.suppress(ValueError):  # only the main thread may set it, and gets signals
         signal.signal(signal.SIGINT, interrupt)
+    end_with_parent()
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
     except Exception:

@@ -138,6 +138,8 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.description = "Search for the best recipe. The same command again resumes the run, or finishes it."
     _add_overrides(parser)
     parser.add_argument("-m", "--multirun", action="store_true", help="one search for each combination of values a,b")
+    words = "so many searches of a sweep at a time, each in a process of its own, sharing one Ray with pool=ray"
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help=words)
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:

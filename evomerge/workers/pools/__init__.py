@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from evomerge.workers.pools._contract import Pool
     from evomerge.workers.pools._dispatch import JobQueue
     from evomerge.workers.pools._lazy import LazyPool
+    from evomerge.workers.pools._ray_connection import shared_ray
     from evomerge.workers.pools._registry import check, create, names
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -24,4 +25,5 @@ __all__ = [
     "check",
     "create",
     "names",
+    "shared_ray",
 ]

@@ -27,7 +27,8 @@ LOAD = "load"  # the name of loading the model
 class Crew:
     """Up to `workers` workers of a fleet. A worker that is lost or does not answer in time is replaced.
 
-    Workers are started whenever a node has room for one that is missing, so a node that joins is used.
+    Workers are started whenever a node has room for one that is missing, so a node that joins is used. Where other
+    searches use the same nodes, workers beyond the fair share end after their present call.
     """
 
     def __init__(
@@ -137,6 +138,8 @@ class Crew:
                 self._cannot_start(member, str(error), again=False)
                 return None
             member.state, member.loaded_key = State.IDLE, None
+            if member.is_leaving:
+                self._remove(member)
             return Answer(member, error=str(error))
         if state is State.PLACING:
             member.place = str(value)
@@ -144,6 +147,8 @@ class Crew:
             return None
         self._pace(member).record(member.call, max(seconds, getattr(value, "seconds", 0.0)))
         member.state = State.IDLE
+        if member.is_leaving:
+            self._remove(member)
         if state is State.LOADING:
             self._failed_starts = 0
             return None
@@ -216,6 +221,9 @@ class Crew:
         self._next_look = now + TICK
         room = int(min(self._fleet.room(), self._workers))
         self._tell(room)
+        share = self._fleet.fair_share(self._workers)
+        self._release(share)
+        room = min(room, share)
         if not room and not self.members:
             self._empty_since = self._empty_since or now
             if now - self._empty_since >= NODE_LIMIT:
@@ -227,6 +235,17 @@ class Crew:
         for _ in range(room - len(self.members)):
             worker, ref = self._fleet.spawn()
             self.members.append(Member(worker, ref, self._clock()))
+
+    def _release(self, share: int) -> None:
+        """End workers beyond the fair share: first those without a model, then idle ones, then after their job."""
+        order = (State.PLACING, State.LOADING, State.IDLE, State.BUSY)
+        by_use = sorted(self.members, key=lambda member: order.index(member.state))
+        surplus = by_use[: max(0, len(self.members) - share)]
+        for member in self.members:
+            member.is_leaving = member in surplus and member.state is State.BUSY
+        for member in surplus:
+            if not member.is_leaving:
+                self._remove(member)
 
     def _tell(self, room: int) -> None:
         """A line if the number of workers that the nodes have room for has changed."""

@@ -40,3 +40,6 @@ class Fleet(Protocol):
 
     def room(self) -> float:
         """The number of workers that fit on all living nodes, those that run included; RunError if none answers."""
+
+    def fair_share(self, workers: int) -> int:
+        """How many of `workers` workers this search may have beside the other searches on the same nodes."""

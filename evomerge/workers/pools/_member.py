@@ -32,6 +32,7 @@ class Member:
     job: Job | None = None
     queue: JobQueue | None = None  # that the job is from
     answered: int = 0  # calls so far
+    is_leaving: bool = False  # ends after its present call, because another search gets its place
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ OPTIONS: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 # In a process of its own, which can be ended: `ray.init` has no time limit and may end the process that calls it.
 PROBE = """
 import sys, ray
+from ray._private import ray_constants
+if sys.argv[2:]:
+    ray_constants.ENABLE_RAY_CLUSTER = False
 try:
     ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
 except BaseException as error:
@@ -58,9 +61,27 @@ def connect(address: str | None) -> tuple[Any, bool]:
         _start_here(ray)
     else:
         _refuse_silent(found, name)
-        _refuse_unconnectable(found, name)
-        ray.init(address=found, **OPTIONS)
+        on_loopback = _listens_on_loopback_alone(ray, found)
+        _refuse_unconnectable(found, name, on_loopback=on_loopback)
+        with _loopback() if on_loopback else nullcontext():
+            ray.init(address=found, **OPTIONS)
     return ray, True
+
+
+@contextmanager
+def shared_ray() -> Iterator[dict[str, str]]:
+    """The variables by which other processes join the Ray that would be started here; none where a cluster is set."""
+    if cluster_address(None)[0] is not None:
+        yield {}
+        return
+    ray, _ = connect(None)
+    try:
+        variables = {"RAY_ADDRESS": str(ray.get_runtime_context().gcs_address)}
+        if mode := os.environ.get("RAY_AUTH_MODE"):  # set by `ray.init`; the others would not send the token without it
+            variables["RAY_AUTH_MODE"] = mode
+        yield variables
+    finally:
+        ray.shutdown()
 
 
 def cluster_address(address: str | None) -> tuple[str | None, str]:
@@ -133,11 +154,23 @@ def _refuse_silent(address: str, name: str) -> None:
         raise RunError(f"{name}: nothing answers there ({error}); {remedy}") from None
 
 
-def _refuse_unconnectable(address: str, name: str) -> None:
+def _listens_on_loopback_alone(ray: Any, address: str) -> bool:
+    """Whether this is a Ray that another search has started here: Ray would replace 127.0.0.1 by another address."""
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost"):
+        return False
+    try:
+        socket.create_connection((ray.util.get_node_ip_address(), int(port)), timeout=PORT_LIMIT).close()
+    except OSError:
+        return True
+    return False
+
+
+def _refuse_unconnectable(address: str, name: str, *, on_loopback: bool = False) -> None:
     """RunError with the reason and the remedy if a connection that is tried by another process fails."""
     try:
         tried = subprocess.run(
-            [sys.executable, "-c", PROBE, address],
+            [sys.executable, "-c", PROBE, address, *["loopback"] * on_loopback],
             capture_output=True,
             text=True,
             timeout=ANSWER_LIMIT,

@@ -1,5 +1,7 @@
 """Workers as Ray actors, spread over the nodes of a cluster."""
 
+import contextlib
+import logging
 import os
 import socket
 import time
@@ -16,9 +18,12 @@ from evomerge.workers import Job, Outcome, WorkerSpec
 from evomerge.workers.pools._contract import Routers
 from evomerge.workers.pools._fleet import CallError, WorkerLostError
 from evomerge.workers.pools._resources import Claim
+from evomerge.workers.pools._sharing import SharedCluster
 
 if TYPE_CHECKING:
     from evomerge.routing import RouterWork
+
+log = logging.getLogger(__name__)
 
 # Ray starts actors with the variables of its own processes; with others than here they would read other weights
 FORWARDED = ("EVOMERGE_CACHE", "EVOMERGE_DEQUANTISED_DTYPE")
@@ -75,6 +80,29 @@ def _at_hand(recipe: Recipe, routers: bytes | None) -> Recipe:
     return routers_at_hand(recipe, routers)
 
 
+class RayNotes:
+    """The notes of the searches on a cluster, in the key-value store of its head, which Ray's libraries use too."""
+
+    NAMESPACE = b"evomerge"
+
+    def __init__(self, ray: Any) -> None:
+        self._store = ray.experimental.internal_kv
+
+    def read(self) -> dict[str, str]:
+        """See `Notes.read`."""
+        names = self._store._internal_kv_list(b"", namespace=self.NAMESPACE)
+        notes = {name.decode(): self._store._internal_kv_get(name, namespace=self.NAMESPACE) for name in names}
+        return {name: note.decode() for name, note in notes.items() if note is not None}
+
+    def write(self, search: str, note: str) -> None:
+        """See `Notes.write`."""
+        self._store._internal_kv_put(search.encode(), note.encode(), overwrite=True, namespace=self.NAMESPACE)
+
+    def remove(self, search: str) -> None:
+        """See `Notes.remove`."""
+        self._store._internal_kv_del(search.encode(), namespace=self.NAMESPACE)
+
+
 class RayFleet:
     """Starts actors and passes calls to them; see `Fleet`."""
 
@@ -96,6 +124,8 @@ class RayFleet:
         self._head = _head_address(ray)
         self._silent_since: float | None = None
         self._room = 0.0  # when the head was last reached
+        self._sharing = SharedCluster(RayNotes(ray))
+        self._share: int | None = None  # when it was last computed
 
     def spawn(self) -> tuple[Any, Any]:
         """See `Fleet.spawn`."""
@@ -174,6 +204,22 @@ class RayFleet:
                 raise RunError(DIED.format("on this machine", "its raylet has ended"))
             self._room = float(sum(map(self._claim.capacity, nodes)))
         return self._room
+
+    def fair_share(self, workers: int) -> int:
+        """See `Fleet.fair_share`; a line says so when it changes."""
+        if self._silent_since is not None:
+            return workers if self._share is None else self._share
+        share = self._sharing.fair(workers, self._room)
+        if share != (workers if self._share is None else self._share):
+            others = self._sharing.others()
+            log.warning("%d of %d workers: %d other searches use the cluster", share, workers, others)
+        self._share = share
+        return share
+
+    def leave(self) -> None:
+        """Tell the other searches on the cluster that this one has ended."""
+        with contextlib.suppress(Exception):  # of Ray, which may have died
+            self._sharing.leave()
 
     @property
     def _is_local(self) -> bool:

@@ -87,6 +87,7 @@ class RayPool:
         """Stop the actors, and Ray itself if this pool has started it."""
         if self._crew is not None:
             self._crew.close()
+            self._fleet.leave()
         if self._started_here:
             self._ray.shutdown()
 

@@ -38,6 +38,7 @@ class SimulatedFleet:
     behaves: Behaviour = lambda worker, job: 2.0
     nodes: Callable[[float], float] = lambda now: 2
     loads: Callable[[int], float | Exception] = lambda worker: 10.0
+    share: Callable[[float], int] = lambda now: 1000
     now: float = 0.0
     killed: list[int] = field(default_factory=list)
     done_by: dict[tuple[str, str], list[int]] = field(default_factory=dict)
@@ -81,6 +82,9 @@ class SimulatedFleet:
 
     def room(self) -> float:
         return self.nodes(self.now)
+
+    def fair_share(self, workers: int) -> int:
+        return min(workers, self.share(self.now))
 
     def _call(self, seconds: float, value: Any) -> int:
         ref = next(self._refs)
@@ -228,6 +232,24 @@ def test_a_lost_node_is_done_without_and_used_again() -> None:
     todo = jobs(*map(str, range(60)))
     assert run(fleet, todo) == scored(todo)
     assert 2 in {worker for workers in fleet.done_by.values() for worker in workers}
+
+
+def test_a_worker_beyond_the_fair_share_ends_after_its_job_and_comes_back_later() -> None:
+    """Another search uses the cluster from second 30 to second 90."""
+    fleet = SimulatedFleet(nodes=lambda now: 4, share=lambda now: 2 if 30 < now < 90 else 4)
+    crew = Crew(fleet, 4, None, fleet.clock)
+    crew.start()
+    counts = {}
+    todo = jobs(*map(str, range(120)))
+    queue = JobQueue(todo)
+    found = {}
+    for outcome in Shift(crew, queue).run():
+        queue.done(outcome.job)
+        found[outcome.job.key, outcome.job.chunk] = outcome.responses
+        counts[int(fleet.now)] = len(crew.members)
+    assert found == scored(todo) and len(fleet.done_by) == sum(map(len, fleet.done_by.values())), "no job twice"
+    assert {counts[second] for second in counts if 40 < second < 90} == {2}
+    assert counts[max(counts)] == 4 and len(fleet.killed) == 2
 
 
 def test_without_any_node_the_run_ends_in_one_line() -> None:

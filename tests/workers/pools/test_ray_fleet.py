@@ -20,7 +20,12 @@ def test_actors_get_the_variables_that_decide_about_weights(monkeypatch: pytest.
         found.update(options["runtime_env"]["env_vars"])
         return lambda actor: actor
 
-    ray: Any = SimpleNamespace(remote=remote, put=lambda value: value, get_runtime_context=SimpleNamespace)
+    ray: Any = SimpleNamespace(
+        remote=remote,
+        put=lambda value: value,
+        get_runtime_context=SimpleNamespace,
+        experimental=SimpleNamespace(internal_kv=None),
+    )
     spec = WorkerSpec(BASE, (), {}, ModelConfig())
     monkeypatch.setenv(DEQUANTISED_DTYPE, "float32")
     monkeypatch.delenv("EVOMERGE_CACHE", raising=False)
