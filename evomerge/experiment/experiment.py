@@ -16,6 +16,7 @@ from evomerge.audit import other_bases
 from evomerge.errors import ConfigError, TaskError
 from evomerge.experiment.config import ExperimentConfig, read_config
 from evomerge.experiment.descent_losses import find_losses
+from evomerge.experiment.generation_engine import VLLM, generation_engine
 from evomerge.experiment.router_step import check_routers
 from evomerge.experiment.rule_check import all_verdicts
 from evomerge.experiment.submission_step import SubmissionStep, refuse_unpackable
@@ -310,7 +311,13 @@ class Experiment:
             hashes=self.family.hashes(),
             tokenizer=self._request,
             flow_bytes=self.flow_bytes,
+            serving=self.generation == VLLM,
         )
+
+    @cached_property
+    def generation(self) -> str | None:
+        """The engine that generates answers, vllm or loop; None where no task generates."""
+        return generation_engine(self)
 
     @property
     def flow_bytes(self) -> int:

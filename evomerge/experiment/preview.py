@@ -9,6 +9,7 @@ from typing import Any
 from evomerge import optimizers
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
+from evomerge.experiment.generation_engine import recorded_engine
 from evomerge.experiment.resume import fixed_part
 from evomerge.experiment.router_step import check_routers
 from evomerge.experiment.shown_vocabulary import vocabulary_lines
@@ -145,6 +146,8 @@ def _scoring(experiment: Experiment) -> Iterator[str]:
         batches = [found for chunk in plan.chunks[name] if (found := experiment.work[chunk.id].batches)]
         tokens = f", {sum(found.tokens for found in batches)} tokens a candidate" * bool(batches)
         yield f"slice     {name}: {len(plan.items(name))} items in {len(plan.chunks[name])} chunks{tokens}"
+    if experiment.generation:
+        yield f"answers   by {experiment.generation}"
     for item in _first_items(plan):
         lines = experiment.scorer.show_item(item)
         yield f"item      {lines[0]}"
@@ -165,7 +168,9 @@ def _folder(experiment: Experiment, config: Mapping[str, Any], folder: Path) -> 
     if not nearest.is_dir():
         raise RunError(f"{nearest}: a file where the run's folder should be; move it")
     if (folder / LEDGER).is_file():
-        refuse_other_search(folder / LEDGER, ledger_header(experiment.scorer, fixed_part(config)))
+        refuse_other_search(
+            folder / LEDGER, ledger_header(experiment.scorer, fixed_part(config)) | recorded_engine(experiment)
+        )
         yield f"run       {folder}: will be resumed"
     else:
         yield f"run       {folder}: new"

@@ -10,6 +10,7 @@ import yaml
 
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
+from evomerge.experiment.generation_engine import recorded_engine
 from evomerge.ledger import Ledger, refuse_other_search
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT, refuse_unfinished
 from evomerge.recipes import Recipe, load_recipe
@@ -57,6 +58,7 @@ def replay_run(folder: Path) -> Iterator[Replayed]:
     RunError where a scoring function of the user's has changed.
     """
     experiment, recipe, result = open_run(folder)
+    refuse_other_search(folder / LEDGER, recorded_engine(experiment))
     if functions := experiment.scorer.functions:
         refuse_other_search(folder / LEDGER, {"functions": functions})
     candidate = Candidate.of("winner", recipe)

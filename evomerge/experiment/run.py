@@ -17,6 +17,7 @@ from evomerge.experiment.baseline_check import BaselineCheck
 from evomerge.experiment.best_recipe import BestRecipe
 from evomerge.experiment.chosen_experts import choose_experts
 from evomerge.experiment.experiment import Experiment, from_config
+from evomerge.experiment.generation_engine import recorded_engine
 from evomerge.experiment.resume import fixed_part
 from evomerge.experiment.router_step import RouterStep
 from evomerge.experiment.rule_check import rules_record
@@ -118,6 +119,7 @@ def _search(
     document = result.as_dict() | {"layers": experiment.family.layout.layers}
     document |= {"winner_is": twins, "suspects": suspects, "task_warnings": check.warnings}
     document |= rules_record(experiment)
+    document |= recorded_engine(experiment)
     document |= {"screen": dict(ledger.screening)} if ledger.screening else {}
     document |= {"shortened": _shortened(experiment, evaluator)}
     document |= _record(board, evaluator, ledger, fingerprint, remaining.spent)
@@ -149,6 +151,7 @@ def _shortened(experiment: Experiment, evaluator: Evaluator) -> dict[str, Any]:
 def open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path, start: float) -> Ledger:
     """Open the ledger and write the configuration and a first recipe, so that an interrupted run leaves a valid one."""
     known = ledger_header(experiment.scorer, fixed_part(config))
+    known |= recorded_engine(experiment)
     models = experiment.family.hashes()
     used = {"used": sorted(experiment.used_items), "contents": experiment.scorer.contents("search", "select")}
     started = None if experiment.config.budget.hours is None else start

@@ -15,7 +15,7 @@ from evomerge.errors import RunError
 from evomerge.notices import warn_once
 
 Line = dict[str, Any]
-HEADER_KEYS = ("schema", "config", "models", "functions", "chunks", "items")  # what identifies a search
+HEADER_KEYS = ("schema", "config", "models", "functions", "generation", "chunks", "items")  # what identifies a search
 KEYS = {  # kind of line → its keys; the kind is the key that only lines of this kind have
     "scores": ("key", "chunk", "scores", "seconds", "recipe", "answers", "tokens"),
     "error": ("key", "chunk", "error", "recipe"),

@@ -14,6 +14,7 @@ DIFFERENT = {
     "config": "another configuration",
     "models": "other weights",
     "functions": "a scoring function that has changed",
+    "generation": "another engine for generation",
     "chunks": "other items",
     "items": "other prompts or answers",
 }

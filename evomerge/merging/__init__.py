@@ -12,6 +12,7 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.merging.digests import Fingerprint, fingerprint
     from evomerge.merging.frozen import freeze
+    from evomerge.merging.live_tensors import FixedTensors
     from evomerge.merging.materializer import Materializer, TensorMerge
     from evomerge.merging.options import COMPILE, PLACEMENTS
     from evomerge.merging.placement import (
@@ -38,6 +39,7 @@ __all__ = [
     "PREFETCH_DEPTH",
     "AvailableMemory",
     "Fingerprint",
+    "FixedTensors",
     "InputTensor",
     "Materializer",
     "MemoryNeed",

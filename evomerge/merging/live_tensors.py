@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evomerge.errors import CandidateError
-from evomerge.models import Destination, Family, LayerList, LiveTensor, layer_of, shift_layer
+from evomerge.models import Destination, Family, LayerList, LiveTensor, Place, layer_of, shift_layer
 from evomerge.recipes import ModelRef
 
 
@@ -29,7 +29,7 @@ class Target:
     """The place that an output tensor is written into; `key` names its storage."""
 
     key: Hashable
-    place: LiveTensor
+    place: Place
 
 
 class LiveTensors:
@@ -72,7 +72,7 @@ class LiveTensors:
         self._current = found
         return found
 
-    def places(self) -> Mapping[str, LiveTensor]:
+    def places(self) -> Mapping[str, Place]:
         """Output name → its place in the model as it is."""
         return {name: target.place for name, target in self._current.items()}
 
@@ -134,6 +134,26 @@ class LiveTensors:
                 stored, live = layer_of(name), layer_of(place.path)
                 assert stored and live
                 yield shift_layer(name, stored[0], new - old), place.shifted(live[0], new - old)
+
+
+class FixedTensors:
+    """The places of a model's tensors by their output names, in an engine whose layers stay as they are."""
+
+    def __init__(self, places: Mapping[str, Place]) -> None:
+        self._targets = {name: Target(name, place) for name, place in places.items()}
+
+    def targets(
+        self, order: Sequence[int] | None, tensors: Iterable[tuple[str, Copied | None]]
+    ) -> Mapping[str, Target]:
+        """Output name → its target; CandidateError for layers in another order."""
+        if order is not None and list(order) != list(range(len(order))):
+            raise CandidateError("this engine cannot reorder layers; set scorer.generation=loop")
+        _refuse_other_names((name for name, _ in tensors), self._targets)
+        return self._targets
+
+    def places(self) -> Mapping[str, Place]:
+        """Output name → its place."""
+        return {name: target.place for name, target in self._targets.items()}
 
 
 def _refuse_other_names(written: Iterable[str], known: Iterable[str]) -> None:

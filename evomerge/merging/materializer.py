@@ -5,7 +5,7 @@ Every tensor is computed from the base in fp32 and rounded once when it is writt
 
 import math
 from collections.abc import Container, Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from evomerge import kernels, methods
 from evomerge.errors import CandidateError
 from evomerge.kernels import Coefficients, LazyUpdate, LinComb, Runner, Sources, Update
-from evomerge.merging.live_tensors import Copied, LiveTensors
+from evomerge.merging.live_tensors import Copied, FixedTensors, LiveTensors
 from evomerge.merging.placement import Placement
 from evomerge.merging.prepared import Prepared, digest
 from evomerge.merging.router_file import read_routers
 from evomerge.merging.tensor_plan import InputTensor, TensorPlan, base_layers, output_layers, plan
-from evomerge.models import COMPONENTS, ROUTER, Family, LiveTensor, layer_of
+from evomerge.models import COMPONENTS, ROUTER, Family, Place, layer_of
 from evomerge.recipes import Recipe, TensorFile
 
 # Numbers of parameters from which the compile time pays off within about thirty candidates: a compiled sum is five
@@ -68,6 +68,15 @@ class TensorMerge:
         return self.copied or (self.setup, self.coefficients)
 
 
+@dataclass
+class _Written:
+    """A live model, its tensors, and what each storage of it contains."""
+
+    model: nn.Module | FixedTensors
+    tensors: LiveTensors | FixedTensors
+    contents: dict[Hashable, object] = field(default_factory=dict)
+
+
 class Materializer:
     """Merges recipes of one family on one device; tensors that do not depend on the genes are prepared once.
 
@@ -98,9 +107,8 @@ class Materializer:
         self._calibrated: tuple[TensorFile | None, Mapping[str, methods.Setup]] = (None, {})
         self._resident = resident
         self._tables: dict[Any, Tensor] = {}  # embeddings and heads with merged rows: the first of the search
-        self._live: LiveTensors | None = None
+        self._live: list[_Written] = []  # the models that candidates were written into
         self._scratch = torch.empty(0, device=self.device)
-        self._written: dict[Hashable, object] = {}  # storage of the live model → what it contains
 
     def tensor_merges(self, recipe: Recipe) -> Iterator[TensorMerge]:
         """Every output tensor with its inputs and coefficients, in order; nothing is merged yet."""
@@ -137,18 +145,17 @@ class Materializer:
                 merge.setup.sources.release_banks()
 
     @torch.no_grad()
-    def write(self, recipe: Recipe, model: nn.Module) -> None:
+    def write(self, recipe: Recipe, model: nn.Module | FixedTensors) -> None:
         """Write the merged tensors into the live model; CandidateError if a parameter is missing or not finite.
 
         A tensor is skipped if the previous candidate that this materializer wrote into this model had the same
         coefficients for it.
         """
-        if self._live is None or self._live.model is not model:
-            self._live, self._written = LiveTensors(self.family, model, self._resident), {}
+        live = self._live_of(model)
         merges = list(self.tensor_merges(recipe))
         order = None if output_layers(recipe) is None else base_layers(recipe)
-        targets = self._live.targets(order, [(merge.name, merge.copied) for merge in merges])
-        written, self._written = self._written, {}  # after a failed write the contents of the model are unknown
+        targets = live.tensors.targets(order, [(merge.name, merge.copied) for merge in merges])
+        written, live.contents = live.contents, {}  # after a failed write the contents of the model are unknown
         contents = {targets[merge.name].key: merge for merge in merges}
         changed = {key: merge for key, merge in contents.items() if written.get(key) != merge.identity}
         places = [targets[merge.name].place for merge in changed.values()]
@@ -159,15 +166,26 @@ class Materializer:
         ]
         if flags:
             _refuse_non_finite([merge.name for merge in changed.values()], flags, places[0].dtype)
-        self._written = written | {key: merge.identity for key, merge in contents.items()}
+        live.contents = written | {key: merge.identity for key, merge in contents.items()}
 
-    def live_tensors(self, model: nn.Module) -> Mapping[str, LiveTensor]:
+    def live_tensors(self, model: nn.Module | FixedTensors) -> Mapping[str, Place]:
         """Output name → its place, as the last `write` has left this model."""
-        if self._live is None or self._live.model is not model:
+        found = next((live for live in self._live if live.model is model), None)
+        if found is None:
             raise CandidateError("nothing has been written into this model")
-        return self._live.places()
+        return found.tensors.places()
 
-    def _write(self, merge: TensorMerge, sources: Sources, place: LiveTensor) -> Tensor:
+    def _live_of(self, model: nn.Module | FixedTensors) -> _Written:
+        found = next((live for live in self._live if live.model is model), None)
+        if found is None:
+            fixed = isinstance(model, FixedTensors)
+            tensors = model if isinstance(model, FixedTensors) else LiveTensors(self.family, model, self._resident)
+            found = _Written(model, tensors)
+            # One of each kind: a worker's live model, and the parameters of an engine beside it.
+            self._live = [*(live for live in self._live if isinstance(live.model, FixedTensors) != fixed), found]
+        return found
+
+    def _write(self, merge: TensorMerge, sources: Sources, place: Place) -> Tensor:
         """Merge one tensor into its place, by way of one reused buffer if that is not one contiguous view."""
         if (view := place.direct) is not None:
             return kernels.apply(merge.coefficients, sources, view, self._runner(merge))
@@ -184,7 +202,8 @@ class Materializer:
 
     def invalidate(self) -> None:
         """Write every tensor at the next `write`, because other code may have changed the model."""
-        self._written = {}
+        for live in self._live:
+            live.contents = {}
 
     def _merge(self, recipe: Recipe) -> tuple[methods.Method, list[TensorPlan], list[methods.Setup]]:
         """The recipe's method, plan and setups; the setups are shared by all recipes of the same method and models."""

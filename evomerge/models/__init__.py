@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     )
     from evomerge.models.model_names import is_same_model
     from evomerge.models.output_projections import output_filters
-    from evomerge.models.places import Destination, LiveTensor
+    from evomerge.models.places import Destination, LiveTensor, Place
     from evomerge.models.recipe_vocabulary import (
         in_vocabulary_of,
         other_tokens,
@@ -90,6 +90,7 @@ __all__ = [
     "LayerList",
     "Layout",
     "LiveTensor",
+    "Place",
     "StoredFactors",
     "StoredInput",
     "StoredTensor",

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -136,6 +137,28 @@ class Destination:
             for b in self.blocks
         ]
         return tuple(map(max, zip(*ends, strict=True)))
+
+
+class Place(Protocol):
+    """The place of one stored tensor in the memory of a model that is live."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The live model's dtype."""
+
+    @property
+    def shape(self) -> Shape:
+        """The stored tensor's shape."""
+
+    @property
+    def direct(self) -> Tensor | None:
+        """The live storage as one contiguous tensor of the stored shape; None if it is not one."""
+
+    def copy_(self, tensor: Tensor) -> None:
+        """Write the stored tensor's values into the live model."""
+
+    def tensor(self) -> Tensor:
+        """The values in the stored tensor's shape."""
 
 
 class LiveTensor:

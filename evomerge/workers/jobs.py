@@ -23,6 +23,7 @@ class WorkerSpec:
     GPU that a worker may use; None for all of it. `hashes` maps each model to the SHA-256 of its weights, by which a
     worker on another machine checks that it has the same models. `tokenizer` is the request of a merged vocabulary.
     `flow_bytes` is the memory of the layers that stay resident in a search over their order; 0 in other searches.
+    With `serving`, vLLM generates the answers.
     """
 
     base: ModelRef
@@ -35,6 +36,7 @@ class WorkerSpec:
     hashes: Mapping[str, str] = field(default_factory=dict)
     tokenizer: TokenizerRequest | None = None
     flow_bytes: int = 0
+    serving: bool = False
 
 
 @dataclass(frozen=True)

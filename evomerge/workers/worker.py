@@ -21,6 +21,7 @@ from evomerge.routing import RouterWork, calibrate_routers, router_names
 from evomerge.scoring import Request
 from evomerge.scoring.engine import Encoder, LossEngine, ScoringEngine
 from evomerge.workers.jobs import Job, Outcome, Slopes, SlopeWork, WorkerSpec
+from evomerge.workers.served_generator import ServedGenerator
 from evomerge.workers.slopes import SlopeComputer
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,13 @@ class Worker:
         self._encoder = Encoder(
             tokenizer, self._model.config, max_length=config.max_length, batch_tokens=config.batch_tokens
         )
+        self._served: ServedGenerator | None = None
+        if spec.serving:
+            options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+            options["max_length"] = self._encoder.max_length
+            parts = self._family, self._materializer, self._model, tokenizer, self._work
+            self._served = ServedGenerator(*parts, **options)
+        self._checked = False  # whether vLLM's weights were compared with the live model's
         self._engine = ScoringEngine(
             self._model,
             tokenizer,
@@ -60,6 +68,7 @@ class Worker:
             batch_size=config.batch_size,
             batch_tokens=config.batch_tokens,
             path=config.scoring,
+            generator=self._served,
         )
         trees = self._engine.plain_reason is None
         losses = LossEngine(self._model, self._encoder, trees=trees, batch_tokens=config.batch_tokens)
@@ -88,10 +97,16 @@ class Worker:
         self._work |= {chunk: self._encoder.encode(listed) for chunk, listed in requests.items()}
 
     def fingerprint(self, recipe: Recipe) -> str:
-        """The fingerprint of the candidate's weights as they are scored, in this worker's dtype."""
+        """The fingerprint of the candidate's weights as they are scored, in this worker's dtype.
+
+        RunError if vLLM has other weights than the live model.
+        """
         self._load(recipe)
         places = self._materializer.live_tensors(self._model)
-        return fingerprint((name, place.tensor()) for name, place in places.items())
+        found = fingerprint((name, place.tensor()) for name, place in places.items())
+        if self._served:
+            self._served.refuse_other_weights(recipe, found)
+        return found
 
     def calibrate(self, recipe: Recipe, work: RouterWork) -> dict[str, NDArray[np.float32]]:
         """Router name → its weight [experts, hidden], fitted to these texts in the merged model.
@@ -112,6 +127,11 @@ class Worker:
 
     def _score(self, job: Job) -> list[Any]:
         self._load(job.recipe)
+        if self._served:
+            self._served.choose(job.recipe)
+            if not self._checked:
+                self.fingerprint(job.recipe)
+                self._checked = True
         with torch.inference_mode():
             return self._engine.respond(self._work[job.chunk])
 
@@ -123,6 +143,8 @@ class Worker:
     def _forget_model(self) -> None:
         """After a failure the model may have been written in part."""
         self._loaded_key = None
+        if self._served:
+            self._served.forget()
         self._materializer.invalidate()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

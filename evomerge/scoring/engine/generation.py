@@ -7,12 +7,12 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from lm_eval.models.utils import configure_pad_token, has_bos_prefix, resolve_max_length
+from lm_eval.models.utils import configure_pad_token, resolve_max_length
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evomerge.errors import CandidateError, TaskError
+from evomerge.errors import CandidateError
 from evomerge.scoring import SEED, Answer, Request
 from evomerge.scoring.engine.caches import (
     KVStates,
@@ -29,15 +29,16 @@ from evomerge.scoring.engine.decoding import (
     end_tokens,
     refuse_nonfinite_logits,
 )
-from evomerge.scoring.engine.generation_options import SUPPORTED, GenerationOptions, read_generation_options
+from evomerge.scoring.engine.generation_options import SUPPORTED, GenerationOptions
 from evomerge.scoring.engine.memory import MemoryBudget
-from evomerge.scoring.engine.prompts import Ids, Prompt, batch_tokens, group_by_options, group_by_prefix, sample_seed
+from evomerge.scoring.engine.prompts import Ids, Prompt, batch_tokens, group_by_prefix, sample_seed
+from evomerge.scoring.engine.request_reader import RequestReader
 from evomerge.scoring.engine.windows import fixed_position_length
 
 log = logging.getLogger(__name__)
 
 
-class Generator:
+class Generator(RequestReader):
     """Generates the answers to `generate_until` requests with the model's current weights.
 
     Greedy answers are those of lm-eval's Hugging Face class at batch size 1, independent of the batches here. A sampled
@@ -57,33 +58,16 @@ class Generator:
         max_length: int | None = None,
         counts_context: bool = True,
     ) -> None:
-        self._model, self._counts_context = model, counts_context
-        self._tokenizer = configure_pad_token(copy.deepcopy(tokenizer), model_config=model.config)
+        padded = configure_pad_token(copy.deepcopy(tokenizer), model_config=model.config)
+        super().__init__(model, padded, max_length or resolve_max_length(model.config, tokenizer))
+        self._counts_context = counts_context
         self._budget = MemoryBudget(max_tokens)
-        self._max_length = max_length or resolve_max_length(model.config, tokenizer)
-        self._seq2seq = bool(model.config.is_encoder_decoder)
         self._fixed_position_length = fixed_position_length(model.config)
-        self._eos = self._tokenizer.decode(self._tokenizer.eos_token_id)
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Answer | list[Answer]]:
-        """One answer per request in order, or a list of them for a request with repeats.
-
-        TaskError for invalid generation options, CandidateError if logits are not finite.
-        """
-        answers: list[Answer | list[Answer]] = [Answer("")] * len(requests)
-        for places in group_by_options(requests):
-            options = read_generation_options(requests[places[0]].arguments[1], self._eos)
-            contexts = {place: self._encode(requests[place].arguments[0], options) for place in places}
-            counts: dict[Ids, int] = {}
-            for place, ids in contexts.items():
-                counts[ids] = max(counts.get(ids, 1), requests[place].repeats if options.sampled else 1)
-            found = self._generate([Prompt(*prompt) for prompt in counts.items()], options)
-            for place, ids in contexts.items():
-                repeats = requests[place].repeats
-                repeated = found[ids][:repeats] if options.sampled else found[ids] * repeats
-                answers[place] = repeated if repeats > 1 else repeated[0]
-        return answers
+        """See `RequestReader.answer`."""
+        return super().answer(requests)
 
     @cached_property
     def loop_refusal(self) -> str | None:
@@ -109,26 +93,6 @@ class Generator:
         if reason:
             log.warning("answers are generated one by one, not by the decoding loop: %s", reason)
         return reason
-
-    def _encode(self, context: str | Ids, options: GenerationOptions) -> Ids:
-        """The token ids of a context, without a second BOS token and truncated on the left if it is too long.
-
-        A context that is token ids already stays as it is.
-        """
-        if not isinstance(context, str):
-            return context
-        room = self._max_length if self._seq2seq else self._max_length - options.max_gen_toks
-        if room <= 0:
-            raise TaskError(
-                f"max_gen_toks={options.max_gen_toks} leaves no room for a prompt in the model's {self._max_length} "
-                "tokens; lower it in the task's generation_kwargs"
-            )
-        has_bos = not self._seq2seq and has_bos_prefix(context, self._tokenizer.bos_token)
-        ids = self._tokenizer(context, **({"add_special_tokens": False} if has_bos else {})).input_ids[-room:]
-        if not ids:
-            bos = self._tokenizer.bos_token_id
-            ids = [self._tokenizer.eos_token_id if bos is None else bos]
-        return tuple(ids)
 
     def _generate(self, prompts: Sequence[Prompt], options: GenerationOptions) -> dict[Ids, list[Answer]]:
         found: dict[Ids, list[Answer]] = {}
@@ -228,7 +192,3 @@ class Generator:
             **options,
         )
         return generated
-
-    def _text(self, tokens: Sequence[int], stopped: bool, options: GenerationOptions) -> Answer:
-        text, cut = options.text(self._tokenizer.decode(tokens, skip_special_tokens=True))
-        return Answer(text, truncated=not stopped and not cut)

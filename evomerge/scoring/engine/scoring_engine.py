@@ -1,15 +1,15 @@
 """The worker's scoring engine: the tree engine if it agrees with lm-eval's own forward pass, otherwise that pass."""
 
 import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import CandidateError
-from evomerge.scoring import Request
+from evomerge.scoring import Answer, Request
 from evomerge.scoring.engine.batches import BatchPlan, plan
 from evomerge.scoring.engine.encoder import EncodedChunk, Encoder
 from evomerge.scoring.engine.generation import Generator
@@ -27,13 +27,20 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 0.01, torch.float16: 2e-3}  # 
 GENERATION_FACTOR = 8  # a generation batch may have so many times the tokens of a forward pass
 
 
+class Answerer(Protocol):
+    """Generates answers with a candidate's weights."""
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer | list[Answer]]:
+        """One answer per request in order, or a list of them for a request with repeats."""
+
+
 class ScoringEngine:
     """Computes the responses to the requests of a chunk with the model's current weights.
 
     `path` selects how log-likelihoods are computed: `plain` (lm-eval's forward pass), `tree`, or `auto`. With `auto`,
     token trees are used if they give the same numbers as the plain path on a few pairs with the weights at
     construction. Encoder-decoder models have no trees; each of their contexts is encoded once. `counts_context` is that
-    of `Generator`.
+    of `Generator`, which generates where no other `generator` is given.
     """
 
     def __init__(
@@ -46,10 +53,11 @@ class ScoringEngine:
         batch_tokens: int = 4096,
         path: str = "auto",
         counts_context: bool = True,
+        generator: "Answerer | None" = None,
     ) -> None:
         self._plain = PlainEngine(model, tokenizer, batch_size=batch_size, max_length=encoder.max_length)
         self._encoder = encoder
-        self._generator = Generator(
+        self._generator: Answerer = generator or Generator(
             model,
             tokenizer,
             max_tokens=GENERATION_FACTOR * batch_tokens,

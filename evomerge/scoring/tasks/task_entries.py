@@ -17,6 +17,7 @@ from evomerge.suggest import did_you_mean
 
 Name = Annotated[str, Text(r"[^/\s]([^/]{0,198}[^/\s])?", "a name of one line without '/'")]
 Function = Annotated[str, Text(FORM, LIKE)]
+GENERATIONS = ("auto", "loop", "vllm")
 Size = Count | Annotated[str, OneOf(("all",))] | Sequence[int | str]  # a count, what the others leave, or document ids
 
 
@@ -65,6 +66,7 @@ class ScorerConfig:
     fewshot_as_multiturn: bool | None = None
     system_instruction: str | None = None
     gen_kwargs: Mapping[str, Any] | None = None
+    generation: Annotated[str, OneOf(GENERATIONS)] = "auto"
 
     def check(self) -> None:
         """ConfigError for the first wrong key of a task or slice."""

@@ -1,0 +1,47 @@
+"""Which engine generates the answers of a search, the decoding loop or vLLM; decided once, before weights are read."""
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import ConfigError
+from evomerge.models import model_config
+
+if TYPE_CHECKING:
+    from evomerge.experiment.experiment import Experiment
+
+VLLM, LOOP = "vllm", "loop"
+INSTALL = "pip install 'evomerge[vllm]' in an environment of its own, or set scorer.generation=loop"
+
+
+def generation_engine(experiment: "Experiment") -> str | None:
+    """vllm or loop; None where no task generates. ConfigError where vLLM is asked for and cannot serve this search."""
+    asked = experiment.config.scorer.generation
+    if not experiment.scorer.plan.generating:
+        return None
+    if asked == LOOP:
+        return LOOP
+    reason = _why_not(experiment)
+    if reason and asked == VLLM:
+        raise ConfigError(f"scorer.generation=vllm: {reason}")
+    return LOOP if reason else VLLM
+
+
+def recorded_engine(experiment: "Experiment") -> dict[str, Any]:
+    """The entry of ledger and result: vllm, or null for the loop, which older ledgers do not name."""
+    return {"generation": VLLM if experiment.generation == VLLM else None}
+
+
+def _why_not(experiment: "Experiment") -> str | None:
+    """Why vLLM cannot generate the answers of this search; None if nothing is known against it."""
+    model = experiment.config.model
+    if find_spec("vllm") is None:
+        return f"vLLM is not installed; {INSTALL}"
+    if model_config(experiment.family.base.folder, model.trust_remote_code).is_encoder_decoder:
+        return "vLLM has no encoder-decoder models; set scorer.generation=loop"
+    if experiment.vocabulary:
+        return "a merged vocabulary is not written into vLLM; set scorer.generation=loop"
+    if experiment.config.flow:
+        return "vLLM cannot reorder layers; set scorer.generation=loop"
+    if experiment.family.dequantised:
+        return "a quantised base is not served; set scorer.generation=loop"
+    return None

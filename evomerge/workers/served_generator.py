@@ -1,0 +1,86 @@
+"""A candidate in vLLM's parameters: written there by the worker's materializer, checked, and asked for answers."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evomerge.errors import CandidateError, RunError
+from evomerge.merging import FixedTensors, Materializer, fingerprint
+from evomerge.models import Family
+from evomerge.recipes import Recipe
+from evomerge.scoring import Answer, Request
+from evomerge.scoring.engine import EncodedChunk
+from evomerge.scoring.vllm import VLLMGenerator
+
+log = logging.getLogger(__name__)
+
+
+class ServedGenerator:
+    """Writes candidates into the engine of vLLM when answers are wanted, and returns its answers.
+
+    Keys and values of earlier candidates are discarded at each switch, and it is an error if vLLM still uses some.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        materializer: Materializer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        work: Mapping[str, EncodedChunk],
+        *,
+        max_length: int,
+        trust_remote_code: bool = False,
+    ) -> None:
+        base, start = family.base, time.monotonic()
+        shapes = {name: tuple(base.shape(name)) for name in base.destination}
+        requests = [request for chunk in work.values() for request in chunk.requests]
+        options: dict[str, Any] = {"max_length": max_length, "trust_remote_code": trust_remote_code}
+        self._generator = VLLMGenerator(model, tokenizer, base.folder, shapes, requests, **options)
+        self._tensors = FixedTensors(self._generator.places)
+        self._materializer, self._recipe, self._loaded_key = materializer, None, None
+        log.info("vLLM is ready after %.0f s", time.monotonic() - start)
+
+    _recipe: Recipe | None
+    _loaded_key: str | None
+
+    def choose(self, recipe: Recipe) -> None:
+        """Generate with this candidate from now on; it is written with the next request."""
+        self._recipe = recipe
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer | list[Answer]]:
+        """One answer per request; see `RequestReader.answer`."""
+        if not requests:
+            return []
+        self._load()
+        return self._generator.answer(requests)
+
+    def fingerprint(self, recipe: Recipe) -> str:
+        """The fingerprint of the candidate's weights in the engine's parameters."""
+        self.choose(recipe)
+        self._load()
+        return fingerprint((name, place.tensor()) for name, place in self._generator.places.items())
+
+    def refuse_other_weights(self, recipe: Recipe, expected: str) -> None:
+        """RunError if the engine's parameters have another fingerprint than `expected`."""
+        if (found := self.fingerprint(recipe)) != expected:
+            raise RunError(
+                f"vLLM has other weights than the recipe ({found[:16]} for {expected[:16]}); set scorer.generation=loop"
+            )
+
+    def forget(self) -> None:
+        """The engine's weights are unknown: write the next candidate whole."""
+        self._loaded_key = None
+
+    def _load(self) -> None:
+        if self._recipe is None:
+            raise CandidateError("no candidate was chosen")
+        key = self._recipe.key()
+        if key != self._loaded_key:
+            self._loaded_key = None
+            self._materializer.write(self._recipe, self._tensors)
+            self._generator.forget()
+            self._loaded_key = key
