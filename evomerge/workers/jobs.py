@@ -13,6 +13,7 @@ from evomerge.workers.model_config import ModelConfig
 if TYPE_CHECKING:
     from evomerge.methods import Owner
     from evomerge.scoring.engine import EncodedChunk, EncodedLoss
+    from evomerge.scoring.vllm import ServingPlan
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class WorkerSpec:
     GPU that a worker may use; None for all of it. `hashes` maps each model to the SHA-256 of its weights, by which a
     worker on another machine checks that it has the same models. `tokenizer` is the request of a merged vocabulary.
     `flow_bytes` is the memory of the layers that stay resident in a search over their order; 0 in other searches.
-    With `serving`, vLLM generates the answers.
+    With `serving`, vLLM generates the answers, and takes this memory.
     """
 
     base: ModelRef
@@ -36,7 +37,12 @@ class WorkerSpec:
     hashes: Mapping[str, str] = field(default_factory=dict)
     tokenizer: TokenizerRequest | None = None
     flow_bytes: int = 0
-    serving: bool = False
+    serving: "ServingPlan | None" = None
+
+    @property
+    def more_bytes(self) -> int:
+        """The memory that a worker needs beside the live model and the sources."""
+        return self.flow_bytes + (self.serving.nbytes if self.serving else 0)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -12,8 +12,7 @@ from evomerge.merging import FixedTensors, Materializer, fingerprint
 from evomerge.models import Family
 from evomerge.recipes import Recipe
 from evomerge.scoring import Answer, Request
-from evomerge.scoring.engine import EncodedChunk
-from evomerge.scoring.vllm import VLLMGenerator
+from evomerge.scoring.vllm import ServingPlan, VLLMGenerator
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +29,15 @@ class ServedGenerator:
         materializer: Materializer,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        work: Mapping[str, EncodedChunk],
+        plan: ServingPlan,
         *,
         max_length: int,
         trust_remote_code: bool = False,
     ) -> None:
         base, start = family.base, time.monotonic()
         shapes = {name: tuple(base.shape(name)) for name in base.destination}
-        requests = [request for chunk in work.values() for request in chunk.requests]
         options: dict[str, Any] = {"max_length": max_length, "trust_remote_code": trust_remote_code}
-        self._generator = VLLMGenerator(model, tokenizer, base.folder, shapes, requests, **options)
+        self._generator = VLLMGenerator(model, tokenizer, base.folder, shapes, plan, **options)
         self._tensors = FixedTensors(self._generator.places)
         self._materializer, self._recipe, self._loaded_key = materializer, None, None
         log.info("vLLM is ready after %.0f s", time.monotonic() - start)

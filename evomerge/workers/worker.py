@@ -37,7 +37,7 @@ class Worker:
         if spec.gpu_bytes is not None and device.startswith("cuda"):
             total = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, spec.gpu_bytes / total), device)
-        limits: dict[str, Any] = {"limit": spec.gpu_bytes, "more": spec.flow_bytes}
+        limits: dict[str, Any] = {"limit": spec.gpu_bytes, "more": spec.more_bytes}
         placement = choose_placement(config.placement, self._family, device, config.dtype, loaded=False, **limits)
         self._model = self._family.load_model(
             dtype=config.dtype, device=device, attn_implementation=config.attn_implementation
@@ -55,10 +55,10 @@ class Worker:
             tokenizer, self._model.config, max_length=config.max_length, batch_tokens=config.batch_tokens
         )
         self._served: ServedGenerator | None = None
-        if spec.serving:
+        if spec.serving is not None:
             options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
             options["max_length"] = self._encoder.max_length
-            parts = self._family, self._materializer, self._model, tokenizer, self._work
+            parts = self._family, self._materializer, self._model, tokenizer, spec.serving
             self._served = ServedGenerator(*parts, **options)
         self._checked = False  # whether vLLM's weights were compared with the live model's
         self._engine = ScoringEngine(

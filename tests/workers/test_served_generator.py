@@ -19,6 +19,7 @@ from evomerge.models.live_model import load_tokenizer, model_config
 from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
 from evomerge.scoring.engine.encoder import Encoder
 from evomerge.scoring.protocol import Answer, Request
+from evomerge.scoring.vllm.serving_plan import ServingPlan
 from evomerge.workers.jobs import Job, WorkerSpec
 from evomerge.workers.model_config import ModelConfig
 from evomerge.workers.worker import Worker
@@ -77,7 +78,8 @@ def workers(family: tuple[ModelRef, tuple[ModelRef, ...]]) -> Iterator[tuple[Wor
     encoder = Encoder(load_tokenizer(Path(base.path)), model_config(Path(base.path)))
     work = {chunk: encoder.encode(listed) for chunk, listed in WORK.items()}
     spec = WorkerSpec(base, experts, work, ModelConfig(dtype="float32", device="cpu"))
-    yield Worker(spec), Worker(replace(spec, serving=True))
+    plan = ServingPlan.of(model_config(Path(base.path)), 4, 10**6, [80])
+    yield Worker(spec), Worker(replace(spec, serving=plan))
 
 
 def merged(family: tuple[ModelRef, tuple[ModelRef, ...]], *weights: float) -> Recipe:

@@ -59,8 +59,8 @@ class Generator(RequestReader):
         counts_context: bool = True,
     ) -> None:
         padded = configure_pad_token(copy.deepcopy(tokenizer), model_config=model.config)
-        super().__init__(model, padded, max_length or resolve_max_length(model.config, tokenizer))
-        self._counts_context = counts_context
+        super().__init__(model.config, padded, max_length or resolve_max_length(model.config, tokenizer))
+        self._model, self._counts_context = model, counts_context
         self._budget = MemoryBudget(max_tokens)
         self._fixed_position_length = fixed_position_length(model.config)
 

@@ -1,9 +1,9 @@
 """What every engine that generates does with lm-eval's `generate_until` requests: options, prompts and texts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from lm_eval.models.utils import has_bos_prefix
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from evomerge.errors import TaskError
 from evomerge.scoring import Answer, Request
@@ -14,13 +14,13 @@ from evomerge.scoring.engine.prompts import Ids, Prompt, group_by_options
 class RequestReader:
     """Reads requests as lm-eval's Hugging Face class does; `_generate` of a subclass generates.
 
-    `model` gives the settings of generation. A context is truncated on the left to leave room for `max_gen_toks`, and
+    A context is truncated on the left to leave room for `max_gen_toks`, and
     an empty one is replaced by the prefix token.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        self._model, self._tokenizer, self._max_length = model, tokenizer, max_length
-        self._seq2seq = bool(model.config.is_encoder_decoder)
+    def __init__(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        self._tokenizer, self._max_length = tokenizer, max_length
+        self._seq2seq = bool(config.is_encoder_decoder)
         self._eos = str(tokenizer.decode(tokenizer.eos_token_id))
 
     def answer(self, requests: Sequence[Request]) -> list[Answer | list[Answer]]:
@@ -42,12 +42,12 @@ class RequestReader:
                 answers[place] = repeated if repeats > 1 else repeated[0]
         return answers
 
-    def prompts(self, requests: Sequence[Request]) -> Iterator[tuple[Ids, GenerationOptions]]:
-        """The token ids and the options of each request that generates."""
-        for request in requests:
-            if request.kind == "generate_until":
-                options = read_generation_options(request.arguments[1], self._eos)
-                yield self._encode(request.arguments[0], options), options
+    def lengths(self, requests: Sequence[Request]) -> list[int]:
+        """The tokens of each request that generates, with its longest answer."""
+        asked = [request.arguments for request in requests if request.kind == "generate_until"]
+        options = [read_generation_options(given, self._eos) for _, given in asked]
+        pairs = zip(asked, options, strict=True)
+        return [len(self._encode(context, one)) + one.max_gen_toks for (context, _), one in pairs]
 
     def _generate(self, prompts: Sequence[Prompt], options: GenerationOptions) -> dict[Ids, list[Answer]]:
         """Prompt → its answers."""

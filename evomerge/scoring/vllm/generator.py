@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import CandidateError, ConfigError, RunError
-from evomerge.scoring import Answer, Request
+from evomerge.scoring import Answer
 from evomerge.scoring.engine import NOT_FINITE, GenerationOptions, Ids, Prompt, RequestReader, end_tokens, sample_seed
 from evomerge.scoring.vllm.recorded_places import RecordedPlace, Shape, record_places
+from evomerge.scoring.vllm.serving_plan import ROWS, ServingPlan
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +25,6 @@ SUPPORTED = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "max_length", "repetition_penalty"),
     *("do_sample", "temperature", "top_k", "top_p", "min_p"),
 }
-ROWS = 64  # answers that are decoded at the same time
-LEAST_CACHE = 256 * 2**20  # bytes of the KV cache
 BATCHED_TOKENS = 4096  # prompt tokens of a forward pass
 
 
@@ -43,18 +42,18 @@ class VLLMGenerator(RequestReader):
         tokenizer: PreTrainedTokenizerBase,
         folder: Path,
         shapes: Mapping[str, Shape],
-        requests: Sequence[Request],
+        plan: ServingPlan,
         *,
         max_length: int,
         trust_remote_code: bool = False,
     ) -> None:
-        super().__init__(model, tokenizer, max_length)
-        self._specials = _special_ids(tokenizer)
+        super().__init__(model.config, tokenizer, max_length)
+        self._model, self._specials = model, _special_ids(tokenizer)
         self._engine = _load_engine(
             folder,
             dtype=str(model.dtype).removeprefix("torch."),
-            max_model_len=self._longest(requests),
-            kv_cache_memory_bytes=self.cache_bytes(requests),
+            max_model_len=plan.longest,
+            kv_cache_memory_bytes=plan.cache_bytes,
             trust_remote_code=trust_remote_code,
         )
         self._live = self._engine.apply_model(lambda engine_model: engine_model)[0]
@@ -71,18 +70,6 @@ class VLLMGenerator(RequestReader):
             caches = getattr(module, "kv_cache", None)
             for cache in [caches] if isinstance(caches, Tensor) else caches or ():
                 cache.zero_()
-
-    def cache_bytes(self, requests: Sequence[Request]) -> int:
-        """The memory of the KV cache: ROWS answers of the longest request's length at the same time."""
-        config = self._model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        row = 2 * config.num_hidden_layers * heads * width * self._model.dtype.itemsize * self._longest(requests)
-        return max(LEAST_CACHE, int(ROWS * row))
-
-    def _longest(self, requests: Sequence[Request]) -> int:
-        lengths = [len(ids) + options.max_gen_toks for ids, options in self.prompts(requests)]
-        return min(self._max_length, max(lengths, default=1))
 
     def _generate(self, prompts: Sequence[Prompt], options: GenerationOptions) -> dict[Ids, list[Answer]]:
         from vllm import SamplingParams
