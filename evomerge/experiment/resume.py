@@ -31,6 +31,8 @@ def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
         del fixed["screen"]  # it was added later; older ledgers do not have it
     if isinstance(space := fixed.get("space"), Mapping) and space.get("router") == "merge":
         fixed["space"] = {key: value for key, value in space.items() if key != "router"}  # it was added later
+    if isinstance(search := fixed.get("search"), Mapping) and search.get("mode", "generations") == "generations":
+        del fixed["search"]  # it was added later; older ledgers do not have it
     optimizer = fixed.get("optimizer")
     if isinstance(optimizer, Mapping) and optimizer.get("name") == "cma" and optimizer.get("start") != "slope":
         fixed["optimizer"] = {key: value for key, value in optimizer.items() if key not in OF_A_DESCENT}

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from evomerge.errors import RunError, write_error
 from evomerge.ledger.lines import complete_length, read_lines
 from evomerge.ledger.reading import refuse_header_mismatch
-from evomerge.ledger.records import Cut, Rechunking, Slope, SlopePrice, Trial
+from evomerge.ledger.records import Cut, Learnt, Rechunking, Slope, SlopePrice, Trial
 
 SCHEMA = 1
 MARK_INTERVAL = 3.0  # seconds; a killed command loses at most so much of its time, and that of the chunks in work
@@ -41,6 +41,7 @@ class Ledger:
         self.stops: list[dict[str, Any]] = []
         self.races: list[dict[str, Any]] = []
         self.cuts: list[Cut] = []
+        self.learnt: list[Learnt] = []  # of an asynchronous search, in order
         self.rechunking: Rechunking | None = None
         self.race_limit: int | None = None  # items per candidate after which races end
         self.slopes: dict[str, Slope] = {}  # digest of a request → its answer
@@ -129,6 +130,12 @@ class Ledger:
             self._write({"race": race})
             self.races.append(race)
 
+    def append_learnt(self, learnt: Learnt) -> None:
+        """Record that the optimizer of an asynchronous search has learnt the result of a candidate."""
+        line = {"learnt": learnt.number, "key": learnt.key, "after": learnt.chunks, "asked": learnt.asked}
+        self._write(line if learnt.score is None else {**line, "score": learnt.score})
+        self.learnt.append(learnt)
+
     def append_race_limit(self, items: int) -> None:
         """Record the number of items per candidate after which the races of this search end."""
         self._write({"most": items})
@@ -205,6 +212,10 @@ class Ledger:
             return
         if "screen" in line:
             self.screening = line["screen"]
+            return
+        if "learnt" in line:
+            number, key, chunks, asked = (line[name] for name in ("learnt", "key", "after", "asked"))
+            self.learnt.append(Learnt(number, key, chunks, asked, line.get("score")))
             return
         if "cut" in line:
             self.cuts.append(Cut(line["cut"], line["chunks"], line.get("budget")))

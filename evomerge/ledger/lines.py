@@ -28,6 +28,7 @@ KEYS = {  # kind of line → its keys; the kind is the key that only lines of th
     "price": ("price", "allowance"),
     "screen": ("screen",),
     "cut": ("cut", "chunks", "budget"),
+    "learnt": ("learnt", "key", "after", "asked", "score"),
     "elapsed": ("elapsed", "command"),
 }
 MAX_SHOWN = 5  # line numbers listed in a message
@@ -166,6 +167,8 @@ def _subject_and_content(kind: str, line: Line) -> tuple[str, Any]:
         return json.dumps([kind, line["key"], line["chunk"], line["error"]]), None
     if kind in ("most", "deal", "price", "screen"):
         return kind, line
+    if kind == "learnt":
+        return json.dumps([kind, line["learnt"]]), line
     if kind == "slope":
         return json.dumps([kind, line["slope"]]), line
     return json.dumps([kind, line], sort_keys=True), None
@@ -187,6 +190,9 @@ def _shape_problem(kind: str, line: Line) -> str | None:
     elif kind == "cut":
         right = isinstance(line["cut"], str) and type(line.get("chunks")) is int and line["chunks"] >= 0
         right = right and isinstance(line.get("budget"), dict | None)
+    elif kind == "learnt":
+        right = all(type(line.get(key)) is int and line[key] >= 0 for key in ("learnt", "after", "asked"))
+        right = right and isinstance(line.get("key"), str) and _are_numbers([line.get("score") or 0])
     elif kind == "elapsed":
         right = _are_numbers([line["elapsed"]]) and type(line.get("command")) is int
     elif kind == "slope":

@@ -16,7 +16,7 @@ import yaml
 from evomerge import trackers
 from evomerge.errors import ConfigError
 from evomerge.experiment.resume import fixed_part
-from evomerge.searching.loop import Leaderboard
+from evomerge.searching.leaderboard import Leaderboard
 
 PRESETS = Path(__file__).parents[2] / "conf" / "tracker"
 DOCUMENT: dict[str, Any] = {

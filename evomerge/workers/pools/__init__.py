@@ -11,13 +11,14 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.workers.pools._contract import Pool
-    from evomerge.workers.pools._dispatch import JobQueue
+    from evomerge.workers.pools._dispatch import DemandQueue, JobQueue
     from evomerge.workers.pools._lazy import LazyPool
     from evomerge.workers.pools._registry import check, create, names
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
+    "DemandQueue",
     "JobQueue",
     "LazyPool",
     "Pool",
