@@ -187,12 +187,11 @@ class AsynchronousSearch:
         """Queue the next chunk of each candidate; later ones too when no more candidates are proposed."""
         needed, later = list[Job](), list[Job]()
         for entrant in self._active.values():
-            place = self._evaluator.scored_chunks(entrant.key, entrant.chunks)
-            needed.append(self._job(entrant, place))
+            needed.append(self._job(entrant, entrant.seen))
             if self._is_dry:
                 later += [
                     self._job(entrant, after)
-                    for after in range(place + 1, len(entrant.chunks))
+                    for after in range(entrant.seen + 1, len(entrant.chunks))
                     if not self._evaluator.is_known(entrant.key, entrant.chunks[after])
                 ]
         self._queue.put(needed, later)
