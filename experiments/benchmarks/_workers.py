@@ -5,7 +5,6 @@ waits: the driver's measured CPU time is added to the clock, for one outcome aft
 """
 
 import heapq
-import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from evomerge import optimizers
 from evomerge.ledger.ledger import Ledger
 from evomerge.models.groups import Layout
-from evomerge.optimizers import Vector
+from evomerge.optimizers import Surrogate, Vector
 from evomerge.recipes.recipe import ModelRef, Recipe
 from evomerge.scoring.protocol import Chunk, Request
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
@@ -96,11 +95,15 @@ class Merges(Space):
 
 @dataclass(frozen=True)
 class Moment:
-    """A search after a generation: the clock, the items that it has used, and the true score of what it would ship."""
+    """A search after a generation: the clock, the items that it has used, and its finalists.
+
+    One more finalist, the best point of the surrogate model, is computed from its first `modelled` losses.
+    """
 
     seconds: float
     items: float
-    score: float
+    finalists: tuple[Vector, ...]
+    modelled: int
 
 
 class SimulatedPool:
@@ -183,13 +186,18 @@ class Simulation:
             self._paid, self._driver = self.pool.paid, self.pool.driver
             return
         before = time.process_time()
-        self.moments.append(Moment(self.pool.now - self._begun, self._remaining.spent, self._shipped(board)))
+        points = [self.space.points[candidate.key] for candidate, _ in board.ranked()[:TOP]]
+        points += [point for point in [self.optimizer.centre()] if point is not None]
+        modelled = len(board.surrogate._points)
+        self.moments.append(Moment(self.pool.now - self._begun, self._remaining.spent, tuple(points), modelled))
         self.pool.pass_over(time.process_time() - before)
 
-    def _shipped(self, board: Leaderboard) -> float:
+    def shipped(self, moment: Moment) -> float:
         """The true score of the best finalist on other items, as finalise chooses it."""
-        points = [self.space.points[candidate.key] for candidate, _ in board.ranked()[:TOP]]
-        points += [point for point in (self.optimizer.centre(), board.surrogate.best()) if point is not None]
+        model, known = Surrogate(), self._board.surrogate
+        model.tell(known._points[: moment.modelled], known._losses[: moment.modelled])
+        best = model.best()
+        points = [*moment.finalists, *([] if best is None else [best])]
         return truth(max(points, key=lambda point: self._select.right(point).mean()))
 
     def run(self, evaluations: int | None, items: int | None, race: RaceConfig) -> dict[str, float]:
@@ -201,7 +209,9 @@ class Simulation:
             rows = mandatory_baselines(self.space, BASE, EXPERTS)
             for recipe in rows.values():
                 self.space.points.setdefault(recipe.key(), np.zeros(DIMENSIONS))
-            board = search(evaluator, self.space, self.optimizer, rows, self._remaining, [self], race, mode=self._mode)
+            board = self._board = search(
+                evaluator, self.space, self.optimizer, rows, self._remaining, [self], race, mode=self._mode
+            )
             ledger.close()
         seconds, candidates = self.pool.now - self._begun, len(board.candidates)
         return {
@@ -210,5 +220,4 @@ class Simulation:
             "seconds": seconds,
             "candidates": candidates,
             "driver": (self.pool.driver - self._driver) / candidates,
-            "score": self.moments[-1].score if self.moments else math.nan,
         }

@@ -19,8 +19,9 @@ from evomerge.searching.race import RaceConfig
 RACE, ITEMS = RaceConfig(), 40  # of each task in the search slice
 WORKERS = (4, 16, 64)
 PER_WORKER = 24  # candidates in a search
-TIMES = (100, 200, 400)  # seconds of a chunk on the fastest worker
-SPENT = (1600, 3200, 6400)  # items
+TIMES = (25, 50, 100)  # seconds, where a chunk takes one
+SPENT = (3200, 6400, 12800)  # items
+LIMIT = 16_000  # items of a search whose quality is compared
 
 
 def modes(workers: int) -> dict[str, tuple[str, Mapping[str, Any]]]:
@@ -54,7 +55,7 @@ def quality(searches: int, workers: int, kinds: tuple[str, ...]) -> list[Row]:
             at_time, at_items = list[list[float]](), list[list[float]]()
             for seed in range(1, searches + 1):
                 simulation = Simulation(seed, kind, workers, ITEMS, settings, mode)
-                simulation.run(None, 2 * SPENT[-1] if kind != "equal" else 3 * SPENT[-1], RACE)
+                simulation.run(None, LIMIT, RACE)
                 at_time.append([_last(simulation, "seconds", limit) for limit in TIMES])
                 at_items.append([_last(simulation, "items", limit) for limit in SPENT])
             row: Row = {"benchmark": "workers", "part": "quality", "group": kind, "name": name, "workers": workers}
@@ -69,7 +70,7 @@ def quality(searches: int, workers: int, kinds: tuple[str, ...]) -> list[Row]:
 def _last(simulation: Simulation, unit: str, limit: float) -> float:
     """The score of the last moment within the limit, or of the first one."""
     within = [moment for moment in simulation.moments if getattr(moment, unit) <= limit]
-    return (within[-1] if within else simulation.moments[0]).score
+    return simulation.shipped(within[-1] if within else simulation.moments[0])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -77,13 +78,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="benchmark of evomerge's modes of search, on simulated workers")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     parser.add_argument("--quick", action="store_true", help="two short searches: shows that it runs")
-    parser.add_argument("--searches", type=int, help="default 5 for busy, 40 for quality")
+    parser.add_argument("--searches", type=int, help="default 3 for busy, 24 for quality")
     parser.add_argument("--parts", default="busy,quality")
     options = parser.parse_args(arguments)
     machine, rows = environment("cpu", 1, numpy=np.__version__), list[Row]()
     if "busy" in options.parts:
         counts, per_worker = ((4,), 6) if options.quick else (WORKERS, PER_WORKER)
-        rows += busy(options.searches or (2 if options.quick else 5), counts, per_worker)
+        rows += busy(options.searches or (2 if options.quick else 3), counts, per_worker)
         columns = {"workers": lambda row: f"{row['workers']} {row['group']}", "mode": lambda row: row["name"]}
         columns["busy"] = lambda row: f"{row['busy']:.1%}"
         columns["of the items used"] = lambda row: f"{row['used']:.0%}"
@@ -91,8 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
         columns["driver ms a candidate"] = lambda row: f"{1e3 * row['driver']:.1f}"
         print_table(f"simulated workers, {machine['commit']}", columns, rows)
     if "quality" in options.parts:
-        kinds = ("1:4",) if options.quick else SPEEDS
-        found = quality(options.searches or (2 if options.quick else 40), 16, kinds)
+        kinds = ("1:4",) if options.quick else SPEEDS[1:]
+        found = quality(options.searches or (2 if options.quick else 24), 16, kinds)
         columns = {"16 workers": lambda row: row["group"], "mode": lambda row: row["name"]}
         for unit, limits in (("time", TIMES), ("items", SPENT)):
             for place, limit in enumerate(limits):
