@@ -40,6 +40,7 @@ class Ledger:
         self.slice_uses: list[dict[str, Any]] = []
         self.stops: list[dict[str, Any]] = []
         self.races: list[dict[str, Any]] = []
+        self._races: dict[str, list[dict[str, Any]]] = {}  # by generation
         self.cuts: list[Cut] = []
         self.learnt: list[Learnt] = []  # of an asynchronous search, in order
         self.rechunking: Rechunking | None = None
@@ -126,9 +127,13 @@ class Ledger:
         `first` is the id of the chunk that the generation began with.
         """
         race = {"generation": generation, "first": first, "stopped": dict(stopped)}
-        if race not in self.races:
+        if race not in self._races.get(str(generation), []):
             self._write({"race": race})
-            self.races.append(race)
+            self._add_race(race)
+
+    def _add_race(self, race: dict[str, Any]) -> None:
+        self.races.append(race)
+        self._races.setdefault(str(race.get("generation")), []).append(race)
 
     def append_learnt(self, learnt: Learnt) -> None:
         """Record that the optimizer of an asynchronous search has learnt the result of a candidate."""
@@ -199,7 +204,7 @@ class Ledger:
             self.stops.append(line["stop"])
             return
         if "race" in line:
-            self.races.append(line["race"])
+            self._add_race(line["race"])
             return
         if "most" in line:
             self.race_limit = int(line["most"])
@@ -260,4 +265,4 @@ class Ledger:
         data = self._file.read()
         if (complete := complete_length(data)) < len(data):
             os.truncate(self.path, complete)  # drop the incomplete last line that a crash has left
-        return read_lines(self.path, data)
+        return read_lines(self.path, data, with_recipes=False)

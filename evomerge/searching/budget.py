@@ -79,6 +79,7 @@ class RemainingBudget:
     ) -> None:
         self._budget, self._evaluator, self._ledger, self._reserve = budget, evaluator, ledger, reserve
         self._deadline = deadline or Deadline(budget.hours)
+        self._plain = asdict(budget)
         self._most_kept: float | None = None  # seconds for finalise
         self._candidates = 0
         self._items: dict[str, int] = {}  # recipe key → items that it was scored on
@@ -118,7 +119,7 @@ class RemainingBudget:
             return 0
         if self._budget.evaluations is None and len(self._costs) >= IDLE_LIMIT and not any(self._costs[-IDLE_LIMIT:]):
             return 0
-        if {"after": generation, "budget": asdict(self._budget)} in self._ledger.stops:
+        if {"after": generation, "budget": self._plain} in self._ledger.stops:
             return 0
         left = sys.maxsize if self._budget.evaluations is None else self._budget.evaluations - self._candidates
         return max(0, left)
@@ -231,12 +232,12 @@ class RemainingBudget:
 
         Without a `pace` this command has computed nothing yet, so there is no speed to extrapolate.
         """
-        if {"after": generation, "budget": asdict(self._budget)} in self._ledger.stops:
+        if {"after": generation, "budget": self._plain} in self._ledger.stops:
             return False
         left = self._deadline.left()
         if left > 0 and (pace is None or pace * cost + self._seconds_kept(pace) <= left):
             return True
-        self._ledger.append_stop(generation, asdict(self._budget))
+        self._ledger.append_stop(generation, self._plain)
         return False
 
     def _seconds_kept(self, pace: float) -> float:

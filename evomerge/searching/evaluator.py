@@ -234,7 +234,8 @@ class Evaluator:
         return self._ledger[key].error_on(chunks)
 
     def _record(self, outcome: Outcome) -> None:
-        job, recipe = outcome.job, to_document(outcome.job.recipe)
+        job = outcome.job
+        recipe = {} if job.key in self._ledger.trials else to_document(job.recipe)  # its first line has it
         chunk = self._chunks[job.chunk]
         try:
             scores = self._grade(chunk, outcome)
