@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name in ("search", "the same command again"):
             given = [*sys.argv[1:], *(["--ledger", f"{folder}/trials.jsonl"])]
             done = subprocess.run([sys.executable, __file__, *given], capture_output=True, text=True, check=True)
-            rows.append({"benchmark": "long_search", "name": name, "group": "", **json.loads(done.stdout)})
+            rows.append({"benchmark": "long_search", "name": name, "group": name, **json.loads(done.stdout)})
     columns = {"": lambda row: row["name"]}
     columns["ledger read s"] = lambda row: f"{row['opened']:.1f}"
     columns["wall s"] = lambda row: f"{row['seconds']:.0f}"

@@ -18,10 +18,10 @@ from evomerge.searching.race import RaceConfig
 
 RACE, ITEMS = RaceConfig(), 40  # of each task in the search slice
 WORKERS = (4, 16, 64)
-PER_WORKER = 24  # candidates in a search
+PER_WORKER = 20  # candidates in a search
 TIMES = (25, 50, 100)  # seconds, where a chunk takes one
 SPENT = (3200, 6400, 12800)  # items
-LIMIT = 16_000  # items of a search whose quality is compared
+LIMIT = 13_000  # items of a search whose quality is compared
 
 
 def modes(workers: int) -> dict[str, tuple[str, Mapping[str, Any]]]:
@@ -33,11 +33,11 @@ def modes(workers: int) -> dict[str, tuple[str, Mapping[str, Any]]]:
     }
 
 
-def busy(searches: int, counts: tuple[int, ...], per_worker: int) -> list[Row]:
+def busy(searches: int, counts: tuple[int, ...], per_worker: int, kinds: tuple[str, ...]) -> list[Row]:
     """How busy the workers are, for each number and kind of workers and each mode."""
     rows = []
     for workers in counts:
-        for kind in SPEEDS:
+        for kind in kinds:
             for name, (mode, settings) in modes(workers).items():
                 made = (Simulation(seed, kind, workers, ITEMS, settings, mode) for seed in range(1, searches + 1))
                 found = [one.run(per_worker * workers, None, RACE) for one in made]
@@ -80,11 +80,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="two short searches: shows that it runs")
     parser.add_argument("--searches", type=int, help="default 3 for busy, 24 for quality")
     parser.add_argument("--parts", default="busy,quality")
+    parser.add_argument("--kinds", default=",".join(SPEEDS), help="of the workers' speeds")
     options = parser.parse_args(arguments)
     machine, rows = environment("cpu", 1, numpy=np.__version__), list[Row]()
+    kinds = ("1:4",) if options.quick else tuple(options.kinds.split(","))
     if "busy" in options.parts:
         counts, per_worker = ((4,), 6) if options.quick else (WORKERS, PER_WORKER)
-        rows += busy(options.searches or (2 if options.quick else 3), counts, per_worker)
+        rows += busy(options.searches or (2 if options.quick else 3), counts, per_worker, kinds)
         columns = {"workers": lambda row: f"{row['workers']} {row['group']}", "mode": lambda row: row["name"]}
         columns["busy"] = lambda row: f"{row['busy']:.1%}"
         columns["of the items used"] = lambda row: f"{row['used']:.0%}"
@@ -92,7 +94,6 @@ def main(arguments: list[str] | None = None) -> None:
         columns["driver ms a candidate"] = lambda row: f"{1e3 * row['driver']:.1f}"
         print_table(f"simulated workers, {machine['commit']}", columns, rows)
     if "quality" in options.parts:
-        kinds = ("1:4",) if options.quick else SPEEDS[1:]
         found = quality(options.searches or (2 if options.quick else 24), 16, kinds)
         columns = {"16 workers": lambda row: row["group"], "mode": lambda row: row["name"]}
         for unit, limits in (("time", TIMES), ("items", SPENT)):
