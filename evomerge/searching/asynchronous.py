@@ -90,7 +90,7 @@ class AsynchronousSearch:
         if self._ends_here():
             return None
         entrant = self._propose()
-        if entrant and not self._remaining.begins_in_time(self._asked - 1, [entrant.candidate]):
+        if entrant and not self._remaining.begins_in_time(self._asked - 1, [entrant.candidate], len(self._active)):
             self._withdraw(entrant)
             return None
         return entrant

@@ -124,8 +124,10 @@ class RemainingBudget:
         left = sys.maxsize if self._budget.evaluations is None else self._budget.evaluations - self._candidates
         return max(0, left)
 
-    def begins_in_time(self, generation: int, candidates: Sequence[Candidate]) -> bool:
+    def begins_in_time(self, generation: int, candidates: Sequence[Candidate], in_work: int = 0) -> bool:
         """Whether there is time for these candidates, which follow number `generation`, and for finalise after them.
+
+        So many candidates are `in_work` in an asynchronous search, at the mean cost of a candidate.
 
         The assumed cost is that of the costliest recent generation, and at least one slice, that of the leader. The
         first generation may cost a slice for each candidate. A generation whose candidates were all begun before is
@@ -135,6 +137,7 @@ class RemainingBudget:
             return True
         slice_items = len(self._evaluator.plan.items("search"))
         cost = max(slice_items, *self._costs[-RECENT:]) if self._costs else slice_items * len(candidates)
+        cost = max(cost, math.ceil(in_work * self._item_total / max(1, self._candidates)))
         return self._in_time(
             generation, cost, self._evaluator.seconds_per_item or self._evaluator.recorded_seconds_per_item
         )

@@ -15,6 +15,7 @@ from evomerge.ledger.ledger import Ledger
 from evomerge.optimizers import Optimizer, Surrogate, Vector, check, create
 from evomerge.scoring.protocol import SLICES, Chunk, Plan
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
+from evomerge.searching.deadline import Deadline
 from evomerge.searching.evaluator import Evaluator
 from evomerge.searching.leaderboard import Leaderboard
 from evomerge.searching.loop import ledger_header, search
@@ -105,12 +106,18 @@ class Run:
         self.generations.append(list(scores))
 
     def search(
-        self, evaluations: int | None = 40, race: RaceConfig = RACE, optimizer: Any = None, items: int | None = None
+        self,
+        evaluations: int | None = 40,
+        race: RaceConfig = RACE,
+        optimizer: Any = None,
+        deadline: Deadline | None = None,
+        **limits: float | None,
     ) -> Leaderboard:
         known = ledger_header(LongScorer(), {"seed": 1, "scorer": {"tasks": ["toy"]}})
         ledger = Ledger(self.path, {**known, "models": {"base": "0"}, "versions": {"toy": "1"}})
         evaluator = Evaluator(LongScorer(), self.pool, ledger)
-        remaining = RemainingBudget(BudgetConfig(evaluations=evaluations, items=items), evaluator, ledger)
+        budget = BudgetConfig(evaluations=evaluations, **cast(Any, limits))
+        remaining = RemainingBudget(budget, evaluator, ledger, deadline=deadline)
         optimizer = optimizer or proposer("cma")
         try:
             board = search(
@@ -274,6 +281,25 @@ def test_a_budget_of_items_ends_the_search(tmp_path: Path) -> None:
     run = Run(tmp_path / "trials.jsonl", UnequalPool(4))
     run.search(None, items=1000)
     assert 1000 <= run.spent <= 1000 + 4 * CHUNKS * ITEMS
+
+
+def test_the_end_of_the_time_is_recorded_and_a_repeated_search_ends_there(tmp_path: Path) -> None:
+    class Clock(Deadline):
+        """Time runs out at the 60th look."""
+
+        looks = 0
+
+        def left(self) -> float:
+            self.looks += 1
+            return 1e6 if self.looks < 60 else -1.0
+
+    run = Run(tmp_path / "trials.jsonl", UnequalPool(4))
+    board = run.search(None, hours=100.0, deadline=Clock(100.0))
+    before = run.path.read_bytes()
+    assert before.count(b'{"stop":') == 1 and 10 < len(board.candidates) < 80
+    again = Run(run.path)
+    assert described(again.search(None, hours=100.0)) == described(board) and again.pool.jobs == []
+    assert run.path.read_bytes() == before
 
 
 def test_a_larger_budget_continues(tmp_path: Path) -> None:
