@@ -16,7 +16,8 @@ from evomerge.routing import RouterWork
 from evomerge.scoring.protocol import SLICES, Chunk, Plan, Request
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.evaluator import Evaluator
-from evomerge.searching.loop import Leaderboard, ledger_header, search
+from evomerge.searching.leaderboard import Leaderboard
+from evomerge.searching.loop import ledger_header, search
 from evomerge.space.baselines import mandatory_baselines
 from evomerge.space.space import Space
 from evomerge.workers.jobs import Job, Outcome

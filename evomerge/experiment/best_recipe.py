@@ -27,10 +27,10 @@ class BestRecipe:
 
         While a resumed run only reads its ledger, the file of the earlier command stays.
         """
-        ranked = board.ranked()
-        if not ranked or (not self._evaluator.scored_items and self._path.exists()):
+        best = board.best()
+        if best is None or (not self._evaluator.scored_items and self._path.exists()):
             return
-        (candidate, score) = ranked[0]
+        candidate, score = best
         if candidate.key != self._key:
             keep_routers(candidate.recipe, self._path.parent)
             notes = {"label": candidate.label, "scores": {"search": score}}

@@ -13,7 +13,7 @@ from evomerge.rules import RulesConfig
 from evomerge.schema import Label, Location, Seed, build, check_section, check_value
 from evomerge.scoring.tasks import ScorerConfig
 from evomerge.screening import ScreenConfig
-from evomerge.searching import BudgetConfig, Objective, RaceConfig
+from evomerge.searching import BudgetConfig, Objective, RaceConfig, SearchConfig
 from evomerge.space import BaselinesConfig, Space, read_flow, read_methods, read_textbook, refuse_unknown_genes
 from evomerge.submission import PackConfig
 from evomerge.workers import ModelConfig, pools
@@ -53,6 +53,7 @@ class ExperimentConfig:
     tracker: Mapping[str, Any] = field(default_factory=dict)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     race: RaceConfig = field(default_factory=RaceConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     finalise: FinaliseConfig = field(default_factory=FinaliseConfig)
     objective: Mapping[str, Any] = field(default_factory=dict)
     screen: ScreenConfig = field(default_factory=ScreenConfig)
@@ -79,7 +80,9 @@ class ExperimentConfig:
         if genes := self.space.get("genes"):
             refuse_unknown_genes(genes, [method.name for method in self.methods])
         check_section(Objective, self.objective, "objective")
-        optimizers.check(self.chosen("optimizer", "cma"), self.settings("optimizer"))
+        optimizers.check(
+            self.chosen("optimizer", "cma"), self.settings("optimizer"), asynchronous=self.search.is_asynchronous
+        )
         pools.check(self.chosen("pool", "local"), self.settings("pool"))
         trackers.check(self.chosen("tracker", trackers.NONE), self.settings("tracker"))
 

@@ -291,6 +291,7 @@ class Experiment:
             self.config.seed,
             settings,
             self.objective.loss_count,
+            self.config.search.is_asynchronous,
         )
 
     def pool(self, spec: WorkerSpec) -> pools.Pool:

@@ -130,6 +130,8 @@ def _search(experiment: Experiment) -> Iterator[str]:
     if items := experiment.item_losses:
         slopes = ", ".join(space.slope_genes)
         yield f"descent   {len(items)} items of the search slice have a loss; genes with a slope: {slopes}"
+    if experiment.config.search.is_asynchronous:
+        yield "mode      asynchronous: candidates are proposed while others are scored"
     raced = uses_races(experiment.objective, race)
     why = "" if experiment.objective.single_score else ": a front, floors or a corpus-level metric need every item"
     wider = " or more, as the budget allows" if race.can_widen and budget.limits_items else ""

@@ -33,6 +33,8 @@ def fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
         fixed["space"] = {key: value for key, value in space.items() if key != "router"}  # it was added later
     if isinstance(scorer := fixed.get("scorer"), Mapping):  # the engine that was used has an entry of its own
         fixed["scorer"] = {key: value for key, value in scorer.items() if key != "generation"}
+    if isinstance(search := fixed.get("search"), Mapping) and search.get("mode", "generations") == "generations":
+        del fixed["search"]  # it was added later; older ledgers do not have it
     optimizer = fixed.get("optimizer")
     if isinstance(optimizer, Mapping) and optimizer.get("name") == "cma" and optimizer.get("start") != "slope":
         fixed["optimizer"] = {key: value for key, value in optimizer.items() if key not in OF_A_DESCENT}

@@ -104,7 +104,8 @@ def _search(
     slopes = experiment.slopes(pool, ledger) if experiment.item_losses else None
     display.show_phase("baselines")
     optimizer = experiment.optimizer()
-    board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race, slopes, timed)
+    mode = section.search.mode
+    board = search(evaluator, space, optimizer, baselines, remaining, callbacks, section.race, slopes, timed, mode)
     remaining.end_search()
     labels = {ref: label for label, ref in experiment.experts.items()}
     calibrate = RouterStep(experiment, evaluator, pool, folder) if section.finalise.calibrate_routers else None

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
         read_trials,
         refuse_other_search,
     )
-    from evomerge.ledger.records import Cut, Rechunking, SlopePrice
+    from evomerge.ledger.records import Cut, Learnt, Rechunking, SlopePrice
     from evomerge.ledger.summary import describe_ledger
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
     "Cut",
+    "Learnt",
     "Ledger",
     "Rechunking",
     "SlopePrice",

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from evomerge.errors import RunError, write_error
 from evomerge.ledger.lines import complete_length, read_lines
 from evomerge.ledger.reading import refuse_header_mismatch
-from evomerge.ledger.records import Cut, Rechunking, Slope, SlopePrice, Trial
+from evomerge.ledger.records import Cut, Learnt, Rechunking, Slope, SlopePrice, Trial
 
 SCHEMA = 1
 MARK_INTERVAL = 3.0  # seconds; a killed command loses at most so much of its time, and that of the chunks in work
@@ -40,7 +40,9 @@ class Ledger:
         self.slice_uses: list[dict[str, Any]] = []
         self.stops: list[dict[str, Any]] = []
         self.races: list[dict[str, Any]] = []
+        self._races: dict[str, list[dict[str, Any]]] = {}  # by generation
         self.cuts: list[Cut] = []
+        self.learnt: list[Learnt] = []  # of an asynchronous search, in order
         self.rechunking: Rechunking | None = None
         self.race_limit: int | None = None  # items per candidate after which races end
         self.slopes: dict[str, Slope] = {}  # digest of a request → its answer
@@ -125,9 +127,19 @@ class Ledger:
         `first` is the id of the chunk that the generation began with.
         """
         race = {"generation": generation, "first": first, "stopped": dict(stopped)}
-        if race not in self.races:
+        if race not in self._races.get(str(generation), []):
             self._write({"race": race})
-            self.races.append(race)
+            self._add_race(race)
+
+    def _add_race(self, race: dict[str, Any]) -> None:
+        self.races.append(race)
+        self._races.setdefault(str(race.get("generation")), []).append(race)
+
+    def append_learnt(self, learnt: Learnt) -> None:
+        """Record that the optimizer of an asynchronous search has learnt the result of a candidate."""
+        line = {"learnt": learnt.number, "key": learnt.key, "after": learnt.chunks, "asked": learnt.asked}
+        self._write(line if learnt.score is None else {**line, "score": learnt.score})
+        self.learnt.append(learnt)
 
     def append_race_limit(self, items: int) -> None:
         """Record the number of items per candidate after which the races of this search end."""
@@ -192,7 +204,7 @@ class Ledger:
             self.stops.append(line["stop"])
             return
         if "race" in line:
-            self.races.append(line["race"])
+            self._add_race(line["race"])
             return
         if "most" in line:
             self.race_limit = int(line["most"])
@@ -205,6 +217,10 @@ class Ledger:
             return
         if "screen" in line:
             self.screening = line["screen"]
+            return
+        if "learnt" in line:
+            number, key, chunks, asked = (line[name] for name in ("learnt", "key", "after", "asked"))
+            self.learnt.append(Learnt(number, key, chunks, asked, line.get("score")))
             return
         if "cut" in line:
             self.cuts.append(Cut(line["cut"], line["chunks"], line.get("budget")))
@@ -249,4 +265,4 @@ class Ledger:
         data = self._file.read()
         if (complete := complete_length(data)) < len(data):
             os.truncate(self.path, complete)  # drop the incomplete last line that a crash has left
-        return read_lines(self.path, data)
+        return read_lines(self.path, data, with_recipes=False)

@@ -28,17 +28,20 @@ KEYS = {  # kind of line → its keys; the kind is the key that only lines of th
     "price": ("price", "allowance"),
     "screen": ("screen",),
     "cut": ("cut", "chunks", "budget"),
+    "learnt": ("learnt", "key", "after", "asked", "score"),
     "elapsed": ("elapsed", "command"),
 }
+EMPTY: Line = {}
 MAX_SHOWN = 5  # line numbers listed in a message
 
 
-def read_lines(path: Path, data: bytes) -> tuple[Line, list[Line]]:
+def read_lines(path: Path, data: bytes, *, with_recipes: bool = True) -> tuple[Line, list[Line]]:
     """Header and valid lines of a ledger's bytes, without an incomplete last line; an empty header for an empty file.
 
-    A failure is left out if the same candidate was scored on the same chunk elsewhere in the file.
+    A failure is left out if the same candidate was scored on the same chunk elsewhere in the file. Without recipes,
+    which need most of the memory, those in the lines are empty.
     """
-    lines = {number: _parse(path, number, text) for number, text in _complete_lines(data)}
+    lines = {number: _parse(path, number, text, with_recipes) for number, text in _complete_lines(data)}
     start = next((number for number, line in lines.items() if "schema" in line), min(lines, default=0))
     header = lines.pop(start, {})
     line_filter = _LineFilter(path, header, _chunk_sizes(header, lines))
@@ -58,9 +61,12 @@ def _complete_lines(data: bytes) -> list[tuple[int, bytes]]:
     return [(number, text) for number, text in enumerate(texts, 1) if text.strip()]
 
 
-def _parse(path: Path, number: int, text: bytes) -> Line:
+def _parse(path: Path, number: int, text: bytes, with_recipes: bool) -> Line:
     try:
-        return dict(json.loads(text))
+        line = dict(json.loads(text))
+        if not with_recipes and isinstance(line.get("recipe"), dict):
+            line["recipe"] = EMPTY
+        return line
     except (ValueError, TypeError, RecursionError):
         raise damaged_line(path, number, "is not JSON") from None
 
@@ -89,7 +95,7 @@ class _LineFilter:
     path: Path
     header: Line
     chunk_sizes: Mapping[str, int] | None
-    seen: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    seen: dict[tuple[Any, ...], tuple[int, Any]] = field(default_factory=dict)
     skipped: dict[str, list[int]] = field(default_factory=dict)
 
     def accept(self, number: int, line: Line) -> Line | None:
@@ -158,17 +164,19 @@ class _LineFilter:
         return first == number
 
 
-def _subject_and_content(kind: str, line: Line) -> tuple[str, Any]:
+def _subject_and_content(kind: str, line: Line) -> tuple[tuple[Any, ...], Any]:
     """What identifies a line, and what may not differ between two lines of the same identity."""
     if kind == "scores":
-        return json.dumps([kind, line["key"], line["chunk"]]), [line["scores"], line.get("tokens")]
+        return (kind, line["key"], line["chunk"]), [line["scores"], line.get("tokens")]
     if kind == "error":
-        return json.dumps([kind, line["key"], line["chunk"], line["error"]]), None
+        return (kind, line["key"], line["chunk"], line["error"]), None
     if kind in ("most", "deal", "price", "screen"):
-        return kind, line
+        return (kind,), line
+    if kind == "learnt":
+        return (kind, line["learnt"]), line
     if kind == "slope":
-        return json.dumps([kind, line["slope"]]), line
-    return json.dumps([kind, line], sort_keys=True), None
+        return (kind, line["slope"]), line
+    return (kind, json.dumps(line, sort_keys=True)), None
 
 
 def _shape_problem(kind: str, line: Line) -> str | None:
@@ -187,6 +195,9 @@ def _shape_problem(kind: str, line: Line) -> str | None:
     elif kind == "cut":
         right = isinstance(line["cut"], str) and type(line.get("chunks")) is int and line["chunks"] >= 0
         right = right and isinstance(line.get("budget"), dict | None)
+    elif kind == "learnt":
+        right = all(type(line.get(key)) is int and line[key] >= 0 for key in ("learnt", "after", "asked"))
+        right = right and isinstance(line.get("key"), str) and _are_numbers([line.get("score") or 0])
     elif kind == "elapsed":
         right = _are_numbers([line["elapsed"]]) and type(line.get("command")) is int
     elif kind == "slope":
@@ -214,7 +225,7 @@ def _are_scores(line: Line) -> bool:
 
 
 def _is_score(value: Any) -> bool:
-    return isinstance(value, list | dict) or _are_numbers([value])
+    return (type(value) in (int, float) and math.isfinite(value)) or isinstance(value, list | dict)
 
 
 def _are_numbers(values: Any) -> bool:

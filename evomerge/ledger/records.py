@@ -61,6 +61,21 @@ def _regrouped(
 
 
 @dataclass(frozen=True)
+class Learnt:
+    """A result of an asynchronous search, in the order in which the optimizer learnt them.
+
+    The candidate with this number was stopped with an estimated `score` after so many `chunks`, or had failed or was
+    complete by then (None). `asked` is how many candidates had been proposed before.
+    """
+
+    number: int
+    key: str
+    chunks: int
+    asked: int
+    score: float | None = None
+
+
+@dataclass(frozen=True)
 class Rechunking:
     """The search slice in other chunks: chunk id → items, and item → the level that decided its place."""
 

@@ -12,6 +12,7 @@ from evomerge.terminal import duration
 SHOWN_REASONS = 3
 OTHER_LINES = {
     "race": "generations in which a race stopped candidates",
+    "learnt": "results of an asynchronous search",
     "slope": "answers to requests of a descent",
     "stop": "ends of a search by time",
     "cut": "slices or steps that were shortened for lack of time",

@@ -11,6 +11,7 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.optimizers._contract import (
         MAX_POPULATION,
+        AsynchronousOptimizer,
         Coordinate,
         Descent,
         Optimizer,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         create,
         names,
         proposes_candidates,
+        supports_asynchronous,
         supports_several_objectives,
         uses_slopes,
     )
@@ -35,6 +37,7 @@ else:
 
 __all__ = [
     "MAX_POPULATION",
+    "AsynchronousOptimizer",
     "Coordinate",
     "Descent",
     "Optimizer",
@@ -49,6 +52,7 @@ __all__ = [
     "create",
     "names",
     "proposes_candidates",
+    "supports_asynchronous",
     "supports_several_objectives",
     "uses_slopes",
 ]

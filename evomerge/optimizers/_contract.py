@@ -93,3 +93,25 @@ class Optimizer(Protocol):
 
         It varies less with noise in the losses than the best point that was asked.
         """
+
+
+class AsynchronousOptimizer(Protocol):
+    """An optimizer that proposes points while results are outstanding; a module with one sets ASYNCHRONOUS.
+
+    Its points are numbered from 1 in the order proposed. It is a function of the order of the calls of both methods, so
+    a search that repeats these calls with the same losses reaches the same state. A search uses either these two
+    methods, or `ask` and `tell`.
+    """
+
+    @property
+    def population(self) -> int:
+        """How many results form one update, or one line of progress."""
+
+    def propose(self, surrogate: "Surrogate | None" = None) -> Vector | None:
+        """The next point, or None if there is none before further results, or ever where none is outstanding."""
+
+    def learn(self, number: int, loss: Any) -> None:
+        """Update with the loss of the point with this number; results may come in any order."""
+
+    def centre(self) -> Vector | None:
+        """See `Optimizer.centre`."""

@@ -16,7 +16,16 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from evomerge.optimizers import Coordinate, Descent, Optimizer, SlopeOptimizer, Surrogate, Terms, Vector
+from evomerge.optimizers import (
+    AsynchronousOptimizer,
+    Coordinate,
+    Descent,
+    Optimizer,
+    SlopeOptimizer,
+    Surrogate,
+    Terms,
+    Vector,
+)
 from evomerge.optimizers._distributions import Parameters
 
 log = logging.getLogger(__name__)
@@ -30,6 +39,7 @@ class MirroredOptimizer:
         self._study: optuna.Study | None = None
         self._existing: list[FrozenTrial] = []  # trials in the study before this command
         self._count, self._broken = 0, False
+        self._proposed, self._outstanding = 0, dict[int, Vector]()
 
     def descent(self, terms: Terms) -> Descent:
         """The requests of the wrapped optimizer's descent, which the mirror does not contain."""
@@ -42,6 +52,27 @@ class MirroredOptimizer:
     def tell(self, vectors: Sequence[Vector], losses: Sequence[Any]) -> None:
         """Update the wrapped optimizer, then write the scores, which are the negative losses."""
         self._optimizer.tell(vectors, losses)
+        self._mirror(vectors, losses)
+
+    @property
+    def population(self) -> int:
+        """The population of the wrapped optimizer."""
+        return cast(AsynchronousOptimizer, self._optimizer).population
+
+    def propose(self, surrogate: Surrogate | None = None) -> Vector | None:
+        """The next point of the wrapped optimizer."""
+        point = cast(AsynchronousOptimizer, self._optimizer).propose(surrogate)
+        if point is not None:
+            self._proposed += 1
+            self._outstanding[self._proposed] = point
+        return point
+
+    def learn(self, number: int, loss: Any) -> None:
+        """Update the wrapped optimizer, then write the score of the point with this number."""
+        cast(AsynchronousOptimizer, self._optimizer).learn(number, loss)
+        self._mirror([self._outstanding.pop(number)], [loss])
+
+    def _mirror(self, vectors: Sequence[Vector], losses: Sequence[Any]) -> None:
         if self._broken:
             return
         try:

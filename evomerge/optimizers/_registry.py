@@ -25,13 +25,14 @@ def create(
     seed: int,
     settings: Mapping[str, Any],
     objectives: int = 1,
+    asynchronous: bool = False,
 ) -> Optimizer:
     """The optimizer with this name; `seeds` are points that it asks first.
 
     If the settings contain `mirror`, its trials are also written to an Optuna journal at that path. ConfigError names
-    an unknown setting, or an optimizer that does not support several objectives.
+    an unknown setting, or an optimizer that does not support several objectives or asynchronous proposals.
     """
-    check(name, settings)
+    check(name, settings, asynchronous)
     module = _module(name)
     given = {key: value for key, value in settings.items() if key != "mirror"}
     if objectives > 1:
@@ -46,13 +47,21 @@ def create(
     return optimizer
 
 
-def check(name: str, settings: Mapping[str, Any]) -> None:
+def check(name: str, settings: Mapping[str, Any], asynchronous: bool = False) -> None:
     """ConfigError for an unknown optimizer or setting, or a mirror that is useless or cannot be written.
+
+    So is an optimizer that has to wait for all results of a generation in a search that is `asynchronous`.
 
     Creates no optimizer and no file.
     """
     given = {key: value for key, value in settings.items() if key != "mirror"}
     check_section(load_plugin("optimizers", name, "optimizer").create, given, "optimizer", reserved=("objectives",))
+    if asynchronous and not supports_asynchronous(name):
+        able = ", ".join(other for other in names() if supports_asynchronous(other))
+        raise ConfigError(
+            f"search.mode=asynchronous: optimizer={name} proposes nothing while results are outstanding; choose one of "
+            f"{able}"
+        )
     mirror = settings.get("mirror")
     check_value(mirror, Location | None, "optimizer.mirror")
     if mirror:
@@ -67,6 +76,11 @@ def check(name: str, settings: Mapping[str, Any]) -> None:
 def supports_several_objectives(name: str) -> bool:
     """Whether `tell` of this optimizer accepts a tuple of losses per candidate."""
     return bool(getattr(_module(name), "SEVERAL_OBJECTIVES", False))
+
+
+def supports_asynchronous(name: str) -> bool:
+    """Whether what `create` of this optimizer returns is an `AsynchronousOptimizer`, too."""
+    return bool(getattr(_module(name), "ASYNCHRONOUS", False))
 
 
 def proposes_candidates(name: str) -> bool:

@@ -67,6 +67,7 @@ class Strategy:
             warnings.simplefilter("ignore")  # cma warns if the first step size is below a margin
             self._cma = cma.CMAEvolutionStrategy(point, start.sigma, options | _covariance(covariance, randn))
         self._asked: list[Vector] = []
+        self._has_drawn = False  # since the last update, which cma demands
         self.population = start.population
         self.generations, self._improved = 0, 0
         self.best = math.inf
@@ -77,11 +78,39 @@ class Strategy:
         With a surrogate model `screen`, `factor` times as many points are sampled and those with the lowest predicted
         losses are returned (pre-selection: Kern et al. 2006; Loshchilov, Schoenauer & Sebag 2012).
         """
-        drawn = [np.array(x, dtype=np.float64) for x in self._cma.ask(self.population * factor)]
-        points = [np.clip(x, 0.0, 1.0)[: self._dimensions] for x in drawn]
+        drawn = self._draw(self.population * factor)
+        points = [self.inside(x) for x in drawn]
         kept = np.argsort(screen.predict(points), kind="stable")[: self.population] if screen else range(len(points))
         self._asked = [drawn[i] for i in kept]
         return [points[i] for i in kept]
+
+    def sample(self, screen: Surrogate | None = None, factor: int = 1) -> list[Vector]:
+        """A generation in cma's own terms, in the order drawn; `inside` gives their points of the cube."""
+        drawn = self._draw(self.population * factor)
+        if not screen or factor == 1:
+            return drawn
+        order = np.argsort(screen.predict([self.inside(x) for x in drawn]), kind="stable")
+        return [drawn[place] for place in sorted(order[: self.population])]
+
+    def inside(self, drawn: Vector) -> Vector:
+        """The point of the cube of a drawn vector."""
+        return np.clip(drawn, 0.0, 1.0)[: self._dimensions]
+
+    def update(self, drawn: Sequence[Vector], losses: Sequence[float]) -> None:
+        """Update with the losses of a population of vectors, also of points of the cube that were drawn elsewhere.
+
+        cma counts vectors of its last 30 populations as sampled. It moves others towards the mean, to a Mahalanobis
+        distance of √n + 2n/(n + 2) at most: injected points (Hansen, arXiv 1110.4181).
+        """
+        if not self._has_drawn:
+            self._draw(1)
+        size = len(self._half)
+        self._asked = [np.concatenate([x, np.full(size - len(x), 0.5)]) for x in drawn]
+        self.tell(losses)
+
+    def _draw(self, count: int) -> list[Vector]:
+        self._has_drawn = True
+        return [np.array(x, dtype=np.float64) for x in self._cma.ask(count)]
 
     def tell(self, losses: Sequence[float]) -> None:
         """Update mean, step size and covariance with the losses of all asked points, which the active update needs."""
@@ -91,6 +120,7 @@ class Strategy:
             self.best, self._improved = best, self.generations
         if math.isfinite(best):  # a generation in which every candidate failed has no ranking
             self._cma.tell(self._asked, list(losses))
+            self._has_drawn = False
             self._keep_margin()
 
     def centre(self) -> Vector:

@@ -11,6 +11,7 @@ LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # length scales of the kernel, in units of 
 NOISES = (1e-3, 1e-2, 1e-1, 0.5)  # noise variances, in units of the variance of the losses
 MIN_POINTS = 4  # fewer points give no model
 MAX_POINTS = 150  # only the newest points are used: a search that converges has left the region of the older ones
+BATCH = 4096  # points that are predicted at a time, which bounds the memory
 STARTS = 5  # starting points of the descent to the minimum
 
 
@@ -45,7 +46,8 @@ class Surrogate:
         model = self._fitted()
         if model is None:
             return None
-        order = np.argsort(model(np.array(self._points)), kind="stable")[:STARTS]
+        parts = (self._points[start : start + BATCH] for start in range(0, len(self._points), BATCH))
+        order = np.argsort(np.concatenate([model(np.array(part)) for part in parts]), kind="stable")[:STARTS]
         ends = [_descended(model, self._points[place]) for place in order]
         return min(ends, key=lambda end: float(model(end[None])[0]))
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers import MAX_POPULATION, Coordinate, Descent, Terms, Vector
+from evomerge.optimizers._arrivals import Arrivals
 from evomerge.optimizers._descent import Batch, Descender, DescentSettings, Origin, Passes, Rate
 from evomerge.optimizers._restarts import KINDS, Restarts, rounded_up
 from evomerge.optimizers._surrogate import Surrogate
@@ -17,6 +18,7 @@ from evomerge.schema import OneOf, Range
 if TYPE_CHECKING:
     from evomerge.optimizers._strategy import Strategy
 
+ASYNCHRONOUS = True
 COVARIANCES = ("auto", "full", "diagonal", "vd")
 DIAGONAL_FROM = 24  # dimensions from which a full covariance adapts too slowly for a thousand candidates
 VD_FROM = 10  # dimensions that cma's vd sampler requires
@@ -58,6 +60,12 @@ class CMA:
         self._factor = factor
         self._ended: list[tuple[float, Vector]] = []  # best loss and centre of each finished run
         self._asked = 0
+        self._arrivals = Arrivals()
+
+    @property
+    def population(self) -> int:
+        """The population of the present run."""
+        return self._run.population if self._run else self._restarts.population
 
     def descent(self, terms: Terms) -> Descent:
         """The requests of the descent, which may spend a share of the budget."""
@@ -66,8 +74,7 @@ class CMA:
 
     def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
         """The seeds, then one sampled generation per call."""
-        if self._descender and self._descender.steps and self._run is None:
-            self._seeds = [self._descender.average, self._descender.point]
+        self._begin_at_descent()
         if self._run is None:
             vectors = [point.copy() for point in self._seeds]
         elif surrogate and self._factor > 1:
@@ -77,21 +84,85 @@ class CMA:
         self._asked = len(vectors)
         return vectors
 
+    def propose(self, surrogate: Surrogate | None = None) -> Vector:
+        """The seeds one by one, then samples of the present distribution.
+
+        While a seed is outstanding, samples are drawn around the best seed so far. With a surrogate model, a population
+        is chosen at a time, among `factor` times as many points; what is left of it at an update is discarded.
+        """
+        self._begin_at_descent()
+        arrivals, factor = self._arrivals, self._factor if surrogate else 1
+        if arrivals.proposed < len(self._seeds):
+            return arrivals.propose(self._seeds[arrivals.proposed]).copy()
+        if self._run is None:
+            return arrivals.propose(self._around_best_seed())
+        if not arrivals.waiting:
+            arrivals.waiting = self._run.sample(surrogate, factor)
+        return self._run.inside(arrivals.propose(arrivals.waiting.pop(0)))
+
+    def learn(self, number: int, loss: float) -> None:
+        """Start the first run after the last seed; later update the run with each population of results.
+
+        The oldest results come first, whatever distribution they were drawn from. Those of a run that has ended only
+        count for its best loss.
+        """
+        arrivals = self._arrivals
+        run, drawn = arrivals.take(number)
+        if number <= len(self._seeds):
+            arrivals.seed_losses[number - 1] = loss
+            if len(arrivals.seed_losses) == len(self._seeds) and self._run is None:
+                self._start_first([arrivals.seed_losses[place] for place in range(len(self._seeds))])
+        elif run < len(self._ended):
+            best, centre = self._ended[run]
+            self._ended[run] = min(best, loss), centre
+        else:
+            arrivals.results.append((drawn, loss))
+        while self._run and len(arrivals.results) >= self._run.population:
+            self._update_run(self._run, self._run.population)
+
+    def _update_run(self, run: "Strategy", count: int) -> None:
+        batch, self._arrivals.results = self._arrivals.results[:count], self._arrivals.results[count:]
+        self._arrivals.waiting = []
+        run.update([drawn for drawn, _ in batch], [loss for _, loss in batch])
+        if self._restart_if_ended(run):
+            left = [loss for _, loss in self._arrivals.results]
+            best, centre = self._ended[-1]
+            self._ended[-1] = min([best, *left]), centre
+            self._arrivals.results, self._arrivals.run = [], len(self._ended)
+
+    def _around_best_seed(self) -> Vector:
+        losses, sigma = self._arrivals.seed_losses, self._restarts.sigma
+        best = min(losses, key=lambda place: losses[place]) if losses else None
+        point = np.full(len(self._coordinates), 0.5) if best is None else self._seeds[best]
+        return np.clip(point + sigma * self._normal(len(point)), 0.0, 1.0)
+
+    def _begin_at_descent(self) -> None:
+        if self._descender and self._descender.steps and self._run is None:
+            self._seeds = [self._descender.average, self._descender.point]
+
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
         """Start the first run after the seeds; later update the run, and start the next one if it has ended."""
         if len(vectors) != self._asked:
             raise ValueError(f"told {len(vectors)} of {self._asked} vectors")
         if self._run is None:
-            best = int(np.argmin(losses))
-            point = self._seeds[best] if math.isfinite(losses[best]) else np.full(len(self._coordinates), 0.5)
-            self._run = self._started(point, self._restarts.population, *self._first_steps())
+            self._start_first(losses)
             return
         self._run.tell(losses)
-        spent = self._run.generations * self._run.population
-        if self._restarts.kind != "none" and (self._run.has_ended(self._tolerance) or spent >= self._restarts.limit()):
-            self._ended.append((self._run.best, self._run.centre()))
-            point = self._restarts.generator.random(len(self._coordinates))
-            self._run = self._started(point, *self._restarts.next(spent))
+        self._restart_if_ended(self._run)
+
+    def _start_first(self, losses: Sequence[float]) -> None:
+        best = int(np.argmin(losses))
+        point = self._seeds[best] if math.isfinite(losses[best]) else np.full(len(self._coordinates), 0.5)
+        self._run = self._started(point, self._restarts.population, *self._first_steps())
+
+    def _restart_if_ended(self, run: "Strategy") -> bool:
+        spent = run.generations * run.population
+        if self._restarts.kind == "none" or not (run.has_ended(self._tolerance) or spent >= self._restarts.limit()):
+            return False
+        self._ended.append((run.best, run.centre()))
+        point = self._restarts.generator.random(len(self._coordinates))
+        self._run = self._started(point, *self._restarts.next(spent))
+        return True
 
     def centre(self) -> Vector | None:
         """The mean of the run that has found the lowest loss; before the first run the end of the descent, or None."""

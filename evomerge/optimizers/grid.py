@@ -6,12 +6,14 @@ step is halved, until it is below `finest`. No point is tried twice.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
 from evomerge.optimizers import Coordinate, Population, Surrogate, Vector
 from evomerge.schema import Range
+
+ASYNCHRONOUS = True
 
 
 class Grid:
@@ -26,18 +28,33 @@ class Grid:
         finest: float,
     ) -> None:
         self._coordinates, self._order = tuple(coordinates), tuple(order)
-        self._population, self._finest = population, finest
+        self.population, self._finest = population, finest
         self._step = 0.25
         self._best, self._loss = np.full(len(coordinates), 0.5), math.inf
         self._waiting = [np.clip(point, 0.0, 1.0) for point in seeds] or [self._best]
         self._tried: set[tuple[float, ...]] = set()
         self._better = True  # whether the best point has changed since its neighbours were listed
+        self._outstanding: dict[int, Vector] = {}  # number of a proposed point → the point
+        self._proposed = 0
 
     def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
         """The next untried neighbours; an empty list if there are none at the finest step."""
+        return self._next(self.population)
+
+    def propose(self, surrogate: Surrogate | None = None) -> Vector | None:
+        """The next untried neighbour; None while the step cannot be chosen, because results are outstanding."""
+        if self._outstanding and not self._waiting:
+            return None
+        if not (found := self._next(1)):
+            return None
+        self._proposed += 1
+        self._outstanding[self._proposed] = found[0]
+        return found[0]
+
+    def _next(self, count: int) -> list[Vector]:
         while not self._waiting and self._next_step():
             self._waiting = [p for p in self._neighbours() if tuple(p.tolist()) not in self._tried]
-        asked, self._waiting = self._waiting[: self._population], self._waiting[self._population :]
+        asked, self._waiting = self._waiting[:count], self._waiting[count:]
         self._tried |= {tuple(point.tolist()) for point in asked}
         return [point.copy() for point in asked]
 
@@ -46,6 +63,10 @@ class Grid:
         for vector, loss in zip(vectors, losses, strict=True):
             if loss < self._loss:
                 self._best, self._loss, self._better = vector.copy(), loss, True
+
+    def learn(self, number: int, loss: Any) -> None:
+        """Move to the point with this number if it is better than the best point so far."""
+        self.tell([self._outstanding.pop(number)], [loss])
 
     def centre(self) -> None:
         """None: the estimate is the best point itself."""

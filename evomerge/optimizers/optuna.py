@@ -20,6 +20,7 @@ from evomerge.optimizers._distributions import Parameters
 from evomerge.schema import OneOf
 
 SEVERAL_OBJECTIVES = True
+ASYNCHRONOUS = True
 SamplerFactory = Callable[[int, int], BaseSampler]  # arguments: seed, population
 
 
@@ -55,27 +56,48 @@ class OptunaSearch:
         population: int,
         objectives: int,
     ) -> None:
-        self._parameters, self._population = Parameters(coordinates), population
+        self._parameters, self.population = Parameters(coordinates), population
         with _silenced():
             self._study = optuna.create_study(sampler=sampler(), directions=["minimize"] * objectives)
             for point in seeds:
                 self._study.enqueue_trial(self._parameters.of(point))
         self._trials: list[optuna.trial.Trial] = []
+        self._outstanding: dict[int, optuna.trial.Trial] = {}  # number of a proposed point → its trial
+        self._proposed = 0
         self._worst: list[float] = [-math.inf] * objectives
 
     def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
         """The remaining seeds, then the suggestions of the sampler."""
         with _silenced():
-            self._trials = [self._study.ask(self._parameters.distributions) for _ in range(self._population)]
+            self._trials = [self._study.ask(self._parameters.distributions) for _ in range(self.population)]
         return [self._parameters.vector(trial.params) for trial in self._trials]
+
+    def propose(self, surrogate: Surrogate | None = None) -> Vector:
+        """The remaining seeds, then a suggestion of the sampler, which sees the outstanding trials.
+
+        TPE counts these as bad ones (constant liar) and GP conditions on them. NSGA-II and NSGA-III breed from the last
+        complete population, CMA-ES updates when a population is complete, and QMC ignores results.
+        """
+        with _silenced():
+            trial = self._study.ask(self._parameters.distributions)
+        self._proposed += 1
+        self._outstanding[self._proposed] = trial
+        return self._parameters.vector(trial.params)
+
+    def learn(self, number: int, loss: Any) -> None:
+        """Tell the study the loss, or the losses, of the trial with this number."""
+        self._tell_all([self._outstanding.pop(number)], [loss])
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[Any]) -> None:
         """Tell the study the loss, or the losses, of each trial of the generation."""
+        self._tell_all(self._trials, losses)
+
+    def _tell_all(self, trials: Sequence[optuna.trial.Trial], losses: Sequence[Any]) -> None:
         told = [loss if isinstance(loss, tuple) else (loss,) for loss in losses]
         for values in told:
             if all(map(math.isfinite, values)):
                 self._worst = [max(pair) for pair in zip(self._worst, values, strict=True)]
-        for trial, values in zip(self._trials, told, strict=True):
+        for trial, values in zip(trials, told, strict=True):
             self._tell(trial, values)
 
     def centre(self) -> None:

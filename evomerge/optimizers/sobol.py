@@ -12,25 +12,36 @@ if TYPE_CHECKING:
     from torch.quasirandom import SobolEngine
 
 SEVERAL_OBJECTIVES = True  # losses are ignored, so their number does not matter
+ASYNCHRONOUS = True
 
 
 class Sobol:
     """The seeds, then a low-discrepancy sequence; losses are ignored."""
 
     def __init__(self, engine: "SobolEngine", seeds: Sequence[Vector], population: int) -> None:
-        self._population = population
+        self.population = population
         self._seeds = list(seeds)
         self._engine = engine
 
     def ask(self, surrogate: Surrogate | None = None) -> list[Vector]:
         """The remaining seeds, then the next points of the sequence."""
-        first, self._seeds = self._seeds[: self._population], self._seeds[self._population :]
-        count = self._population - len(first)
-        fresh = self._engine.draw(count).numpy().astype(np.float64) if count else np.empty((0, 0))
+        return self._next(self.population)
+
+    def propose(self, surrogate: Surrogate | None = None) -> Vector:
+        """The remaining seeds, then the next point of the sequence."""
+        return self._next(1)[0]
+
+    def _next(self, count: int) -> list[Vector]:
+        first, self._seeds = self._seeds[:count], self._seeds[count:]
+        drawn = count - len(first)
+        fresh = self._engine.draw(drawn).numpy().astype(np.float64) if drawn else np.empty((0, 0))
         return [*first, *fresh]
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[Any]) -> None:
         """Ignore the losses."""
+
+    def learn(self, number: int, loss: Any) -> None:
+        """Ignore the loss."""
 
     def centre(self) -> None:
         """None: there is no estimate of the optimum."""

@@ -7,7 +7,7 @@ of the dataclass fields below are part of the content key, so they must not chan
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -182,12 +182,14 @@ class Recipe:
 
     def key(self) -> str:
         """Content key of 16 hex digits: recipes with equal keys merge to the same bytes."""
-        content = {name: value for name, value in asdict(self).items() if name not in ("tokenizer", "notes", "routers")}
+        content = {
+            name: value for name, value in _fields(self).items() if name not in ("tokenizer", "notes", "routers")
+        }
         if not self.vocabulary:  # keys of recipes that change no row are older than the field
             del content["vocabulary"]
         if self.routers:
             content["routers"] = self.routers.sha256
-        text = json.dumps(content, sort_keys=True, default=str)
+        text = json.dumps(content, sort_keys=True, default=lambda value: _fields(value) or str(value))
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def with_notes(self, notes: Mapping[str, Any]) -> "Recipe":
@@ -205,6 +207,13 @@ class Recipe:
             yield from part.settings.items()
             for source in part.sources:
                 yield from source.settings.items()
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Field → value of a dataclass, without copies, which would take most of the time of a key; else empty."""
+    if not is_dataclass(value):
+        return {}
+    return {each.name: getattr(value, each.name) for each in fields(value)}
 
 
 def recipe_of_models(

@@ -74,8 +74,7 @@ class Display:
         """Print the line of a generation; generation 0 is the baselines."""
         self._evaluations += len(scores) if number else 0
         scored = [score for score in scores if not math.isnan(score)]
-        ranked = board.ranked()
-        best, best_score = ranked[0] if ranked else (None, math.nan)
+        best, best_score = board.best() or (None, math.nan)
         name = f"generation {number:3d}" if number else "baselines"
         mean = sum(scored) / len(scored) if scored else math.nan
         limit = "" if self._max_evaluations is None else f"/{self._max_evaluations}"
@@ -133,7 +132,7 @@ class Display:
 
     def _notes(self, board: Leaderboard, failed: int) -> list[str]:
         """What happened in the generation, then the time."""
-        stopped, self._stopped = len(board.stopped()) - self._stopped, len(board.stopped())
+        stopped, self._stopped = board.stopped_count - self._stopped, board.stopped_count
         notes = [f"{stopped} stopped early"] * (stopped > 0) + [f"{failed} failed"] * (failed > 0)
         return [*notes, self._clock()]
 

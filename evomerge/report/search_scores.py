@@ -44,6 +44,7 @@ class SearchScores:
         self._lengths: dict[str, dict[str, float]] = {}  # key → item → length of its answers
         self._errors: dict[str, str] = {}
         self._stopped = {key for line in lines for key in line.get("race", {}).get("stopped", {})}
+        self._stopped |= {line["key"] for line in lines if "learnt" in line and line.get("score") is not None}
         chunks = chunks_of(header, lines)
         for line in lines:
             if "tokens" in line:

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from evomerge.searching.evaluator import Evaluator
     from evomerge.searching.generation import uses_races
     from evomerge.searching.item_order import ItemOrder
-    from evomerge.searching.loop import Leaderboard, SearchCallback, ledger_header, search
+    from evomerge.searching.leaderboard import Leaderboard, SearchCallback
+    from evomerge.searching.loop import ledger_header, search
     from evomerge.searching.objective import FAILED, FLOOR_TOLERANCE, Fitness, Objective
     from evomerge.searching.pareto import diverse_subset, knee, normalised_hypervolume, pareto_front
     from evomerge.searching.race import RaceConfig
+    from evomerge.searching.search_config import SearchConfig
     from evomerge.searching.slope_evaluator import WITHOUT_SLOPES, SlopeEvaluator, SlopeItems
     from evomerge.searching.stages import Candidate
 else:
@@ -39,6 +41,7 @@ __all__ = [
     "RaceConfig",
     "RemainingBudget",
     "SearchCallback",
+    "SearchConfig",
     "SlopeEvaluator",
     "SlopeItems",
     "TimedEvaluation",

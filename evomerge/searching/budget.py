@@ -79,9 +79,11 @@ class RemainingBudget:
     ) -> None:
         self._budget, self._evaluator, self._ledger, self._reserve = budget, evaluator, ledger, reserve
         self._deadline = deadline or Deadline(budget.hours)
+        self._plain = asdict(budget)
         self._most_kept: float | None = None  # seconds for finalise
         self._candidates = 0
         self._items: dict[str, int] = {}  # recipe key → items that it was scored on
+        self._item_total = self._counted_before = 0  # sums of `_items`: now, and after the last generation
         self._costs: list[int] = []  # items that each generation has added
         self._slopes = 0.0  # item equivalents of a descent
         self._begun_at: int | None = None  # items that this command had scored when the generation began
@@ -108,19 +110,24 @@ class RemainingBudget:
         return least if affordable == math.inf else max(least, min(counting, int(affordable)))
 
     def next_generation_limit(self, generation: int) -> int:
-        """The largest size of the generation that follows number `generation`; 0 ends the search."""
+        """The largest size of the generation that follows number `generation`; 0 ends the search.
+
+        In an asynchronous search, `generation` is the number of candidates proposed so far.
+        """
         self._begun_at = self._evaluator.scored_items
         if self._budget.items is not None and self.spent >= self._budget.items:
             return 0
-        if self._budget.evaluations is None and generation >= IDLE_LIMIT and not any(self._costs[-IDLE_LIMIT:]):
+        if self._budget.evaluations is None and len(self._costs) >= IDLE_LIMIT and not any(self._costs[-IDLE_LIMIT:]):
             return 0
-        if {"after": generation, "budget": asdict(self._budget)} in self._ledger.stops:
+        if {"after": generation, "budget": self._plain} in self._ledger.stops:
             return 0
         left = sys.maxsize if self._budget.evaluations is None else self._budget.evaluations - self._candidates
         return max(0, left)
 
-    def begins_in_time(self, generation: int, candidates: Sequence[Candidate]) -> bool:
+    def begins_in_time(self, generation: int, candidates: Sequence[Candidate], in_work: int = 0) -> bool:
         """Whether there is time for these candidates, which follow number `generation`, and for finalise after them.
+
+        So many candidates are `in_work` in an asynchronous search, at the mean cost of a candidate.
 
         The assumed cost is that of the costliest recent generation, and at least one slice, that of the leader. The
         first generation may cost a slice for each candidate. A generation whose candidates were all begun before is
@@ -130,18 +137,30 @@ class RemainingBudget:
             return True
         slice_items = len(self._evaluator.plan.items("search"))
         cost = max(slice_items, *self._costs[-RECENT:]) if self._costs else slice_items * len(candidates)
+        cost = max(cost, math.ceil(in_work * self._item_total / max(1, self._candidates)))
         return self._in_time(
             generation, cost, self._evaluator.seconds_per_item or self._evaluator.recorded_seconds_per_item
         )
 
     def record(self, candidates: int, items: Mapping[str, int]) -> None:
         """Count a generation: the number of its candidates, and recipe key → items scored; no item counts twice."""
+        self.count(candidates, items)
+        self.end_generation()
+
+    def count(self, candidates: int, items: Mapping[str, int]) -> None:
+        """Count candidates and items as `record` does, within a generation."""
         self._begun_at = self._evaluator.scored_items
-        before = sum(self._items.values())
         self._candidates += candidates
         baselines = set(self._evaluator.baselines.values())
-        self._items |= {key: max(n, self._items.get(key, 0)) for key, n in items.items() if key not in baselines}
-        self._costs.append(sum(self._items.values()) - before)
+        for key, number in items.items():
+            if key not in baselines and (more := number - self._items.get(key, 0)) > 0:
+                self._items[key] = number
+                self._item_total += more
+
+    def end_generation(self) -> None:
+        """The items that were counted since the last call are the cost of a generation."""
+        self._costs.append(self._item_total - self._counted_before)
+        self._counted_before = self._item_total
 
     def end_search(self) -> None:
         """From now on, only the items of the steps after the search are left."""
@@ -159,7 +178,7 @@ class RemainingBudget:
     @property
     def spent(self) -> float:
         """The items of candidates and the item equivalents of a descent so far."""
-        return sum(self._items.values()) + self._slopes
+        return self._item_total + self._slopes
 
     def item_allowance(self, slope_pace: float | None = None) -> float:
         """How many item equivalents the search may still spend; without a limit on items or hours, those of all
@@ -202,7 +221,7 @@ class RemainingBudget:
         until_end = max(0.0, self._deadline.left())
         if self._ended_at is not None:
             return min(until_end, pace * max(0, self._reserve - (scored - self._ended_at)))
-        spent, slice_items = sum(self._items.values()), len(self._evaluator.plan.items("search"))
+        spent, slice_items = self._item_total, len(self._evaluator.plan.items("search"))
         left = math.inf if self._budget.evaluations is None else self._budget.evaluations - self._candidates
         items = left * (spent / self._candidates if self._candidates else slice_items)
         if self._budget.items is not None:
@@ -216,12 +235,12 @@ class RemainingBudget:
 
         Without a `pace` this command has computed nothing yet, so there is no speed to extrapolate.
         """
-        if {"after": generation, "budget": asdict(self._budget)} in self._ledger.stops:
+        if {"after": generation, "budget": self._plain} in self._ledger.stops:
             return False
         left = self._deadline.left()
         if left > 0 and (pace is None or pace * cost + self._seconds_kept(pace) <= left):
             return True
-        self._ledger.append_stop(generation, asdict(self._budget))
+        self._ledger.append_stop(generation, self._plain)
         return False
 
     def _seconds_kept(self, pace: float) -> float:

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from evomerge.errors import CandidateError
-from evomerge.ledger import Cut, Ledger, Rechunking
+from evomerge.ledger import Cut, Learnt, Ledger, Rechunking
 from evomerge.recipes import to_document
 from evomerge.scoring import Chunk, Scorer, add_counts
 from evomerge.searching.objective import FAILED, Fitness, Objective
 from evomerge.searching.stages import Candidate, Stage, StageQueue
-from evomerge.workers import Outcome
-from evomerge.workers.pools import Pool
+from evomerge.workers import Job, Outcome
+from evomerge.workers.pools import JobQueue, Pool
 
 
 class ProgressCallback(Protocol):
@@ -95,18 +95,31 @@ class Evaluator:
         Idle workers score later chunks of the current candidates in advance. A decision between two stages does not
         depend on these, because it reads the chunks of its own stage only.
         """
-        begun, queue = None, StageQueue(self._ledger, self.evaluated, chunks, stages)
+        queue = StageQueue(self._ledger, self.evaluated, chunks, stages)
         queue.advance()
-        for done, outcome in enumerate(self._pool.run(queue.jobs), 1):
+        for done, job in enumerate(self.run_jobs(queue.jobs), 1):
+            queue.complete(job)
+            self.show_work(done, done + len(queue.missing))
+
+    def run_jobs(self, jobs: JobQueue) -> Iterator[Job]:
+        """The jobs of a queue in the order in which they end, each when its outcome is in the ledger.
+
+        The caller calls `done` of the queue for each of them.
+        """
+        begun = None
+        for outcome in self._pool.run(jobs):
             if begun is None:  # the time until the workers have started does not belong to the speed of scoring
                 begun = time.monotonic() - outcome.seconds
             self._record(outcome)
             begun, before = time.monotonic(), begun
             self.scoring_seconds += begun - before
-            queue.complete(outcome.job)
-            for callback in self._callbacks:
-                callback.work(done, done + len(queue.missing))
+            yield outcome.job
         self.scoring_seconds += 0.0 if begun is None else time.monotonic() - begun
+
+    def show_work(self, done: int, total: int) -> None:
+        """Tell the callbacks how many chunks of how many are scored."""
+        for callback in self._callbacks:
+            callback.work(done, total)
 
     def score(self, key: str, slice_name: str) -> float:
         """The candidate's score on a slice; NaN if it failed or was not scored on all of it."""
@@ -189,6 +202,24 @@ class Evaluator:
         self._chunks |= {chunk.id: chunk for chunk in chunks}
         self._pool.extend({chunk.id: self._scorer.requests(chunk) for chunk in chunks})
 
+    @property
+    def learnt(self) -> Sequence[Learnt]:
+        """The results of an asynchronous search that the ledger has recorded, in order."""
+        return self._ledger.learnt
+
+    def record_learnt(self, learnt: Learnt) -> None:
+        """Record a result of an asynchronous search."""
+        self._ledger.append_learnt(learnt)
+
+    def is_known(self, key: str, chunk: Chunk) -> bool:
+        """Whether a chunk is scored for a candidate, or has failed."""
+        return chunk.id in self._ledger[key].scores or chunk.id in self._ledger[key].errors
+
+    def scored_chunks(self, key: str, chunks: Sequence[Chunk]) -> int:
+        """How many of these chunks are scored, up to the first that is not."""
+        known = self._ledger[key].scores
+        return next((place for place, chunk in enumerate(chunks) if chunk.id not in known), len(chunks))
+
     def record_race(self, generation: int, first: str, stopped: Mapping[str, int]) -> None:
         """Record the candidates that a race stopped, as key → chunks seen, counted from the chunk with id `first`."""
         if stopped:
@@ -203,7 +234,8 @@ class Evaluator:
         return self._ledger[key].error_on(chunks)
 
     def _record(self, outcome: Outcome) -> None:
-        job, recipe = outcome.job, to_document(outcome.job.recipe)
+        job = outcome.job
+        recipe = {} if job.key in self._ledger.trials else to_document(job.recipe)  # its first line has it
         chunk = self._chunks[job.chunk]
         try:
             scores = self._grade(chunk, outcome)

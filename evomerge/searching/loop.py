@@ -4,76 +4,32 @@ It imports no optimizer, no Ray, no lm-eval and no torch. These are behind the p
 `Scorer`.
 """
 
-import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
 from evomerge.errors import RunError
-from evomerge.optimizers import Optimizer, SlopeOptimizer, Surrogate, Vector
+from evomerge.optimizers import AsynchronousOptimizer, Optimizer, SlopeOptimizer
 from evomerge.recipes import Recipe
 from evomerge.scoring import Scorer
+from evomerge.searching.asynchronous import AsynchronousSearch
 from evomerge.searching.budget import RemainingBudget
 from evomerge.searching.deadline import Deadline, TimedEvaluation
-from evomerge.searching.descent import DescentCallback, descend
-from evomerge.searching.evaluator import Evaluator, ProgressCallback
+from evomerge.searching.descent import descend
+from evomerge.searching.evaluator import Evaluator
 from evomerge.searching.generation import item_order, run_generation, uses_races
-from evomerge.searching.objective import Fitness
+from evomerge.searching.item_order import ItemOrder
+from evomerge.searching.leaderboard import Leaderboard, SearchCallback
+from evomerge.searching.open_race import OpenRace
 from evomerge.searching.race import RaceConfig
+from evomerge.searching.search_config import ASYNCHRONOUS, GENERATIONS
 from evomerge.searching.slope_evaluator import SlopeEvaluator
 from evomerge.searching.stages import Candidate
 from evomerge.space import SearchSpace
 
 SHARE_OF_BASELINES = 0.3  # of the time left, for the baselines on the search slice
 NO_RACE = RaceConfig(enabled=False)
-
-
-class SearchCallback(ProgressCallback, DescentCallback, Protocol):
-    """Receives the results of a search: progress display, writer of the best recipe so far, trackers."""
-
-    def generation(self, number: int, board: "Leaderboard", scores: Sequence[float]) -> None:
-        """Called when a generation is scored; generation 0 is the baselines.
-
-        `scores` are in the order of the candidates, NaN for failures; the score of a candidate that a race has stopped
-        is an estimate.
-        """
-
-
-class Leaderboard:
-    """All candidates of a search with their fitness on the search slice, and a surrogate model of their losses."""
-
-    def __init__(self, evaluator: Evaluator) -> None:
-        self._evaluator = evaluator
-        self.candidates: dict[str, Candidate] = {}
-        self.fitness: dict[str, Fitness] = {}  # of candidates that no race has stopped
-        self.surrogate = Surrogate()  # of all losses so far, those of stopped candidates included
-        self.predicted_optima: dict[str, Vector] = {}  # set when the search ends: points that were never scored
-
-    def add(self, candidates: Sequence[Candidate], complete: Collection[str] | None = None) -> None:
-        """Add candidates; only those whose keys are in `complete` (None: all of them) get a rank.
-
-        A recipe keeps the label under which it was added first.
-        """
-        for candidate in candidates:
-            self.candidates.setdefault(candidate.key, candidate)
-            if complete is None or candidate.key in complete:
-                self.fitness.setdefault(candidate.key, self._evaluator.fitness(candidate.key, "search"))
-
-    def ranked(self) -> list[tuple[Candidate, float]]:
-        """Candidates and scores, best first, without failed and stopped ones; equal candidates in the order added."""
-        scored = [(c, self.fitness[key].score) for key, c in self.candidates.items() if key in self.fitness]
-        good = (pair for pair in scored if not math.isnan(pair[1]))
-        return sorted(good, key=lambda pair: self.fitness[pair[0].key].rank, reverse=True)
-
-    def stopped(self) -> list[Candidate]:
-        """The candidates that races have stopped and that no later race has completed."""
-        return [candidate for key, candidate in self.candidates.items() if key not in self.fitness]
-
-    def failures(self) -> dict[str, str]:
-        """Label → reason of every candidate that failed in the search."""
-        errors = ((self.candidates[key].label, self._evaluator.error(key, "search")) for key in self.fitness)
-        return {label: error for label, error in errors if error}
 
 
 def search(
@@ -86,13 +42,15 @@ def search(
     race: RaceConfig = NO_RACE,
     slopes: SlopeEvaluator | None = None,
     timed: TimedEvaluation | None = None,
+    mode: str = GENERATIONS,
 ) -> Leaderboard:
     """Score the baselines, then generations until the budget is used up or the optimizer has no more points.
 
     If the budget ends within a generation, only its first candidates are scored and the optimizer is not told, so a
     search with a larger budget continues from the same state. The first baseline is the base; RunError if it cannot be
     scored. With `slopes`, an optimizer that descends on slopes does so before the first generation. With `timed`, the
-    search slice is shortened where the baselines alone would take too much of the time.
+    search slice is shortened where the baselines alone would take too much of the time. In the asynchronous `mode`
+    the optimizer is an `AsynchronousOptimizer`.
     """
     board = Leaderboard(evaluator)
     timed = timed or TimedEvaluation(evaluator, Deadline(None), {})
@@ -104,6 +62,26 @@ def search(
         descend(cast(SlopeOptimizer, optimizer), slopes, remaining, np.full(space.dimensions, 0.5), callbacks)
     if uses_races(evaluator.objective, race):
         race = remaining.widen_race(race, space.dimensions)
+    if mode == ASYNCHRONOUS:
+        proposer, opened = cast(AsynchronousOptimizer, optimizer), OpenRace(evaluator, race, order)
+        AsynchronousSearch(evaluator, space, proposer, remaining, board, opened, callbacks).run()
+    else:
+        _run_generations(evaluator, space, optimizer, remaining, board, callbacks, race, order)
+    optima = {"centre": optimizer.centre(), "model": board.surrogate.best()}
+    board.predicted_optima = {label: point for label, point in optima.items() if point is not None}
+    return board
+
+
+def _run_generations(
+    evaluator: Evaluator,
+    space: SearchSpace,
+    optimizer: Optimizer,
+    remaining: RemainingBudget,
+    board: Leaderboard,
+    callbacks: Sequence[SearchCallback],
+    race: RaceConfig,
+    order: ItemOrder,
+) -> None:
     number = 0
     while (limit := remaining.next_generation_limit(number)) and (vectors := optimizer.ask(board.surrogate)):
         kept = vectors[:limit]
@@ -120,9 +98,6 @@ def search(
         _notify(callbacks, number, board, [scored.fitness[c.key].score for c in candidates])
         if len(kept) == len(vectors):
             optimizer.tell(vectors, losses)
-    optima = {"centre": optimizer.centre(), "model": board.surrogate.best()}
-    board.predicted_optima = {label: point for label, point in optima.items() if point is not None}
-    return board
 
 
 def _score_baselines(evaluator: Evaluator, baselines: Mapping[str, Recipe], timed: TimedEvaluation) -> list[Candidate]:

@@ -11,6 +11,7 @@ Statistics 52, 2024).
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 import numpy as np
@@ -89,7 +90,7 @@ class Strata:
 
     def means(self, scores: Matrix) -> Matrix:
         """The weighted mean of task means for each row of scores [rows, items]; equal rows have bitwise equal means."""
-        means: Matrix = np.round(self._task_means(scores) @ self._task_shares(), DECIMALS)
+        means: Matrix = np.round(self._task_means(scores) @ self._task_shares, DECIMALS)
         return means
 
     def standard_errors(self, differences: Matrix, ranges: Matrix) -> Matrix:
@@ -99,10 +100,10 @@ class Strata:
         with deviations of plus and minus its range, so that the error of a row without variance is not zero. The
         effective sample size of weighted items is (Σw)²/Σw².
         """
-        seen = self._effective_sizes()
+        seen = self._effective_sizes
         variance = (self._mean_squares(differences) * seen + 2 * ranges**2) / (seen + 1)
-        squared_error = np.where(seen > 0, variance / np.maximum(seen, 1.0) * self._unseen_shares(), 0.0)
-        errors: Matrix = np.sqrt(squared_error @ self._task_shares() ** 2)
+        squared_error = np.where(seen > 0, variance / np.maximum(seen, 1.0) * self._unseen_shares, 0.0)
+        errors: Matrix = np.sqrt(squared_error @ self._task_shares**2)
         return errors
 
     def error_variances(self, rows: Matrix) -> Matrix:
@@ -110,13 +111,13 @@ class Strata:
 
         A task of which one item is seen has the mean variance of the others.
         """
-        seen = self._effective_sizes()
+        seen = self._effective_sizes
         several = np.bincount(self.tasks, minlength=len(seen)) > 1
         if not several.any():
             return np.zeros(len(rows))
         variance = self._mean_squares(rows) / np.where(several, 1 - 1 / np.maximum(seen, 1.0), 1.0)
         variance = np.where(several, variance, variance[:, several].mean(1, keepdims=True))
-        variances: Matrix = variance / np.maximum(seen, 1.0) * self._unseen_shares() @ self._task_shares() ** 2
+        variances: Matrix = variance / np.maximum(seen, 1.0) * self._unseen_shares @ self._task_shares**2
         return variances
 
     def ranges(self, scores: Matrix) -> Matrix:
@@ -124,10 +125,11 @@ class Strata:
         columns = [scores[:, self.tasks == task] for task in range(len(self.task_sizes))]
         return np.array([np.ptp(column) if column.size else 0.0 for column in columns])
 
+    @cached_property
     def _effective_sizes(self) -> Matrix:
         """[tasks]: the effective number of seen items, (Σw)²/Σw²; 0 for a task without items."""
         squared = self._task_sums(self.item_weights[None, :] ** 2)[0]
-        sizes: Matrix = self._weight_sums() ** 2 / np.where(squared > 0, squared, 1.0)
+        sizes: Matrix = self._weight_sums**2 / np.where(squared > 0, squared, 1.0)
         return sizes
 
     def _mean_squares(self, rows: Matrix) -> Matrix:
@@ -137,6 +139,7 @@ class Strata:
         squares: Matrix = self._task_sums(residuals**2) / np.where(squared > 0, squared, 1.0)
         return squares
 
+    @cached_property
     def _unseen_shares(self) -> Matrix:
         """[tasks]: the share of the slice's items that is not seen."""
         shares: Matrix = 1 - np.bincount(self.tasks, minlength=len(self.task_sizes)) / self.task_sizes
@@ -144,7 +147,7 @@ class Strata:
 
     def _task_means(self, values: Matrix) -> Matrix:
         """[rows, tasks]: weighted means over the items of each task; 0 for a task without items."""
-        sums = self._weight_sums()
+        sums = self._weight_sums
         means: Matrix = self._task_sums(values * self.item_weights) / np.where(sums > 0, sums, 1.0)
         return means
 
@@ -153,14 +156,16 @@ class Strata:
         sums: Matrix = np.stack([values[:, self.tasks == task].sum(1) for task in range(len(self.task_sizes))], axis=1)
         return sums
 
+    @cached_property
     def _weight_sums(self) -> Matrix:
         """[tasks]: the sum of the item weights of each task."""
         sums: Matrix = self._task_sums(self.item_weights[None, :])[0]
         return sums
 
+    @cached_property
     def _task_shares(self) -> Matrix:
         """[tasks]: each task's share in the score, over the tasks that have items."""
-        kept: Matrix = np.where(self._weight_sums() > 0, self.task_weights, 0.0)
+        kept: Matrix = np.where(self._weight_sums > 0, self.task_weights, 0.0)
         shares: Matrix = kept / kept.sum()
         return shares
 

@@ -77,13 +77,13 @@ class Tracker:
 def generation_metrics(board: Leaderboard, scores: Sequence[float], evaluations: int) -> dict[str, float]:
     """The numbers of a generation; best and mean are absent if every candidate failed."""
     scored = [score for score in scores if not math.isnan(score)]
-    ranked = board.ranked()
+    best = board.best()
     metrics = {
-        "search/best": ranked[0][1] if ranked else math.nan,
+        "search/best": best[1] if best else math.nan,
         "search/generation_best": max(scored, default=math.nan),
         "search/generation_mean": sum(scored) / len(scored) if scored else math.nan,
         "search/evaluations": float(evaluations),
-        "search/failed": float(len(board.failures())),
+        "search/failed": float(board.failed),
     }
     return {name: value for name, value in metrics.items() if not math.isnan(value)}
 

@@ -20,7 +20,8 @@ from evomerge.recipes.recipe import Recipe
 from evomerge.scoring.protocol import Request, Scorer
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.evaluator import Evaluator
-from evomerge.searching.loop import Leaderboard, search
+from evomerge.searching.leaderboard import Leaderboard
+from evomerge.searching.loop import search
 from evomerge.searching.race import RaceConfig
 from evomerge.searching.slope_evaluator import SlopeEvaluator, SlopeItems
 from evomerge.searching.stages import Candidate

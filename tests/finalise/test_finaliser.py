@@ -18,7 +18,7 @@ from evomerge.finalise.twins import describe_twins, find_suspects, same_weights
 from evomerge.recipes import Recipe, TensorFile
 from evomerge.scoring.protocol import SLICES, Chunk
 from evomerge.searching import Candidate
-from evomerge.searching.loop import Leaderboard
+from evomerge.searching.leaderboard import Leaderboard
 from evomerge.workers.jobs import Job
 from tests.toys import BEST, EXPERTS, Run, ToyPool, ToyScorer, toy_baselines, toy_optimizer, toy_space, weights
 

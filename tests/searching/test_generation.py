@@ -18,7 +18,8 @@ from evomerge.scoring.tasks.slices import make_chunks
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.evaluator import Evaluator
 from evomerge.searching.generation import GenerationResult, item_order, run_generation
-from evomerge.searching.loop import Leaderboard, ledger_header, search
+from evomerge.searching.leaderboard import Leaderboard
+from evomerge.searching.loop import ledger_header, search
 from evomerge.searching.objective import Objective
 from evomerge.searching.race import RaceConfig
 from evomerge.searching.stages import Candidate

@@ -15,7 +15,8 @@ from evomerge.ledger.ledger import Ledger
 from evomerge.scoring.protocol import SLICES, Chunk, Plan, task_of
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.evaluator import Evaluator
-from evomerge.searching.loop import Leaderboard, ledger_header, search
+from evomerge.searching.leaderboard import Leaderboard
+from evomerge.searching.loop import ledger_header, search
 from evomerge.searching.objective import Objective
 from evomerge.searching.pareto import dominates, normalised_hypervolume, pareto_front
 from evomerge.workers.jobs import Job

@@ -16,7 +16,7 @@ import yaml
 from evomerge import trackers
 from evomerge.errors import ConfigError
 from evomerge.experiment.resume import fixed_part
-from evomerge.searching.loop import Leaderboard
+from evomerge.searching.leaderboard import Leaderboard
 
 PRESETS = Path(__file__).parents[2] / "conf" / "tracker"
 DOCUMENT: dict[str, Any] = {
@@ -53,9 +53,8 @@ class Recorder:
 
 
 def board(best: float = 0.75, failed: int = 0) -> Leaderboard:
-    ranked = [] if math.isnan(best) else [(None, best)]
-    failures = {str(i): "NaN" for i in range(failed)}
-    return cast(Leaderboard, SimpleNamespace(ranked=lambda: ranked, failures=lambda: failures))
+    leader = None if math.isnan(best) else (None, best)
+    return cast(Leaderboard, SimpleNamespace(best=lambda: leader, failed=failed))
 
 
 def search_once(tracker: trackers.Tracker, generations: int = 3) -> None:

@@ -11,7 +11,7 @@ from evomerge.lazy import on_demand
 
 if TYPE_CHECKING:
     from evomerge.workers.pools._contract import Pool
-    from evomerge.workers.pools._dispatch import JobQueue
+    from evomerge.workers.pools._dispatch import DemandQueue, JobQueue
     from evomerge.workers.pools._lazy import LazyPool
     from evomerge.workers.pools._ray_connection import shared_ray
     from evomerge.workers.pools._registry import check, create, names
@@ -19,6 +19,7 @@ else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
+    "DemandQueue",
     "JobQueue",
     "LazyPool",
     "Pool",

@@ -1,6 +1,6 @@
 """The queue from which free workers take jobs; it does not know the workers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from evomerge.workers import Job
 
@@ -66,6 +66,10 @@ class JobQueue:
         if job.key not in self._dropped:
             queue[job.key] = {job.chunk: job, **queue.get(job.key, {})}
 
+    def is_running(self, key: str, chunk: str) -> bool:
+        """Whether a worker has this job."""
+        return (key, chunk) in self._running
+
     def _queued(self, jobs: Iterable[Job]) -> Queue:
         queue: Queue = {}
         for job in jobs:
@@ -75,3 +79,36 @@ class JobQueue:
 
     def _unstarted(self, queue: Mapping[str, object]) -> str | None:
         return next((key for key in queue if key not in self._started), None)
+
+
+class DemandQueue(JobQueue):
+    """A queue that calls `supply` when a worker finds no needed job, so that work is chosen as late as possible.
+
+    `supply` puts needed jobs into the queue and returns True, or returns False if there is no work before the outcome
+    of a running job: then it is called again after `reopen` only. Its length counts possible work as one job.
+    """
+
+    def __init__(self, supply: Callable[[], bool]) -> None:
+        super().__init__()
+        self._supply, self._is_open = supply, True
+
+    def __len__(self) -> int:
+        return super().__len__() + self._is_open
+
+    def next(self, loaded_key: str | None) -> Job | None:
+        """A job as in `JobQueue.next`, after a call of `supply` if no needed job waits."""
+        self.fill()
+        return super().next(loaded_key)
+
+    def waiting(self) -> int:
+        """The number of needed jobs that no worker has taken."""
+        return super().__len__()
+
+    def fill(self) -> None:
+        """Call `supply` if no needed job waits and it may have work."""
+        if self._is_open and not self.waiting():
+            self._is_open = self._supply()
+
+    def reopen(self) -> None:
+        """Call `supply` again when it is needed."""
+        self._is_open = True
