@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.faults.table import Row
-from experiments.faults.trial_run import REFUSED, Place, new_place, run_child
+from experiments.faults.trial_run import REFUSED, Place, run_child
+from experiments.faults.trials import Trials
 
 WEIGHTS = "model.safetensors"
 EXECUTED = "executed"
@@ -88,11 +89,12 @@ INPUTS: dict[str, Callable[[Place], None]] = {
 }
 
 
-def refused_inputs(root: Path) -> list[Row]:
+def refused_inputs(trials: Trials) -> list[Row]:
     """A row for each damaged input."""
     rows = []
     for name, damage in INPUTS.items():
-        place = new_place(root)
+        place = trials.new_place()
+        root = place.root
         damage(place)
         ended = run_child(place)
         wrong = []
@@ -107,9 +109,9 @@ def refused_inputs(root: Path) -> list[Row]:
     return rows
 
 
-def changed_between_commands(root: Path) -> Row:
+def changed_between_commands(trials: Trials) -> Row:
     """An expert's weights change after a search has begun: found by their hash, with one line."""
-    place = new_place(root)
+    place = trials.new_place()
     run_child(place)
     path = place.models / "last" / WEIGHTS
     data = bytearray(path.read_bytes())
@@ -122,6 +124,6 @@ def changed_between_commands(root: Path) -> Row:
         "",
         1,
         int(well),
-        f"`{ended.line.replace(str(root), '…')[:200]}`",
+        f"`{ended.line.replace(str(place.root), '…')[:200]}`",
         () if well else (f"exit code {ended.code}",),
     )

@@ -1,21 +1,28 @@
-"""The rows of the table of faults, and the page that holds them."""
+"""The rows of the tables of faults, the file that keeps them from run to run, and the page that shows them."""
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 HEAD = """# Reliability
 
 What happens to a search when something goes wrong. `make faults` measures it and writes this page.
 
-Each fault is injected into a search of 24 candidates on the quickstart's family: TIES, four tasks, the tables of the
-method in the cache, and the export of the winner. Then the same command is repeated until it ends.
+Each fault is injected into a search of 12 candidates on the quickstart's family: TIES, four tasks, a race, the tables
+of the method in the cache, and the export of the winner. Then the same command is repeated until it ends.
 
 - *As undisturbed*: the recipe, result.json (without times) and the merged weights equal those of an undisturbed search
-  to the byte. The ledger has each chunk once. At most one chunk is paid for twice for each interruption. No temporary
-  file is left, and no traceback was printed.
+  to the byte. The ledger has each chunk once. At most one chunk is paid for twice for each interruption (of each
+  worker). No temporary file is left, no traceback was printed, and the first repeated command ends well.
 - *One line*: the command ends with one line that names the file, and its exit code is not 0. Nothing was scored, and no
   code of the input was executed.
 """
+INTERRUPTIONS, INPUTS = "Interruptions", "Damaged and hostile files"
+HEADINGS = {  # table → the columns and how a row fills them
+    INTERRUPTIONS: ("| fault | where | as undisturbed | seen |", "| {fault} | {where} | {well} of {times} | {seen} |"),
+    INPUTS: ("| input | one line | the line |", "| {fault} | {well} of {times} | {seen} |"),
+}
 
 
 @dataclass(frozen=True)
@@ -30,16 +37,47 @@ class Row:
     wrong: tuple[str, ...] = ()
 
 
-def page(interruptions: Iterable[Row], inputs: Iterable[Row], machine: str) -> str:
+@dataclass(frozen=True)
+class Measured:
+    """A row, the step and the table that it belongs to, and the run that has measured it."""
+
+    step: str
+    table: str
+    row: Row
+    setting: str
+
+
+def read(path: Path) -> list[Measured]:
+    """The rows of earlier runs; none if the file is missing."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return [Measured(**entry | {"row": Row(**_with_tuple(entry["row"]))}) for entry in found]
+
+
+def _with_tuple(row: dict[str, object]) -> dict[str, object]:
+    return row | {"wrong": tuple(row["wrong"])}  # type: ignore[arg-type]
+
+
+def write(path: Path, rows: Iterable[Measured]) -> None:
+    """Keep the rows for later runs."""
+    path.write_text(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def merged(before: Iterable[Measured], new: Iterable[Measured], order: Iterable[str]) -> list[Measured]:
+    """The rows of both, in the order of the steps; all old rows of a step that was measured again are dropped."""
+    new = list(new)
+    again, places = {row.step for row in new}, {name: place for place, name in enumerate(order)}
+    rows = [*(row for row in before if row.step not in again and row.step in places), *new]
+    return sorted(rows, key=lambda row: places[row.step])
+
+
+def page(rows: Iterable[Measured]) -> str:
     """The page in Markdown."""
-    parts = [
-        HEAD,
-        f"{machine}\n",
-        "## Interruptions\n",
-        "| fault | where | as undisturbed | seen |\n|---|---|---|---|",
-        *(f"| {row.fault} | {row.where} | {row.well} of {row.times} | {row.seen} |" for row in interruptions),
-        "\n## Damaged and hostile files\n",
-        "| input | one line | the line |\n|---|---|---|",
-        *(f"| {row.fault} | {row.well} of {row.times} | {row.seen} |" for row in inputs),
-    ]
-    return "\n".join(parts) + "\n"
+    rows = list(rows)
+    parts = [HEAD, *(f"{setting}\n" for setting in dict.fromkeys(row.setting for row in rows))]
+    for table, (heading, line) in HEADINGS.items():
+        cells = [line.format(**asdict(found.row)) for found in rows if found.table == table]
+        if cells:
+            parts += [f"## {table}\n", heading, "|---" * (heading.count("|") - 1) + "|", *cells, ""]
+    return "\n".join(parts)

@@ -1,5 +1,6 @@
 """A small search on the quickstart's family, run in a forked child that a fault can be injected into."""
 
+import importlib
 import os
 import resource
 import shutil
@@ -7,8 +8,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from evomerge.workers import Worker
 QUICKSTART = PACKAGE.parent / "experiments" / "quickstart"
 SKILLS = ("copy", "shift", "last", "max")
 EXPERTS = SKILLS[1:]
+MODULES = "modules"
 ATTEMPTS = "attempts"  # one byte for each chunk that a worker has begun
 REFUSED, CRASHED = (1, 2), 4  # exit codes of a child: one line, or a traceback
 
@@ -57,7 +59,7 @@ class Place:
         return self.root / "experiment.yaml"
 
     def config(self) -> dict[str, Any]:
-        """TIES, so that there are tables to prepare, on 32 items of four tasks."""
+        """TIES, so that there are tables to prepare; a race, chunks and generations, all as small as they can be."""
         return {
             "name": "faults",
             "base": str(self.models / "base"),
@@ -65,20 +67,23 @@ class Place:
             "method": "ties",
             "model": {"dtype": "float32", "device": "cpu", "batch_size": 256, "compile": "never"},
             "scorer": {
-                "slices": {"search": 8, "select": 8, "holdout": 16},
-                "chunk_items": 16,
+                "slices": {"search": 4, "select": 4, "holdout": 4},
+                "chunk_items": 8,
                 "tasks": [{"name": name, "file": str(QUICKSTART / "data" / f"{name}.jsonl")} for name in SKILLS],
             },
-            "budget": {"evaluations": 24},
+            "optimizer": {"name": "cma", "population": 4},
+            "race": {"least": 8},
+            "finalise": {"top": 2},
+            "budget": {"evaluations": 12},
         }
 
 
-def new_place(root: Path) -> Place:
-    """A place with undamaged models; what was there before is deleted."""
+def new_place(root: Path, changes: Iterable[tuple[str, Any]] = ()) -> Place:
+    """A place with undamaged models; what was there before is deleted. `changes` are keys of the configuration."""
     shutil.rmtree(root, ignore_errors=True)
     place = Place(root)
     shutil.copytree(QUICKSTART / "family", place.models)
-    place.experiment.write_text(yaml.safe_dump(place.config()), encoding="utf-8")
+    place.experiment.write_text(yaml.safe_dump(place.config() | dict(changes)), encoding="utf-8")
     return place
 
 
@@ -90,17 +95,19 @@ class Ended:
     seconds: float
     line: str = ""
     attempts: int = 0
-    tracebacks: list[str] = field(default_factory=list)
 
 
 def run_child(
-    place: Place, prepare: Callable[[], None] = lambda: None, meddle: Callable[[int], None] | None = None
+    place: Place,
+    prepare: Callable[[], None] = lambda: None,
+    meddle: Callable[[int], None] | None = None,
+    at_end: Callable[[], object] = lambda: None,
 ) -> Ended:
-    """Search and export in a forked child, after `prepare` in it; `meddle` gets its process id meanwhile."""
+    """Search and export in a forked child; `prepare` and `at_end` run in it, `meddle` gets its process id meanwhile."""
     log, start = place.root / "child.log", time.monotonic()
     pid = os.fork()
     if pid == 0:
-        _child(place, log, prepare)
+        _child(place, log, prepare, at_end)
     if meddle:
         meddle(pid)
     _, status = os.waitpid(pid, 0)
@@ -110,7 +117,16 @@ def run_child(
     return Ended(os.waitstatus_to_exitcode(status), time.monotonic() - start, text.rpartition("\n")[2], attempts)
 
 
-def _child(place: Place, log: Path, prepare: Callable[[], None]) -> None:
+def load_libraries(root: Path) -> None:
+    """Import what a search imports, so that the children that are forked later need not."""
+    place = new_place(root)
+    run_child(place, at_end=lambda: (root / MODULES).write_text("\n".join(sys.modules)))
+    for name in (root / MODULES).read_text().split("\n"):
+        if name not in sys.modules:
+            importlib.import_module(name)
+
+
+def _child(place: Place, log: Path, prepare: Callable[[], None], at_end: Callable[[], object]) -> None:
     """Run the search in this process and exit; never returns."""
     code = CRASHED
     try:
@@ -124,6 +140,7 @@ def _child(place: Place, log: Path, prepare: Callable[[], None]) -> None:
         code = _command(str(place.experiment), "--out", str(place.run))
         if code == 0 and not place.merged.exists():
             code = _command("merge", str(place.run / "recipe.yaml"), str(place.merged))
+        at_end()
     except BaseException:
         traceback.print_exc()
     finally:
