@@ -47,10 +47,11 @@ def paused(trials: Trials) -> Row:
     """SIGSTOP for a second at random moments, then SIGCONT."""
     seconds = trials.undisturbed().seconds
 
-    def meddle(pid: int) -> None:
-        trials.strike(pid, signal.SIGSTOP, seconds)
+    def meddle(pid: int) -> bool:
+        is_hit = trials.strike(pid, signal.SIGSTOP, seconds)
         time.sleep(1.0)
         os.kill(pid, signal.SIGCONT)
+        return is_hit
 
     return _each(trials, trials.some(10), "SIGSTOP and SIGCONT", MOMENTS, lambda _: _with(meddle=meddle), 0)
 
@@ -79,7 +80,7 @@ def torn(trials: Trials) -> Row:
         if ledger.exists() and (data := ledger.read_bytes()):
             last = len(data.rstrip(b"\n").rpartition(b"\n")[0])
             ledger.write_bytes(data[: trials.random.randint(last + 1, len(data) - 1)])
-        return replace(ended, code=ended.code or -1)  # a search that had ended is repeated too
+        return replace(ended, code=ended.code or -1, is_hit=True)  # a search that had ended is repeated too
 
     # the line that is cut is paid for again, too
     return _each(trials, trials.some(5), "last line of the ledger torn", "random bytes", lambda _: fault, 2)
@@ -122,7 +123,7 @@ def _each(
     return tally.row(name, where)
 
 
-def _with(prepare: Callable[[Place], None] = lambda place: None, meddle: Callable[[int], None] | None = None) -> Fault:
+def _with(prepare: Callable[[Place], None] = lambda place: None, meddle: Callable[[int], bool] | None = None) -> Fault:
     return lambda place: run_child(place, prepare=lambda: prepare(place), meddle=meddle)
 
 

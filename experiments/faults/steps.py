@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from experiments.faults import inputs, interruptions
-from experiments.faults.table import INPUTS, INTERRUPTIONS, Row
+from experiments.faults import inputs, interruptions, ray_faults
+from experiments.faults.table import INPUTS, INTERRUPTIONS, ON_RAY, Row
 from experiments.faults.trials import Trials
 
 
@@ -30,6 +30,13 @@ STEPS = (
     _one("driver.torn", INTERRUPTIONS, interruptions.torn),
     _one("driver.full", INTERRUPTIONS, interruptions.full),
     _one("driver.clock", INTERRUPTIONS, interruptions.clock),
+    _one("ray.driver", ON_RAY, ray_faults.driver_killed),
+    _one("ray.worker", ON_RAY, ray_faults.worker_killed),
+    _one("ray.workers", ON_RAY, ray_faults.workers_killed),
+    _one("ray.raylet", ON_RAY, ray_faults.raylet_killed),
+    _one("ray.gcs", ON_RAY, ray_faults.head_killed),
+    _one("ray.stopped", ON_RAY, ray_faults.worker_stopped),
+    _one("ray.paused", ON_RAY, ray_faults.driver_stopped),
     Step("inputs.refused", INPUTS, inputs.refused_inputs),
     _one("inputs.changed", INPUTS, inputs.changed_between_commands),
 )

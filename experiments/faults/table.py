@@ -18,9 +18,11 @@ of the method in the cache, and the export of the winner. Then the same command 
 - *One line*: the command ends with one line that names the file, and its exit code is not 0. Nothing was scored, and no
   code of the input was executed.
 """
-INTERRUPTIONS, INPUTS = "Interruptions", "Damaged and hostile files"
+INTERRUPTIONS, ON_RAY, INPUTS = "Interruptions", "On Ray", "Damaged and hostile files"
+DISTURBED = ("| fault | where | as undisturbed | seen |", "| {fault} | {where} | {well} of {times} | {seen} |")
 HEADINGS = {  # table → the columns and how a row fills them
-    INTERRUPTIONS: ("| fault | where | as undisturbed | seen |", "| {fault} | {where} | {well} of {times} | {seen} |"),
+    INTERRUPTIONS: DISTURBED,
+    ON_RAY: DISTURBED,
     INPUTS: ("| input | one line | the line |", "| {fault} | {well} of {times} | {seen} |"),
 }
 

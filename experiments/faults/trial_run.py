@@ -18,6 +18,7 @@ import yaml
 from evomerge.cli import main
 from evomerge.paths import PACKAGE
 from evomerge.workers import Worker
+from evomerge.workers.pools._crew import Crew
 
 QUICKSTART = PACKAGE.parent / "experiments" / "quickstart"
 SKILLS = ("copy", "shift", "last", "max")
@@ -95,26 +96,32 @@ class Ended:
     seconds: float
     line: str = ""
     attempts: int = 0
+    is_hit: bool = False  # whether a fault has met a search that was running
 
 
 def run_child(
     place: Place,
     prepare: Callable[[], None] = lambda: None,
-    meddle: Callable[[int], None] | None = None,
+    meddle: Callable[[int], bool] | None = None,
     at_end: Callable[[], object] = lambda: None,
 ) -> Ended:
-    """Search and export in a forked child; `prepare` and `at_end` run in it, `meddle` gets its process id meanwhile."""
+    """Search and export in a forked child; `prepare` and `at_end` run in it, `meddle` gets its process id."""
     log, start = place.root / "child.log", time.monotonic()
     pid = os.fork()
     if pid == 0:
         _child(place, log, prepare, at_end)
-    if meddle:
-        meddle(pid)
+    is_hit = meddle(pid) if meddle else False
     _, status = os.waitpid(pid, 0)
     text = log.read_text(errors="replace").strip() if log.exists() else ""
     counter = place.root / ATTEMPTS
     attempts = counter.stat().st_size if counter.exists() else 0
-    return Ended(os.waitstatus_to_exitcode(status), time.monotonic() - start, text.rpartition("\n")[2], attempts)
+    code, seconds = os.waitstatus_to_exitcode(status), time.monotonic() - start
+    return Ended(code, seconds, text.rpartition("\n")[2], attempts, is_hit or code != 0)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a child has not ended yet."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def load_libraries(root: Path) -> None:
@@ -159,15 +166,19 @@ def _command(*arguments: str) -> int:
 
 
 def _count_attempts(path: Path) -> None:
-    """Note each chunk that a worker begins, in a file that outlives the process."""
+    """Note each chunk that a worker begins, or is given on Ray, in a file that outlives the process."""
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    attempt = Worker.attempt
+    attempt, give = Worker.attempt, Crew.give
 
     def counted(self: Worker, job: Any) -> Any:
         os.write(descriptor, b".")
         return attempt(self, job)
 
-    Worker.attempt = counted  # type: ignore[method-assign]
+    def counted_given(self: Crew, member: Any, job: Any, queue: Any, tries: int) -> None:
+        os.write(descriptor, b".")
+        give(self, member, job, queue, tries)
+
+    Worker.attempt, Crew.give = counted, counted_given  # type: ignore[method-assign]
 
 
 def limit_file_size(size: int) -> None:

@@ -4,7 +4,6 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,16 @@ from typing import Any
 
 from experiments.faults.observed import Outcome, outcome, paid_twice, problems, valid_recipe
 from experiments.faults.table import Row
-from experiments.faults.trial_run import CRASHED, REFUSED, Ended, Place, load_libraries, new_place, run_child
+from experiments.faults.trial_run import (
+    CRASHED,
+    REFUSED,
+    Ended,
+    Place,
+    is_running,
+    load_libraries,
+    new_place,
+    run_child,
+)
 
 Fault = Callable[[Place], Ended]
 
@@ -52,6 +60,10 @@ class Tally:
     def add(self, wrong: Sequence[str]) -> None:
         """Count a search."""
         self.searches += 1
+        self.fail(wrong)
+
+    def fail(self, wrong: Sequence[str]) -> None:
+        """Count the last search as a bad one, if anything is wrong."""
         self.bad += bool(wrong)
         self.wrong += wrong
 
@@ -112,7 +124,7 @@ class Trials:
         wrong, hits, ended = list[str](), 0, None
         for fault in faults:
             ended = fault(place)
-            hits += ended.code != 0
+            hits += ended.is_hit
             tally.refused += ended.code in REFUSED
             wrong += _unexpected(ended, place, setting)
             if ended.code == 0:
@@ -127,11 +139,12 @@ class Trials:
             tally.paid_twice = max(tally.paid_twice, paid_twice(place))
         tally.add(wrong)
 
-    def strike(self, pid: int, number: int, seconds: float) -> None:
-        """Send a signal to a process at a random moment within these seconds."""
+    def strike(self, pid: int, number: int, seconds: float) -> bool:
+        """Send a signal to a child at a random moment within these seconds; whether it was still running."""
         time.sleep(self.random.uniform(0, seconds))
-        with suppress(ProcessLookupError):
+        if running := is_running(pid):
             os.kill(pid, number)
+        return running
 
 
 def _unexpected(ended: Ended, place: Place, setting: Setting) -> Iterator[str]:
