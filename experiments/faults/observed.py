@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,18 +36,25 @@ def outcome(place: Place) -> Outcome:
     return Outcome(_digest(recipe), _digest(result), merged, len(_scored(place)))
 
 
-def problems(place: Place, reference: Outcome, kills: int) -> list[str]:
-    """What is wrong with a trial that was disturbed `kills` times and repeated until its end; empty if nothing is."""
+def problems(place: Place, reference: Outcome, again: int | None) -> list[str]:
+    """What is wrong with a trial that was disturbed and repeated until its end; empty if nothing is.
+
+    `again` chunks may have been paid for twice; None for a ledger that was edited.
+    """
     found = outcome(place)
     wrong = [name for name in ("recipe", "result", "merged") if getattr(found, name) != getattr(reference, name)]
-    scored = _scored(place)
-    if len(set(scored)) < len(scored):
-        wrong.append("a chunk has two lines in the ledger")
-    paid = (place.root / ATTEMPTS).stat().st_size
-    if paid > len(scored) + kills:
-        wrong.append(f"{paid} chunks were paid for, {len(scored)} are in the ledger")
+    if again is not None:
+        wrong += _overpaid(place, again)
     wrong += [f"{path.name} was left" for pattern in LEFTOVERS for path in place.root.rglob(pattern)]
     return wrong
+
+
+def _overpaid(place: Place, again: int) -> Iterator[str]:
+    scored, paid = _scored(place), (place.root / ATTEMPTS).stat().st_size
+    if len(set(scored)) < len(scored):
+        yield "a chunk has two lines in the ledger"
+    if paid > len(scored) + again:
+        yield f"{paid} chunks were paid for, {len(scored)} are in the ledger"
 
 
 def paid_twice(place: Place) -> int:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from experiments.faults import inputs, interruptions, ray_faults
-from experiments.faults.table import INPUTS, INTERRUPTIONS, ON_RAY, Row
+from experiments.faults import folders, inputs, interruptions, ray_faults
+from experiments.faults.table import FOLDERS, INPUTS, INTERRUPTIONS, ON_RAY, Row
 from experiments.faults.trials import Trials
 
 
@@ -37,6 +37,12 @@ STEPS = (
     _one("ray.gcs", ON_RAY, ray_faults.head_killed),
     _one("ray.stopped", ON_RAY, ray_faults.worker_stopped),
     _one("ray.paused", ON_RAY, ray_faults.driver_stopped),
+    Step("files.readonly", FOLDERS, folders.read_only),
+    Step("files.full", FOLDERS, folders.full),
+    Step("files.changed", FOLDERS, folders.changed_meanwhile),
+    Step("files.cache", FOLDERS, folders.cache),
+    Step("files.ledger", FOLDERS, folders.ledger),
+    _one("files.mirror", FOLDERS, folders.mirror),
     Step("inputs.refused", INPUTS, inputs.refused_inputs),
     _one("inputs.changed", INPUTS, inputs.changed_between_commands),
 )

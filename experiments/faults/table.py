@@ -18,11 +18,13 @@ of the method in the cache, and the export of the winner. Then the same command 
 - *One line*: the command ends with one line that names the file, and its exit code is not 0. Nothing was scored, and no
   code of the input was executed.
 """
-INTERRUPTIONS, ON_RAY, INPUTS = "Interruptions", "On Ray", "Damaged and hostile files"
+INTERRUPTIONS, ON_RAY, FOLDERS = "Interruptions", "On Ray", "Disks, and files that change"
+INPUTS = "Damaged and hostile files"
 DISTURBED = ("| fault | where | as undisturbed | seen |", "| {fault} | {where} | {well} of {times} | {seen} |")
 HEADINGS = {  # table → the columns and how a row fills them
     INTERRUPTIONS: DISTURBED,
     ON_RAY: DISTURBED,
+    FOLDERS: DISTURBED,
     INPUTS: ("| input | one line | the line |", "| {fault} | {well} of {times} | {seen} |"),
 }
 

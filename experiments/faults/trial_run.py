@@ -52,7 +52,7 @@ class Place:
     @property
     def merged(self) -> Path:
         """The exported model."""
-        return self.root / "merged"
+        return self.root / "exported" / "merged"
 
     @property
     def experiment(self) -> Path:
@@ -84,6 +84,7 @@ def new_place(root: Path, changes: Iterable[tuple[str, Any]] = ()) -> Place:
     shutil.rmtree(root, ignore_errors=True)
     place = Place(root)
     shutil.copytree(QUICKSTART / "family", place.models)
+    place.merged.parent.mkdir()
     place.experiment.write_text(yaml.safe_dump(place.config() | dict(changes)), encoding="utf-8")
     return place
 

@@ -32,6 +32,7 @@ class Setting:
     changes: tuple[tuple[str, Any], ...] = ()  # keys of the configuration and their values
     paid: int = 1  # chunks that may be paid for twice for each interruption
     may_refuse: bool = False  # whether the disturbed command may end with one line
+    edited: bool = False  # whether the ledger is edited, so that its lines do not tell what was paid for
 
 
 PLAIN = Setting()
@@ -135,7 +136,7 @@ class Trials:
         if ended.code:
             wrong.append(f"the repeated command ends with {ended.code}: {ended.line}")
         else:
-            wrong += problems(place, reference, setting.paid * max(1, hits))
+            wrong += problems(place, reference, None if setting.edited else setting.paid * max(1, hits))
             tally.paid_twice = max(tally.paid_twice, paid_twice(place))
         tally.add(wrong)
 
@@ -145,6 +146,11 @@ class Trials:
         if running := is_running(pid):
             os.kill(pid, number)
         return running
+
+
+def not_run(fault: str, where: str, reason: str) -> Row:
+    """The row of a fault that cannot be injected on this machine."""
+    return Row(fault, where, 0, 0, f"not run: {reason}")
 
 
 def _unexpected(ended: Ended, place: Place, setting: Setting) -> Iterator[str]:
