@@ -143,6 +143,10 @@ class Checkpoint:
         """The names of the weight files, sorted."""
         return sorted(set(self._where.values()))
 
+    def weight_files(self) -> list[Path]:
+        """The paths of the files that the hash is of."""
+        return [self.folder / name for name in self.files]
+
     @property
     def source_folder(self) -> Path:
         """The folder of the files that the hash is of."""

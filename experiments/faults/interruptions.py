@@ -19,28 +19,29 @@ MOMENTS = "random moments"
 
 def killed(trials: Trials) -> Row:
     """SIGKILL at random moments, up to three times in each search, until as many as are wanted have hit one."""
-    return _struck(trials, trials.kills, signal.SIGKILL, "SIGKILL of the driver", Setting())
+    return struck(trials, trials.kills).row("SIGKILL of the driver", MOMENTS)
 
 
 def terminated(trials: Trials) -> Row:
     """SIGTERM."""
-    return _struck(trials, trials.some(10), signal.SIGTERM, "SIGTERM of the driver", Setting())
+    return struck(trials, trials.some(10), number=signal.SIGTERM).row("SIGTERM of the driver", MOMENTS)
 
 
 def interrupted(trials: Trials) -> Row:
     """Ctrl-C."""
-    return _struck(trials, trials.some(10), signal.SIGINT, "SIGINT of the driver (Ctrl-C)", Setting())
+    return struck(trials, trials.some(10), number=signal.SIGINT).row("SIGINT of the driver (Ctrl-C)", MOMENTS)
 
 
-def _struck(trials: Trials, times: int, number: int, name: str, setting: Setting) -> Row:
+def struck(trials: Trials, times: int, setting: Setting = PLAIN, number: int = signal.SIGKILL) -> Tally:
+    """Searches whose driver gets a signal, up to three times each, until `times` signals have met a running one."""
     seconds, tally = trials.undisturbed(setting).seconds, Tally()
 
     def fault(place: Place) -> Ended:
-        return run_child(place, meddle=lambda pid: trials.strike(pid, number, seconds))
+        return run_child(place, setting.inject, lambda pid: trials.strike(pid, number, seconds))
 
     while tally.hits < times and tally.searches < 4 * times + 4:
         trials.search(tally, [fault] * min(times - tally.hits, trials.random.choice((1, 2, 3))), setting)
-    return tally.row(name, MOMENTS)
+    return tally
 
 
 def paused(trials: Trials) -> Row:

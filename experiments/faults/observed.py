@@ -64,7 +64,7 @@ def paid_twice(place: Place) -> int:
 
 def _scored(place: Place) -> list[tuple[str, str]]:
     lines = [json.loads(line) for line in (place.run / "trials.jsonl").read_text().splitlines()]
-    return [(line["key"], line["chunk"]) for line in lines if "scores" in line]
+    return [(line["key"], line["chunk"]) for line in lines if "scores" in line or "error" in line]
 
 
 def _digest(document: Any) -> str:

@@ -19,11 +19,12 @@ of the method in the cache, and the export of the winner. Then the same command 
   code of the input was executed.
 """
 INTERRUPTIONS, ON_RAY, FOLDERS = "Interruptions", "On Ray", "Disks, and files that change"
-INPUTS = "Damaged and hostile files"
+CANDIDATES, INPUTS = "Candidates that fail", "Damaged and hostile files"
 DISTURBED = ("| fault | where | as undisturbed | seen |", "| {fault} | {where} | {well} of {times} | {seen} |")
 HEADINGS = {  # table → the columns and how a row fills them
     INTERRUPTIONS: DISTURBED,
     ON_RAY: DISTURBED,
+    CANDIDATES: DISTURBED,
     FOLDERS: DISTURBED,
     INPUTS: ("| input | one line | the line |", "| {fault} | {well} of {times} | {seen} |"),
 }

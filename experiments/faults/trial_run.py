@@ -102,7 +102,7 @@ class Ended:
 
 def run_child(
     place: Place,
-    prepare: Callable[[], None] = lambda: None,
+    prepare: Callable[[], object] = lambda: None,
     meddle: Callable[[int], bool] | None = None,
     at_end: Callable[[], object] = lambda: None,
 ) -> Ended:
@@ -134,7 +134,7 @@ def load_libraries(root: Path) -> None:
             importlib.import_module(name)
 
 
-def _child(place: Place, log: Path, prepare: Callable[[], None], at_end: Callable[[], object]) -> None:
+def _child(place: Place, log: Path, prepare: Callable[[], object], at_end: Callable[[], object]) -> None:
     """Run the search in this process and exit; never returns."""
     code = CRASHED
     try:

@@ -32,6 +32,7 @@ class Setting:
     changes: tuple[tuple[str, Any], ...] = ()  # keys of the configuration and their values
     paid: int = 1  # chunks that may be paid for twice for each interruption
     may_refuse: bool = False  # whether the disturbed command may end with one line
+    inject: Callable[[], object] = lambda: None  # a fault that is in every command of the search
     edited: bool = False  # whether the ledger is edited, so that its lines do not tell what was paid for
 
 
@@ -84,7 +85,7 @@ class Trials:
     def __init__(self, root: Path, kills: int, seed: int) -> None:
         self.root, self.kills, self._seed = root, kills, seed
         self.random = random.Random(seed)
-        self._undisturbed: dict[str, Undisturbed] = {}
+        self._undisturbed: dict[object, Undisturbed] = {}
 
     def begin(self, name: str) -> None:
         """Random numbers that depend on the seed and this name alone."""
@@ -106,11 +107,11 @@ class Trials:
 
     def undisturbed(self, setting: Setting = PLAIN) -> Undisturbed:
         """What a search without a fault finds, and how long it takes; RuntimeError if two of them differ."""
-        key = repr(setting.changes)
+        key = (repr(setting.changes), setting.inject)
         if key not in self._undisturbed:
             found = []
             for _ in range(2):
-                ended = run_child(place := self.new_place(setting))
+                ended = run_child(place := self.new_place(setting), setting.inject)
                 if ended.code:
                     raise RuntimeError(f"the undisturbed search fails: {ended}")
                 found.append(Undisturbed(outcome(place), ended.seconds))
@@ -131,7 +132,7 @@ class Trials:
             if ended.code == 0:
                 break
         if ended is None or ended.code:
-            ended = run_child(place)
+            ended = run_child(place, setting.inject)
         tally.hits += hits
         if ended.code:
             wrong.append(f"the repeated command ends with {ended.code}: {ended.line}")
