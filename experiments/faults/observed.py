@@ -17,12 +17,11 @@ LEFTOVERS = ("*.partial", "*.tmp", "*.incomplete")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished trial has left: digests of its results, and the number of chunks in its ledger."""
+    """What a finished trial has left: its result, and digests of the recipe and of the merged weights."""
 
     recipe: str
     result: str
     merged: str
-    chunks: int
 
 
 def outcome(place: Place) -> Outcome:
@@ -33,7 +32,7 @@ def outcome(place: Place) -> Outcome:
     result["counts"].pop("items_scored_this_time")
     result["counts"].pop("holdout_looks")  # a killed look is a look
     merged = hashlib.sha256((place.merged / "model.safetensors").read_bytes()).hexdigest()
-    return Outcome(_digest(recipe), _digest(result), merged, len(_scored(place)))
+    return Outcome(_digest(recipe), json.dumps(result, sort_keys=True), merged)
 
 
 def problems(place: Place, reference: Outcome, again: int | None) -> list[str]:
@@ -42,7 +41,9 @@ def problems(place: Place, reference: Outcome, again: int | None) -> list[str]:
     `again` chunks may have been paid for twice; None for a ledger that was edited.
     """
     found = outcome(place)
-    wrong = [name for name in ("recipe", "result", "merged") if getattr(found, name) != getattr(reference, name)]
+    wrong = [f"another {name}" for name in ("recipe", "merged") if getattr(found, name) != getattr(reference, name)]
+    if found.result != reference.result:
+        wrong.append(f"another result: {_difference(json.loads(found.result), json.loads(reference.result))}")
     if again is not None:
         wrong += _overpaid(place, again)
     wrong += [f"{path.name} was left" for pattern in LEFTOVERS for path in place.root.rglob(pattern)]
@@ -55,6 +56,12 @@ def _overpaid(place: Place, again: int) -> Iterator[str]:
         yield "a chunk has two lines in the ledger"
     if paid > len(scored) + again:
         yield f"{paid} chunks were paid for, {len(scored)} are in the ledger"
+
+
+def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The keys that differ, with the beginning of their values."""
+    keys = [key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)]
+    return "; ".join(f"{key} {str(found.get(key))[:300]}, not {str(wanted.get(key))[:300]}" for key in sorted(keys))
 
 
 def paid_twice(place: Place) -> int:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from experiments.faults import candidates, folders, inputs, interruptions, ray_faults
-from experiments.faults.table import CANDIDATES, FOLDERS, INPUTS, INTERRUPTIONS, ON_RAY, Row
+from experiments.faults import candidates, folders, hub, inputs, interruptions, ray_faults
+from experiments.faults.table import CANDIDATES, FOLDERS, HUB, INPUTS, INTERRUPTIONS, ON_RAY, Row
 from experiments.faults.trials import Trials
 
 
@@ -46,6 +46,8 @@ STEPS = (
     Step("files.ledger", FOLDERS, folders.ledger),
     _one("files.mirror", FOLDERS, folders.mirror),
     Step("inputs.refused", INPUTS, inputs.refused_inputs),
+    _one("inputs.label", INPUTS, inputs.label_is_a_path),
+    Step("hub", HUB, hub.refused),
     _one("inputs.changed", INPUTS, inputs.changed_between_commands),
 )
 

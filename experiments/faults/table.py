@@ -19,7 +19,7 @@ of the method in the cache, and the export of the winner. Then the same command 
   code of the input was executed.
 """
 INTERRUPTIONS, ON_RAY, FOLDERS = "Interruptions", "On Ray", "Disks, and files that change"
-CANDIDATES, INPUTS = "Candidates that fail", "Damaged and hostile files"
+CANDIDATES, INPUTS, HUB = "Candidates that fail", "Damaged and hostile files", "The hub"
 DISTURBED = ("| fault | where | as undisturbed | seen |", "| {fault} | {where} | {well} of {times} | {seen} |")
 HEADINGS = {  # table → the columns and how a row fills them
     INTERRUPTIONS: DISTURBED,
@@ -27,6 +27,7 @@ HEADINGS = {  # table → the columns and how a row fills them
     CANDIDATES: DISTURBED,
     FOLDERS: DISTURBED,
     INPUTS: ("| input | one line | the line |", "| {fault} | {well} of {times} | {seen} |"),
+    HUB: ("| the hub | one line | the line |", "| {fault} | {well} of {times} | {seen} |"),
 }
 
 

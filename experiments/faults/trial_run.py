@@ -25,6 +25,7 @@ SKILLS = ("copy", "shift", "last", "max")
 EXPERTS = SKILLS[1:]
 MODULES = "modules"
 ATTEMPTS = "attempts"  # one byte for each chunk that a worker has begun
+FILES = ("experiment.yaml", "child.log", ATTEMPTS, MODULES)  # of a trial itself, in its folder
 REFUSED, CRASHED = (1, 2), 4  # exit codes of a child: one line, or a traceback
 
 
