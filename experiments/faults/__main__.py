@@ -57,7 +57,7 @@ def run(steps: Iterable[Step], trials: Trials, out: Path) -> bool:
         new = measure(trials, step)
         rows = merged(read(kept), new, [step.name for step in STEPS])
         write(kept, rows)
-        out.write_text(page(rows), encoding="utf-8")
+        out.write_text(page(rows, [step.name for step in STEPS]), encoding="utf-8")
         well = well and not any(found.row.wrong for found in new)
     return well
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,26 +24,31 @@ class Outcome:
     merged: str
 
 
-def outcome(place: Place) -> Outcome:
-    """The outcome of a finished run."""
+def outcome(place: Place, uncompared: Sequence[str] = ()) -> Outcome:
+    """The outcome of a finished run; `uncompared` are counts of the result that depend on the moment."""
     recipe = yaml.safe_load((place.run / "recipe.yaml").read_text())
     result = json.loads((place.run / "result.json").read_text())
     result = {key: value for key, value in result.items() if key not in TIMES}
-    result["counts"].pop("items_scored_this_time")
-    result["counts"].pop("holdout_looks")  # a killed look is a look
+    for count in ("items_scored_this_time", "holdout_looks", *uncompared):  # a killed look is a look
+        result["counts"].pop(count)
     merged = hashlib.sha256((place.merged / "model.safetensors").read_bytes()).hexdigest()
     return Outcome(_digest(recipe), json.dumps(result, sort_keys=True), merged)
 
 
-def problems(place: Place, reference: Outcome, again: int | None) -> list[str]:
+def differences(found: Outcome, reference: Outcome) -> list[str]:
+    """What differs between two finished searches."""
+    wrong = [f"another {name}" for name in ("recipe", "merged") if getattr(found, name) != getattr(reference, name)]
+    if found.result != reference.result:
+        wrong.append(f"another result: {_difference(json.loads(found.result), json.loads(reference.result))}")
+    return wrong
+
+
+def problems(place: Place, found: Outcome, reference: Outcome, again: int | None) -> list[str]:
     """What is wrong with a trial that was disturbed and repeated until its end; empty if nothing is.
 
     `again` chunks may have been paid for twice; None for a ledger that was edited.
     """
-    found = outcome(place)
-    wrong = [f"another {name}" for name in ("recipe", "merged") if getattr(found, name) != getattr(reference, name)]
-    if found.result != reference.result:
-        wrong.append(f"another result: {_difference(json.loads(found.result), json.loads(reference.result))}")
+    wrong = differences(found, reference)
     if again is not None:
         wrong += _overpaid(place, again)
     wrong += [f"{path.name} was left" for pattern in LEFTOVERS for path in place.root.rglob(pattern)]

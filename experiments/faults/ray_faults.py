@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 
 import psutil
 
@@ -13,8 +14,10 @@ from experiments.faults.trials import Setting, Tally, Trials
 
 WORKERS = 2
 POOL = {"name": "ray", "workers": WORKERS, "address": "local"}
-ON_RAY = Setting((("pool", POOL),), paid=WORKERS)
-IMPATIENT = Setting((("pool", POOL | {"timeout": 15}),), paid=WORKERS)
+# A chunk may be in work on one worker when the answer of the other one ends the race of its candidate. It then counts.
+COUNTS = ("items_scored",)
+ON_RAY = Setting((("pool", POOL),), paid=WORKERS, uncompared=COUNTS)
+IMPATIENT = Setting((("pool", POOL | {"timeout": 15}),), paid=WORKERS, uncompared=COUNTS)
 ACTORS_LIMIT, ORPHANS_LIMIT = 30.0, 120.0  # seconds in which actors, and all processes of Ray, must have ended
 FEW = 40  # one of so many kills of the driver is one of these rows
 
@@ -69,7 +72,7 @@ def driver_stopped(trials: Trials) -> Row:
 
 
 def _refusing(setting: Setting) -> Setting:
-    return Setting(setting.changes, setting.paid, may_refuse=True)
+    return replace(setting, may_refuse=True)
 
 
 def _struck(trials: Trials, name: str, choose: Choose, setting: Setting, number: int = signal.SIGKILL) -> Row:

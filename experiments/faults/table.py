@@ -78,10 +78,12 @@ def merged(before: Iterable[Measured], new: Iterable[Measured], order: Iterable[
     return sorted(rows, key=lambda row: places[row.step])
 
 
-def page(rows: Iterable[Measured]) -> str:
-    """The page in Markdown."""
+def page(rows: Iterable[Measured], steps: Iterable[str] = ()) -> str:
+    """The page in Markdown; it names those of the `steps` that have no row yet."""
     rows = list(rows)
     parts = [HEAD, *(f"{setting}\n" for setting in dict.fromkeys(row.setting for row in rows))]
+    if missing := [step for step in steps if step not in {row.step for row in rows}]:
+        parts.append(f"Not measured yet: `--rows {','.join(missing)}`.\n")
     for table, (heading, line) in HEADINGS.items():
         cells = [line.format(**asdict(found.row)) for found in rows if found.table == table]
         if cells:

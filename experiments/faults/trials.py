@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.faults.observed import Outcome, outcome, paid_twice, problems, valid_recipe
+from experiments.faults.observed import Outcome, differences, outcome, paid_twice, problems, valid_recipe
 from experiments.faults.table import Row
 from experiments.faults.trial_run import (
     CRASHED,
@@ -33,6 +33,7 @@ class Setting:
     paid: int = 1  # chunks that may be paid for twice for each interruption
     may_refuse: bool = False  # whether the disturbed command may end with one line
     inject: Callable[[], object] = lambda: None  # a fault that is in every command of the search
+    uncompared: tuple[str, ...] = ()  # counts of the result that depend on the moment
     edited: bool = False  # whether the ledger is edited, so that its lines do not tell what was paid for
 
 
@@ -114,9 +115,9 @@ class Trials:
                 ended = run_child(place := self.new_place(setting), setting.inject)
                 if ended.code:
                     raise RuntimeError(f"the undisturbed search fails: {ended}")
-                found.append(Undisturbed(outcome(place), ended.seconds))
-            if found[0].outcome != found[1].outcome:
-                raise RuntimeError(f"two undisturbed searches differ: {found}")
+                found.append(Undisturbed(outcome(place, setting.uncompared), ended.seconds))
+            if wrong := differences(found[0].outcome, found[1].outcome):
+                raise RuntimeError(f"two undisturbed searches differ: {wrong}")
             self._undisturbed[key] = found[1]
         return self._undisturbed[key]
 
@@ -137,7 +138,8 @@ class Trials:
         if ended.code:
             wrong.append(f"the repeated command ends with {ended.code}: {ended.line}")
         else:
-            wrong += problems(place, reference, None if setting.edited else setting.paid * max(1, hits))
+            again = None if setting.edited else setting.paid * max(1, hits)
+            wrong += problems(place, outcome(place, setting.uncompared), reference, again)
             tally.paid_twice = max(tally.paid_twice, paid_twice(place))
         tally.add(wrong)
 
