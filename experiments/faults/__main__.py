@@ -1,9 +1,11 @@
 """Inject faults into small searches and write docs/reliability.md from what happened.
 
 usage: python -m experiments.faults [--rows NAME,NAME] [--kills N] [--out FILE] [--seed N]
+       python -m experiments.faults --add PART.json PART.json … [--out FILE]
 
 The rows are kept beside the page, in a file of the same name that ends in .json. A run of some rows replaces these and
-keeps the others. Exits with 1 if a trial did not end as it should.
+keeps the others. `--add` does the same with the rows of runs that wrote other files: their counts are added up.
+Exits with 1 if a trial did not end as it should.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import torch
 
 from evomerge.environment import machine, versions
 from experiments.faults.steps import STEPS, Step, chosen
-from experiments.faults.table import Measured, Row, merged, page, read, write
+from experiments.faults.table import Measured, Row, added, merged, page, read, write
 from experiments.faults.trials import Trials
 
 log = logging.getLogger("faults")
@@ -52,14 +54,19 @@ def _setting(kills: int) -> str:
 
 def run(steps: Iterable[Step], trials: Trials, out: Path) -> bool:
     """Measure the steps and write the page after each; whether all trials ended as they should."""
-    kept, well = out.with_suffix(".json"), True
+    well = True
     for step in steps:
-        new = measure(trials, step)
-        rows = merged(read(kept), new, [step.name for step in STEPS])
-        write(kept, rows)
-        out.write_text(page(rows, [step.name for step in STEPS]), encoding="utf-8")
-        well = well and not any(found.row.wrong for found in new)
+        well = keep(measure(trials, step), out) and well
     return well
+
+
+def keep(new: list[Measured], out: Path) -> bool:
+    """Put rows in the place of those of the same steps, and write the page; whether all trials ended as they should."""
+    kept, names = out.with_suffix(".json"), [step.name for step in STEPS]
+    rows = merged(read(kept), new, names)
+    write(kept, rows)
+    out.write_text(page(rows, names), encoding="utf-8")
+    return not any(found.row.wrong for found in new)
 
 
 def main() -> int:
@@ -68,8 +75,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100, help="of a driver; other faults are a part of it")
     parser.add_argument("--out", type=Path, default=Path("docs/reliability.md"))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--add", type=Path, nargs="+", help="results of runs that are parts of one measurement")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if options.add:
+        return 0 if keep(added(map(read, options.add)), options.out) else 1
     torch.set_num_threads(1)  # children are forked
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(Path(folder) / "trial", options.kills, options.seed)

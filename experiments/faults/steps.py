@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from experiments.faults import candidates, folders, hub, inputs, interruptions, ray_faults
+from experiments.faults import candidates, folders, hub, inputs, interruptions, nodes, ray_faults
 from experiments.faults.table import CANDIDATES, FOLDERS, HUB, INPUTS, INTERRUPTIONS, ON_RAY, Row
 from experiments.faults.trials import Trials
 
@@ -37,6 +37,7 @@ STEPS = (
     _one("ray.gcs", ON_RAY, ray_faults.head_killed),
     _one("ray.stopped", ON_RAY, ray_faults.worker_stopped),
     _one("ray.paused", ON_RAY, ray_faults.driver_stopped),
+    Step("ray.nodes", ON_RAY, nodes.lost),
     Step("candidates.failing", CANDIDATES, candidates.failing),
     _one("candidates.memory", CANDIDATES, candidates.small_memory),
     Step("files.readonly", FOLDERS, folders.read_only),

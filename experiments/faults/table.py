@@ -1,8 +1,9 @@
 """The rows of the tables of faults, the file that keeps them from run to run, and the page that shows them."""
 
 import json
+import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 HEAD = """# Reliability
@@ -29,6 +30,11 @@ HEADINGS = {  # table → the columns and how a row fills them
     INPUTS: ("| input | one line | the line |", "| {fault} | {well} of {times} | {seen} |"),
     HUB: ("| the hub | one line | the line |", "| {fault} | {well} of {times} | {seen} |"),
 }
+
+COUNTED = re.compile(
+    r"(?P<hits>\d+) hit a running search; at most (?P<twice>\d+) chunks paid twice in a search"
+    r"(; refused with one line (?P<refused>\d+) times)?(?P<notes>.*)"
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,32 @@ def merged(before: Iterable[Measured], new: Iterable[Measured], order: Iterable[
     again, places = {row.step for row in new}, {name: place for place, name in enumerate(order)}
     rows = [*(row for row in before if row.step not in again and row.step in places), *new]
     return sorted(rows, key=lambda row: places[row.step])
+
+
+def added(runs: Iterable[Iterable[Measured]]) -> list[Measured]:
+    """The rows of several runs, with the counts of equal faults added up: parts of one long measurement."""
+    found: dict[tuple[str, str], Measured] = {}
+    for measured in (row for run in runs for row in run):
+        before = found.get(key := (measured.step, measured.row.fault))
+        found[key] = replace(measured, row=_sum(before.row, measured.row)) if before else measured
+    return list(found.values())
+
+
+def _sum(one: Row, other: Row) -> Row:
+    return Row(
+        one.fault, one.where, one.times + other.times, one.well + other.well, _seen(one, other), one.wrong + other.wrong
+    )
+
+
+def _seen(one: Row, other: Row) -> str:
+    """What both have seen: hits and refusals are added, of the chunks that were paid twice the larger number counts."""
+    first, second = COUNTED.fullmatch(one.seen), COUNTED.fullmatch(other.seen)
+    if not first or not second:
+        return other.seen
+    hits, refused = (int(first[name] or 0) + int(second[name] or 0) for name in ("hits", "refused"))
+    twice = max(int(first["twice"]), int(second["twice"]))
+    text = f"{hits} hit a running search; at most {twice} chunks paid twice in a search"
+    return text + (f"; refused with one line {refused} times" if refused else "") + second["notes"]
 
 
 def page(rows: Iterable[Measured], steps: Iterable[str] = ()) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.faults.inputs import INPUTS
 from experiments.faults.steps import STEPS, chosen
-from experiments.faults.table import HEADINGS, Measured, Row, merged, page, read, write
+from experiments.faults.table import HEADINGS, INTERRUPTIONS, Measured, Row, added, merged, page, read, write
 
 ROOT = Path(__file__).parents[2]
 FEW = "driver.kill,driver.operations,driver.torn,inputs.changed"
@@ -39,6 +39,16 @@ def test_a_run_of_some_rows_replaces_these_and_keeps_the_others(tmp_path: Path) 
     text = page(rows, ["driver.kill", "driver.int", "driver.term"])
     assert "here\n" in text and "there\n" in text, "the settings of both runs are named"
     assert "Not measured yet: `--rows driver.int,driver.term`." in text
+
+
+def test_the_counts_of_the_parts_of_a_measurement_are_added() -> None:
+    seen = "{} hit a running search; at most {} chunks paid twice in a search{}; a note"
+    parts = [
+        Row("SIGKILL", "", 4, 4, seen.format(9, 1, "")),
+        Row("SIGKILL", "", 5, 3, seen.format(8, 3, "; refused with one line 2 times"), ("recipe",)),
+    ]
+    (found,) = added([[Measured("driver.kill", INTERRUPTIONS, part, "here")] for part in parts])
+    assert found.row == Row("SIGKILL", "", 9, 7, seen.format(17, 3, "; refused with one line 2 times"), ("recipe",))
 
 
 def test_rows_are_chosen_by_the_beginning_of_their_names() -> None:
