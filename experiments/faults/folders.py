@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save, save_file
 
 from experiments.faults import mounts
 from experiments.faults.table import Row
-from experiments.faults.trial_run import Ended, Place, is_running, run_child
+from experiments.faults.trial_run import Ended, Place, run_child, wait_for_lines
 from experiments.faults.trials import PLAIN, Setting, Tally, Trials, not_run
 
 MAY_REFUSE = replace(PLAIN, may_refuse=True)
@@ -25,6 +24,7 @@ PLACES: dict[str, Callable[[Place], Path]] = {
     "the cache": lambda place: place.cache,
     "the folder of the merged model": lambda place: place.merged.parent,
 }
+LINES = 60  # of the ledger of a search, at most
 ROOM = 1 << 28  # bytes of a disk that is large enough
 
 
@@ -204,7 +204,6 @@ def _trials_in(path: Path) -> int:
 
 def changed_meanwhile(trials: Trials) -> Iterator[Row]:
     """An expert's file is replaced, overwritten or removed while the search runs; then it is restored."""
-    seconds = trials.undisturbed().seconds
     for name, change in CHANGES.items():
         tally = Tally()
 
@@ -213,8 +212,7 @@ def changed_meanwhile(trials: Trials) -> Iterator[Row]:
             kept = weights.read_bytes()
 
             def meddle(pid: int) -> bool:
-                time.sleep(trials.random.uniform(0, seconds))
-                is_hit = is_running(pid)
+                is_hit = wait_for_lines(place, pid, trials.random.randint(1, LINES))
                 change(weights)
                 return is_hit
 
@@ -226,7 +224,9 @@ def changed_meanwhile(trials: Trials) -> Iterator[Row]:
         times = trials.some(20)
         while tally.hits < times and tally.searches < 4 * times:
             trials.search(tally, [fault], MAY_REFUSE)
-        yield tally.row(f"an expert's file {name}", "random moments; restored before the repeated command")
+        yield tally.row(
+            f"an expert's file {name}", "after a random line of the ledger; restored before the repeated command"
+        )
 
 
 def _replace(weights: Path) -> None:

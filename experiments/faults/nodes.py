@@ -11,7 +11,7 @@ from dataclasses import replace
 from experiments.faults.observed import differences, outcome
 from experiments.faults.ray_faults import COUNTS, WORKERS
 from experiments.faults.table import Row
-from experiments.faults.trial_run import Ended, Place, is_running, run_child
+from experiments.faults.trial_run import Ended, Place, run_child, wait_for_lines
 from experiments.faults.trials import Setting, Tally, Trials, not_run
 
 FEW = 40  # one of so many kills of the driver is one of these rows
@@ -55,12 +55,9 @@ def _row(trials: Trials, name: str, *, comes_back: bool) -> Row:
 
 def _searched(place: Place, tell: Tell, lines: int, comes_back: bool) -> Ended:
     """A search during which a node is lost, as soon as the ledger has some lines."""
-    ledger = place.run / "trials.jsonl"
 
     def meddle(pid: int) -> bool:
-        while is_running(pid) and not (ledger.exists() and ledger.read_bytes().count(b"\n") > lines):
-            time.sleep(0.1)
-        is_hit = is_running(pid)
+        is_hit = wait_for_lines(place, pid, lines)
         tell("lose")
         if comes_back:
             time.sleep(AWAY)

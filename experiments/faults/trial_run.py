@@ -126,6 +126,16 @@ def is_running(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
+def wait_for_lines(place: Place, pid: int, lines: int) -> bool:
+    """Wait until the ledger has so many lines; False if the child ends before."""
+    ledger = place.run / "trials.jsonl"
+    while is_running(pid):
+        if ledger.exists() and ledger.read_bytes().count(b"\n") >= lines:
+            return True
+        time.sleep(0.02)
+    return False
+
+
 def load_libraries(root: Path) -> None:
     """Import what a search imports, so that the children that are forked later need not."""
     place = new_place(root)
