@@ -1,10 +1,12 @@
 """A hub that does not answer costs seconds, and one that is switched off is said to be."""
 
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
@@ -78,3 +80,41 @@ def test_files_need_no_hub(silent: None, tmp_path: Path, monkeypatch: pytest.Mon
         "doc_to_target": "g",
     }
     assert list(TaskLoader().load(read_tasks([{"name": "mine", "spec": spec}], SIZES)[0])) == ["mine"]
+
+
+class Answer(Exception):
+    """What the hub's client raises for an answer with this status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"{status} Client Error.\n\nmore")
+        self.response = SimpleNamespace(status_code=status)
+
+
+class GatedRepoError(Answer):
+    """As huggingface_hub names it."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "remedy"),
+    [
+        (GatedRepoError(403), "(403 Client Error.); it is gated: accept its terms on its page, then `hf auth login`"),
+        (Answer(429), "(429 Client Error.); the hub limits your requests: wait some minutes, or `hf auth login`"),
+        (Answer(503), "(503 Client Error.); the hub fails: try again later, or give a local folder"),
+        (Answer(404), "(404 Client Error.); check the spelling, and `hf auth login` if it is private"),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_answer_of_the_hub_has_its_remedy(
+    raised: Answer, remedy: str, wrapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object, **__: object) -> None:
+        if not wrapped:
+            raise raised
+        raise FileNotFoundError("not in the cache") from raised
+
+    monkeypatch.setattr("evomerge.models.checkpoint.offline_reason", lambda: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    for name in ("owner/model", "owner/model/file.gguf"):
+        with pytest.raises(ExpertError, match=re.escape(remedy)):
+            fetch(name, None)

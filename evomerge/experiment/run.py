@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from evomerge.experiment.time_limit import keep_for_submission, ledger_deadline,
 from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses, describe_twins, same_weights
 from evomerge.ledger import Ledger
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
-from evomerge.recipes import dump_recipe
+from evomerge.recipes import Recipe, dump_recipe
 from evomerge.report import Display, comparison_table, result_table, write_report
 from evomerge.searching import (
     Evaluator,
@@ -113,9 +113,10 @@ def _search(
     finaliser = Finaliser(evaluator, board, baselines, *steps)
     result = finaliser.run(space, labels)
     display.show_phase("recipe")
-    writer = RecipeWriter(folder, experiment.frozen, experiment.family.hashes(), pool.fingerprint)
+    fingerprint_of = _fingerprints(experiment, pool)
+    writer = RecipeWriter(folder, experiment.frozen, experiment.family.hashes(), fingerprint_of)
     fingerprint = writer.write(result)
-    suspects = same_weights(result.suspects, fingerprint, pool.fingerprint, folder / RESULT)
+    suspects = same_weights(result.suspects, fingerprint, fingerprint_of, folder / RESULT)
     twins = describe_twins(result.twins(fingerprint, suspects), experiment.experts)
     document = result.as_dict() | {"layers": experiment.family.layout.layers}
     document |= {"winner_is": twins, "suspects": suspects, "task_warnings": check.warnings}
@@ -126,6 +127,17 @@ def _search(
     document |= _record(board, evaluator, ledger, fingerprint, remaining.spent)
     document["seconds"] |= _kept_and_earlier(deadline.kept, sum(ledger.elapsed.values()))
     return document, board
+
+
+def _fingerprints(experiment: Experiment, pool: pools.Pool) -> Callable[[Recipe], str]:
+    """The fingerprint of a recipe's weights; RunError if a model's file was changed before or meanwhile."""
+
+    def found(recipe: Recipe) -> str:
+        fingerprint = pool.fingerprint(recipe)
+        experiment.family.refuse_changed_files()
+        return fingerprint
+
+    return found
 
 
 def _kept_and_earlier(kept: float, earlier: float) -> dict[str, float]:
@@ -156,7 +168,8 @@ def open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path,
     models = experiment.family.hashes()
     used = {"used": sorted(experiment.used_items), "contents": experiment.scorer.contents("search", "select")}
     started = None if experiment.config.budget.hours is None else start
-    ledger = Ledger(folder / LEDGER, {**known, "models": models, "versions": versions(), **used}, started)
+    header = {**known, "models": models, "versions": versions(), **used}
+    ledger = Ledger(folder / LEDGER, header, started, experiment.family.refuse_changed_files)
     _warn_of_other_versions(ledger)
     write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
     if not (folder / RECIPE).exists():

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,10 +30,18 @@ class Ledger:
 
     With `started`, a time of the monotonic clock, the file also records how long this command has been running, so that
     a limit on time can count all commands of a run.
+
+    `guard` is called before a line is written; what it raises keeps the line out of the file.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any], started: float | None = None) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        header: Mapping[str, Any],
+        started: float | None = None,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.path, self._guard = path, guard
         self.elapsed: dict[int, float] = {}  # number of an earlier command → its recorded seconds
         self._started, self._marked = started, 0.0
         self.trials: dict[str, Trial] = {}
@@ -235,6 +243,7 @@ class Ledger:
         self.trials.setdefault(line["key"], Trial()).add(line)
 
     def _write(self, line: Mapping[str, Any]) -> None:
+        self._guard()
         self._append(line)
         if self._started is not None and (elapsed := time.monotonic() - self._started) > self._marked + MARK_INTERVAL:
             self._mark(elapsed)

@@ -249,13 +249,18 @@ class Materializer:
         models = [(str(source.model), source.name) for source in (entry.base, *entry.experts)]
         whole = [(str(part.base), [(str(s.model), s.layers) for s in part.sources]) for part in recipe.slices]
         key = digest(recipe.method, dict(setup.options), seed, str(recipe.base), whole, models)
-        state = self._prepared.get(key, entry.name, lambda: method.prepare(setup))
+        state = self._prepared.get(key, entry.name, lambda: self._prepare(method, setup))
         setup.sources.set_prepared(
             {
                 name: self._placement.place_tensor(tensor) if name.startswith("bank.") else tensor
                 for name, tensor in state.items()
             }
         )
+
+    def _prepare(self, method: methods.Method, setup: methods.Setup) -> methods.State:
+        state = method.prepare(setup)
+        self.family.refuse_changed_files()  # the name of the stored state is that of the weights as they were
+        return state
 
     def _sources(self, entry: TensorPlan) -> Sources:
         place = self.family.base.destination.get(entry.name)

@@ -1,21 +1,24 @@
 """A cache of the tensors that methods prepare: in memory for a single merge, on disk for a search and all its workers.
 
 There is one safetensors file per tensor of the model. Files are memory-mapped, so workers of a node share their pages.
-A file's folder is a digest of everything that its content depends on, so a file is never out of date.
+A file's folder is a digest of everything that its content depends on, so a file is never out of date. Its metadata
+holds a checksum of its tensors: a damaged file is made again.
 """
 
 import hashlib
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from evomerge.errors import remedy_for
 from evomerge.methods import State
@@ -23,7 +26,8 @@ from evomerge.version import __version__
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
+CHECKSUM = "crc32"  # the key of the metadata
 _warned_folders: set[Path] = set()  # folders that cannot be written to; one warning for each is enough
 
 
@@ -49,17 +53,19 @@ class Prepared:
         if self._folder is None:
             return _on_host(prepare())
         path = self._folder / key / f"{name}.safetensors"
-        with suppress(OSError, SafetensorError):  # missing, or truncated by a crash
-            return load_file(path)
+        if (found := _load(path)) is not None:
+            return found
         state = prepare()
-        return load_file(path) if state and self._save(path, state) else _on_host(state)
+        stored = _load(path) if state and self._save(path, state) else None
+        return _on_host(state) if stored is None else stored
 
     def _save(self, path: Path, state: State) -> bool:
         """Write the state to disk; False after a warning if that fails, so that a full disk does not end the run."""
         partial = path.with_suffix(f".{uuid4().hex}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, partial)
+            tensors = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
+            save_file(tensors, partial, metadata={CHECKSUM: _checksum(tensors)})
             partial.chmod(0o644)  # safetensors creates files that only their owner can read
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
@@ -75,6 +81,29 @@ class Prepared:
                 _warned_folders.add(self._folder)
             self._folder = None
             return False
+
+
+def _load(path: Path) -> "State | None":
+    """The tensors of a file, memory-mapped; None if it is missing, truncated or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.offset_keys()}
+    except (OSError, SafetensorError):
+        return None
+    if metadata.get(CHECKSUM) == _checksum(state):
+        return state
+    log.warning("%s: damaged, and made again", path)
+    return None
+
+
+def _checksum(state: State) -> str:
+    """A checksum of the names, shapes, dtypes and bytes of contiguous tensors on the host."""
+    found = 0
+    for name, tensor in sorted(state.items()):
+        found = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), found)
+        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
 
 
 def _on_host(state: State) -> State:

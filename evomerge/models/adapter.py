@@ -49,10 +49,15 @@ class Adapter:
         """Pickled as its folder, because an open file cannot be sent to another process."""
         return Adapter, (self.folder,)
 
+    @property
+    def weight_file(self) -> Path:
+        """The file of its tensors."""
+        return self.folder / ADAPTER_WEIGHTS_FILE
+
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the weight file, which is read completely once."""
-        with (self.folder / ADAPTER_WEIGHTS_FILE).open("rb") as stream:
+        with self.weight_file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def bind(self, name: str, path: str, shape: Shape, is_transposed: bool) -> None:

@@ -7,6 +7,7 @@ trained.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -55,6 +56,10 @@ class AdapterExpert:
         if self.origin is None or not isinstance(self.origin.checkpoint, DequantisedCheckpoint):
             return self.adapter.sha256
         return f"{self.adapter.sha256} on {self.origin.sha256()}"
+
+    def weight_files(self) -> list[Path]:
+        """The adapter's file, and those of its own base."""
+        return [self.adapter.weight_file, *(self.origin.weight_files() if self.origin else ())]
 
     def untied(self, aliases: Mapping[str, str]) -> frozenset[str]:
         """The tied paths of the base that are no longer equal to their tied tensors once the adapter is applied."""

@@ -30,6 +30,8 @@ LFS_HEADER = b"version https://git-lfs"
 
 Shape = tuple[int, ...]
 
+TOO_MANY_REQUESTS, SERVER_ERRORS = 429, 500  # of HTTP
+
 
 def fetch(path: str, revision: str | None, *, weights: bool = True) -> Path:
     """The local folder of a model: the folder itself, or the hub snapshot at `revision`; of a GGUF file, the file.
@@ -51,11 +53,7 @@ def fetch(path: str, revision: str | None, *, weights: bool = True) -> Path:
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=patterns, local_files_only=bool(offline)))
     except Exception as error:  # the hub client raises many unrelated classes, which mean the same to a user
-        reason = offline and f"{offline}, and it is not in the cache"
-        reason = reason or str(error).strip().splitlines()[0]
-        raise ExpertError(
-            f"{path}: neither a folder nor a reachable hub model ({reason}); check the spelling"
-        ) from error
+        raise ExpertError(f"{path}: neither a folder nor a reachable hub model ({_hub_problem(error)}") from error
 
 
 def _fetch_file(path: str, revision: str | None) -> Path:
@@ -73,8 +71,25 @@ def _fetch_file(path: str, revision: str | None) -> Path:
     try:
         return Path(hf_hub_download(f"{owner}/{name}", file, revision=revision, local_files_only=bool(offline)))
     except Exception as error:  # as for a folder
-        reason = (offline and f"{offline}, and it is not in the cache") or str(error).strip().splitlines()[0]
-        raise ExpertError(f"{path}: neither a file nor one of the hub ({reason}); check the spelling") from error
+        raise ExpertError(f"{path}: neither a file nor one of the hub ({_hub_problem(error)}") from error
+
+
+def _hub_problem(error: Exception) -> str:
+    """The reason, a bracket that closes it, and the remedy."""
+    if offline := offline_reason():
+        return f"{offline}, and it is not in the cache); check the spelling"
+    answer: BaseException = error
+    while not hasattr(answer, "response") and answer.__cause__ is not None:
+        answer = answer.__cause__  # the client reports the hub's answer as a file that is not in the cache
+    reason = (str(answer).strip().splitlines() or [type(answer).__name__])[0]
+    status = getattr(getattr(answer, "response", None), "status_code", 0)
+    if type(answer).__name__ == "GatedRepoError":
+        return f"{reason}); it is gated: accept its terms on its page, then `hf auth login`"
+    if status == TOO_MANY_REQUESTS:
+        return f"{reason}); the hub limits your requests: wait some minutes, or `hf auth login`"
+    if status >= SERVER_ERRORS:
+        return f"{reason}); the hub fails: try again later, or give a local folder"
+    return f"{reason}); check the spelling, and `hf auth login` if it is private"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -142,6 +157,10 @@ class Checkpoint:
     def files(self) -> list[str]:
         """The names of the weight files, sorted."""
         return sorted(set(self._where.values()))
+
+    def weight_files(self) -> list[Path]:
+        """The paths of the files that the hash is of."""
+        return [self.folder / name for name in self.files]
 
     @property
     def source_folder(self) -> Path:

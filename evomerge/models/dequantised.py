@@ -135,6 +135,11 @@ class DequantisedCheckpoint(Checkpoint):
         tensors = _plan(self.origin.source, self.folder.name).tensors
         return equal_tensors(tensors[one].read(), tensors[other].read())
 
+    def weight_files(self) -> list[Path]:
+        """The quantised files, which the user has."""
+        source = self.origin.source
+        return Checkpoint(source).weight_files() if source.is_dir() else [source]
+
     @property
     def source_folder(self) -> Path:
         """The folder of the user's files."""

@@ -20,6 +20,7 @@ from evomerge.models.base import Base, summary_line
 from evomerge.models.checkpoint import fetch, itemsize, read_json
 from evomerge.models.dequantised import DequantisedCheckpoint, complete, plain_folder
 from evomerge.models.family_vocabulary import find_vocabulary
+from evomerge.models.file_stamps import FileStamps
 from evomerge.models.full_expert import FullExpert, open_stored
 from evomerge.models.gguf_file import is_gguf
 from evomerge.models.groups import Layout
@@ -64,6 +65,9 @@ class Family:
             f"{ref} does not fit the base {base}: {summary_line(problems)}"
             for ref, expert in self.experts.items()
             if (problems := expert.problems(self.base, axes))
+        )
+        self._stamps = FileStamps(
+            path for model in (stored.checkpoint, *self.experts.values()) for path in model.weight_files()
         )
         if self.vocabulary:
             self.base = self._with_rows(self.base, self.vocabulary)
@@ -217,6 +221,10 @@ class Family:
             for name, each in self.dequantised.items()
         }
         return recipe.with_notes({**recipe.notes, "dequantised": notes}) if notes else recipe
+
+    def refuse_changed_files(self) -> None:
+        """RunError if a weight file was changed, replaced or removed since this family was opened."""
+        self._stamps.refuse_changed()
 
     def hashes(self) -> dict[str, str]:
         """Model → SHA-256 of its weight files; reads all of them once."""

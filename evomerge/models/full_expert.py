@@ -32,6 +32,10 @@ class FullExpert:
         """SHA-256 over its weight files."""
         return self.checkpoint.sha256
 
+    def weight_files(self) -> list[Path]:
+        """The files that the user has of it."""
+        return self.checkpoint.weight_files()
+
     def untied(self, aliases: Mapping[str, str]) -> frozenset[str]:
         """Of the base's tied paths, those at which this checkpoint has a separate tensor."""
         return self.stored.untied(aliases)

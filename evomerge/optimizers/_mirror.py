@@ -1,10 +1,12 @@
 """Mirror of a search in an Optuna journal, for optuna-dashboard: the trials of any optimizer, named by genes.
 
 The mirror is written, never read back: the ledger alone decides how a search resumes. A resumed search replays its
-trials into the same study, where trials that exist already are skipped.
+trials into the same study, where trials that exist already are skipped. A journal that cannot be read, as after a torn
+line, is set aside and written anew from the replayed trials.
 """
 
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -88,6 +90,7 @@ class MirroredOptimizer:
 
     def _add(self, vector: Vector, losses: Sequence[float]) -> None:
         if self._study is None:
+            self._set_damaged_aside()
             self._study = self._open(len(losses))
             self._existing = self._study.get_trials(deepcopy=False)
         failed = not all(map(math.isfinite, losses))
@@ -103,6 +106,14 @@ class MirroredOptimizer:
             raise ValueError("it holds the trials of another search; give another path")
         self._count += 1
 
+    def _set_damaged_aside(self) -> None:
+        """Rename a journal with a line that is cut or no JSON, which Optuna could not read again after the next one."""
+        if not self._path.exists() or all(map(_is_whole, self._path.read_bytes().splitlines(keepends=True))):
+            return
+        aside = self._path.with_name(f"{self._path.name}.damaged")
+        self._path.replace(aside)
+        log.warning("optimizer.mirror: %s: damaged, kept as %s, and written anew", self._path, aside.name)
+
     def _open(self, objectives: int) -> optuna.Study:
         """The study for these coordinates, created if the journal does not contain it."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -114,3 +125,10 @@ class MirroredOptimizer:
             directions=["maximize"] * objectives,
             load_if_exists=True,
         )
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

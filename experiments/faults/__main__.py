@@ -1,7 +1,10 @@
 """Inject faults into small searches and write docs/reliability.md from what happened.
 
-usage: python -m experiments.faults [--kills N] [--out FILE] [--seed N]
+usage: python -m experiments.faults [--rows NAME,NAME] [--kills N] [--out FILE] [--seed N]
+       python -m experiments.faults --add PART.json PART.json … [--out FILE]
 
+The rows are kept beside the page, in a file of the same name that ends in .json. A run of some rows replaces these and
+keeps the others. `--add` does the same with the rows of runs that wrote other files: their counts are added up.
 Exits with 1 if a trial did not end as it should.
 """
 
@@ -9,71 +12,78 @@ import argparse
 import logging
 import os
 import platform
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from evomerge.environment import machine, versions
-from experiments.faults.inputs import changed_between_commands, refused_inputs
-from experiments.faults.interruptions import Interruptions
-from experiments.faults.table import Row, page
+from experiments.faults.steps import STEPS, Step, chosen
+from experiments.faults.table import Measured, Row, added, merged, page, read, write
+from experiments.faults.trials import Trials
 
 log = logging.getLogger("faults")
 
 
-def measure(root: Path, kills: int, seed: int) -> tuple[list[Row], list[Row]]:
-    """The rows of both tables; `kills` searches are killed at random moments, the other kinds are a part of it."""
-    trials = Interruptions(root, seed)
-    log.info("an undisturbed search takes %.1f s", trials.seconds)
-    some, few = max(2, kills // 5), max(2, kills // 10)
-    steps = (
-        lambda: trials.killed(kills),
-        lambda: trials.killed_at_file_operations(kills),
-        lambda: trials.killed(few, signal.SIGTERM, "SIGTERM of the driver"),
-        lambda: trials.killed(few, signal.SIGINT, "SIGINT of the driver (Ctrl-C)"),
-        lambda: trials.paused(few),
-        lambda: trials.torn(some),
-        lambda: trials.full(some),
-        lambda: trials.clock(few),
-    )
-    rows = []
-    for step in steps:
-        rows.append(step())
-        log.info("%s: %d of %d; %s %s", rows[-1].fault, rows[-1].well, rows[-1].times, rows[-1].seen, rows[-1].wrong)
-    return rows, [*refused_inputs(root), changed_between_commands(root)]
+def measure(trials: Trials, step: Step) -> list[Measured]:
+    """The rows of one step."""
+    started, rows = time.monotonic(), list[Row]()
+    trials.begin(step.name)
+    for row in step.run(trials):
+        log.info("%s: %d of %d; %s", row.fault, row.well, row.times, row.seen)
+        for text in row.wrong:
+            log.info("  wrong: %s", text)
+        rows.append(row)
+    setting = _setting(trials.kills)
+    log.info("%s took %.1f minutes", step.name, (time.monotonic() - started) / 60)
+    return [Measured(step.name, step.table, row, setting) for row in rows]
 
 
-def _setting(started: float, kills: int) -> str:
+def _setting(kills: int) -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     here, libraries, where = machine(), versions(), commit.stdout.strip() or "an unknown commit"
     return (
         f"`python -m experiments.faults --kills {kills}`, measured at {where} on {platform.system()}, "
-        f"{here['cpus']} CPU cores, torch {libraries['torch']}, Python {libraries['python']}, "
-        f"in {(time.monotonic() - started) / 60:.0f} minutes."
+        f"{here['cpus']} CPU cores, torch {libraries['torch']}, Python {libraries['python']}."
     )
+
+
+def run(steps: Iterable[Step], trials: Trials, out: Path) -> bool:
+    """Measure the steps and write the page after each; whether all trials ended as they should."""
+    well = True
+    for step in steps:
+        well = keep(measure(trials, step), out) and well
+    return well
+
+
+def keep(new: list[Measured], out: Path) -> bool:
+    """Put rows in the place of those of the same steps, and write the page; whether all trials ended as they should."""
+    kept, names = out.with_suffix(".json"), [step.name for step in STEPS]
+    rows = merged(read(kept), new, names)
+    write(kept, rows)
+    out.write_text(page(rows, names), encoding="utf-8")
+    return not any(found.row.wrong for found in new)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--kills", type=int, default=100, help="searches that are killed at random moments")
+    parser.add_argument("--rows", default="", help=f"names, or their beginnings: {', '.join(s.name for s in STEPS)}")
+    parser.add_argument("--kills", type=int, default=100, help="of a driver; other faults are a part of it")
     parser.add_argument("--out", type=Path, default=Path("docs/reliability.md"))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--add", type=Path, nargs="+", help="results of runs that are parts of one measurement")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if options.add:
+        return 0 if keep(added(map(read, options.add)), options.out) else 1
     torch.set_num_threads(1)  # children are forked
-    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        interruptions, inputs = measure(Path(folder) / "trial", options.kills, options.seed)
-    options.out.write_text(page(interruptions, inputs, _setting(started, options.kills)), encoding="utf-8")
-    wrong = [f"{row.fault}: {text}" for row in (*interruptions, *inputs) for text in row.wrong]
-    for line in wrong:
-        log.info("wrong: %s", line)
-    return 1 if wrong else 0
+        trials = Trials(Path(folder) / "trial", options.kills, options.seed)
+        return 0 if run(chosen([name for name in options.rows.split(",") if name]), trials, options.out) else 1
 
 
 if __name__ == "__main__":

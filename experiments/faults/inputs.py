@@ -6,8 +6,11 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
 from experiments.faults.table import Row
-from experiments.faults.trial_run import REFUSED, Place, new_place, run_child
+from experiments.faults.trial_run import FILES, REFUSED, Place, run_child
+from experiments.faults.trials import Trials
 
 WEIGHTS = "model.safetensors"
 EXECUTED = "executed"
@@ -53,6 +56,36 @@ def _outside(place: Place) -> None:
     (place.models / "last" / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def _absolute(place: Place) -> None:
+    elsewhere = place.root / "elsewhere.safetensors"
+    (place.models / "last" / WEIGHTS).rename(elsewhere)
+    index = {"weight_map": {"model.norm.weight": str(elsewhere)}}
+    (place.models / "last" / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _adapter(place: Place) -> None:
+    (place.models / "last" / WEIGHTS).rename(place.root / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "base_model_name_or_path": "../../..", "r": 2, "target_modules": ["../../x"]}
+    (place.models / "last" / "adapter_config.json").write_text(json.dumps(config))
+
+
+def _yaml_object(place: Place) -> None:
+    tag = f"seed: !!python/object/apply:os.mkdir [{str(place.root / EXECUTED)!r}]\n"
+    place.experiment.write_text(place.experiment.read_text() + tag)
+
+
+def _template(place: Place, template: str) -> None:
+    path = place.models / "base" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+    config = place.config()
+    config["scorer"]["apply_chat_template"] = True
+    place.experiment.write_text(yaml.safe_dump(config))
+
+
+LOOPS = "".join(f"{{% for x{depth} in range(90000) %}}" for depth in range(4)) + "{% endfor %}" * 4
+REACHES_OUT = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
+
+
 def _config(place: Place) -> None:
     (place.models / "last" / "config.json").write_text("{not json")
 
@@ -81,6 +114,11 @@ INPUTS: dict[str, Callable[[Place], None]] = {
     "a Git LFS pointer instead of weights": _pointer,
     "a pickle instead of safetensors (never loaded)": _pickled,
     "an index that names a file outside of its folder": _outside,
+    "an index that names a file by an absolute path": _absolute,
+    "an adapter configuration with paths outside of its folder": _adapter,
+    "a YAML file that makes a Python object": _yaml_object,
+    "a chat template that loops without end": lambda place: _template(place, LOOPS),
+    "a chat template that reaches for Python's classes": lambda place: _template(place, REACHES_OUT),
     "a config.json that is not JSON": _config,
     "a missing expert": _removed,
     "an expert of another size": _other_base,
@@ -88,11 +126,12 @@ INPUTS: dict[str, Callable[[Place], None]] = {
 }
 
 
-def refused_inputs(root: Path) -> list[Row]:
+def refused_inputs(trials: Trials) -> list[Row]:
     """A row for each damaged input."""
     rows = []
     for name, damage in INPUTS.items():
-        place = new_place(root)
+        place = trials.new_place()
+        root = place.root
         damage(place)
         ended = run_child(place)
         wrong = []
@@ -107,9 +146,29 @@ def refused_inputs(root: Path) -> list[Row]:
     return rows
 
 
-def changed_between_commands(root: Path) -> Row:
+def label_is_a_path(trials: Trials) -> Row:
+    """A label with the name of a folder above: the search runs, and writes where it always does."""
+    place = trials.new_place()
+    config = place.config()
+    config["experts"]["../../outside"] = config["experts"].pop("last")
+    config["name"] = "../../outside"
+    place.experiment.write_text(yaml.safe_dump(config))
+    ended = run_child(place)
+    known = {place.run.name, place.cache.name, place.merged.parent.name, place.models.name, *FILES}
+    new = sorted({path.name for path in place.root.iterdir()} - known)
+    new += sorted(path.name for path in place.root.parent.iterdir() if path != place.root)
+    wrong = [f"written outside: {name}" for name in new]
+    if ended.code not in (0, *REFUSED):
+        wrong.append(f"exit code {ended.code}: {ended.line}")
+    seen = "the search ends well, and nothing is outside of its folders" if ended.code == 0 else f"`{ended.line[:200]}`"
+    return Row(
+        "a label and a name that are paths", "", 1, int(not wrong), seen.replace(str(place.root), "…"), tuple(wrong)
+    )
+
+
+def changed_between_commands(trials: Trials) -> Row:
     """An expert's weights change after a search has begun: found by their hash, with one line."""
-    place = new_place(root)
+    place = trials.new_place()
     run_child(place)
     path = place.models / "last" / WEIGHTS
     data = bytearray(path.read_bytes())
@@ -122,6 +181,6 @@ def changed_between_commands(root: Path) -> Row:
         "",
         1,
         int(well),
-        f"`{ended.line.replace(str(root), '…')[:200]}`",
+        f"`{ended.line.replace(str(place.root), '…')[:200]}`",
         () if well else (f"exit code {ended.code}",),
     )

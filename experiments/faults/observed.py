@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,37 +17,56 @@ LEFTOVERS = ("*.partial", "*.tmp", "*.incomplete")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished trial has left: digests of its results, and the number of chunks in its ledger."""
+    """What a finished trial has left: its result, and digests of the recipe and of the merged weights."""
 
     recipe: str
     result: str
     merged: str
-    chunks: int
 
 
-def outcome(place: Place) -> Outcome:
-    """The outcome of a finished run."""
+def outcome(place: Place, uncompared: Sequence[str] = ()) -> Outcome:
+    """The outcome of a finished run; `uncompared` are counts of the result that depend on the moment."""
     recipe = yaml.safe_load((place.run / "recipe.yaml").read_text())
     result = json.loads((place.run / "result.json").read_text())
     result = {key: value for key, value in result.items() if key not in TIMES}
-    result["counts"].pop("items_scored_this_time")
-    result["counts"].pop("holdout_looks")  # a killed look is a look
+    for count in ("items_scored_this_time", "holdout_looks", *uncompared):  # a killed look is a look
+        result["counts"].pop(count)
     merged = hashlib.sha256((place.merged / "model.safetensors").read_bytes()).hexdigest()
-    return Outcome(_digest(recipe), _digest(result), merged, len(_scored(place)))
+    return Outcome(_digest(recipe), json.dumps(result, sort_keys=True), merged)
 
 
-def problems(place: Place, reference: Outcome, kills: int) -> list[str]:
-    """What is wrong with a trial that was disturbed `kills` times and repeated until its end; empty if nothing is."""
-    found = outcome(place)
-    wrong = [name for name in ("recipe", "result", "merged") if getattr(found, name) != getattr(reference, name)]
-    scored = _scored(place)
-    if len(set(scored)) < len(scored):
-        wrong.append("a chunk has two lines in the ledger")
-    paid = (place.root / ATTEMPTS).stat().st_size
-    if paid > len(scored) + kills:
-        wrong.append(f"{paid} chunks were paid for, {len(scored)} are in the ledger")
+def differences(found: Outcome, reference: Outcome) -> list[str]:
+    """What differs between two finished searches."""
+    wrong = [f"another {name}" for name in ("recipe", "merged") if getattr(found, name) != getattr(reference, name)]
+    if found.result != reference.result:
+        wrong.append(f"another result: {_difference(json.loads(found.result), json.loads(reference.result))}")
+    return wrong
+
+
+def problems(place: Place, found: Outcome, reference: Outcome, again: int | None) -> list[str]:
+    """What is wrong with a trial that was disturbed and repeated until its end; empty if nothing is.
+
+    `again` chunks may have been paid for twice; None for a ledger that was edited.
+    """
+    wrong = differences(found, reference)
+    if again is not None:
+        wrong += _overpaid(place, again)
     wrong += [f"{path.name} was left" for pattern in LEFTOVERS for path in place.root.rglob(pattern)]
     return wrong
+
+
+def _overpaid(place: Place, again: int) -> Iterator[str]:
+    scored, paid = _scored(place), (place.root / ATTEMPTS).stat().st_size
+    if len(set(scored)) < len(scored):
+        yield "a chunk has two lines in the ledger"
+    if paid > len(scored) + again:
+        yield f"{paid} chunks were paid for, {len(scored)} are in the ledger"
+
+
+def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The keys that differ, with the beginning of their values."""
+    keys = [key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)]
+    return "; ".join(f"{key} {str(found.get(key))[:300]}, not {str(wanted.get(key))[:300]}" for key in sorted(keys))
 
 
 def paid_twice(place: Place) -> int:
@@ -56,7 +76,7 @@ def paid_twice(place: Place) -> int:
 
 def _scored(place: Place) -> list[tuple[str, str]]:
     lines = [json.loads(line) for line in (place.run / "trials.jsonl").read_text().splitlines()]
-    return [(line["key"], line["chunk"]) for line in lines if "scores" in line]
+    return [(line["key"], line["chunk"]) for line in lines if "scores" in line or "error" in line]
 
 
 def _digest(document: Any) -> str:

@@ -1,5 +1,6 @@
 """A small search on the quickstart's family, run in a forked child that a fault can be injected into."""
 
+import importlib
 import os
 import resource
 import shutil
@@ -7,8 +8,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ import yaml
 from evomerge.cli import main
 from evomerge.paths import PACKAGE
 from evomerge.workers import Worker
+from evomerge.workers.pools._crew import Crew
 
 QUICKSTART = PACKAGE.parent / "experiments" / "quickstart"
 SKILLS = ("copy", "shift", "last", "max")
 EXPERTS = SKILLS[1:]
+MODULES = "modules"
 ATTEMPTS = "attempts"  # one byte for each chunk that a worker has begun
+FILES = ("experiment.yaml", "child.log", ATTEMPTS, MODULES)  # of a trial itself, in its folder
 REFUSED, CRASHED = (1, 2), 4  # exit codes of a child: one line, or a traceback
 
 
@@ -49,7 +53,7 @@ class Place:
     @property
     def merged(self) -> Path:
         """The exported model."""
-        return self.root / "merged"
+        return self.root / "exported" / "merged"
 
     @property
     def experiment(self) -> Path:
@@ -57,7 +61,7 @@ class Place:
         return self.root / "experiment.yaml"
 
     def config(self) -> dict[str, Any]:
-        """TIES, so that there are tables to prepare, on 32 items of four tasks."""
+        """TIES, so that there are tables to prepare; a race, chunks and generations, all as small as they can be."""
         return {
             "name": "faults",
             "base": str(self.models / "base"),
@@ -65,20 +69,24 @@ class Place:
             "method": "ties",
             "model": {"dtype": "float32", "device": "cpu", "batch_size": 256, "compile": "never"},
             "scorer": {
-                "slices": {"search": 8, "select": 8, "holdout": 16},
-                "chunk_items": 16,
+                "slices": {"search": 4, "select": 4, "holdout": 4},
+                "chunk_items": 8,
                 "tasks": [{"name": name, "file": str(QUICKSTART / "data" / f"{name}.jsonl")} for name in SKILLS],
             },
-            "budget": {"evaluations": 24},
+            "optimizer": {"name": "cma", "population": 4},
+            "race": {"least": 8},
+            "finalise": {"top": 2},
+            "budget": {"evaluations": 12},
         }
 
 
-def new_place(root: Path) -> Place:
-    """A place with undamaged models; what was there before is deleted."""
+def new_place(root: Path, changes: Iterable[tuple[str, Any]] = ()) -> Place:
+    """A place with undamaged models; what was there before is deleted. `changes` are keys of the configuration."""
     shutil.rmtree(root, ignore_errors=True)
     place = Place(root)
     shutil.copytree(QUICKSTART / "family", place.models)
-    place.experiment.write_text(yaml.safe_dump(place.config()), encoding="utf-8")
+    place.merged.parent.mkdir()
+    place.experiment.write_text(yaml.safe_dump(place.config() | dict(changes)), encoding="utf-8")
     return place
 
 
@@ -90,27 +98,54 @@ class Ended:
     seconds: float
     line: str = ""
     attempts: int = 0
-    tracebacks: list[str] = field(default_factory=list)
+    is_hit: bool = False  # whether a fault has met a search that was running
 
 
 def run_child(
-    place: Place, prepare: Callable[[], None] = lambda: None, meddle: Callable[[int], None] | None = None
+    place: Place,
+    prepare: Callable[[], object] = lambda: None,
+    meddle: Callable[[int], bool] | None = None,
+    at_end: Callable[[], object] = lambda: None,
 ) -> Ended:
-    """Search and export in a forked child, after `prepare` in it; `meddle` gets its process id meanwhile."""
+    """Search and export in a forked child; `prepare` and `at_end` run in it, `meddle` gets its process id."""
     log, start = place.root / "child.log", time.monotonic()
     pid = os.fork()
     if pid == 0:
-        _child(place, log, prepare)
-    if meddle:
-        meddle(pid)
+        _child(place, log, prepare, at_end)
+    is_hit = meddle(pid) if meddle else False
     _, status = os.waitpid(pid, 0)
     text = log.read_text(errors="replace").strip() if log.exists() else ""
     counter = place.root / ATTEMPTS
     attempts = counter.stat().st_size if counter.exists() else 0
-    return Ended(os.waitstatus_to_exitcode(status), time.monotonic() - start, text.rpartition("\n")[2], attempts)
+    code, seconds = os.waitstatus_to_exitcode(status), time.monotonic() - start
+    return Ended(code, seconds, text.rpartition("\n")[2], attempts, is_hit or code != 0)
 
 
-def _child(place: Place, log: Path, prepare: Callable[[], None]) -> None:
+def is_running(pid: int) -> bool:
+    """Whether a child has not ended yet."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def wait_for_lines(place: Place, pid: int, lines: int) -> bool:
+    """Wait until the ledger has so many lines; False if the child ends before."""
+    ledger = place.run / "trials.jsonl"
+    while is_running(pid):
+        if ledger.exists() and ledger.read_bytes().count(b"\n") >= lines:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def load_libraries(root: Path) -> None:
+    """Import what a search imports, so that the children that are forked later need not."""
+    place = new_place(root)
+    run_child(place, at_end=lambda: (root / MODULES).write_text("\n".join(sys.modules)))
+    for name in (root / MODULES).read_text().split("\n"):
+        if name not in sys.modules:
+            importlib.import_module(name)
+
+
+def _child(place: Place, log: Path, prepare: Callable[[], object], at_end: Callable[[], object]) -> None:
     """Run the search in this process and exit; never returns."""
     code = CRASHED
     try:
@@ -124,6 +159,7 @@ def _child(place: Place, log: Path, prepare: Callable[[], None]) -> None:
         code = _command(str(place.experiment), "--out", str(place.run))
         if code == 0 and not place.merged.exists():
             code = _command("merge", str(place.run / "recipe.yaml"), str(place.merged))
+        at_end()
     except BaseException:
         traceback.print_exc()
     finally:
@@ -142,15 +178,19 @@ def _command(*arguments: str) -> int:
 
 
 def _count_attempts(path: Path) -> None:
-    """Note each chunk that a worker begins, in a file that outlives the process."""
+    """Note each chunk that a worker begins, or is given on Ray, in a file that outlives the process."""
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    attempt = Worker.attempt
+    attempt, give = Worker.attempt, Crew.give
 
     def counted(self: Worker, job: Any) -> Any:
         os.write(descriptor, b".")
         return attempt(self, job)
 
-    Worker.attempt = counted  # type: ignore[method-assign]
+    def counted_given(self: Crew, member: Any, job: Any, queue: Any, tries: int) -> None:
+        os.write(descriptor, b".")
+        give(self, member, job, queue, tries)
+
+    Worker.attempt, Crew.give = counted, counted_given  # type: ignore[method-assign]
 
 
 def limit_file_size(size: int) -> None:

@@ -55,6 +55,25 @@ def disk_of(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
+def test_what_the_guard_refuses_is_not_written(path: Path) -> None:
+    changed = False
+
+    def guard() -> None:
+        if changed:
+            raise RunError("other weights")
+
+    ledger = Ledger(path, HEADER, guard=guard)
+    ledger.append_scores("a", "search/0", [1.0, 0.0], 0.1, RECIPE)
+    before, changed = path.read_bytes(), True
+    with pytest.raises(RunError, match="other weights"):
+        ledger.append_scores("a", "search/1", [1.0, 0.0], 0.1, RECIPE)
+    with pytest.raises(RunError, match="other weights"):
+        ledger.append_failure("b", "search/0", "no", RECIPE)
+    assert path.read_bytes() == before and "b" not in ledger.trials
+    assert ledger["a"].scores.keys() == {"search/0"}
+    ledger.close()
+
+
 def test_header_then_one_line_for_each_chunk_or_failure(path: Path) -> None:
     ledger = Ledger(path, HEADER)
     ledger.append_scores("a", "search/0", [1.0, 0.0], 0.12345678, RECIPE)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save
 from torch import Tensor
 
 from evomerge.merging.digests import fingerprint
@@ -93,8 +94,21 @@ def test_a_file_cut_short_is_made_again(content: bytes | str, tmp_path: Path) ->
     assert file.read_bytes() == whole
 
 
+def test_a_file_with_other_numbers_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Prepared(tmp_path).get("key", "a.weight", Counted(STATE))
+    (path,) = files(tmp_path)
+    good = path.read_bytes()
+    nan = {name: torch.full_like(tensor, torch.nan) for name, tensor in STATE.items()}
+    for damaged in (save(nan), good[:-1] + bytes([good[-1] ^ 1]), save(nan, {"crc32": "00000000"})):
+        path.write_bytes(damaged)
+        again = Counted(STATE)
+        assert same(Prepared(tmp_path).get("key", "a.weight", again), STATE) and again.calls == 1
+        assert path.read_bytes() == good
+    assert f"{path}: damaged, and made again" in caplog.text
+
+
 def test_a_writer_that_died_half_way_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(state: dict[str, Tensor], path: Path) -> None:
+    def die(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
         path.write_bytes(b"half a file")
         raise KeyboardInterrupt
 
@@ -134,7 +148,7 @@ def test_a_folder_that_takes_nothing_warns_once(
 def test_a_full_disk_warns_once_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(state: dict[str, Tensor], path: Path) -> None:
+    def fail(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
         """safetensors reports its disk as an error of its own."""
         path.write_bytes(b"half a file")
         raise SafetensorError("No space left on device")

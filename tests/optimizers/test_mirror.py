@@ -52,6 +52,19 @@ def test_a_resumed_search_adds_what_is_new(tmp_path: Path) -> None:
     assert len(trials(tmp_path / "optuna.log")) == len(whole)
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-7], lambda data: data[:9] + b"\xff" + data[10:], lambda _: b"x"]
+)
+def test_a_damaged_journal_is_written_anew(damage: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "optuna.log"
+    searched(path, 3)
+    path.write_bytes(damaged := damage(path.read_bytes()))
+    whole = searched(path, 5)
+    assert [trial.values for trial in trials(path)] == [[-loss] if math.isfinite(loss) else None for _, loss in whole]
+    assert (tmp_path / "optuna.log.damaged").read_bytes() == damaged
+    assert caplog.messages == [f"optimizer.mirror: {path}: damaged, kept as optuna.log.damaged, and written anew"]
+
+
 def test_another_searchs_journal_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     count = len(searched(tmp_path / "optuna.log", 3))
     searched(tmp_path / "optuna.log", 4, shift=0.5)

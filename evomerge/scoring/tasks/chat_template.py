@@ -6,27 +6,41 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from evomerge.errors import TaskError
+from evomerge.scoring.tasks.time_limit import OverdueError, time_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+RENDER_LIMIT = 20.0  # seconds in which one conversation must be rendered; usual are milliseconds
 
 
 def chat_template(tokenizer: "PreTrainedTokenizerBase | None") -> Callable[..., str]:
     """A function that renders a conversation, without its system turn where the template refuses that.
 
-    TaskError if the tokenizer has no template.
+    TaskError if the tokenizer has no template, or one that does not end.
     """
     if tokenizer is None or not tokenizer.chat_template:
         raise TaskError("apply_chat_template is set, but the base's tokenizer has no chat template; unset it")
 
     def render(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         try:
-            return _render(tokenizer, history, add_generation_prompt)
-        except jinja2.exceptions.TemplateError:
-            rest = [message for message in history if message["role"] != "system"]
-            return _render(tokenizer, rest, add_generation_prompt)
+            with time_limit(RENDER_LIMIT):
+                return _rendered(tokenizer, history, add_generation_prompt)
+        except (OverdueError, MemoryError, RecursionError) as error:
+            raise TaskError(
+                f"{tokenizer.name_or_path}: its chat template is of no use ({type(error).__name__}: {error}); mend "
+                "chat_template in its tokenizer_config.json or chat_template.jinja"
+            ) from None
 
     return render
+
+
+def _rendered(tokenizer: "PreTrainedTokenizerBase", history: list[dict[str, str]], generation: bool) -> str:
+    try:
+        return _render(tokenizer, history, generation)
+    except jinja2.exceptions.TemplateError:
+        others = [message for message in history if message["role"] != "system"]
+        return _render(tokenizer, others, generation)
 
 
 def _render(tokenizer: "PreTrainedTokenizerBase", history: list[dict[str, str]], generation: bool) -> str:
