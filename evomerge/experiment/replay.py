@@ -1,16 +1,14 @@
 """A finished run, rebuilt: the winner's fingerprint and scores, compared with what the run recorded."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.ledger import Ledger, refuse_other_search
+from evomerge.parsing import parse_json, parse_yaml
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT, refuse_unfinished
 from evomerge.recipes import Recipe, load_recipe
 from evomerge.searching import Candidate, Evaluator
@@ -40,11 +38,10 @@ def open_run(folder: Path) -> tuple[Experiment, Recipe, dict[str, Any]]:
     """Experiment, winner and result of a finished run; RunError where the folder does not hold them."""
     refuse_unfinished(folder)
     try:
-        config = yaml.safe_load((folder / CONFIG).read_text())
-        result = json.loads((folder / RESULT).read_text())
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({reason}); repeat the run's command") from None
+        config = parse_yaml((folder / CONFIG).read_text(encoding="utf-8"))
+        result = parse_json((folder / RESULT).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({error}); repeat the run's command") from None
     experiment, screening = from_config(config, folder), result.get("screen")
     if screening:
         experiment = experiment.with_experts(screening["kept"])

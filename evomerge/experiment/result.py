@@ -1,13 +1,13 @@
 """A finished run as a value: its rows, its recipe, its figures."""
 
 import html
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import RunError
+from evomerge.parsing import parse_json
 from evomerge.paths import RECIPE, RESULT, refuse_unfinished
 from evomerge.recipes import Recipe, load_recipe
 from evomerge.report import standing_row
@@ -29,7 +29,7 @@ class Result:
         refuse_unfinished(Path(folder))
         path = Path(folder) / RESULT
         try:
-            document = json.loads(path.read_text())
+            document = parse_json(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise RunError(f"{path}: damaged ({error}); repeat the run's command") from None
         return cls(path.parent, document)

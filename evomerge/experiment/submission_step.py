@@ -1,13 +1,13 @@
 """The step that ends a run for a contest: how long it will take, and the pack itself."""
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError, RunError
+from evomerge.parsing import parse_json
 from evomerge.paths import PACK, RESULT
 from evomerge.recipes import Recipe
 from evomerge.scoring import Request
@@ -38,7 +38,7 @@ MOST = 0.6  # of the time of a run that its submission may take
 def recorded_submission(folder: Path) -> dict[str, Any] | None:
     """What the pack of a run was made from, by its result; None where there is none."""
     try:
-        found: dict[str, Any] | None = json.loads((folder / RESULT).read_text()).get("submission")
+        found: dict[str, Any] | None = parse_json((folder / RESULT).read_text(encoding="utf-8")).get("submission")
     except (OSError, ValueError, AttributeError):
         return None
     return found

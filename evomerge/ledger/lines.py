@@ -13,6 +13,7 @@ from typing import Any
 
 from evomerge.errors import RunError
 from evomerge.notices import warn_once
+from evomerge.parsing import parse_json
 
 Line = dict[str, Any]
 HEADER_KEYS = ("schema", "config", "models", "functions", "chunks", "items")  # what identifies a search
@@ -60,8 +61,8 @@ def _complete_lines(data: bytes) -> list[tuple[int, bytes]]:
 
 def _parse(path: Path, number: int, text: bytes) -> Line:
     try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError, RecursionError):
+        return dict(parse_json(text))
+    except (ValueError, TypeError):
         raise damaged_line(path, number, "is not JSON") from None
 
 

@@ -4,7 +4,6 @@ Kinds of LoRA that cannot be reproduced exactly are refused by name, because a w
 expert.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from evomerge.errors import ExpertError
+from evomerge.parsing import parse_json
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
@@ -39,7 +39,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The adapter's configuration; ExpertError if it is invalid or of a kind that cannot be reproduced exactly."""
     path = folder / ADAPTER_CONFIG_FILE
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"), repeated_keys=True)
     except FileNotFoundError:
         raise ExpertError(f"{folder}: no {ADAPTER_CONFIG_FILE}; give the folder peft's save_pretrained wrote") from None
     except (OSError, ValueError) as error:

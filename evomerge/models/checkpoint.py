@@ -5,7 +5,6 @@ two reads of a tensor alias each other.
 """
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Collection, Iterator
@@ -20,6 +19,7 @@ from torch import Tensor
 from evomerge.errors import ExpertError
 from evomerge.hub import offline_reason
 from evomerge.notices import warn_once
+from evomerge.parsing import parse_json
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -80,7 +80,7 @@ def _fetch_file(path: str, revision: str | None) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; ExpertError names the file if it is missing or invalid."""
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(parse_json(path.read_text(encoding="utf-8"), repeated_keys=True))
     except FileNotFoundError:
         raise ExpertError(f"{path}: missing; is {path.parent} a complete model folder?") from None
     except (ValueError, TypeError) as error:

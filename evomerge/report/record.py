@@ -1,16 +1,14 @@
 """Reads the files of a finished run into the values that tables and figures show."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evomerge.errors import RunError
 from evomerge.ledger import read_trials
+from evomerge.parsing import parse_json, parse_yaml
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
 from evomerge.recipes import Recipe, load_recipe, original_recipe
 from evomerge.report.search_scores import CandidateScore, SearchScores
@@ -100,13 +98,13 @@ def read_record(folder: Path) -> Record:
             raise RunError(f"{folder}: no {name}; give the folder of a finished run")
     header, lines = read_trials(folder / LEDGER)
     try:
-        config = yaml.safe_load((folder / CONFIG).read_text())
-        result = json.loads((folder / RESULT).read_text())
+        config = parse_yaml((folder / CONFIG).read_text(encoding="utf-8"))
+        result = parse_json((folder / RESULT).read_text(encoding="utf-8"))
         scores = SearchScores(header, lines, {row["label"]: row["key"] for row in result["rows"][:-1]})
         candidates, baselines = scores.candidates(result.get("asked", ())), scores.baselines()
         name = str(config.get("name") or folder.resolve().name)
         _require_keys(result)
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder}: its files do not fit together ({error!r}); repeat the run's command") from None
     recipe = original_recipe(load_recipe(folder / RECIPE))
     losses = tuple(math.fsum(line["losses"]) / len(line["losses"]) for line in lines if line.get("derivatives"))

@@ -1,6 +1,5 @@
 """Several runs side by side, such as those of a sweep: what differs between them, and what each has found."""
 
-import json
 import math
 import os
 import statistics
@@ -9,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.table import Table
 
 from evomerge.errors import RunError
+from evomerge.parsing import parse_json, parse_yaml
 from evomerge.paths import CONFIG, LEDGER, RESULT
 from evomerge.report.table import format_difference, format_score, standing_row
 from evomerge.schema import as_yaml
@@ -135,13 +134,13 @@ def _run_folders(folder: Path) -> list[Path]:
 
 def _read(folder: Path) -> RunSummary:
     try:
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        config = parse_yaml((folder / CONFIG).read_text(encoding="utf-8"))
         finished = (folder / RESULT).is_file()
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8")) if finished else None
+        result = parse_json((folder / RESULT).read_text(encoding="utf-8")) if finished else None
         settings = dict(_flattened(config))
         if result is not None:
             _ = result["rows"][-1]["tasks"], result["verdict"], result["interval"], result["counts"]["candidates"]
-    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({error!r}); repeat the run's command") from None
     return RunSummary(folder, settings, result)
 

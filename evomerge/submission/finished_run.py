@@ -1,14 +1,12 @@
 """What a submission reads of a finished run: its recipe, its result, and how it held the model."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evomerge.errors import RunError
+from evomerge.parsing import parse_json, parse_yaml
 from evomerge.paths import CONFIG, RECIPE, RESULT, refuse_unfinished
 
 
@@ -25,11 +23,10 @@ class FinishedRun:
         """The run in a folder; RunError where it has not finished or a file is damaged."""
         refuse_unfinished(folder)
         try:
-            config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-            result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        except (ValueError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({reason}); repeat the run's command") from None
+            config = parse_yaml((folder / CONFIG).read_text(encoding="utf-8"))
+            result = parse_json((folder / RESULT).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({error}); repeat the run's command") from None
         return cls(folder, config, result)
 
     @property
