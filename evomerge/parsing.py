@@ -73,6 +73,13 @@ def parse_json(text: str | bytes, *, repeated_keys: bool = False) -> Any:
     return value
 
 
+def parse_number(text: str) -> float:
+    """The number that a text says in decimal digits, as in `0.5` and `1e-3`; ValueError for any other text."""
+    if not (INTEGER.fullmatch(text) or FLOAT.fullmatch(text)):
+        raise ValueError(f"{one_line(text)[:40]!r} is not a number")
+    return _float_of(text)
+
+
 def dump_yaml(value: Any, **options: Any) -> str:
     """Plain values as YAML, which this module, PyYAML and mergekit read as the same values."""
     return str(yaml.dump(value, Dumper=options.pop("Dumper", Dumper), **options))
@@ -164,7 +171,7 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader with the plain numbers of YAML 1.2, no dates, no repeated keys and no tags."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if tag := getattr(event := self.peek_event(), "tag", None):
+        if tag := getattr(event := yaml.SafeLoader.peek_event(self), "tag", None):
             raise ConstructorError(
                 None, None, f"the tag {tag[-40:]} is not read; write the plain value", event.start_mark
             )
@@ -194,7 +201,11 @@ def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 
 def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    text = node.value.lower().replace(".inf", "inf").replace(".nan", "nan")
+    return _float_of(node.value)
+
+
+def _float_of(text: str) -> float:
+    text = text.lower().replace(".inf", "inf").replace(".nan", "nan")
     return float(text) if text[-1] in "fn" else _number(text)
 
 

@@ -170,7 +170,7 @@ def _slices(document: Mapping[str, Any], reader: RecipeReader) -> tuple[Slice, .
     if document.get("models"):
         sources = _sources(document["models"], reader, base)
         zero_base = Source(model_ref(base), {"weight": 0.0}) if base else None
-        if "weight" in (document.get("parameters") or {}):  # an unlisted base would get this weight
+        if "weight" in mapping(document.get("parameters"), "parameters"):  # an unlisted base would get this weight
             return (Slice(sources),)
         # A base listed with weight 0 comes from document.py, which adds it for mergekit.
         return (Slice(tuple(source for source in sources if source != zero_base)),)

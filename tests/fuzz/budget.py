@@ -1,0 +1,27 @@
+"""How many inputs each property gets, and how many it has had: a fixed sample in the fast suite, more in `make fuzz`."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+
+FACTOR = float(os.environ.get("EVOMERGE_FUZZ_FACTOR", "1"))  # `make fuzz` sets it
+INPUTS: Counter[str] = Counter()  # name of a property → the inputs that it was checked with
+SECONDS = 20.0  # for one input on a busy machine; without a limit, a hang would look like slowness
+
+Test = Callable[..., Any]
+
+
+def inputs(count: int) -> Callable[[Test], Test]:
+    """Check a property with `count` inputs, which are the same in every run unless FACTOR asks for more of them."""
+    return settings(
+        max_examples=max(1, round(count * FACTOR)),
+        derandomize=FACTOR == 1,
+        database=None,
+        deadline=timedelta(seconds=SECONDS),
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )
