@@ -9,7 +9,7 @@ refused. Every refusal is a ValueError of one short line.
 import json
 import math
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -51,15 +51,18 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
 
 
-def parse_json(text: str | bytes, *, repeated_keys: bool = False) -> Any:
+def parse_json(text: str | bytes, *, repeated_keys: bool = False, numbers_as_text: bool = False) -> Any:
     """The value of a JSON text. NaN and Infinity, which JSON lacks, are read, as `json` writes them.
 
-    With `repeated_keys` the last one counts, as in the libraries that write model folders.
+    With `repeated_keys` the last one counts, as in the libraries that write model folders. With `numbers_as_text`
+    1.50 is the text '1.50'.
     """
     hooks: dict[str, Any] = {} if repeated_keys else {"object_pairs_hook": _different_keys}
     try:
         plain = text.decode() if isinstance(text, bytes) else text
-        if UNUSUAL_NUMBER.search(plain):  # a function for each number costs as much as all the rest
+        if numbers_as_text:
+            hooks |= {"parse_float": str, "parse_int": str}
+        elif UNUSUAL_NUMBER.search(plain):  # a function for each number costs as much as all the rest
             hooks |= {"parse_float": _number, "parse_int": _whole_number}
         value = json.loads(plain, **hooks)
     except ValueError as error:
@@ -67,7 +70,7 @@ def parse_json(text: str | bytes, *, repeated_keys: bool = False) -> Any:
     except RecursionError:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
     if plain.count("[") + plain.count("{") > MAX_DEPTH:
-        _refuse_deep(value)
+        refuse_deep(value)
     if "\\ud" in plain.lower():
         _refuse_surrogates(value)
     return value
@@ -83,6 +86,16 @@ def parse_number(text: str) -> float:
 def dump_yaml(value: Any, **options: Any) -> str:
     """Plain values as YAML, which this module, PyYAML and mergekit read as the same values."""
     return str(yaml.dump(value, Dumper=options.pop("Dumper", Dumper), **options))
+
+
+def refuse_deep(value: Any) -> None:
+    """ValueError if lists and mappings are nested more than MAX_DEPTH deep, or one of them contains itself."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = list({id(entry): entry for one in level for entry in _entries(one)}.values())
+        if not level:
+            return
+    raise ValueError(f"nested more than {MAX_DEPTH} deep")
 
 
 def one_line(error: object) -> str:
@@ -122,20 +135,10 @@ def _different_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refuse_deep(value: Any) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        level = [entry for one in level for entry in _entries(one)]
-        if not level:
-            return
-    raise ValueError(f"nested more than {MAX_DEPTH} deep")
-
-
 def _entries(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
+    """The entries of a list or mapping that may have entries themselves."""
+    found = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return (entry for entry in found if isinstance(entry, Mapping | list | tuple))
 
 
 def _refuse_long(root: yaml.Node) -> None:

@@ -17,6 +17,7 @@ from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Protocol, TypeVar, Union, get_args, get_origin
 
 from evomerge.errors import ConfigError
+from evomerge.parsing import refuse_deep
 from evomerge.suggest import did_you_mean
 
 Section = TypeVar("Section")
@@ -99,6 +100,7 @@ def check_section(target: Callable[..., Any], section: Any, where: str, reserved
 
     The message names the innermost key, the closest valid key for a misspelt one, or the valid values.
     """
+    _refuse_deep(section, where)
     if line := _section_problem(target, section, where, reserved):
         raise ConfigError(line)
 
@@ -120,8 +122,16 @@ def _built(value: Any, hint: Any, where: str) -> Any:
 
 def check_value(value: Any, hint: Any, where: str) -> None:
     """ConfigError if a value does not fit an annotation; the message names the innermost key."""
+    _refuse_deep(value, where)
     if line := _problem(value, hint, where):
         raise ConfigError(line)
+
+
+def _refuse_deep(value: Any, where: str) -> None:
+    try:
+        refuse_deep(value)
+    except ValueError as error:
+        raise ConfigError(f"{where or 'configuration'}: {error}") from None
 
 
 @contextmanager

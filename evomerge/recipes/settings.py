@@ -133,7 +133,8 @@ def _scalar(key: str, value: Any) -> Scalar:
     try:
         number = parse_number(value) if isinstance(value, str) else float(value)
     except (TypeError, ValueError, OverflowError):
-        raise ConfigError(f"parameters: {key}: {as_yaml(value)} is not a number") from None
+        shown = repr(as_yaml(value)) if isinstance(value, str) else as_yaml(value)
+        raise ConfigError(f"parameters: {key}: {shown} is not a number") from None
     if not math.isfinite(number):
         raise ConfigError(f"parameters: {key}: {as_yaml(value)} is not a finite number")
     return number

@@ -92,7 +92,7 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
 
 def _list(path: Path, text: str) -> list[Any]:
     try:
-        found = parse_json(text)
+        found = parse_json(text, numbers_as_text=True)
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error}); a file of JSON lines is named .jsonl") from None
     if not isinstance(found, list):
@@ -102,7 +102,7 @@ def _list(path: Path, text: str) -> list[Any]:
 
 def _parsed(path: Path, number: int, line: str) -> Any:
     try:
-        return parse_json(line)
+        return parse_json(line, numbers_as_text=True)
     except ValueError as error:
         raise ConfigError(f"{path}: line {number} is not JSON ({error})") from None
 
