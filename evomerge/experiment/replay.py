@@ -5,12 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.ledger import Ledger, refuse_other_search
-from evomerge.parsing import parse_json, parse_yaml
-from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT, refuse_unfinished
+from evomerge.paths import LEDGER, RECIPE, refuse_unfinished
 from evomerge.recipes import Recipe, load_recipe
+from evomerge.run_files import read_config_file, read_result, refuse_misfits
 from evomerge.searching import Candidate, Evaluator
 
 
@@ -37,14 +36,13 @@ class Replayed:
 def open_run(folder: Path) -> tuple[Experiment, Recipe, dict[str, Any]]:
     """Experiment, winner and result of a finished run; RunError where the folder does not hold them."""
     refuse_unfinished(folder)
-    try:
-        config = parse_yaml((folder / CONFIG).read_text(encoding="utf-8"))
-        result = parse_json((folder / RESULT).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({error}); repeat the run's command") from None
-    experiment, screening = from_config(config, folder), result.get("screen")
-    if screening:
-        experiment = experiment.with_experts(screening["kept"])
+    config, result = read_config_file(folder), read_result(folder)
+    with refuse_misfits(folder):
+        kept = [str(label) for label in (result.get("screen") or {}).get("kept", ())]
+        _ = result["fingerprint"], result["rows"][-1]["scores"]
+    experiment = from_config(config, folder)
+    if kept:
+        experiment = experiment.with_experts(kept)
     return experiment, load_recipe(folder / RECIPE), result
 
 

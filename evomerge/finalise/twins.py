@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.parsing import parse_json
 from evomerge.recipes import Recipe
+from evomerge.run_files import read_result
 from evomerge.scoring import SLICES
 from evomerge.searching import Candidate, Evaluator
 
@@ -31,7 +31,7 @@ def same_weights(
     """
     recorded: dict[str, Any] = {}
     if suspects and result.is_file():
-        earlier = parse_json(result.read_text(encoding="utf-8"))
+        earlier = read_result(result.parent)
         recorded = earlier.get("suspects", {}) if earlier.get("fingerprint") == fingerprint else {}
     return {c.label: str(recorded.get(c.label) or fingerprint_of(c.recipe)) for c in suspects}
 

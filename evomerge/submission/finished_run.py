@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import RunError
-from evomerge.parsing import parse_json, parse_yaml
-from evomerge.paths import CONFIG, RECIPE, RESULT, refuse_unfinished
+from evomerge.paths import RECIPE, refuse_unfinished
+from evomerge.run_files import read_config_file, read_result
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,7 @@ class FinishedRun:
     def open(cls, folder: Path) -> "FinishedRun":
         """The run in a folder; RunError where it has not finished or a file is damaged."""
         refuse_unfinished(folder)
-        try:
-            config = parse_yaml((folder / CONFIG).read_text(encoding="utf-8"))
-            result = parse_json((folder / RESULT).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({error}); repeat the run's command") from None
-        return cls(folder, config, result)
+        return cls(folder, read_config_file(folder), read_result(folder))
 
     @property
     def recipe(self) -> Path:

@@ -1,4 +1,4 @@
-"""How many inputs each property gets, and how many it has had: a fixed sample in the fast suite, more in `make fuzz`."""
+"""How many inputs each property gets and has had: a fixed sample in the fast suite, more in `make fuzz`."""
 
 import os
 from collections import Counter
@@ -6,11 +6,16 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 FACTOR = float(os.environ.get("EVOMERGE_FUZZ_FACTOR", "1"))  # `make fuzz` sets it
 INPUTS: Counter[str] = Counter()  # name of a property → the inputs that it was checked with
 SECONDS = 20.0  # for one input on a busy machine; without a limit, a hang would look like slowness
+PHASES = tuple(
+    phase
+    for phase in Phase
+    if phase not in (Phase.explain, Phase.reuse, *((Phase.shrink,) if os.environ.get("NOSHRINK") else ()))
+)  # what costs time and is not read
 
 Test = Callable[..., Any]
 
@@ -23,5 +28,5 @@ def inputs(count: int) -> Callable[[Test], Test]:
         database=None,
         deadline=timedelta(seconds=SECONDS),
         suppress_health_check=list(HealthCheck),
-        print_blob=True,
+        phases=PHASES,
     )
