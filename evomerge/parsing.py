@@ -27,6 +27,7 @@ FLOAT = re.compile(
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
 INT_TAG, FLOAT_TAG, MERGE_TAG = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "merge"))
+NUMBER_TAGS = (INT_TAG, FLOAT_TAG)
 CHANGED_BY_YAML_1_1 = (INT_TAG, FLOAT_TAG, "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
 
 Resolvers = dict[str, list[tuple[str, re.Pattern[str]]]]
@@ -49,6 +50,21 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(one_line(error)) from None
     except RecursionError:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
+
+
+def changed_number(text: str) -> str | None:
+    """The first plain scalar that YAML 1.1 reads as another number than it says, such as 017; None for other texts."""
+    try:
+        tokens = [token for token in yaml.scan(text, Loader=yaml.SafeLoader) if isinstance(token, yaml.ScalarToken)]
+    except yaml.YAMLError:
+        return None
+    loader: Any = yaml.SafeLoader("")
+    plain = (str(token.value) for token in tokens if token.plain and not _is_decimal(token.value))
+    return next((text for text in plain if loader.resolve(yaml.ScalarNode, text, (True, False)) in NUMBER_TAGS), None)
+
+
+def _is_decimal(text: str) -> bool:
+    return bool(INTEGER.fullmatch(text) or FLOAT.fullmatch(text))
 
 
 def parse_json(text: str | bytes, *, repeated_keys: bool = False, numbers_as_text: bool = False) -> Any:
@@ -78,7 +94,7 @@ def parse_json(text: str | bytes, *, repeated_keys: bool = False, numbers_as_tex
 
 def parse_number(text: str) -> float:
     """The number that a text says in decimal digits, as in `0.5` and `1e-3`; ValueError for any other text."""
-    if not (INTEGER.fullmatch(text) or FLOAT.fullmatch(text)):
+    if not _is_decimal(text):
         raise ValueError(f"{one_line(text)[:40]!r} is not a number")
     return _float_of(text)
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 FACTOR = float(os.environ.get("EVOMERGE_FUZZ_FACTOR", "1"))  # `make fuzz` sets it
 INPUTS: Counter[str] = Counter()  # name of a property → the inputs that it was checked with
-SECONDS = 20.0  # for one input on a busy machine; without a limit, a hang would look like slowness
+SECONDS = 60.0  # for one input on a busy machine that has to import torch; without a limit, a hang would look slow
 PHASES = tuple(
     phase
     for phase in Phase
