@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 MERGEKIT_VENV ?= .venv-mergekit
 PART ?= 1/3
+INPUTS ?= 100000
 TORCH := torch==2.13.0
 MERGEKIT := mergekit==0.1.5
 
@@ -12,7 +13,7 @@ STAMP := $(VENV)/.installed
 MERGEKIT_STAMP := $(MERGEKIT_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-part test-all test-bounds test-lowest test-newest parity architectures faults lint format clean
+.PHONY: help setup quickstart test test-part test-all test-bounds test-lowest test-newest parity architectures faults fuzz lint format clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,9 @@ architectures: $(STAMP) ## merge a tiny model of every architecture, and write d
 
 faults: $(STAMP) ## inject faults into small searches, and write docs/reliability.md (an hour)
 	$(BIN)/python -m experiments.faults
+
+fuzz: $(STAMP) ## read INPUTS=100000 hostile files and command lines: no traceback, no changed number (20 minutes)
+	nice $(BIN)/python -m tests.fuzz $(INPUTS)
 
 lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -59,3 +59,10 @@ def test_a_misfit_names_key_and_remedy(section: Any, message: str) -> None:
 def test_what_the_caller_sets_is_not_the_users_to_set() -> None:
     with pytest.raises(ConfigError, match="unknown key"):
         check_section(target, {"count": 1}, "here", reserved=("count",))
+
+
+def test_what_contains_itself_is_refused() -> None:
+    inside: dict[str, Any] = {}
+    inside["a"] = [inside, inside]
+    with pytest.raises(ConfigError, match="here: nested more than 100 deep"):
+        check_section(target, {"free": inside}, "here")

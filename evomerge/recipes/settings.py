@@ -123,8 +123,8 @@ def _path(value: Any) -> tuple[str, str | None]:
         ref = ModelRef.parse(read_text(value, "model"))
         return ref.path, ref.revision
     revision = value.get("revision")
-    path = read_text(value.get("path"), "model: path")
-    return path, None if revision is None else read_text(revision, "model: revision")
+    path = read_text(value.get("path"), "model.path")
+    return path, None if revision is None else read_text(revision, "model.revision")
 
 
 def _scalar(key: str, value: Any) -> Scalar:
