@@ -87,12 +87,28 @@ class Text:
         return self.like
 
 
+@dataclass(frozen=True)
+class FilePath:
+    """A printable path that a file system can hold: names of at most 255 bytes, 4,095 in all."""
+
+    def allows(self, value: str) -> bool:
+        """Whether looking for the path cannot fail for its text alone."""
+        if not value or not value.isprintable():
+            return False
+        names = value.encode(errors="surrogatepass").split(b"/")
+        return max(map(len, names)) <= 255 and sum(map(len, names)) + len(names) <= 4096
+
+    def describe(self, kind: str) -> str:
+        """The description; a hub id is a path of two names."""
+        return "a path or a hub id, of one line"
+
+
 MAX_COUNT = 10**9
 Count = Annotated[int, Range(1, MAX_COUNT)]
 Natural = Annotated[int, Range(0, MAX_COUNT)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # the range that all random number generators accept
 Label = Annotated[str, Text(r"\S(.{0,98}\S)?", "a name of one line, at most 100 characters")]
-Location = Annotated[str, Text(r".{1,4096}", "a path or a hub id, of one line")]
+Location = Annotated[str, FilePath()]
 
 
 def check_section(target: Callable[..., Any], section: Any, where: str, reserved: Collection[str] = ()) -> None:

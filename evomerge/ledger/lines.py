@@ -102,7 +102,7 @@ def _chunk_sizes(header: Line, lines: Mapping[int, Line]) -> dict[str, int] | No
     """Chunk id → number of items, for original and regrouped chunks; None if the header lists no chunks."""
     if "chunks" not in header:
         return None
-    regrouped = [line["deal"] for line in lines.values() if isinstance(line.get("deal"), dict)]
+    regrouped = [line["deal"] for line in lines.values() if _is_deal(line.get("deal"))]
     return {chunk: len(items) for chunks in (header["chunks"], *regrouped) for chunk, items in chunks.items()}
 
 
@@ -229,8 +229,7 @@ def _shape_problem(kind: str, line: Line) -> str | None:
         screen = line["screen"]
         right = isinstance(screen, dict) and _are_texts(screen.get("kept")) and isinstance(screen.get("rows"), list)
     elif kind == "deal":
-        right = isinstance(line["deal"], dict) and isinstance(line.get("levels"), dict)
-        right = right and all(_are_texts(items) for items in line["deal"].values())
+        right = _is_deal(line["deal"]) and isinstance(line.get("levels"), dict)
     elif kind == "stop":
         stop = line["stop"]
         right = isinstance(stop, dict) and type(stop.get("after")) is int and isinstance(stop.get("budget"), dict)
@@ -256,6 +255,10 @@ def _is_score(value: Any) -> bool:
 
 def _are_numbers(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+
+
+def _is_deal(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_are_texts, value.values()))
 
 
 def _are_texts(value: Any) -> bool:

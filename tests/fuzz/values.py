@@ -24,6 +24,7 @@ NUMERALS = st.one_of(
     st.floats().map(repr),
 )
 SCALARS = st.one_of(
+    st.sampled_from(["x" * 300, "é" * 150, "a/" * 3000, "owner/" + "x" * 300]),
     st.none(),
     st.booleans(),
     st.sampled_from(WORDS),

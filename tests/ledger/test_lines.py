@@ -157,6 +157,7 @@ def test_a_header_of_other_types_is_named(header: dict[str, Any], message: str, 
 
 
 BAD_LINES = [
+    {"deal": {"search/b/0": None}, "levels": {}},
     [["scores", 1]],
     {"stop": {"after": "1", "budget": {}}},
     {"race": {"generation": 1, "first": 3, "stopped": {}}},
