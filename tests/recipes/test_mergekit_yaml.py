@@ -343,3 +343,8 @@ def test_numbers_of_a_file_are_decimal(tmp_path: Path) -> None:
         else:
             with pytest.raises(ConfigError, match=text):
                 load_recipe(file)
+
+
+def test_a_long_source_of_tokens_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="^model=xxx.*: give a path or a hub id"):
+        parse_recipe(document(tokenizer_source="x" * 300))
