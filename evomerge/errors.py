@@ -2,6 +2,7 @@
 
 EvomergeError
 ├── ConfigError      an invalid key, value or command: exit code 2
+│   └── UsageError   an unknown command
 ├── ExpertError      a checkpoint, adapter or tensor that does not fit the base
 ├── RulesError       models or a budget that break a rule of the contest
 ├── TaskError        a task, a metric or a slice that cannot be scored
@@ -13,6 +14,9 @@ Each message is one line that names the file, key or tensor and says what to do 
 
 import errno
 import re
+
+MAX_LENGTH = 2500  # characters of a message
+BREAKS = re.compile(r"[\t-\r\x1c-\x1f\x85\u2028\u2029]+")  # of a line, and tabs
 
 REMEDIES = {
     errno.ENOSPC: "free disk space",
@@ -33,9 +37,17 @@ REMEDIES = {
 
 
 class EvomergeError(Exception):
-    """Base class; the command line prints its message without a traceback."""
+    """Base class; the command line prints its message without a traceback.
+
+    Whatever a message quotes, it is printable text of at most MAX_LENGTH characters, and one line unless the class has
+    `lines`.
+    """
 
     exit_code = 1
+    lines = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_printable(message, self.lines))
 
 
 class ConfigError(EvomergeError):
@@ -48,8 +60,16 @@ class ExpertError(EvomergeError):
     """A checkpoint, an adapter or a tensor that does not fit the base."""
 
 
+class UsageError(ConfigError):
+    """An unknown command: a page that lists the commands."""
+
+    lines = True
+
+
 class RulesError(EvomergeError):
     """Models or a budget that break a rule of the contest: a line for each rule and model."""
+
+    lines = True
 
 
 class TaskError(EvomergeError):
@@ -62,6 +82,14 @@ class CandidateError(EvomergeError):
 
 class RunError(EvomergeError):
     """A run folder that cannot be read, continued or written."""
+
+
+def _printable(message: str, lines: bool) -> str:
+    """The message with escapes for what cannot be printed, on one line; the middle of a long one is left out."""
+    text = BREAKS.sub(lambda match: "\n" if lines and "\n" in match[0] else " ", str(message))
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH // 2 - 1]} … {text[3 - MAX_LENGTH // 2 :]}"
 
 
 def remedy_for(error: Exception) -> str:

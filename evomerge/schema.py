@@ -17,6 +17,7 @@ from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Protocol, TypeVar, Union, get_args, get_origin
 
 from evomerge.errors import ConfigError
+from evomerge.parsing import refuse_deep
 from evomerge.suggest import did_you_mean
 
 Section = TypeVar("Section")
@@ -86,12 +87,28 @@ class Text:
         return self.like
 
 
+@dataclass(frozen=True)
+class FilePath:
+    """A printable path that a file system can hold: names of at most 255 bytes, 4,095 in all."""
+
+    def allows(self, value: str) -> bool:
+        """Whether looking for the path cannot fail for its text alone."""
+        if not value or not value.isprintable():
+            return False
+        names = value.encode(errors="surrogatepass").split(b"/")
+        return max(map(len, names)) <= 255 and sum(map(len, names)) + len(names) <= 4096
+
+    def describe(self, kind: str) -> str:
+        """The description; a hub id is a path of two names."""
+        return "a path or a hub id, of one line"
+
+
 MAX_COUNT = 10**9
 Count = Annotated[int, Range(1, MAX_COUNT)]
 Natural = Annotated[int, Range(0, MAX_COUNT)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # the range that all random number generators accept
 Label = Annotated[str, Text(r"\S(.{0,98}\S)?", "a name of one line, at most 100 characters")]
-Location = Annotated[str, Text(r".{1,4096}", "a path or a hub id, of one line")]
+Location = Annotated[str, FilePath()]
 
 
 def check_section(target: Callable[..., Any], section: Any, where: str, reserved: Collection[str] = ()) -> None:
@@ -99,6 +116,7 @@ def check_section(target: Callable[..., Any], section: Any, where: str, reserved
 
     The message names the innermost key, the closest valid key for a misspelt one, or the valid values.
     """
+    _refuse_deep(section, where)
     if line := _section_problem(target, section, where, reserved):
         raise ConfigError(line)
 
@@ -120,8 +138,16 @@ def _built(value: Any, hint: Any, where: str) -> Any:
 
 def check_value(value: Any, hint: Any, where: str) -> None:
     """ConfigError if a value does not fit an annotation; the message names the innermost key."""
+    _refuse_deep(value, where)
     if line := _problem(value, hint, where):
         raise ConfigError(line)
+
+
+def _refuse_deep(value: Any, where: str) -> None:
+    try:
+        refuse_deep(value)
+    except ValueError as error:
+        raise ConfigError(f"{where or 'configuration'}: {error}") from None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 from safetensors import SafetensorError
 
 from evomerge.atomic import write_atomically
-from evomerge.errors import REMEDIES, RunError, remedy_for
+from evomerge.errors import MAX_LENGTH, REMEDIES, ConfigError, RulesError, RunError, remedy_for
 from evomerge.export.staging import atomic_folder
 from evomerge.ledger.ledger import Ledger
 
@@ -64,3 +64,10 @@ def test_an_export_that_cannot_be_written(number: int, tmp_path: Path) -> None:
 def test_no_remedy_is_more_than_a_clause() -> None:
     assert all(text[0].islower() and not text.endswith((".", ",")) for text in REMEDIES.values())
     assert remedy_for(ValueError("something else")) == "look at its permissions"
+
+
+def test_whatever_a_message_quotes_it_is_one_printable_line() -> None:
+    message = str(ConfigError("seed: 'a\nb\0\ud800\u200b' " + "x" * 10**6))
+    assert message.startswith(r"seed: 'a b\x00\ud800\u200b' xxx") and message.isprintable()
+    assert len(message) <= MAX_LENGTH
+    assert str(RulesError("one line\nand another")) == "one line\nand another"

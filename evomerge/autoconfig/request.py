@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evomerge.autoconfig.sizes import refuse_few
 from evomerge.errors import ConfigError, RunError
 from evomerge.experiment import read_preset
 from evomerge.models import ADAPTER_CONFIG_FILE
+from evomerge.parsing import parse_yaml
 from evomerge.paths import LEDGER
 from evomerge.rules import RulesConfig
 from evomerge.schema import Label, Location, Seed, build, check_value
@@ -124,11 +123,11 @@ class Request:
                 raise RunError(f"{path.parent}: holds another search; give another folder with --out")
             return
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            found = parse_yaml(path.read_text(encoding="utf-8"))
             tasks = [task if isinstance(task, Mapping) else {"name": task} for task in found["scorer"]["tasks"]]
             theirs = Request(found["base"], found["experts"], tuple(tasks), seed=found["seed"]).identity()
             theirs["most"] = (found.get("screen") or {}).get("most")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             theirs = {}
         ours = self.identity()
         if self.most is not None:  # else the file's number stays

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from evomerge.cli.messages import complain
+from evomerge.cli.spelled_numbers import plain_override, refuse_changed_numbers
 from evomerge.errors import ConfigError, EvomergeError
 from evomerge.experiment import prepare_run, read_config, read_file, read_preset, refuse_changed
 from evomerge.paths import EXPERIMENT, project_path, run_name
@@ -44,6 +45,7 @@ def for_each_job(overrides: Sequence[str], job: Job) -> int:
     def task(config: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
+            refuse_changed_numbers(HydraConfig.get().runtime.choices)
             settings = _plain(config)
             if isinstance(settings.get("experiment"), dict):  # a file of the group, placed at its own key
                 chosen = HydraConfig.get().runtime.choices["experiment"]
@@ -84,7 +86,9 @@ def experiment_of_file(path: Path, overrides: Sequence[str], out: Path | None) -
             given = {**given, preset[1]: read_preset(preset[1], preset[2])}
             values.remove(text)
     with _one_line("an override"):
-        merged = _plain(OmegaConf.merge(OmegaConf.create(given), OmegaConf.from_dotlist(values)))
+        merged = _plain(
+            OmegaConf.merge(OmegaConf.create(given), OmegaConf.from_dotlist(list(map(plain_override, values))))
+        )
     left = path.parent if path.name == EXPERIMENT else None
     return prepare_run({"name": path.stem} | merged, out or left)
 
@@ -105,7 +109,7 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 def plain_settings(settings: Sequence[str]) -> dict[str, Any]:
     """`key=value` arguments as plain objects; ConfigError where a value is not YAML or refers to another key."""
     with _one_line("score: a value"):
-        return _plain(OmegaConf.from_dotlist(list(settings)))
+        return _plain(OmegaConf.from_dotlist(list(map(plain_override, settings))))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from evomerge.cli import commands
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, UsageError
 from evomerge.suggest import did_you_mean
 from evomerge.version import __version__
 
@@ -41,7 +41,7 @@ def run_command(arguments: Sequence[str], console: Console) -> int:
         return commands.quick_search(_quick_parser().parse_args(arguments), console)
     elif not first or (first.isidentifier() and first not in names):
         unknown = f"unknown command {first!r}{did_you_mean(first, names)}\n" if first else ""
-        raise ConfigError(unknown + parser.format_help().rstrip())
+        raise UsageError(unknown + parser.format_help().rstrip())
     elif first not in (*names, *HELP, "--version"):
         first, rest = "search", list(arguments)
     if first in COMPOSED and not HELP.intersection(rest):

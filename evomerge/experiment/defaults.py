@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evomerge.errors import ConfigError
 from evomerge.experiment.config import read_config
 from evomerge.experiment.resume import refuse_changed
+from evomerge.parsing import parse_yaml
 from evomerge.paths import project_path, run_name
 from evomerge.suggest import did_you_mean
 
@@ -101,8 +100,8 @@ def read_file(path: Path) -> dict[str, Any]:
         plain = _read(path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give a configuration file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    except ValueError as error:  # also for text that is not UTF-8
+        raise ConfigError(f"{path}: not YAML ({error})") from None
     if not isinstance(plain, dict):
         raise ConfigError(f"{path}: not a mapping of keys; give a configuration file")
     if _needs_hydra(plain, path.read_text(encoding="utf-8")):
@@ -112,7 +111,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return parse_yaml(path.read_text(encoding="utf-8"))
 
 
 def _merged(default: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

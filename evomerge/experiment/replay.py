@@ -1,19 +1,16 @@
 """A finished run, rebuilt: the winner's fingerprint and scores, compared with what the run recorded."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from evomerge.errors import RunError
 from evomerge.experiment.experiment import Experiment, from_config
 from evomerge.experiment.generation_engine import recorded_engine
 from evomerge.ledger import Ledger, refuse_other_search
-from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT, refuse_unfinished
+from evomerge.paths import LEDGER, RECIPE, refuse_unfinished
 from evomerge.recipes import Recipe, load_recipe
+from evomerge.run_files import read_config_file, read_result, refuse_misfits
 from evomerge.searching import Candidate, Evaluator
 
 
@@ -40,15 +37,13 @@ class Replayed:
 def open_run(folder: Path) -> tuple[Experiment, Recipe, dict[str, Any]]:
     """Experiment, winner and result of a finished run; RunError where the folder does not hold them."""
     refuse_unfinished(folder)
-    try:
-        config = yaml.safe_load((folder / CONFIG).read_text())
-        result = json.loads((folder / RESULT).read_text())
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({reason}); repeat the run's command") from None
-    experiment, screening = from_config(config, folder), result.get("screen")
-    if screening:
-        experiment = experiment.with_experts(screening["kept"])
+    config, result = read_config_file(folder), read_result(folder)
+    with refuse_misfits(folder):
+        kept = [str(label) for label in (result.get("screen") or {}).get("kept", ())]
+        _ = result["fingerprint"], result["rows"][-1]["scores"]
+    experiment = from_config(config, folder)
+    if kept:
+        experiment = experiment.with_experts(kept)
     return experiment, load_recipe(folder / RECIPE), result
 
 

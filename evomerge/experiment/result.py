@@ -1,16 +1,15 @@
 """A finished run as a value: its rows, its recipe, its figures."""
 
 import html
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import RunError
-from evomerge.paths import RECIPE, RESULT, refuse_unfinished
+from evomerge.paths import RECIPE, refuse_unfinished
 from evomerge.recipes import Recipe, load_recipe
 from evomerge.report import standing_row
+from evomerge.run_files import read_result, refuse_misfits
 
 if TYPE_CHECKING:
     import pandas
@@ -27,12 +26,10 @@ class Result:
     def load(cls, folder: str | Path) -> "Result":
         """The result of a run's folder; RunError where the run has not finished."""
         refuse_unfinished(Path(folder))
-        path = Path(folder) / RESULT
-        try:
-            document = json.loads(path.read_text())
-        except ValueError as error:
-            raise RunError(f"{path}: damaged ({error}); repeat the run's command") from None
-        return cls(path.parent, document)
+        result = cls(Path(folder), read_result(Path(folder)))
+        with refuse_misfits(result.folder):
+            _ = str(result), result.fingerprint, result.winner_is
+        return result
 
     @property
     def recipe(self) -> Recipe:

@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from evomerge.atomic import write_atomically
@@ -26,6 +25,7 @@ from evomerge.experiment.submission_step import recorded_submission
 from evomerge.experiment.time_limit import keep_for_submission, ledger_deadline, timed_evaluation
 from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses, describe_twins, same_weights
 from evomerge.ledger import Ledger
+from evomerge.parsing import dump_yaml
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
 from evomerge.recipes import Recipe, dump_recipe
 from evomerge.report import Display, comparison_table, result_table, write_report
@@ -171,7 +171,7 @@ def open_ledger(experiment: Experiment, config: Mapping[str, Any], folder: Path,
     header = {**known, "models": models, "versions": versions(), **used}
     ledger = Ledger(folder / LEDGER, header, started, experiment.family.refuse_changed_files)
     _warn_of_other_versions(ledger)
-    write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
+    write_atomically(folder / CONFIG, dump_yaml(dict(config), sort_keys=False))
     if not (folder / RECIPE).exists():
         baselines = experiment.baselines
         write_atomically(folder / RECIPE, dump_recipe(baselines.get("uniform", baselines["base"])))

@@ -1,15 +1,15 @@
 """The step that ends a run for a contest: how long it will take, and the pack itself."""
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError, RunError
-from evomerge.paths import PACK, RESULT
+from evomerge.paths import PACK
 from evomerge.recipes import Recipe
+from evomerge.run_files import read_result
 from evomerge.scoring import Request
 from evomerge.scoring.tasks import kinds_of_rows
 from evomerge.submission import (
@@ -38,8 +38,8 @@ MOST = 0.6  # of the time of a run that its submission may take
 def recorded_submission(folder: Path) -> dict[str, Any] | None:
     """What the pack of a run was made from, by its result; None where there is none."""
     try:
-        found: dict[str, Any] | None = json.loads((folder / RESULT).read_text()).get("submission")
-    except (OSError, ValueError, AttributeError):
+        found: dict[str, Any] | None = read_result(folder).get("submission")
+    except RunError:
         return None
     return found
 

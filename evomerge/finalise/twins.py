@@ -1,11 +1,11 @@
 """Baselines that are the winner itself: the same recipe, or another recipe with the same weights."""
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from evomerge.recipes import Recipe
+from evomerge.run_files import read_result
 from evomerge.scoring import SLICES
 from evomerge.searching import Candidate, Evaluator
 
@@ -31,7 +31,7 @@ def same_weights(
     """
     recorded: dict[str, Any] = {}
     if suspects and result.is_file():
-        earlier = json.loads(result.read_text())
+        earlier = read_result(result.parent)
         recorded = earlier.get("suspects", {}) if earlier.get("fingerprint") == fingerprint else {}
     return {c.label: str(recorded.get(c.label) or fingerprint_of(c.recipe)) for c in suspects}
 

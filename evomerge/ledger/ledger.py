@@ -66,7 +66,7 @@ class Ledger:
         self._lock()
         try:
             self._open({"schema": SCHEMA, **header})
-        except RunError:
+        except BaseException:
             self.close()
             raise
 

@@ -6,13 +6,15 @@ contradicts another one or has an unexpected shape raises RunError with its numb
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import RunError
+from evomerge.errors import ConfigError, RunError
 from evomerge.notices import warn_once
+from evomerge.parsing import parse_json
+from evomerge.schema import check_value
 
 Line = dict[str, Any]
 HEADER_KEYS = ("schema", "config", "models", "functions", "generation", "chunks", "items")  # what identifies a search
@@ -32,6 +34,16 @@ KEYS = {  # kind of line → its keys; the kind is the key that only lines of th
     "elapsed": ("elapsed", "command"),
 }
 EMPTY: Line = {}
+HEADER_TYPES: dict[str, Any] = {  # of the entries that a reader goes into
+    "schema": int,
+    "config": Mapping[str, Any],
+    "chunks": Mapping[str, Sequence[str]],
+    "contents": Mapping[str, str],
+    "used": Sequence[str],
+    "functions": Mapping[str, str],
+    "aggregates": Mapping[str, Mapping[str, str | int]],
+    "versions": Mapping[str, str],
+}
 MAX_SHOWN = 5  # line numbers listed in a message
 
 
@@ -44,11 +56,24 @@ def read_lines(path: Path, data: bytes, *, with_recipes: bool = True) -> tuple[L
     lines = {number: _parse(path, number, text, with_recipes) for number, text in _complete_lines(data)}
     start = next((number for number, line in lines.items() if "schema" in line), min(lines, default=0))
     header = lines.pop(start, {})
+    _check_header(path, start, header)
     line_filter = _LineFilter(path, header, _chunk_sizes(header, lines))
     found = [kept for number, line in line_filter.with_recipe(lines) if (kept := line_filter.accept(number, line))]
     line_filter.warn_of_skipped()
     scored = {(line["key"], line["chunk"]) for line in found if "scores" in line}
     return header, [line for line in found if "error" not in line or (line["key"], line["chunk"]) not in scored]
+
+
+def _check_header(path: Path, number: int, header: Line) -> None:
+    """RunError for a header whose entries are of other types than a search writes; all but `schema` may be missing."""
+    if number and "schema" not in header:
+        raise damaged_line(path, number, "is no header of a ledger")
+    try:
+        for key, hint in HEADER_TYPES.items():
+            if key in header:
+                check_value(header[key], hint, key)
+    except ConfigError as error:
+        raise damaged_line(path, number, f"is no header of a ledger ({error})") from None
 
 
 def complete_length(data: bytes) -> int:
@@ -63,12 +88,14 @@ def _complete_lines(data: bytes) -> list[tuple[int, bytes]]:
 
 def _parse(path: Path, number: int, text: bytes, with_recipes: bool) -> Line:
     try:
-        line = dict(json.loads(text))
-        if not with_recipes and isinstance(line.get("recipe"), dict):
-            line["recipe"] = EMPTY
-        return line
-    except (ValueError, TypeError, RecursionError):
+        line = parse_json(text)
+    except ValueError:
         raise damaged_line(path, number, "is not JSON") from None
+    if not isinstance(line, dict):
+        raise damaged_line(path, number, "is not a JSON object")
+    if not with_recipes and isinstance(line.get("recipe"), dict):
+        line["recipe"] = EMPTY
+    return line
 
 
 def damaged_line(path: Path, number: int, problem: str) -> RunError:
@@ -80,7 +107,7 @@ def _chunk_sizes(header: Line, lines: Mapping[int, Line]) -> dict[str, int] | No
     """Chunk id → number of items, for original and regrouped chunks; None if the header lists no chunks."""
     if "chunks" not in header:
         return None
-    regrouped = [line["deal"] for line in lines.values() if isinstance(line.get("deal"), dict)]
+    regrouped = [line["deal"] for line in lines.values() if _is_deal(line.get("deal"))]
     return {chunk: len(items) for chunks in (header["chunks"], *regrouped) for chunk, items in chunks.items()}
 
 
@@ -143,6 +170,11 @@ class _LineFilter:
 
     def _in_this_search(self, kind: str, number: int, line: Line) -> bool:
         """Whether the line's chunk belongs to this search; RunError if it has not one score for each of its items."""
+        if kind == "cut" and self.chunk_sizes is not None:
+            if known := line["cut"] in {chunk.partition("/")[0] for chunk in self.chunk_sizes} or not line["chunks"]:
+                return known
+            self._skip("cuts of another search in", number)
+            return False
         if kind not in ("scores", "error") or self.chunk_sizes is None:
             return True
         if line["chunk"] not in self.chunk_sizes:
@@ -186,8 +218,7 @@ def _shape_problem(kind: str, line: Line) -> str | None:
         right &= isinstance(line["error"], str) if kind == "error" else _are_scores(line)
         right &= isinstance(line.get("recipe", {}), dict) and _are_counts(line.get("answers", {}))
     elif kind == "look":
-        right = isinstance(line["look"], str) and isinstance(line.get("keys"), list)
-        right = right and all(isinstance(key, str) for key in line["keys"])
+        right = isinstance(line["look"], str) and _are_texts(line.get("keys"))
     elif kind == "most":
         right = type(line["most"]) is int
     elif kind == "price":
@@ -206,12 +237,16 @@ def _shape_problem(kind: str, line: Line) -> str | None:
         right = right and (slope is None or _are_numbers(slope))
     elif kind == "screen":
         screen = line["screen"]
-        right = isinstance(screen, dict) and all(isinstance(screen.get(key), list) for key in ("kept", "rows"))
+        right = isinstance(screen, dict) and _are_texts(screen.get("kept")) and isinstance(screen.get("rows"), list)
     elif kind == "deal":
-        right = isinstance(line["deal"], dict) and isinstance(line.get("levels"), dict)
-        right = right and all(isinstance(items, list) for items in line["deal"].values())
+        right = _is_deal(line["deal"]) and isinstance(line.get("levels"), dict)
+    elif kind == "stop":
+        stop = line["stop"]
+        right = isinstance(stop, dict) and type(stop.get("after")) is int and isinstance(stop.get("budget"), dict)
     else:
-        right = isinstance(line[kind], dict) and (kind == "stop" or _are_counts(line["race"].get("stopped")))
+        race = line["race"]
+        right = isinstance(race, dict) and _are_counts(race.get("stopped"))
+        right = right and type(race.get("generation")) is int and isinstance(race.get("first"), str)
     return None if right else "is not a trial"
 
 
@@ -230,6 +265,14 @@ def _is_score(value: Any) -> bool:
 
 def _are_numbers(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+
+
+def _is_deal(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_are_texts, value.values()))
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _are_counts(value: Any) -> bool:

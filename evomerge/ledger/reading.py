@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import RunError
+from evomerge.errors import ConfigError, RunError
 from evomerge.ledger.differences import show_differences
 from evomerge.ledger.lines import HEADER_KEYS, complete_length, read_lines
+from evomerge.schema import check_value
 from evomerge.scoring import Chunk, CorpusMetric, Plan, task_of
 
 DIFFERENT = {
@@ -38,23 +39,37 @@ def read_trials(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def chunks_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Chunk id → items of every slice, for the original chunks and for the regrouped ones of the search slice."""
     regrouped = [line["deal"] for line in lines if "deal" in line]
-    return {**header["chunks"], **{id_: items for chunks in regrouped for id_, items in chunks.items()}}
+    return {**header.get("chunks", {}), **{id_: items for chunks in regrouped for id_, items in chunks.items()}}
 
 
 def plan_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Plan:
     """The plan of a ledger: all chunks that its scores refer to, and the weights of their tasks."""
+    if "chunks" not in header:
+        raise RunError("the ledger's header lists no chunks; repeat the run's command")
     chunks: dict[str, tuple[Chunk, ...]] = {}
     grouped = chunks_of(header, lines)
     for chunk, items in grouped.items():
         name = chunk.partition("/")[0]
         chunks[name] = (*chunks.get(name, ()), Chunk(chunk, name, tuple(items)))
     for cut in (line for line in lines if "cut" in line and line.get("budget") is None):
-        after = set(header["chunks"]) - {chunk.id for chunk in chunks[cut["cut"]][: cut["chunks"]]}
-        chunks[cut["cut"]] = tuple(chunk for chunk in chunks[cut["cut"]] if chunk.id not in after)
-    tasks = [{"name": task} if isinstance(task, str) else task for task in header["config"]["scorer"]["tasks"]]
-    weights = {task["name"]: float(task.get("weight", 1.0)) for task in tasks}
+        after = set(header["chunks"]) - {chunk.id for chunk in chunks.get(cut["cut"], ())[: cut["chunks"]]}
+        chunks[cut["cut"]] = tuple(chunk for chunk in chunks.get(cut["cut"], ()) if chunk.id not in after)
+    weights = _weights(header)
     generating = {task_of(item) for line in lines for item in lengths_of(line, grouped)}
     return Plan(chunks, weights, _aggregates(header), tuple(task for task in weights if task in generating))
+
+
+def _weights(header: Mapping[str, Any]) -> dict[str, float]:
+    """Task → its weight, from the configuration; RunError if the header has none that names tasks."""
+    try:
+        tasks = header["config"]["scorer"]["tasks"]
+        check_value(tasks, Sequence[str | Mapping[str, Any]], "scorer.tasks")
+        named = [{"name": task} if isinstance(task, str) else task for task in tasks]
+        for task in named:
+            check_value([task["name"], task.get("weight", 1.0)], Sequence[str | float], "scorer.tasks")
+        return {str(task["name"]): float(task.get("weight", 1.0)) for task in named}
+    except (KeyError, TypeError, ValueError, ConfigError):
+        raise RunError("the ledger's header has no configuration with tasks; repeat the run's command") from None
 
 
 def _aggregates(header: Mapping[str, Any]) -> dict[str, CorpusMetric]:
@@ -104,6 +119,7 @@ def refuse_header_mismatch(path: Path, recorded: Mapping[str, Any], expected: Ma
 
 def _afresh(folder: Path) -> str:
     """How to start the search afresh: the first free name beside the folder of the run, or what to delete."""
+    folder = folder if folder.name else folder.resolve()
     number = next(n for n in range(2, 10_000) if not folder.with_name(f"{folder.name}-{n}").exists())
     other = folder.with_name(f"{folder.name}-{number}")
     key = f"name={other.relative_to('runs')}" if other.is_relative_to("runs") else f"hydra.run.dir={other}"

@@ -4,7 +4,6 @@ Kinds of LoRA that cannot be reproduced exactly are refused by name, because a w
 expert.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -13,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from evomerge.errors import ExpertError
+from evomerge.parsing import parse_json
+from evomerge.schema import FilePath
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
@@ -39,7 +40,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The adapter's configuration; ExpertError if it is invalid or of a kind that cannot be reproduced exactly."""
     path = folder / ADAPTER_CONFIG_FILE
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"), repeated_keys=True)
     except FileNotFoundError:
         raise ExpertError(f"{folder}: no {ADAPTER_CONFIG_FILE}; give the folder peft's save_pretrained wrote") from None
     except (OSError, ValueError) as error:
@@ -92,6 +93,10 @@ def _is_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and FilePath().allows(value)
+
+
 def _is_choice(value: object) -> bool:
     return _is_regex(value) if isinstance(value, str) else _is_names(value)
 
@@ -113,7 +118,7 @@ _SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "layers_pattern": (lambda value: value is None or _is_choice(value), "a name, or a list of names"),
     "target_parameters": (lambda value: value is None or _is_names(value), "a list of names"),
     "trainable_token_indices": (lambda value: value is None or _is_tokens(value), "a list of tokens, or one by module"),
-    "base_model_name_or_path": (lambda value: value is None or isinstance(value, str), "a name"),
+    "base_model_name_or_path": (lambda value: not value or _is_path(value), "a name"),
 }
 
 

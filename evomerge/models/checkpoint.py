@@ -5,7 +5,6 @@ two reads of a tensor alias each other.
 """
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Collection, Iterator
@@ -20,6 +19,8 @@ from torch import Tensor
 from evomerge.errors import ExpertError
 from evomerge.hub import offline_reason
 from evomerge.notices import warn_once
+from evomerge.parsing import parse_json
+from evomerge.schema import FilePath, as_yaml
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -95,7 +96,7 @@ def _hub_problem(error: Exception) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; ExpertError names the file if it is missing or invalid."""
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(parse_json(path.read_text(encoding="utf-8"), repeated_keys=True))
     except FileNotFoundError:
         raise ExpertError(f"{path}: missing; is {path.parent} a complete model folder?") from None
     except (ValueError, TypeError) as error:
@@ -221,8 +222,10 @@ class Checkpoint:
             raise ExpertError(f"{self.folder / first}: its weight_map names no files; download it again")
         files = sorted(set(where.values()))
         for file in files:  # lexically, because files of a hub snapshot are links to other folders
-            if Path(file).is_absolute() or ".." in Path(file).parts:
-                raise ExpertError(f"{self.folder / first}: names {file}, outside of its folder; download it again")
+            if Path(file).is_absolute() or ".." in Path(file).parts or not FilePath().allows(file):
+                raise ExpertError(
+                    f"{self.folder / first}: names {as_yaml(file)}, outside of its folder; download it again"
+                )
         return files
 
     def _named(self) -> str | None:
@@ -231,7 +234,11 @@ class Checkpoint:
         file = read_json(path).get(WEIGHTS_KEY) if path.is_file() else None
         if file is None:
             return None
-        is_inside = isinstance(file, str) and (self.folder / file).resolve().is_relative_to(self.folder.resolve())
+        is_inside = (
+            isinstance(file, str)
+            and FilePath().allows(file)
+            and (self.folder / file).resolve().is_relative_to(self.folder.resolve())
+        )
         if not is_inside or not file.endswith((".safetensors", ".safetensors.index.json")):
             raise ExpertError(
                 f"{path}: {WEIGHTS_KEY} is {file!r}, not a safetensors file of the folder; delete the key"

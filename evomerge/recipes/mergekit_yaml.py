@@ -13,6 +13,7 @@ import yaml
 
 from evomerge import methods
 from evomerge.errors import ConfigError
+from evomerge.parsing import Dumper, dump_yaml, parse_yaml
 from evomerge.recipes.document import FROZEN_FROM, SCHEMA_VERSION, to_document
 from evomerge.recipes.recipe import DTYPES, Recipe, Slice, Source, TensorFile
 from evomerge.recipes.settings import RecipeReader, mapping, model_ref
@@ -44,15 +45,14 @@ BLOCK_KEYS = ("schema", "exactness", "seed", "options", "vocabulary", "routers")
 def load_recipe(path: str | Path) -> Recipe:
     """The recipe in a file of evomerge or mergekit; ConfigError names the file and the key."""
     try:
-        document = yaml.safe_load(Path(path).read_text())
+        document = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except OSError as error:
         hint = "give a recipe file, such as the recipe.yaml of a run"
         raise ConfigError(f"{path or 'recipe'}: {error.strerror}; {hint}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a number with thousands of digits
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not YAML ({reason})") from None
+    except ValueError as error:  # also for text that is not UTF-8
+        raise ConfigError(f"{path}: not YAML ({error})") from None
     if not isinstance(document, dict) or "merge_method" not in document:
         raise ConfigError(f"{path}: not a merge recipe; it needs merge_method and models or slices")
     try:
@@ -162,7 +162,7 @@ def original_recipe(recipe: Recipe) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, which mergekit-yaml can read if it has the method."""
-    return yaml.dump(to_document(recipe), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
+    return dump_yaml(to_document(recipe), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
 
 
 def _slices(document: Mapping[str, Any], reader: RecipeReader) -> tuple[Slice, ...]:
@@ -170,7 +170,7 @@ def _slices(document: Mapping[str, Any], reader: RecipeReader) -> tuple[Slice, .
     if document.get("models"):
         sources = _sources(document["models"], reader, base)
         zero_base = Source(model_ref(base), {"weight": 0.0}) if base else None
-        if "weight" in (document.get("parameters") or {}):  # an unlisted base would get this weight
+        if "weight" in mapping(document.get("parameters"), "parameters"):  # an unlisted base would get this weight
             return (Slice(sources),)
         # A base listed with weight 0 comes from document.py, which adds it for mergekit.
         return (Slice(tuple(source for source in sources if source != zero_base)),)
@@ -236,11 +236,8 @@ def _entries(entries: Any, where: str) -> list[Any]:
     return entries
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes lists of numbers on one line, everything else in block style, and no anchors."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+class _Dumper(Dumper):
+    """Writes lists of numbers on one line, and everything else in block style."""
 
 
 def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.SequenceNode:

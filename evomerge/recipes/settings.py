@@ -10,7 +10,9 @@ from typing import Any
 
 from evomerge import methods
 from evomerge.errors import ConfigError
+from evomerge.parsing import parse_number
 from evomerge.recipes.recipe import FilteredValue, ModelRef, Scalar, Setting
+from evomerge.schema import Location, as_yaml, check_value
 from evomerge.suggest import did_you_mean
 
 
@@ -38,10 +40,12 @@ class RecipeReader:
     def note_unknown_keys(self, entry: Any, known: Iterable[str], where: str = "") -> None:
         """Note the keys of a mapping that are not in `known`; ConfigError if `entry` is not a mapping."""
         if not isinstance(entry, Mapping):
-            raise ConfigError(f"{where}{entry!r} is not a mapping")
+            raise ConfigError(f"{where}{as_yaml(entry)} is not a mapping")
         for key in entry:
             if key not in known:
-                self._ignore(f"{where}{key} has no effect: it is no key of a recipe{did_you_mean(str(key), known)}")
+                self._ignore(
+                    f"{where}{as_yaml(key)} has no effect: it is no key of a recipe{did_you_mean(str(key), known)}"
+                )
 
     def _ignore(self, line: str) -> None:
         self.ignored[line] = None
@@ -65,7 +69,7 @@ class RecipeReader:
             why = f"{self.method} reads it of the models that it merges into the base, not of the base"
         else:
             why = f"{self.method} does not read it{did_you_mean(key, known)}"
-        self._ignore(f"parameters: {key} has no effect: {why}")
+        self._ignore(f"parameters: {as_yaml(key)} has no effect: {why}")
 
     def _setting(self, key: str, value: Any) -> Setting | None:
         """A setting in one of mergekit's forms: a scalar, a gradient, or filters with values; None if empty."""
@@ -83,21 +87,31 @@ class RecipeReader:
             inner = entry["value"]
             parsed = tuple(_scalar(key, v) for v in inner) if isinstance(inner, list) else _scalar(key, inner)
             text = entry.get("filter")
-            filtered.append(FilteredValue(None if text in (None, "*") else str(text), parsed))
+            check_value(text, str | None, f"parameters: {key}: filter")
+            filtered.append(FilteredValue(None if text == "*" else text, parsed))
         return tuple(filtered)
 
 
 def mapping(entry: Any, where: str) -> dict[str, Any]:
     """A copy of a mapping with keys as text, empty for null; ConfigError for anything else."""
     if entry is not None and not isinstance(entry, Mapping):
-        raise ConfigError(f"{where}: {entry!r} is not a mapping")
-    return {str(key): value for key, value in (entry or {}).items()}
+        raise ConfigError(f"{where}: {as_yaml(entry)} is not a mapping")
+    for key in entry or {}:
+        if not isinstance(key, str):
+            raise ConfigError(f"{where}: the key {as_yaml(key)} is no text; write it in quotes")
+    return dict(entry or {})
+
+
+def read_text(value: Any, where: str) -> str:
+    """A printable text of one line; ConfigError for anything else, such as a number, whose spelling is lost."""
+    check_value(value, Location, where)
+    return str(value)
 
 
 def model_ref(value: Any) -> ModelRef:
     """A model reference from text or from mergekit's mapping {model: {path, revision}, lora: {path, revision}}."""
     if not isinstance(value, Mapping):
-        return ModelRef.parse(str(value))
+        return ModelRef.parse(read_text(value, "model"))
     if value.get("override_architecture"):
         raise ConfigError("override_architecture is not supported; the architecture is read from the model's config")
     model = _path(value.get("model") or {})
@@ -106,20 +120,21 @@ def model_ref(value: Any) -> ModelRef:
 
 def _path(value: Any) -> tuple[str, str | None]:
     if not isinstance(value, Mapping):
-        ref = ModelRef.parse(str(value))
+        ref = ModelRef.parse(read_text(value, "model"))
         return ref.path, ref.revision
-    if not value.get("path"):
-        raise ConfigError("model: give a path")
-    return str(value["path"]), value.get("revision")
+    revision = value.get("revision")
+    path = read_text(value.get("path"), "model.path")
+    return path, None if revision is None else read_text(revision, "model.revision")
 
 
 def _scalar(key: str, value: Any) -> Scalar:
     if isinstance(value, bool):
         return value
     try:
-        number = float(value)  # YAML 1.1 reads 1e-3 as a string
-    except (TypeError, ValueError):
-        raise ConfigError(f"parameters: {key}: {value!r} is not a number") from None
+        number = parse_number(value) if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        shown = repr(as_yaml(value)) if isinstance(value, str) else as_yaml(value)
+        raise ConfigError(f"parameters: {key}: {shown} is not a number") from None
     if not math.isfinite(number):
-        raise ConfigError(f"parameters: {key}: {value} is not a finite number")
+        raise ConfigError(f"parameters: {key}: {as_yaml(value)} is not a finite number")
     return number

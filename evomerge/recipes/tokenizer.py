@@ -137,10 +137,11 @@ def request_of(recipe: Recipe) -> TokenizerRequest:
 def _source(value: Any) -> str | ModelRef:
     if value in ("base", "union"):
         return str(value)
+    model = model_ref(value)
     hint = did_you_mean(value, ("base", "union")) if isinstance(value, str) and not Path(value).exists() else ""
     if hint and "/" not in str(value):
         raise ConfigError(f"tokenizer: source: no model {value}{hint}; give base, union or a model")
-    return model_ref(value)
+    return model
 
 
 def _tokens(block: Mapping[str, Any]) -> dict[str, TokenRule]:

@@ -16,6 +16,7 @@ from evomerge.report.html_elements import details, fact_table, format_value, scr
 from evomerge.report.record import BEST_BASELINE, Record, is_missing, read_record
 from evomerge.report.screening_section import screening_section
 from evomerge.report.table import alternative_rows, claim, format_length, format_score, notes, row_name
+from evomerge.run_files import refuse_misfits
 from evomerge.scoring import SLICES
 
 REPORT = "report.html"
@@ -28,7 +29,10 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 def write_report(folder: Path) -> Path:
     """Write report.html into a run's folder from the files there; RunError if the run is not finished."""
     path = folder / REPORT
-    write_atomically(path, page(read_record(folder)))
+    record = read_record(folder)
+    with refuse_misfits(folder):
+        text = page(record)
+    write_atomically(path, text)
     return path
 
 

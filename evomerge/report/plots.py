@@ -7,6 +7,7 @@ from typing import Any
 from evomerge.errors import ConfigError, RunError, remedy_for
 from evomerge.report.record import BEST_BASELINE, Record, is_missing, read_record
 from evomerge.report.svg import spread_out
+from evomerge.run_files import refuse_misfits
 
 COLOURS = {"winner": "#1f56c3", BEST_BASELINE: "#b25e09", "expert": "#8c95a6"}
 
@@ -21,7 +22,8 @@ def save_figures(folder: Path, out: Path) -> list[Path]:
     except ImportError:
         raise ConfigError("figures need matplotlib; pip install 'evomerge[plot]'") from None
     record = read_record(folder)
-    figures = {"search": search_figure(record), "holdout": holdout_figure(record)}
+    with refuse_misfits(folder):
+        figures = {"search": search_figure(record), "holdout": holdout_figure(record)}
     return [path for name, figure in figures.items() for path in _save(figure, out, name)]
 
 

@@ -1,19 +1,17 @@
 """Reads the files of a finished run into the values that tables and figures show."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evomerge.errors import RunError
 from evomerge.ledger import read_trials
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
 from evomerge.recipes import Recipe, load_recipe, original_recipe
 from evomerge.report.search_scores import CandidateScore, SearchScores
+from evomerge.run_files import read_config_file, read_result, refuse_misfits
 from evomerge.searching import Fitness
 
 FILES = (CONFIG, LEDGER, RECIPE, RESULT)
@@ -99,15 +97,12 @@ def read_record(folder: Path) -> Record:
         if not (folder / name).is_file():
             raise RunError(f"{folder}: no {name}; give the folder of a finished run")
     header, lines = read_trials(folder / LEDGER)
-    try:
-        config = yaml.safe_load((folder / CONFIG).read_text())
-        result = json.loads((folder / RESULT).read_text())
+    config, result = read_config_file(folder), read_result(folder)
+    with refuse_misfits(folder):
         scores = SearchScores(header, lines, {row["label"]: row["key"] for row in result["rows"][:-1]})
         candidates, baselines = scores.candidates(result.get("asked", ())), scores.baselines()
         name = str(config.get("name") or folder.resolve().name)
         _require_keys(result)
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise RunError(f"{folder}: its files do not fit together ({error!r}); repeat the run's command") from None
     recipe = original_recipe(load_recipe(folder / RECIPE))
     losses = tuple(math.fsum(line["losses"]) / len(line["losses"]) for line in lines if line.get("derivatives"))
     return Record(name, config, result, recipe, (folder / RECIPE).read_text(), candidates, baselines, losses)

@@ -1,6 +1,5 @@
 """Several runs side by side, such as those of a sweep: what differs between them, and what each has found."""
 
-import json
 import math
 import os
 import statistics
@@ -9,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.table import Table
 
 from evomerge.errors import RunError
 from evomerge.paths import CONFIG, LEDGER, RESULT
 from evomerge.report.table import format_difference, format_score, standing_row
+from evomerge.run_files import read_config_file, read_result, refuse_misfits
 from evomerge.schema import as_yaml
 from evomerge.terminal import duration
 
@@ -134,16 +133,13 @@ def _run_folders(folder: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> RunSummary:
-    try:
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        finished = (folder / RESULT).is_file()
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8")) if finished else None
-        settings = dict(_flattened(config))
-        if result is not None:
-            _ = result["rows"][-1]["tasks"], result["verdict"], result["interval"], result["counts"]["candidates"]
-    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({error!r}); repeat the run's command") from None
-    return RunSummary(folder, settings, result)
+    config = read_config_file(folder)
+    result = read_result(folder) if (folder / RESULT).is_file() else None
+    found = RunSummary(folder, dict(_flattened(config)), result)
+    if result is not None:
+        with refuse_misfits(folder):  # what the tables show
+            _ = _result_cells(found), found.holdout, found.ahead, result["rows"][-1]["tasks"]
+    return found
 
 
 def _flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,5 @@
 """What the hub says about a model: from its answer, or from a copy of the answer in the model's folder."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from evomerge.hub import offline_reason
 from evomerge.models import ADAPTER_WEIGHTS_FILE
+from evomerge.parsing import parse_json
 from evomerge.rules.packed import is_packed
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _from_copy(copy: Path, expected: str | None) -> HubRecord | str:
     from huggingface_hub.hf_api import ModelInfo  # slow import, and folders without a copy do not need it
 
     try:
-        info = ModelInfo(**json.loads(copy.read_text(encoding="utf-8")))
+        info = ModelInfo(**parse_json(copy.read_text(encoding="utf-8"), repeated_keys=True))
         if expected is not None and info.id.lower() != expected.lower():
             return f"{copy} is about {info.id}"
         changed = info.last_modified

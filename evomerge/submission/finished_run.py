@@ -1,15 +1,12 @@
 """What a submission reads of a finished run: its recipe, its result, and how it held the model."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from evomerge.errors import RunError
-from evomerge.paths import CONFIG, RECIPE, RESULT, refuse_unfinished
+from evomerge.paths import RECIPE, refuse_unfinished
+from evomerge.run_files import read_config_file, read_result
 
 
 @dataclass(frozen=True)
@@ -24,13 +21,7 @@ class FinishedRun:
     def open(cls, folder: Path) -> "FinishedRun":
         """The run in a folder; RunError where it has not finished or a file is damaged."""
         refuse_unfinished(folder)
-        try:
-            config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-            result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        except (ValueError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise RunError(f"{folder}: {CONFIG} or {RESULT} is damaged ({reason}); repeat the run's command") from None
-        return cls(folder, config, result)
+        return cls(folder, read_config_file(folder), read_result(folder))
 
     @property
     def recipe(self) -> Path:

@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
+from evomerge.parsing import dump_yaml
 from evomerge.recipes import dump_recipe, original_recipe
 from evomerge.submission.markdown import interval, table
 from evomerge.submission.pack_facts import PackFacts
@@ -108,7 +107,7 @@ def _search(facts: PackFacts) -> Iterator[str]:
         " `holdout`, whose items neither saw."
     )
     yield table(("count", "number"), counts.items()) if counts else ""
-    yield "```yaml\n" + yaml.safe_dump(chosen, sort_keys=False).strip() + "\n```" if chosen else ""
+    yield "```yaml\n" + dump_yaml(chosen, sort_keys=False).strip() + "\n```" if chosen else ""
 
 
 def _time(facts: PackFacts) -> Iterator[str]:

@@ -146,3 +146,24 @@ def test_a_preset_replaces_a_section_of_an_experiment_file(tmp_path: Path) -> No
     assert config["rules"]["max_billions"] == 8.05 and config["rules"]["public"] is False and config["seed"] == 7
     with pytest.raises(ConfigError, match=r"rules=lmc2025: no such choice"):
         experiment_of_file(path, ["rules=lmc2025"], tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["017", "1_000", "1:30", "0x1F"])
+def test_a_number_that_another_reader_would_change_is_refused(text: str, tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: owner/base\nexperts: {math: owner/math}\nscorer: {tasks: [x]}\n")
+    with pytest.raises(ConfigError, match=f"^seed={text}: give a whole number"):
+        experiment_of_file(path, [f"seed={text}"], tmp_path / "run")
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
+        f"# @package _global_\ndefaults: [quickstart]\nseed: {text}\n"
+    )
+    line = command("check", "+experiment=mine").refused(2)
+    assert f"mine.yaml: {text}: write the number in decimal digits" in line
+
+
+def test_a_small_number_without_a_point_is_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: a/b\nexperts: {c: a/c}\nscorer: {tasks: [x]}\nfinalise: {radius: 1e-2}\n")
+    config, _ = experiment_of_file(path, ["budget.hours=5e-1"], tmp_path / "run")
+    assert config["finalise"]["radius"] == 0.01 and config["budget"]["hours"] == 0.5

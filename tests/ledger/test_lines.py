@@ -137,3 +137,51 @@ def test_what_cannot_count_is_refused_by_its_line(name: str, path: Path) -> None
         with pytest.raises(RunError) as error:
             read()
         assert str(error.value).startswith(f"{path}: line 14 {why}") and "\n" not in str(error.value)
+
+
+BAD_HEADERS = {
+    "none": ({"key": "a", "chunk": "search/0", "error": "x"}, "is no header of a ledger"),
+    "chunks": ({"schema": 1, "chunks": {"search/0": "toy/0"}}, "chunks.search/0=toy/0: give a list"),
+    "items": ({"schema": 1, "chunks": {"search/0": [0]}}, "chunks.search/0.0=0: give a text"),
+    "config": ({"schema": 1, "config": []}, "config=[]: give a mapping"),
+    "schema": ({"schema": True}, "schema=true: give a whole number"),
+}
+
+
+@pytest.mark.parametrize(("header", "message"), BAD_HEADERS.values(), ids=list(BAD_HEADERS))
+def test_a_header_of_other_types_is_named(header: dict[str, Any], message: str, path: Path) -> None:
+    path.write_text(json.dumps(header) + "\n")
+    with pytest.raises(RunError) as error:
+        read_trials(path)
+    assert f"{path}: line 1 is no header of a ledger" in str(error.value) and message in str(error.value)
+
+
+BAD_LINES = [
+    {"deal": {"search/b/0": None}, "levels": {}},
+    [["scores", 1]],
+    {"stop": {"after": "1", "budget": {}}},
+    {"race": {"generation": 1, "first": 3, "stopped": {}}},
+    {"deal": {"search/b/0": [1]}, "levels": {}},
+    {"screen": {"kept": [1], "rows": []}},
+]
+
+
+@pytest.mark.parametrize("line", BAD_LINES, ids=str)
+def test_a_line_of_other_types_is_named(line: Any, path: Path) -> None:
+    path.write_text(path.read_text() + json.dumps(line) + "\n")
+    with pytest.raises(RunError, match="line 14 is not a"):
+        read_trials(path)
+
+
+def test_a_number_that_a_float_cannot_hold_or_a_repeated_key_is_damage(path: Path) -> None:
+    text = path.read_text()
+    for line in ('{"price": 1e400, "allowance": 1}', '{"price": 1e-400, "allowance": 1}', '{"most": 3, "most": 4}'):
+        path.write_text(f"{text}{line}\n")
+        with pytest.raises(RunError, match="line 14 is not JSON"):
+            read_trials(path)
+
+
+def test_a_cut_of_an_unknown_slice_is_passed_over(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.write_text(path.read_text() + json.dumps({"cut": "nonsense", "chunks": 1, "budget": None}) + "\n")
+    assert not any("cut" in line for line in read_trials(path)[1])
+    assert "cuts of another search in line 14" in caplog.text

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from evomerge.errors import EvomergeError, ExpertError
 from evomerge.merging.materializer import Materializer
 from evomerge.models.adapter import Adapter
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.family import Family
 from evomerge.recipes.recipe import ModelRef, Source, recipe_of_models
 
@@ -124,3 +125,12 @@ def test_a_setting_of_an_adapter_is_named(key: str, value: Any, wanted: str, sou
     (folder / "adapter_config.json").write_text(json.dumps({**config, key: value}))
     with pytest.raises(ExpertError, match=f"adapter_config.json: {key} is .*, not {wanted}"):
         Adapter(folder)
+
+
+@pytest.mark.parametrize(
+    "file", ["x" * 300 + ".safetensors", "a\0.safetensors", "../base/model.safetensors", "/etc/passwd"]
+)
+def test_an_index_that_names_no_file_of_the_folder_is_named(file: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
+    with pytest.raises(ExpertError, match=r"index.json: names .*outside of its folder"):
+        Checkpoint(tmp_path)

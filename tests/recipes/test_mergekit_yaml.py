@@ -145,7 +145,7 @@ REFUSED = [
     (document(slices=[{"sources": []}]), r"^give either models or slices, with at least one entry$"),
     (document(modules={"default": {}}), r"^modules is not supported; use models or slices$"),
     (document(models={"a": 1}), r"^models: give a list"),
-    (document(models=["org/one"]), r"^models: 'org/one' is not a mapping"),
+    (document(models=["org/one"]), r"^models: org/one is not a mapping"),
     (document(models=[{"parameters": {}}]), r"^models: an entry has no model"),
     (document(models=[{"model": "a/b", "parameters": {"weight": 1}}] * 2), r"^a/b is listed twice"),
     (document(merge_method="tise"), r"^merge method 'tise' is not known \(did you mean 'ties'\?\)"),
@@ -153,10 +153,10 @@ REFUSED = [
     (document(base_model=None), r"^ties needs a base_model"),
     (with_parameters(weight="much"), r"^parameters: weight: 'much' is not a number"),
     (with_parameters(weight=[0.1, "much"]), r"^parameters: weight: 'much' is not a number"),
-    (with_parameters(weight=[{"value": [0.1, None]}]), r"^parameters: weight: None is not a number"),
+    (with_parameters(weight=[{"value": [0.1, None]}]), r"^parameters: weight: null is not a number"),
     (with_parameters(weight=[{"filter": "attn"}]), r"^parameters: weight: each entry needs a value"),
     (with_parameters(weight=[0.1, {"value": 1}]), r"^parameters: weight: each entry needs a value"),
-    (document(models=[{"model": {"path": "a"}}]), r"^model: give a path"),
+    (document(models=[{"model": {"path": "a"}}]), r"^model.path=null: give a path"),
     (document(models=[{"model": {"model": "a", "override_architecture": "X"}}]), r"^override_architecture is not"),
     (document(tokenizer_source="base", tokenizer={}), r"^give either tokenizer_source or tokenizer$"),
     (document(tokenizer=[1]), r"^tokenizer: \[1\] is not a mapping"),
@@ -312,3 +312,39 @@ def test_other_files_are_refused(text: str, message: str, tmp_path: Path) -> Non
     assert "\n" not in str(error.value) and str(error.value).startswith(str(file))
     with pytest.raises(ConfigError, match="no such file"):
         load_recipe(tmp_path / "absent.yaml")
+
+
+SPELLINGS = {
+    "underscores": (with_parameters(weight="1_000"), "parameters: weight: '1_000' is not a number"),
+    "other-digits": (with_parameters(weight="٣"), "parameters: weight: '٣' is not a number"),
+    "too-large": (with_parameters(weight=10**400), "parameters: weight: a number of 1329 bits is not a number"),
+    "model-number": (document(models=[{"model": 1.5}]), "model=1.5: give a path or a hub id"),
+    "model-null": (document(base_model={"model": None}), "model.path=null: give"),
+    "revision-number": (document(base_model={"model": {"path": "a/b", "revision": 17}}), "model.revision=17: give"),
+    "token-truth": (document(tokenizer={"tokens": {False: {}}}), "tokenizer: tokens: the key false is no text"),
+    "filter-number": (with_parameters(weight=[{"filter": 0, "value": 1}]), "parameters: weight: filter=0: give a text"),
+    "parameters-truth": (document(parameters=True), "parameters: true is not a mapping"),
+}
+
+
+@pytest.mark.parametrize(("bad", "message"), list(SPELLINGS.values()), ids=list(SPELLINGS))
+def test_a_text_keeps_its_spelling_or_is_refused(bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_recipe(bad)
+    assert message in str(error.value)
+
+
+def test_numbers_of_a_file_are_decimal(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    for text, wanted in (("1e-3", 0.001), ("017", None), ("1:30", None), ("1_000", None), ("1e400", None)):
+        file.write_text(yaml.safe_dump(with_parameters(weight="HERE")).replace("HERE", text))
+        if wanted is not None:
+            assert load_recipe(file).slices[0].sources[0].settings["weight"] == wanted
+        else:
+            with pytest.raises(ConfigError, match=text):
+                load_recipe(file)
+
+
+def test_a_long_source_of_tokens_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="^model=xxx.*: give a path or a hub id"):
+        parse_recipe(document(tokenizer_source="x" * 300))

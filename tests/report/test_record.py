@@ -3,11 +3,13 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evomerge.errors import RunError
 from evomerge.ledger.ledger import Ledger
+from evomerge.report import write_report
 from evomerge.report.record import read_record
 
 from .conftest import HOSTILE, REASON, write_run
@@ -71,3 +73,21 @@ def test_what_only_select_or_holdout_saw_is_no_candidate_of_the_search(run_folde
     ledger.append_scores("simpler", "holdout/0", [1.0, 1.0], 0.1, {})
     ledger.close()
     assert [c.key for c in read_record(run_folder).candidates] == ["c1", "c2", "c3", "c4"]
+
+
+DAMAGE: dict[str, tuple[str, Any, str]] = {
+    "a truth value": ("difference", True, "difference=true: give a number"),
+    "a text": ("interval", {"low": "0.1"}, "interval.low=0.1: give a number"),
+    "rows": ("rows", [1], "rows.0=1: give a mapping"),
+    "a score": ("rows", [{"label": "a", "scores": {"search": "x"}}], "rows.0.scores.search=x: give a number"),
+    "another baseline": ("best_baseline", "nobody", "do not fit together"),
+}
+
+
+@pytest.mark.parametrize(("key", "value", "message"), DAMAGE.values(), ids=list(DAMAGE))
+def test_a_result_with_other_values_is_one_line(run_folder: Path, key: str, value: Any, message: str) -> None:
+    path = run_folder / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(RunError) as error:
+        write_report(run_folder)
+    assert message in str(error.value) and str(run_folder) in str(error.value)

@@ -13,6 +13,8 @@ import datasets
 import pandas
 from lm_eval.api.task import ConfigurableTask
 
+from evomerge.schema import FilePath
+
 AS_WRITTEN = {"keep_default_na": False, "na_filter": False}  # no text stands for a missing value
 INDEX = re.compile(r"\s*\d+\s*")
 
@@ -37,7 +39,7 @@ def read_as_text(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _columns(files: Sequence[str], options: Mapping[str, Any]) -> list[str] | None:
     """The names in the header of the first file; None if the files are elsewhere or have no names."""
-    if not files or not all(Path(file).is_file() for file in files):
+    if not files or not all(FilePath().allows(str(file)) and Path(file).is_file() for file in files):
         return None
     header = list(pandas.read_csv(files[0], **{**options, "nrows": 0, "chunksize": None}).columns)
     return header if all(isinstance(name, str) for name in header) else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError, remedy_for
+from evomerge.parsing import parse_json
 
 Row = Mapping[str, Any]
 SEPARATORS = ",;\t|"
@@ -91,8 +92,8 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
 
 def _list(path: Path, text: str) -> list[Any]:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(text, numbers_as_text=True)
+    except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error}); a file of JSON lines is named .jsonl") from None
     if not isinstance(found, list):
         raise ConfigError(f"{path}: not a list of questions; give [{{…}}, {{…}}]")
@@ -101,8 +102,8 @@ def _list(path: Path, text: str) -> list[Any]:
 
 def _parsed(path: Path, number: int, line: str) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
+        return parse_json(line, numbers_as_text=True)
+    except ValueError as error:
         raise ConfigError(f"{path}: line {number} is not JSON ({error})") from None
 
 

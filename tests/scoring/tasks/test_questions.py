@@ -301,3 +301,10 @@ def test_other_files_have_no_kinds(tmp_path: Path) -> None:
     assert kinds_of_rows(path) == []
     with pytest.raises(ConfigError, match="rows=generation: it has no column eval_type; drop rows"):
         read_questions(path, "generation")
+
+
+def test_numbers_of_json_stay_as_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"question": "q?", "choices": [1.50, 1E3, 12345678901234567890.123], "answer": 1E3}\n')
+    (question,) = read_questions(path)
+    assert question.choices == ("1.50", "1E3", "12345678901234567890.123") and question.answer == "1E3"
