@@ -224,9 +224,7 @@ def changed_meanwhile(trials: Trials) -> Iterator[Row]:
         times = trials.some(20)
         while tally.hits < times and tally.searches < 4 * times:
             trials.search(tally, [fault], MAY_REFUSE)
-        yield tally.row(
-            f"an expert's file {name}", "after a random line of the ledger; restored before the repeated command"
-        )
+        yield tally.row(f"an expert's file {name}", "after a random line of the ledger; then restored")
 
 
 def _replace(weights: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from experiments.faults.observed import differences, outcome
+from experiments.faults.observed import differences, outcome, paid_twice
 from experiments.faults.ray_faults import COUNTS, WORKERS
 from experiments.faults.table import Row
 from experiments.faults.trial_run import Ended, Place, run_child, wait_for_lines
@@ -50,6 +50,7 @@ def _row(trials: Trials, name: str, *, comes_back: bool) -> Row:
         tally.hits += ended.is_hit
         wrong = [f"exit code {ended.code}: {ended.line}"] if ended.code else differences(outcome(place, COUNTS), wanted)
         tally.add(wrong)
+        tally.paid_twice = max(tally.paid_twice, 0 if ended.code else paid_twice(place))
     return tally.row(name, "a random chunk; no command is repeated")
 
 

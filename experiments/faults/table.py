@@ -86,9 +86,9 @@ def merged(before: Iterable[Measured], new: Iterable[Measured], order: Iterable[
 
 def added(runs: Iterable[Iterable[Measured]]) -> list[Measured]:
     """The rows of several runs, with the counts of equal faults added up: parts of one long measurement."""
-    found: dict[tuple[str, str], Measured] = {}
+    found: dict[tuple[str, str, str], Measured] = {}
     for measured in (row for run in runs for row in run):
-        before = found.get(key := (measured.step, measured.row.fault))
+        before = found.get(key := (measured.step, measured.row.fault, measured.row.where))
         found[key] = replace(measured, row=_sum(before.row, measured.row)) if before else measured
     return list(found.values())
 

@@ -55,6 +55,7 @@ class Tally:
     searches: int = 0
     hits: int = 0  # interruptions of a running search
     paid_twice: int = 0  # chunks, in the worst search
+    is_counted: bool = True  # whether the ledger tells what was paid for
     refused: int = 0
     bad: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -72,7 +73,9 @@ class Tally:
 
     def row(self, fault: str, where: str) -> Row:
         """The row of the table."""
-        seen = [f"{self.hits} hit a running search; at most {self.paid_twice} chunks paid twice in a search"]
+        seen = [f"{self.hits} hit a running search"]
+        if self.is_counted:
+            seen.append(f"at most {self.paid_twice} chunks paid twice in a search")
         if self.refused:
             seen.append(f"refused with one line {self.refused} times")
         return Row(
@@ -134,7 +137,7 @@ class Trials:
                 break
         if ended is None or ended.code:
             ended = run_child(place, setting.inject)
-        tally.hits += hits
+        tally.hits, tally.is_counted = tally.hits + hits, not setting.edited
         if ended.code:
             wrong.append(f"the repeated command ends with {ended.code}: {ended.line}")
         else:
