@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from evomerge.parsing import refuse_deep
 from tests.mutations import KEYS, NUMBERS, TREES, WORDS, Place, places
 
 Tree = Any
@@ -75,8 +76,9 @@ def _change(draw: st.DrawFn, tree: Tree, place: Place, values: st.SearchStrategy
 
 
 def is_writable(tree: Tree) -> bool:
-    """Whether a tree could be in a file: it has no half characters, bytes or numbers with thousands of digits."""
+    """Whether a tree could be in a file: not too deep, no half characters, bytes or numbers of thousands of digits."""
     try:
+        refuse_deep([[[[[tree]]]]])
         json.dumps(_text_keys(tree), ensure_ascii=False).encode()
     except (UnicodeEncodeError, TypeError, ValueError):
         return False
