@@ -18,6 +18,10 @@ of the method in the cache, and the export of the winner. Then the same command 
   worker). No temporary file is left, no traceback was printed, and the first repeated command ends well.
 - *One line*: the command ends with one line that names the file, and its exit code is not 0. Nothing was scored, and no
   code of the input was executed.
+
+`make fuzz` is another program: it reads 100,000 mutated configurations, recipes, model files, question files, ledgers,
+files of runs and command lines in one process ([tests/README.md](../tests/README.md)). Its properties: what is read says
+the numbers of its text, and everything else is one line.
 """
 INTERRUPTIONS, ON_RAY, FOLDERS = "Interruptions", "On Ray", "Disks, and files that change"
 CANDIDATES, INPUTS, HUB = "Candidates that fail", "Damaged and hostile files", "The hub"

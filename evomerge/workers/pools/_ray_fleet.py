@@ -212,7 +212,7 @@ class RayFleet:
         share = self._sharing.fair(workers, self._room)
         if share != (workers if self._share is None else self._share):
             others = self._sharing.others()
-            log.warning("%d of %d workers: %d other searches use the cluster", share, workers, others)
+            log.warning("%d of %d workers, as %d other searches use this cluster", share, workers, others)
         self._share = share
         return share
 
