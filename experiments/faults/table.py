@@ -20,8 +20,8 @@ of the method in the cache, and the export of the winner. Then the same command 
   code of the input was executed.
 
 `make fuzz` is another program: it reads 100,000 mutated configurations, recipes, model files, question files, ledgers,
-files of runs and command lines in one process ([tests/README.md](../tests/README.md)). Its properties: what is read says
-the numbers of its text, and everything else is one line.
+files of runs and command lines in one process ([tests/README.md](../tests/README.md)). Its properties: what is read
+says the numbers of its text, and everything else is one line.
 """
 INTERRUPTIONS, ON_RAY, FOLDERS = "Interruptions", "On Ray", "Disks, and files that change"
 CANDIDATES, INPUTS, HUB = "Candidates that fail", "Damaged and hostile files", "The hub"
