@@ -9,7 +9,7 @@ EvomergeError
 ├── CandidateError   one recipe that cannot be merged or scored: a failed trial; the search continues
 └── RunError         a run folder that cannot be read, continued or written
 
-Each message is one line that names the file, key or tensor and says what to do about it.
+Each message is one line, or one for each model or rule. It names the file, key or tensor, and says what to do about it.
 """
 
 import errno
@@ -57,7 +57,9 @@ class ConfigError(EvomergeError):
 
 
 class ExpertError(EvomergeError):
-    """A checkpoint, an adapter or a tensor that does not fit the base."""
+    """Checkpoints, adapters or tensors that do not fit the base: a line for each model."""
+
+    lines = True
 
 
 class UsageError(ConfigError):

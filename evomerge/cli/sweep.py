@@ -36,7 +36,8 @@ class SweptSearch:
 
     def command(self) -> list[str]:
         """The command that runs this search alone."""
-        return [sys.executable, "-m", "evomerge", *self.overrides, f"hydra.run.dir='{self.folder}'"]
+        folder = str(self.folder).replace("\\", "\\\\").replace("'", "\\'")
+        return [sys.executable, "-m", "evomerge", *self.overrides, f"hydra.run.dir='{folder}'"]
 
 
 def split_at_once(arguments: Sequence[str]) -> tuple[list[str], int]:
@@ -54,18 +55,21 @@ def split_at_once(arguments: Sequence[str]) -> tuple[list[str], int]:
         raise ConfigError(f"{OPTION} {given}: give the number of searches that run at a time")
     if not {"-m", "--multirun"}.intersection(others):
         raise ConfigError(f"{OPTION}: only a sweep has several searches; add -m")
+    for text in others:  # they are not overrides, so a search of its own would not get them
+        if text.startswith("-") and text not in ("-m", "--multirun"):
+            raise ConfigError(f"{OPTION}: goes without {text}; set EVOMERGE_CONF for another folder than conf/")
     return others, int(given)
 
 
 def run_at_once(searches: Sequence[SweptSearch], at_once: int, console: Console) -> int:
     """Run the searches, `at_once` at a time; the largest exit code. A search that fails does not end the others."""
     codes: list[int] = []
-    with _shared_ray(searches) as environment, contextlib.ExitStack() as running:
-        waiting, processes = list(searches), list[_Process]()
+    waiting, processes = list(searches), list[_Process]()
+    with _shared_ray(searches) as environment, _ending(processes):
         news = time.monotonic() + NEWS
         while waiting or processes:
             while waiting and len(processes) < at_once:
-                processes.append(running.enter_context(_Process(waiting.pop(0), environment)))
+                processes.append(_Process(waiting.pop(0), environment))
                 print_line(console, f"begins: {processes[-1].search.folder}")
             time.sleep(POLL)
             for process in [one for one in processes if one.has_ended()]:
@@ -75,6 +79,19 @@ def run_at_once(searches: Sequence[SweptSearch], at_once: int, console: Console)
                 news = time.monotonic() + NEWS
                 print_line(console, f"{len(processes)} searches run, {len(codes)} have ended, {len(waiting)} wait")
     return max(codes, default=0)
+
+
+@contextlib.contextmanager
+def _ending(processes: Sequence["_Process"]) -> Iterator[None]:
+    """On leaving, interrupt the searches that run, all at once, and wait until they have ended."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.interrupt()
+        end = time.monotonic() + GRACE
+        for process in processes:
+            process.wait_until(end)
 
 
 def end_with_parent() -> None:
@@ -90,7 +107,7 @@ def end_with_parent() -> None:
 
 
 class _Process:
-    """The process of one search; on leaving the context it is interrupted, and later killed."""
+    """The process of one search, in a session of its own."""
 
     def __init__(self, search: SweptSearch, environment: Mapping[str, str]) -> None:
         self.search, self._start = search, time.monotonic()
@@ -106,16 +123,17 @@ class _Process:
                 start_new_session=True,  # Ctrl-C reaches this process alone, which then closes its pipes
             )
 
-    def __enter__(self) -> "_Process":
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def interrupt(self) -> None:
+        """Tell the search that its sweep has ended."""
         if self._process.stdin:
             self._process.stdin.close()
+
+    def wait_until(self, end: float) -> None:
+        """Wait for the process, and kill it with its children at this time of the monotonic clock."""
         try:
-            self._process.wait(GRACE)
+            self._process.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def has_ended(self) -> bool:
@@ -124,6 +142,7 @@ class _Process:
 
     def report(self, console: Console) -> int:
         """Print how the search has ended; its exit code, 1 for a signal."""
+        self.interrupt()  # closes the pipe
         code, folder = self._process.returncode, self.search.folder
         if code == 0:
             print_line(console, f"ended: {folder} ({duration(time.monotonic() - self._start)})")

@@ -20,7 +20,7 @@ from evomerge.experiment.generation_engine import VLLM, generation_engine, plan_
 from evomerge.experiment.router_step import check_routers
 from evomerge.experiment.rule_check import all_verdicts
 from evomerge.experiment.submission_step import SubmissionStep, refuse_unpackable
-from evomerge.ledger import Ledger
+from evomerge.ledger import Ledger, begun_header
 from evomerge.merging import Materializer, choose_placement, digest, flow_need, freeze
 from evomerge.models import (
     Family,
@@ -213,6 +213,11 @@ class Experiment:
     def scorer(self) -> LMEvalScorer:
         """The tasks, loaded and frozen."""
         return LMEvalScorer(self.config.scorer, self.tokenizer, self.config.seed, self.used_items)
+
+    @cached_property
+    def begun(self) -> Mapping[str, Any]:
+        """The header of the run's ledger; empty for a new run."""
+        return {} if self._folder is None else begun_header(self._folder)
 
     @cached_property
     def used_items(self) -> frozenset[str]:

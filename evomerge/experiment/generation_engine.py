@@ -3,25 +3,33 @@
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from transformers import GenerationConfig, PretrainedConfig
+
 from evomerge.errors import ConfigError
 from evomerge.merging import memory_need
 from evomerge.models import model_config, torch_dtype
+from evomerge.routing import has_routers
+from evomerge.scoring import Request
 from evomerge.scoring.engine import RequestReader
-from evomerge.scoring.vllm import ServingPlan
+from evomerge.scoring.vllm import ServingPlan, has_attention, unsupported_settings
 
 if TYPE_CHECKING:
     from evomerge.experiment.experiment import Experiment
 
-VLLM, LOOP = "vllm", "loop"
+VLLM, LOOP, AUTO = "vllm", "loop", "auto"
+KEY = "generation"  # in ledger and result
 INSTALL = "pip install 'evomerge[vllm]' in an environment of its own, or set scorer.generation=loop"
 
 
 def generation_engine(experiment: "Experiment") -> str | None:
-    """vllm or loop; None where no task generates. ConfigError where vLLM is asked for and cannot serve this search."""
+    """vllm or loop; None where no task generates. ConfigError where vLLM is asked for and cannot serve this search.
+
+    With `auto`, a run that was begun with the loop goes on with it.
+    """
     asked = experiment.config.scorer.generation
     if not experiment.scorer.plan.generating:
         return None
-    if asked == LOOP:
+    if asked == LOOP or (asked == AUTO and experiment.begun and experiment.begun.get(KEY) is None):
         return LOOP
     reason = _why_not(experiment)
     if reason and asked == VLLM:
@@ -32,29 +40,45 @@ def generation_engine(experiment: "Experiment") -> str | None:
 def plan_serving(experiment: "Experiment") -> ServingPlan:
     """The lengths and the memory of vLLM's engine for all requests of this search; TaskError for a prompt too long."""
     model, family = experiment.config.model, experiment.family
-    config = model_config(family.base.folder, model.trust_remote_code)
-    requests = [request for chunk in experiment.work.values() for request in chunk.requests]
-    lengths = RequestReader(config, experiment.tokenizer, experiment.max_length).lengths(requests)
     itemsize, size = torch_dtype(model.dtype).itemsize, memory_need(family, model.dtype).model
-    return ServingPlan.of(config, itemsize, int(size), lengths)
+    reader, requests = _reader(experiment)
+    return ServingPlan.of(_model_config(experiment), itemsize, int(size), reader.lengths(requests))
+
+
+def _reader(experiment: "Experiment") -> tuple[RequestReader, list[Request]]:
+    requests = [request for chunk in experiment.work.values() for request in chunk.requests]
+    return RequestReader(_model_config(experiment), experiment.tokenizer, experiment.max_length), requests
+
+
+def _model_config(experiment: "Experiment") -> PretrainedConfig:
+    return model_config(experiment.family.base.folder, experiment.config.model.trust_remote_code)
 
 
 def recorded_engine(experiment: "Experiment") -> dict[str, Any]:
     """The entry of ledger and result: vllm, or null for the loop, which older ledgers do not name."""
-    return {"generation": VLLM if experiment.generation == VLLM else None}
+    return {KEY: VLLM if experiment.generation == VLLM else None}
 
 
 def _why_not(experiment: "Experiment") -> str | None:
     """Why vLLM cannot generate the answers of this search; None if nothing is known against it."""
-    model = experiment.config.model
-    if find_spec("vllm") is None:
-        return f"vLLM is not installed; {INSTALL}"
-    if model_config(experiment.family.base.folder, model.trust_remote_code).is_encoder_decoder:
-        return "vLLM has no encoder-decoder models; set scorer.generation=loop"
-    if experiment.vocabulary:
-        return "a merged vocabulary is not written into vLLM; set scorer.generation=loop"
-    if experiment.config.flow:
-        return "vLLM cannot reorder layers; set scorer.generation=loop"
-    if experiment.family.dequantised:
-        return "a quantised base is not served; set scorer.generation=loop"
-    return None
+    config = _model_config(experiment)
+    reasons = {
+        f"vLLM is not installed; {INSTALL}": find_spec("vllm") is None,
+        "vLLM has no encoder-decoder models": config.is_encoder_decoder,
+        "the model has no attention heads, so its cache cannot be planned": not has_attention(config),
+        "vLLM repacks the experts of a mixture of experts": has_routers(experiment.family),
+        "a merged vocabulary is not written into vLLM": bool(experiment.vocabulary),
+        "vLLM cannot reorder layers": bool(experiment.config.flow),
+        "a quantised base is not served": bool(experiment.family.dequantised),
+        "a submission predicts with the loop, by whose speed its time is kept": experiment.config.submission.pack,
+    }
+    found = next((reason for reason, holds in reasons.items() if holds), None) or _unknown_settings(experiment)
+    return None if found is None else found if INSTALL in found else f"{found}; set scorer.generation=loop"
+
+
+def _unknown_settings(experiment: "Experiment") -> str | None:
+    folder, (reader, requests) = experiment.family.base.folder, _reader(experiment)
+    is_there = (folder / "generation_config.json").is_file()
+    defaults = GenerationConfig.from_pretrained(folder) if is_there else GenerationConfig()
+    unknown = {name for options in reader.options(requests) for name in unsupported_settings(options, defaults)}
+    return f"vLLM has no {', '.join(sorted(unknown))} (gen_kwargs, generation_config.json)" if unknown else None

@@ -12,6 +12,7 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.ledger.ledger import Ledger
     from evomerge.ledger.reading import (
+        begun_header,
         chunks_of,
         complete_scores,
         lengths_of,
@@ -30,6 +31,7 @@ __all__ = [
     "Ledger",
     "Rechunking",
     "SlopePrice",
+    "begun_header",
     "chunks_of",
     "complete_scores",
     "describe_ledger",

@@ -41,7 +41,7 @@ HEADER_TYPES: dict[str, Any] = {  # of the entries that a reader goes into
     "contents": Mapping[str, str],
     "used": Sequence[str],
     "functions": Mapping[str, str],
-    "aggregates": Mapping[str, Mapping[str, str | int]],
+    "aggregates": Mapping[str, Mapping[str, str | int | float]],
     "versions": Mapping[str, str],
 }
 MAX_SHOWN = 5  # line numbers listed in a message
@@ -255,7 +255,7 @@ def _are_scores(line: Line) -> bool:
     scores, tokens = line["scores"], line.get("tokens")
     right = _are_numbers([line.get("seconds")]) and isinstance(scores, list)
     right = right and all(_is_score(score) for score in scores)
-    lengths = isinstance(tokens, list) and len(tokens) == len(scores)
+    lengths = right and isinstance(tokens, list) and len(tokens) == len(scores)
     return right and (tokens is None or (lengths and _are_numbers([one for one in tokens if one is not None])))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from evomerge.errors import ConfigError, RunError
 from evomerge.ledger.differences import show_differences
 from evomerge.ledger.lines import HEADER_KEYS, complete_length, read_lines
+from evomerge.paths import LEDGER
 from evomerge.schema import check_value
 from evomerge.scoring import Chunk, CorpusMetric, Plan, task_of
 
@@ -34,6 +35,17 @@ def read_trials(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if not header:
         raise RunError(f"{path}: empty; the search has not begun")
     return header, lines
+
+
+def begun_header(folder: Path) -> dict[str, Any]:
+    """The header of a run's ledger; empty for a run that has none, or whose ledger is refused when it is opened."""
+    path = folder / LEDGER
+    if not path.is_file():
+        return {}
+    try:
+        return read_trials(path)[0]
+    except RunError:  # a killed process may leave an empty file
+        return {}
 
 
 def chunks_of(header: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

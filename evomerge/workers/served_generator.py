@@ -12,9 +12,13 @@ from evomerge.merging import FixedTensors, Materializer, fingerprint
 from evomerge.models import Family
 from evomerge.recipes import Recipe
 from evomerge.scoring import Answer, Request
+from evomerge.scoring.engine import Generator
 from evomerge.scoring.vllm import ServingPlan, VLLMGenerator
 
 log = logging.getLogger(__name__)
+
+TRIALS, TRIAL_TOKENS = 8, 4  # answers that are compared with the loop's, and the tokens of each
+AGREEING = 0.5  # of them must be equal in half precision
 
 
 class ServedGenerator:
@@ -69,6 +73,21 @@ class ServedGenerator:
                 f"vLLM has other weights than the recipe ({found[:16]} for {expected[:16]}); set scorer.generation=loop"
             )
 
+    def refuse_other_answers(self, recipe: Recipe, loop: Generator, requests: Sequence[Request]) -> None:
+        """RunError if vLLM answers otherwise than the decoding loop with the same weights.
+
+        The fingerprint reads the weights by the places that wrote them, so it would not show that the engine uses them
+        in another layout. In half precision some of the answers may differ, because nearly equal logits do.
+        """
+        trial = [_shortened(request) for request in requests[:TRIALS]]
+        self.choose(recipe)
+        pairs = list(zip(loop.answer(trial), self.answer(trial), strict=True))
+        equal, exact = sum(ours == theirs for ours, theirs in pairs), loop.is_exact
+        if equal < len(pairs) * (1.0 if exact else AGREEING):
+            raise RunError(
+                f"vLLM gives {equal} of {len(pairs)} trial answers of the decoding loop; set scorer.generation=loop"
+            )
+
     def forget(self) -> None:
         """The engine's weights are unknown: write the next candidate whole."""
         self._loaded_key = None
@@ -82,3 +101,10 @@ class ServedGenerator:
             self._materializer.write(self._recipe, self._tensors)
             self._generator.forget()
             self._loaded_key = key
+
+
+def _shortened(request: Request) -> Request:
+    """The request for a few tokens, without sampling."""
+    context, options = request.arguments
+    plain = {"until": options.get("until", []), "max_gen_toks": TRIAL_TOKENS, "do_sample": False}
+    return Request(request.kind, (context, plain))

@@ -19,7 +19,7 @@ from evomerge.models import Family, resolve_device
 from evomerge.recipes import Recipe
 from evomerge.routing import RouterWork, calibrate_routers, router_names
 from evomerge.scoring import Request
-from evomerge.scoring.engine import Encoder, LossEngine, ScoringEngine
+from evomerge.scoring.engine import EncodedChunk, Encoder, Generator, LossEngine, ScoringEngine
 from evomerge.workers.jobs import Job, Outcome, Slopes, SlopeWork, WorkerSpec
 from evomerge.workers.served_generator import ServedGenerator
 from evomerge.workers.slopes import SlopeComputer
@@ -50,7 +50,7 @@ class Worker:
             prepared=Path(spec.prepared) if spec.prepared else None,
             resident=spec.flow_bytes > 0,
         )
-        tokenizer = self._family.load_tokenizer()
+        self._tokenizer = tokenizer = self._family.load_tokenizer()
         self._encoder = Encoder(
             tokenizer, self._model.config, max_length=config.max_length, batch_tokens=config.batch_tokens
         )
@@ -60,7 +60,7 @@ class Worker:
             options["max_length"] = self._encoder.max_length
             parts = self._family, self._materializer, self._model, tokenizer, spec.serving
             self._served = ServedGenerator(*parts, **options)
-        self._checked = False  # whether vLLM's weights were compared with the live model's
+        self._is_checked = False  # whether vLLM was compared with the live model
         self._engine = ScoringEngine(
             self._model,
             tokenizer,
@@ -128,12 +128,21 @@ class Worker:
     def _score(self, job: Job) -> list[Any]:
         self._load(job.recipe)
         if self._served:
+            if not self._is_checked:
+                self._check_served(job.recipe, self._work[job.chunk])
             self._served.choose(job.recipe)
-            if not self._checked:
-                self.fingerprint(job.recipe)
-                self._checked = True
         with torch.inference_mode():
             return self._engine.respond(self._work[job.chunk])
+
+    def _check_served(self, recipe: Recipe, chunk: EncodedChunk) -> None:
+        """RunError if vLLM has other weights than the live model, or gives other answers."""
+        assert self._served
+        asked = [request for request in chunk.requests if request.kind == "generate_until"]
+        if asked:
+            self.fingerprint(recipe)
+            loop = Generator(self._model, self._tokenizer, max_length=self._encoder.max_length)
+            self._served.refuse_other_answers(recipe, loop, asked)
+            self._is_checked = True
 
     def _differentiate(self, job: Job, work: SlopeWork) -> Slopes:
         self._load(job.recipe)

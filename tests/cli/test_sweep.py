@@ -61,11 +61,26 @@ def test_the_option_is_taken_from_those_of_hydra(given: list[str], others: list[
 
 
 @pytest.mark.parametrize(
-    "given", [["-m", "--at-once"], ["-m", "--at-once", "0"], ["-m", "--at-once=x"], ["--at-once", "2"]]
+    "given",
+    [
+        ["-m", "--at-once"],
+        ["-m", "--at-once", "0"],
+        ["-m", "--at-once=x"],
+        ["--at-once", "2"],
+        ["-m", "--at-once=2", "--config-name=x"],
+    ],
 )
 def test_a_wrong_number_or_no_sweep_is_one_line(given: list[str]) -> None:
     with pytest.raises(ConfigError, match="--at-once"):
         split_at_once(given)
+
+
+def test_a_folder_with_an_apostrophe_is_an_override_that_hydra_reads() -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    folder = Path("runs/it's, a=b")
+    *_, text = SweptSearch(("seed=1",), {}, folder).command()
+    assert OverridesParser.create().parse_override(text).value() == str(folder)
 
 
 def test_not_more_than_asked_run_at_a_time_and_a_failure_ends_no_other(

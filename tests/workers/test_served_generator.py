@@ -142,6 +142,19 @@ def test_other_weights_in_the_engine_are_an_error(family: Any, workers: tuple[Wo
     assert served.fingerprint(recipe)
 
 
+def test_an_engine_that_reads_its_weights_in_another_layout_is_refused(
+    family: Any, workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fingerprint cannot show it, so the first answers are compared with the loop's."""
+    served, recipe = workers[1], merged(family, 0.6, 0.3)
+    live = served._served._generator._live  # type: ignore[union-attr]
+    layer = next(module for name, module in live.named_modules() if name.endswith("down_proj"))
+    monkeypatch.setattr(layer, "cpu_linear", lambda x, weight, bias=None: torch.nn.functional.linear(x, weight.flip(0)))
+    served._is_checked = False
+    outcome = served.attempt(Job(recipe.key(), recipe, "search/0"))
+    assert outcome.error is not None and "trial answers of the decoding loop" in outcome.error
+
+
 def test_a_candidate_that_overflows_fails_and_the_next_is_scored(family: Any, workers: tuple[Worker, Worker]) -> None:
     loop, served = workers
     broken = merged(family, 1e18, -1e18)

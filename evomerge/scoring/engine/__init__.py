@@ -12,6 +12,7 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.scoring.engine.decoding import NOT_FINITE, end_tokens
     from evomerge.scoring.engine.encoder import UNLIMITED, EncodedChunk, EncodedLoss, Encoder, check_tokenizer
+    from evomerge.scoring.engine.generation import Generator
     from evomerge.scoring.engine.generation_options import GenerationOptions
     from evomerge.scoring.engine.losses import LossEngine
     from evomerge.scoring.engine.options import PATHS
@@ -30,6 +31,7 @@ __all__ = [
     "EncodedLoss",
     "Encoder",
     "GenerationOptions",
+    "Generator",
     "Ids",
     "LossEngine",
     "Pair",

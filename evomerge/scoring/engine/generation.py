@@ -69,6 +69,11 @@ class Generator(RequestReader):
         """See `RequestReader.answer`."""
         return super().answer(requests)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the order of logits does not depend on the batch, up to rounding in float32."""
+        return bool(self._model.dtype == torch.float32)
+
     @cached_property
     def loop_refusal(self) -> str | None:
         """Why this model cannot use the decoding loop, or None if it gives the answers of `generate` on two prompts.
@@ -87,7 +92,7 @@ class Generator(RequestReader):
             raise
         except Exception as error:  # a model's custom code may raise anything for arguments that it does not support
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        exact = self._model.dtype == torch.float32 and trial.settings(self._model) <= SUPPORTED
+        exact = self.is_exact and trial.settings(self._model.generation_config) <= SUPPORTED
         if not reason and exact and any(ours[p.ids] != [self._generate_alone(p.ids, 0, trial)] for p in prompts):
             reason = "the two differ on a trial prompt"
         if reason:
@@ -99,7 +104,7 @@ class Generator(RequestReader):
         ordered = sorted(prompts, key=lambda prompt: -len(prompt.ids))
         cache = new_kv_cache(self._model)
         longest = len(ordered[0].ids) + options.max_gen_toks
-        settings = options.settings(self._model)
+        settings = options.settings(self._model.generation_config)
         unsupported = "max_length" in options.generate_kwargs or not settings <= SUPPORTED
         alone = unsupported or longest > self._fixed_position_length
         if cache is None or alone or self.loop_refusal:

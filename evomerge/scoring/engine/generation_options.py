@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
-from transformers import PreTrainedModel
+from transformers import GenerationConfig
 
 from evomerge.errors import TaskError
 
@@ -38,9 +38,9 @@ class GenerationOptions:
         """Whether answers are sampled, so that repeated answers to one context differ."""
         return bool(self.generate_kwargs["do_sample"])
 
-    def settings(self, model: PreTrainedModel) -> set[str]:
-        """The names of settings that differ from the defaults, in the request or in the model's configuration."""
-        config = copy.deepcopy(model.generation_config)
+    def settings(self, defaults: GenerationConfig) -> set[str]:
+        """The names of settings that differ from transformers' defaults, in the request or in those of the model."""
+        config = copy.deepcopy(defaults)
         unknown = config.update(**self.generate_kwargs)
         return {*config.to_diff_dict(), *unknown} - WITHOUT_EFFECT
 

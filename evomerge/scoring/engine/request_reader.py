@@ -42,12 +42,16 @@ class RequestReader:
                 answers[place] = repeated if repeats > 1 else repeated[0]
         return answers
 
+    def options(self, requests: Sequence[Request]) -> list[GenerationOptions]:
+        """The options of each request that generates."""
+        asked = (request.arguments[1] for request in requests if request.kind == "generate_until")
+        return [read_generation_options(given, self._eos) for given in asked]
+
     def lengths(self, requests: Sequence[Request]) -> list[int]:
         """The tokens of each request that generates, with its longest answer."""
-        asked = [request.arguments for request in requests if request.kind == "generate_until"]
-        options = [read_generation_options(given, self._eos) for _, given in asked]
-        pairs = zip(asked, options, strict=True)
-        return [len(self._encode(context, one)) + one.max_gen_toks for (context, _), one in pairs]
+        contexts = [request.arguments[0] for request in requests if request.kind == "generate_until"]
+        pairs = zip(contexts, self.options(requests), strict=True)
+        return [len(self._encode(context, one)) + one.max_gen_toks for context, one in pairs]
 
     def _generate(self, prompts: Sequence[Prompt], options: GenerationOptions) -> dict[Ids, list[Answer]]:
         """Prompt → its answers."""

@@ -11,8 +11,8 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.scoring.vllm.generator import VLLMGenerator
     from evomerge.scoring.vllm.recorded_places import RecordedPlace, record_places
-    from evomerge.scoring.vllm.serving_plan import ServingPlan
+    from evomerge.scoring.vllm.serving_plan import ServingPlan, has_attention, unsupported_settings
 else:
     __getattr__ = on_demand(__name__, __file__)
 
-__all__ = ["RecordedPlace", "ServingPlan", "VLLMGenerator", "record_places"]
+__all__ = ["RecordedPlace", "ServingPlan", "VLLMGenerator", "has_attention", "record_places", "unsupported_settings"]

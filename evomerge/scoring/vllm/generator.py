@@ -16,15 +16,11 @@ from evomerge.errors import CandidateError, ConfigError, RunError
 from evomerge.scoring import Answer
 from evomerge.scoring.engine import NOT_FINITE, GenerationOptions, Ids, Prompt, RequestReader, end_tokens, sample_seed
 from evomerge.scoring.vllm.recorded_places import RecordedPlace, Shape, record_places
-from evomerge.scoring.vllm.serving_plan import ROWS, ServingPlan
+from evomerge.scoring.vllm.serving_plan import ROWS, ServingPlan, unsupported_settings
 
 log = logging.getLogger(__name__)
 
-# Settings of `generate` that have the same meaning in vLLM.
-SUPPORTED = {
-    *("bos_token_id", "eos_token_id", "pad_token_id", "max_length", "repetition_penalty"),
-    *("do_sample", "temperature", "top_k", "top_p", "min_p"),
-}
+ACTIVATIONS = 2 * 2**30  # bytes of a forward pass of BATCHED_TOKENS, and of CUDA graphs
 BATCHED_TOKENS = 4096  # prompt tokens of a forward pass
 
 
@@ -54,6 +50,7 @@ class VLLMGenerator(RequestReader):
             dtype=str(model.dtype).removeprefix("torch."),
             max_model_len=plan.longest,
             kv_cache_memory_bytes=plan.cache_bytes,
+            gpu_memory_utilization=_share_of_gpu(plan),
             trust_remote_code=trust_remote_code,
         )
         self._live = self._engine.apply_model(lambda engine_model: engine_model)[0]
@@ -70,6 +67,7 @@ class VLLMGenerator(RequestReader):
             caches = getattr(module, "kv_cache", None)
             for cache in [caches] if isinstance(caches, Tensor) else caches or ():
                 cache.zero_()
+        self.forget()
 
     def _generate(self, prompts: Sequence[Prompt], options: GenerationOptions) -> dict[Ids, list[Answer]]:
         from vllm import SamplingParams
@@ -89,8 +87,8 @@ class VLLMGenerator(RequestReader):
 
     def _sampling(self, options: GenerationOptions) -> dict[str, Any]:
         """vLLM's parameters; ConfigError for a setting that it does not have."""
-        if unknown := options.settings(self._model) - SUPPORTED | {"max_length"} & options.generate_kwargs.keys():
-            raise ConfigError(f"gen_kwargs: vLLM has no {', '.join(sorted(unknown))}; set scorer.generation=loop")
+        if unknown := unsupported_settings(options, self._model.generation_config):
+            raise ConfigError(f"gen_kwargs: vLLM has no {', '.join(unknown)}; set scorer.generation=loop")
         config: GenerationConfig = copy.deepcopy(self._model.generation_config)
         config.update(**options.generate_kwargs)
         # vLLM looks for stop sequences in text without special tokens
@@ -145,6 +143,14 @@ def _load_engine(folder: Path, **options: Any) -> Any:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         telling = next((line for line in lines if "Error" in line or "error" in line[:12]), lines[0])
         raise ConfigError(f"vLLM cannot serve {folder}: {telling[:300]}; set scorer.generation=loop") from error
+
+
+def _share_of_gpu(plan: ServingPlan) -> float:
+    """The share of a GPU that vLLM demands to be free when it starts: by default it wants nearly all."""
+    if not torch.cuda.is_available():
+        return 0.5
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return min(0.95, (plan.nbytes + ACTIVATIONS) / total)
 
 
 def _keep_parameters() -> None:

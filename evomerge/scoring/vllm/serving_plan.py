@@ -3,8 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from transformers import PretrainedConfig
+from transformers import GenerationConfig, PretrainedConfig
 
+from evomerge.scoring.engine import GenerationOptions
+
+# Settings of `generate` that have the same meaning in vLLM, and those without influence on its answers.
+SUPPORTED = {
+    *("bos_token_id", "eos_token_id", "pad_token_id", "max_length", "repetition_penalty"),
+    *("do_sample", "temperature", "top_k", "top_p", "min_p", "cache_implementation"),
+}
 ROWS = 64  # answers that are decoded at the same time
 LEAST_CACHE = 256 * 2**20  # bytes of the KV cache
 
@@ -31,3 +38,14 @@ class ServingPlan:
         longest = max(lengths, default=1)
         row = 2 * text.num_hidden_layers * heads * width * itemsize * longest
         return cls(longest, max(LEAST_CACHE, int(ROWS * row)), weight_bytes)
+
+
+def unsupported_settings(options: GenerationOptions, defaults: GenerationConfig) -> list[str]:
+    """The settings of a request, or of the model's generation configuration, that vLLM does not have."""
+    given = {"max_length"} & options.generate_kwargs.keys()  # what a request says of it counts prompt tokens
+    return sorted(options.settings(defaults) - SUPPORTED | given)
+
+
+def has_attention(config: PretrainedConfig) -> bool:
+    """Whether the size of a KV cache can be computed."""
+    return hasattr(config.get_text_config(), "num_attention_heads")

@@ -181,13 +181,13 @@ class Crew:
         return "nothing was timed before" if usual is None else f"{duration(max(1.0, usual))} at most before"
 
     def _notice(self, now: float) -> None:
-        """Say that workers wait for a place; RunError if none has got one for very long."""
+        """Say that workers wait for a place; RunError if none has got one for long, and no other search has them."""
         placing = [member for member in self.members if member.state is State.PLACING]
         waited = max((now - member.since for member in placing), default=0.0)
         if waited > NOTICE and now >= self._next_notice:
             log.warning("waiting for %d of %d workers: the cluster is busy", len(placing), self._workers)
             self._next_notice = now + (NOTICE if len(placing) == len(self.members) else PLACE_LIMIT)
-        if waited > PLACE_LIMIT and len(placing) == len(self.members):
+        if waited > PLACE_LIMIT and len(placing) == len(self.members) and not self._fleet.is_shared():
             raise RunError(
                 f"pool: no worker has got a place in {duration(waited)}; repeat the command when the cluster is less "
                 "busy, or lower pool.num_cpus or pool.num_gpus"

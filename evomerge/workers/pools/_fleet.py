@@ -43,3 +43,6 @@ class Fleet(Protocol):
 
     def fair_share(self, workers: int) -> int:
         """How many of `workers` workers this search may have beside the other searches on the same nodes."""
+
+    def is_shared(self) -> bool:
+        """Whether other searches use the same nodes, so that a place may come late."""

@@ -86,7 +86,11 @@ class RayNotes:
     NAMESPACE = b"evomerge"
 
     def __init__(self, ray: Any) -> None:
-        self._store = ray.experimental.internal_kv
+        self._ray = ray
+
+    @property
+    def _store(self) -> Any:
+        return self._ray.experimental.internal_kv
 
     def read(self) -> dict[str, str]:
         """See `Notes.read`."""
@@ -215,6 +219,10 @@ class RayFleet:
             log.warning("%d of %d workers, as %d other searches use this cluster", share, workers, others)
         self._share = share
         return share
+
+    def is_shared(self) -> bool:
+        """See `Fleet.is_shared`."""
+        return self._sharing.others() > 0
 
     def leave(self) -> None:
         """Tell the other searches on the cluster that this one has ended."""

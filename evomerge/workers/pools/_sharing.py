@@ -77,7 +77,15 @@ class SharedCluster:
             if search != self.name and now - seen.since > SILENT_AFTER:
                 self._notes.remove(search)  # one that was only paused writes again
                 del self._seen[search]
-        return {search: float(json.loads(seen.note)["wants"]) for search, seen in sorted(self._seen.items())}
+        return {search: _wanted(seen.note) for search, seen in sorted(self._seen.items())}
+
+
+def _wanted(note: str) -> float:
+    """The share that a note asks for; the whole cluster if another version has written it."""
+    try:
+        return float(json.loads(note)["wants"])
+    except (ValueError, TypeError, KeyError):
+        return 1.0
 
 
 def divide(capacity: int, wishes: Mapping[str, int]) -> dict[str, int]:

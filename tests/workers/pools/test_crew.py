@@ -83,6 +83,9 @@ class SimulatedFleet:
     def room(self) -> float:
         return self.nodes(self.now)
 
+    def is_shared(self) -> bool:
+        return self.share(self.now) < 1000
+
     def fair_share(self, workers: int) -> int:
         return min(workers, self.share(self.now))
 
@@ -301,6 +304,15 @@ def test_a_cluster_that_stays_full_is_one_line() -> None:
 
     with pytest.raises(RunError, match="no worker has got a place"):
         run(Full(), jobs("a"))
+
+
+def test_a_search_without_a_place_waits_for_as_long_as_others_use_the_cluster() -> None:
+    class Late(SimulatedFleet):
+        def spawn(self) -> tuple[Any, Any]:
+            return super().spawn()[0], self._call(2 * crew_file.PLACE_LIMIT, "worker on node")
+
+    fleet, todo = Late(nodes=lambda now: 4, share=lambda now: 1), jobs("a")
+    assert run(fleet, todo, workers=4) == scored(todo) and fleet.now > 2 * crew_file.PLACE_LIMIT
 
 
 def test_jobs_of_an_unfinished_queue_do_not_reach_the_next_one() -> None:

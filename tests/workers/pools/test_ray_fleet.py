@@ -24,7 +24,6 @@ def test_actors_get_the_variables_that_decide_about_weights(monkeypatch: pytest.
         remote=remote,
         put=lambda value: value,
         get_runtime_context=SimpleNamespace,
-        experimental=SimpleNamespace(internal_kv=None),
     )
     spec = WorkerSpec(BASE, (), {}, ModelConfig())
     monkeypatch.setenv(DEQUANTISED_DTYPE, "float32")
