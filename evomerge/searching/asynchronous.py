@@ -75,12 +75,18 @@ class AsynchronousSearch:
             self._learn(entrant, learnt)
 
     def _supply(self) -> bool:
-        """Propose candidates until one needs a job; False if none may be proposed now."""
-        while (entrant := self._next()) is not None:
+        """Propose candidates until one needs a job; False if none may be proposed before the next result.
+
+        In a small space many candidates need no job, because workers are scoring their recipe already. After a
+        population of them, the next result comes first; otherwise the proposals would not end.
+        """
+        waiting = 0
+        while waiting < self._optimizer.population and (entrant := self._next()) is not None:
             self._advance(entrant)  # as far as the ledger has its scores
             self._put()
             if self._queue.waiting():
                 return True
+            waiting += entrant.number in self._active
         self._is_dry = True
         self._put()
         return False

@@ -277,6 +277,35 @@ def test_the_same_recipe_in_flight_twice_is_paid_once(tmp_path: Path) -> None:
     assert len(learnt(unending.path)) == 21 * 4, "20 populations after the first without a new item end the search"
 
 
+def test_a_space_of_few_points_is_searched_without_a_limit_on_candidates(tmp_path: Path) -> None:
+    """Four workers and three points: most candidates wait for the result of an equal one."""
+
+    class Few:
+        population = 4
+
+        def __init__(self) -> None:
+            self.proposed, self.told = 0, list[int]()
+
+        def propose(self, surrogate: Surrogate | None = None) -> Vector:
+            self.proposed += 1
+            assert self.proposed < 1000, "proposals do not end"
+            return np.array([0.9, 0.1 + 0.2 * (self.proposed % 3)])
+
+        def learn(self, number: int, loss: float) -> None:
+            self.told.append(number)
+
+        def centre(self) -> None:
+            return None
+
+    few, run = Few(), Run(tmp_path / "trials.jsonl", UnequalPool(4))
+    run.search(None, items=10**6, optimizer=few)
+    assert sorted(few.told) == list(range(1, few.proposed + 1))
+    assert run.spent == 3 * CHUNKS * ITEMS
+    again = Run(run.path)
+    again.search(None, items=10**6, optimizer=Few())
+    assert again.pool.jobs == [] and again.generations == run.generations
+
+
 def test_a_budget_of_items_ends_the_search(tmp_path: Path) -> None:
     run = Run(tmp_path / "trials.jsonl", UnequalPool(4))
     run.search(None, items=1000)
