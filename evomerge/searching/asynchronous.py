@@ -121,6 +121,7 @@ class AsynchronousSearch:
         self._budget_is_spent = True
         self._asked -= 1
         del self._active[entrant.number]
+        self._race.withdraw(entrant)
         self._remaining.count(-1, {})
 
     def _complete(self, job: Job) -> None:
@@ -138,7 +139,6 @@ class AsynchronousSearch:
 
         The race decides after the last chunk only, as it has decided after those before when they arrived.
         """
-        self._evaluator.evaluated.add(entrant.key)
         seen = self._evaluator.scored_chunks(entrant.key, entrant.chunks)
         if self._evaluator.error_on(entrant.key, entrant.chunks[: seen + 1]) is not None:
             self._record(entrant, seen + 1)
@@ -157,6 +157,7 @@ class AsynchronousSearch:
 
     def _learn(self, entrant: Entrant, learnt: Learnt) -> None:
         del self._active[entrant.number]
+        self._evaluator.evaluated.add(entrant.key)
         chunks, is_whole = entrant.chunks[: learnt.chunks], learnt.score is None
         entrant.seen = learnt.chunks
         fitness = self._fitness(entrant, learnt)
