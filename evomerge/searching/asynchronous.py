@@ -1,7 +1,8 @@
 """The asynchronous search: a candidate is proposed whenever a worker is free, and its result is learnt at once.
 
 The order in which results arrive depends on the machines, so the ledger records it: one line for each result that the
-optimizer has learnt. A repeated command repeats these calls, and so reaches the same state, before it continues.
+optimizer has learnt. A repeated command repeats these calls, and so brings the optimizer to the same state, before it
+continues. The race decides again about candidates that were in work, with the scores that the ledger has by then.
 """
 
 from collections.abc import Sequence
