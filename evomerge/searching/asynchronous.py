@@ -1,7 +1,8 @@
 """The asynchronous search: a candidate is proposed whenever a worker is free, and its result is learnt at once.
 
 The order in which results arrive depends on the machines, so the ledger records it: one line for each result that the
-optimizer has learnt. A repeated command repeats these calls, and so reaches the same state, before it continues.
+optimizer has learnt. A repeated command repeats these calls, and so brings the optimizer to the same state, before it
+continues. The race decides again about candidates that were in work, with the scores that the ledger has by then.
 """
 
 from collections.abc import Sequence
@@ -75,12 +76,18 @@ class AsynchronousSearch:
             self._learn(entrant, learnt)
 
     def _supply(self) -> bool:
-        """Propose candidates until one needs a job; False if none may be proposed now."""
-        while (entrant := self._next()) is not None:
+        """Propose candidates until one needs a job; False if none may be proposed before the next result.
+
+        In a small space many candidates need no job, because workers are scoring their recipe already. After a
+        population of them, the next result comes first; otherwise the proposals would not end.
+        """
+        waiting = 0
+        while waiting < self._optimizer.population and (entrant := self._next()) is not None:
             self._advance(entrant)  # as far as the ledger has its scores
             self._put()
             if self._queue.waiting():
                 return True
+            waiting += entrant.number in self._active
         self._is_dry = True
         self._put()
         return False
@@ -115,6 +122,7 @@ class AsynchronousSearch:
         self._budget_is_spent = True
         self._asked -= 1
         del self._active[entrant.number]
+        self._race.withdraw(entrant)
         self._remaining.count(-1, {})
 
     def _complete(self, job: Job) -> None:
@@ -132,7 +140,6 @@ class AsynchronousSearch:
 
         The race decides after the last chunk only, as it has decided after those before when they arrived.
         """
-        self._evaluator.evaluated.add(entrant.key)
         seen = self._evaluator.scored_chunks(entrant.key, entrant.chunks)
         if self._evaluator.error_on(entrant.key, entrant.chunks[: seen + 1]) is not None:
             self._record(entrant, seen + 1)
@@ -151,6 +158,7 @@ class AsynchronousSearch:
 
     def _learn(self, entrant: Entrant, learnt: Learnt) -> None:
         del self._active[entrant.number]
+        self._evaluator.evaluated.add(entrant.key)
         chunks, is_whole = entrant.chunks[: learnt.chunks], learnt.score is None
         entrant.seen = learnt.chunks
         fitness = self._fitness(entrant, learnt)

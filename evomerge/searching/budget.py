@@ -127,17 +127,19 @@ class RemainingBudget:
     def begins_in_time(self, generation: int, candidates: Sequence[Candidate], in_work: int = 0) -> bool:
         """Whether there is time for these candidates, which follow number `generation`, and for finalise after them.
 
-        So many candidates are `in_work` in an asynchronous search, at the mean cost of a candidate.
+        So many candidates are `in_work` in an asynchronous search, these included, at the mean cost of those that have
+        a result.
 
         The assumed cost is that of the costliest recent generation, and at least one slice, that of the leader. The
-        first generation may cost a slice for each candidate. A generation whose candidates were all begun before is
-        finished.
+        first generation, or as many results, may cost a slice for each candidate. A generation whose candidates were
+        all begun before is finished.
         """
         if self._budget.hours is None or all(map(self._evaluator.is_begun, candidates)):
             return True
         slice_items = len(self._evaluator.plan.items("search"))
-        cost = max(slice_items, *self._costs[-RECENT:]) if self._costs else slice_items * len(candidates)
-        cost = max(cost, math.ceil(in_work * self._item_total / max(1, self._candidates)))
+        first = slice_items * max(len(candidates), in_work)
+        cost = max(slice_items, *self._costs[-RECENT:]) if self._costs else first
+        cost = max(cost, math.ceil(in_work * self._item_total / max(1, len(self._items))))
         return self._in_time(
             generation, cost, self._evaluator.seconds_per_item or self._evaluator.recorded_seconds_per_item
         )

@@ -62,7 +62,8 @@ class OpenRace:
     def enter(self, number: int, candidate: Candidate, population: int) -> Entrant:
         """Add a candidate; candidates are added in the order of their numbers."""
         if number > self._block_end:
-            self._block, self._block_end = self._block + 1, number - 1 + BLOCK * population
+            ended, self._block, self._block_end = self._block, self._block + 1, number - 1 + BLOCK * population
+            self._forget_if_over(ended)
             self._chunks = self._order.generation_chunks(self._block)
         entrant = Entrant(number, candidate, self._block, self._chunks)
         self._peers.setdefault(self._block, []).append(entrant)
@@ -72,15 +73,24 @@ class OpenRace:
     def leave(self, entrant: Entrant, score: float, is_complete: bool, population: int) -> None:
         """Record the result of a candidate, NaN for a failure."""
         self._inside[entrant.block] -= 1
-        if not self._inside[entrant.block] and entrant.block != self._block:
-            del self._peers[entrant.block], self._inside[entrant.block]
-            for seen in range(1, len(entrant.chunks)):
-                self._known_strata.pop((entrant.block, seen), None)
+        self._forget_if_over(entrant.block)
         if math.isnan(score):
             return
         self._recent = [*self._recent, score][-population:]
         if is_complete:
             self._complete.append((entrant, score))
+
+    def withdraw(self, entrant: Entrant) -> None:
+        """Remove a candidate that is not scored."""
+        self._peers[entrant.block].remove(entrant)
+        self._inside[entrant.block] -= 1
+        self._forget_if_over(entrant.block)
+
+    def _forget_if_over(self, block: int) -> None:
+        """Forget a block that no candidate enters any more, once all of its candidates have a result."""
+        if block != self._block and self._inside.get(block) == 0:
+            del self._peers[block], self._inside[block]
+            self._known_strata = {place: strata for place, strata in self._known_strata.items() if place[0] != block}
 
     def estimate_if_stopped(self, entrant: Entrant, seen: int) -> float | None:
         """The estimated score of a candidate that stops after its first `seen` chunks; None if it continues."""

@@ -17,9 +17,12 @@ from evomerge.scoring.protocol import SLICES, Chunk, Plan
 from evomerge.searching.budget import BudgetConfig, RemainingBudget
 from evomerge.searching.deadline import Deadline
 from evomerge.searching.evaluator import Evaluator
+from evomerge.searching.item_order import ItemOrder
 from evomerge.searching.leaderboard import Leaderboard
 from evomerge.searching.loop import ledger_header, search
+from evomerge.searching.open_race import OpenRace
 from evomerge.searching.race import RaceConfig
+from evomerge.searching.stages import Candidate
 from evomerge.workers.jobs import Job, Outcome
 from evomerge.workers.pools import DemandQueue, JobQueue
 from tests.toys import BEST, ToyPool, ToyScorer, cube, toy_baselines, toy_space, weights
@@ -126,7 +129,7 @@ class Run:
         finally:
             ledger.close()
         assert len(self.pool.paid()) == len(set(self.pool.paid())), "nothing is paid twice"
-        self.spent = remaining.spent
+        self.spent, self.evaluated = remaining.spent, evaluator.evaluated
         return board
 
 
@@ -155,6 +158,7 @@ def test_a_repeated_search_pays_nothing_and_ends_the_same(tmp_path: Path, name: 
     assert again.pool.jobs == [] and again.generations == run.generations and run.path.read_bytes() == before
     assert len(board.candidates) == 40 or name == "grid"
     assert len(learnt(run.path)) == len(board.candidates)
+    assert again.evaluated == run.evaluated == {candidate.key for candidate in board.candidates.values()}
 
 
 @pytest.mark.parametrize("name", ABLE)
@@ -277,6 +281,35 @@ def test_the_same_recipe_in_flight_twice_is_paid_once(tmp_path: Path) -> None:
     assert len(learnt(unending.path)) == 21 * 4, "20 populations after the first without a new item end the search"
 
 
+def test_a_space_of_few_points_is_searched_without_a_limit_on_candidates(tmp_path: Path) -> None:
+    """Four workers and three points: most candidates wait for the result of an equal one."""
+
+    class Few:
+        population = 4
+
+        def __init__(self) -> None:
+            self.proposed, self.told = 0, list[int]()
+
+        def propose(self, surrogate: Surrogate | None = None) -> Vector:
+            self.proposed += 1
+            assert self.proposed < 1000, "proposals do not end"
+            return np.array([0.9, 0.1 + 0.2 * (self.proposed % 3)])
+
+        def learn(self, number: int, loss: float) -> None:
+            self.told.append(number)
+
+        def centre(self) -> None:
+            return None
+
+    few, run = Few(), Run(tmp_path / "trials.jsonl", UnequalPool(4))
+    run.search(None, items=10**6, optimizer=few)
+    assert sorted(few.told) == list(range(1, few.proposed + 1))
+    assert run.spent == 3 * CHUNKS * ITEMS
+    again = Run(run.path)
+    again.search(None, items=10**6, optimizer=Few())
+    assert again.pool.jobs == [] and again.generations == run.generations
+
+
 def test_a_budget_of_items_ends_the_search(tmp_path: Path) -> None:
     run = Run(tmp_path / "trials.jsonl", UnequalPool(4))
     run.search(None, items=1000)
@@ -300,6 +333,41 @@ def test_the_end_of_the_time_is_recorded_and_a_repeated_search_ends_there(tmp_pa
     again = Run(run.path)
     assert described(again.search(None, hours=100.0)) == described(board) and again.pool.jobs == []
     assert run.path.read_bytes() == before
+
+
+def test_time_is_kept_for_all_candidates_in_work(tmp_path: Path) -> None:
+    """A second an item, and slices of 48 items; each question is about another candidate, as a refusal is recorded."""
+
+    class Fixed(Deadline):
+        def left(self) -> float:
+            return 100.0
+
+    ledger = Ledger(tmp_path / "trials.jsonl", ledger_header(LongScorer(), {}))
+    evaluator = Evaluator(LongScorer(), UnequalPool(), ledger)
+    evaluator.scored_items, evaluator.scoring_seconds = 10, 10.0
+    remaining = RemainingBudget(BudgetConfig(hours=1.0), evaluator, ledger, deadline=Fixed(1.0))
+    candidate = [Candidate.of("1", toy_baselines()["base"])]
+    assert remaining.begins_in_time(1, candidate, in_work=2) and not remaining.begins_in_time(2, candidate, in_work=3)
+    remaining.record(9, {"a": 30, "b": 20})  # of nine candidates, two have a result: 25 items each
+    assert remaining.begins_in_time(3, candidate, in_work=4) and not remaining.begins_in_time(4, candidate, in_work=5)
+    ledger.close()
+
+
+def test_a_race_forgets_the_blocks_that_are_over(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "trials.jsonl", {})
+    ledger.close()
+    evaluator = Evaluator(LongScorer(), UnequalPool(), ledger)
+    race = OpenRace(evaluator, RACE, ItemOrder.as_drawn(evaluator.plan, rotating=True))
+    candidate = Candidate.of("1", toy_baselines()["base"])
+    for number in range(1, 14):  # one at a time, four to a block
+        race.leave(race.enter(number, candidate, 2), 0.5, True, 2)
+        assert len(race._peers) == len(race._inside) == 1
+    waiting = [race.enter(number, candidate, 2) for number in range(14, 19)]
+    assert len(race._peers) == 2
+    race.withdraw(waiting.pop())
+    for entrant in waiting:
+        race.leave(entrant, math.nan, False, 2)
+    assert len(race._peers) == len(race._inside) == 1 and not any(race._inside.values())
 
 
 def test_a_larger_budget_continues(tmp_path: Path) -> None:

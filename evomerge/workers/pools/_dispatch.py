@@ -66,10 +66,6 @@ class JobQueue:
         if job.key not in self._dropped:
             queue[job.key] = {job.chunk: job, **queue.get(job.key, {})}
 
-    def is_running(self, key: str, chunk: str) -> bool:
-        """Whether a worker has this job."""
-        return (key, chunk) in self._running
-
     def _queued(self, jobs: Iterable[Job]) -> Queue:
         queue: Queue = {}
         for job in jobs:

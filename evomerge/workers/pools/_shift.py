@@ -46,6 +46,10 @@ class Shift:
                 yield from self._outcomes()
 
     def _outcomes(self) -> Iterator[Outcome]:
+        """The final outcomes of the next answers; no worker gets another job before all of them are read.
+
+        An answer is about the job that its worker has, so a new job would take the blame for an old one's error.
+        """
         for answer in self._crew.wait():
             job = answer.member.job
             if answer.member.queue is not self._jobs or job is None:
@@ -53,7 +57,6 @@ class Shift:
             outcome = self._outcome(job, answer)
             if outcome is not None:
                 yield outcome
-            self._assign()
 
     def _is_running(self) -> bool:
         idle = self._crew.idle()

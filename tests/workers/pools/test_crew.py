@@ -219,6 +219,15 @@ def test_a_call_that_raises_is_a_failure_of_the_candidate() -> None:
     assert found["b", "search/0"] == "KeyError: 'x'"
 
 
+def test_of_two_answers_at_once_each_belongs_to_its_own_job() -> None:
+    """An error is not that of the job which its worker would get next."""
+    fleet = SimulatedFleet(lambda worker, job: CallError("ValueError: bad") if job.key == "b" else 1.0)
+    todo = jobs("a", "b", "c", "d", chunks=1)
+    found = run(fleet, todo)
+    assert found == {**scored(todo), ("b", "search/0"): "ValueError: bad"}
+    assert len(fleet.done_by["b", "search/0"]) == 2 and not fleet.killed
+
+
 def test_a_worker_that_joins_is_used() -> None:
     """One node has room from the start; a second one joins after a minute."""
     fleet = SimulatedFleet(nodes=lambda now: 1 if now < 60 else 2)
