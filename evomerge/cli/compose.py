@@ -121,6 +121,8 @@ def _one_line(what: str) -> Iterator[None]:
         raise ConfigError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error)) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{what} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except ValueError as error:  # an error of Hydra that is not one of its exceptions
         if "Config group override" not in str(error):
             raise

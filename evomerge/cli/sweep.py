@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,8 @@ OPTION = "--at-once"
 OUTPUT = "console.log"  # what a search would print on a terminal, in its folder
 STDIN_IS_PARENT = "EVOMERGE_STDIN_IS_PARENT"
 POLL, NEWS = 0.2, 60.0  # seconds between two looks at the processes, and between two lines about them
-GRACE = 60.0  # seconds for an interrupted search to end
+GRACE = 30.0  # seconds for an interrupted search to end
+PATIENCE = 20.0  # seconds until a search without its parent, which was interrupted, kills itself; nothing is lost
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def split_at_once(arguments: Sequence[str]) -> tuple[list[str], int]:
             break
     if given is None:
         return others, 1
-    if not given.isdigit() or not 1 <= int(given) <= 1000:
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", given):
         raise ConfigError(f"{OPTION} {given}: give the number of searches that run at a time")
     if not {"-m", "--multirun"}.intersection(others):
         raise ConfigError(f"{OPTION}: only a sweep has several searches; add -m")
@@ -102,6 +104,8 @@ def end_with_parent() -> None:
     def watch() -> None:
         os.read(0, 1)  # ends with the parent, however that ends
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(PATIENCE)  # a Ray that has died with the parent may keep the main thread for a minute
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
 

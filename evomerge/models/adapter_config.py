@@ -97,6 +97,10 @@ def _is_path(value: object) -> bool:
     return isinstance(value, str) and FilePath().allows(value)
 
 
+def _is_truth(value: object) -> bool:
+    return value is None or isinstance(value, bool)
+
+
 def _is_choice(value: object) -> bool:
     return _is_regex(value) if isinstance(value, str) else _is_names(value)
 
@@ -109,6 +113,9 @@ def _is_layers(value: object) -> bool:
 _SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "r": (_is_count, "a rank of 1 or more"),
     "lora_alpha": (_is_number, "a number"),
+    "use_rslora": (_is_truth, "true or false"),
+    "use_dora": (_is_truth, "true or false"),
+    "lora_bias": (_is_truth, "true or false"),
     "rank_pattern": (lambda value: value is None or _is_pattern(value, _is_count), "a map from names to ranks"),
     "alpha_pattern": (lambda value: value is None or _is_pattern(value, _is_number), "a map from names to numbers"),
     "target_modules": (lambda value: value is None or _is_choice(value), "a list of names, or a pattern"),

@@ -66,6 +66,7 @@ def test_the_option_is_taken_from_those_of_hydra(given: list[str], others: list[
         ["-m", "--at-once"],
         ["-m", "--at-once", "0"],
         ["-m", "--at-once=x"],
+        ["-m", "--at-once=²"],
         ["--at-once", "2"],
         ["-m", "--at-once=2", "--config-name=x"],
     ],

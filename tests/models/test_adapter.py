@@ -309,6 +309,13 @@ def test_a_missing_partner_is_named(plain: Path, letter: str) -> None:
     assert Q in message and f"lora_{letter}" in message
 
 
+@pytest.mark.parametrize("value", ["false", "true", 1])
+def test_a_truth_value_that_is_text_or_a_number_is_refused(plain: Path, value: object) -> None:
+    """Text is true in Python, so "false" would scale the adapter as rsLoRA."""
+    configure(plain, use_rslora=value)
+    assert "use_rslora" in refusal(plain) and "true or false" in refusal(plain)
+
+
 def test_a_rank_that_is_not_the_configured_one_is_refused(plain: Path) -> None:
     configure(plain, r=8)
     assert "ranks 4 and 4" in refusal(plain) and "8" in refusal(plain)
