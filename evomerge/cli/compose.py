@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from evomerge.cli.messages import complain
-from evomerge.cli.spelled_numbers import plain_override, refuse_changed_numbers
+from evomerge.cli.spelled_numbers import plain_override, refuse_changed_numbers, refuse_changed_override
 from evomerge.errors import ConfigError, EvomergeError
 from evomerge.experiment import prepare_run, read_config, read_file, read_preset, refuse_changed
 from evomerge.paths import EXPERIMENT, project_path, run_name
@@ -45,7 +45,7 @@ def for_each_job(overrides: Sequence[str], job: Job) -> int:
     def task(config: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            refuse_changed_numbers(HydraConfig.get().runtime.choices)
+            refuse_changed_numbers(HydraConfig.get().runtime.choices, job_overrides())
             settings = _plain(config)
             if isinstance(settings.get("experiment"), dict):  # a file of the group, placed at its own key
                 chosen = HydraConfig.get().runtime.choices["experiment"]
@@ -96,6 +96,7 @@ def experiment_of_file(path: Path, overrides: Sequence[str], out: Path | None) -
 def _check_overrides(overrides: Sequence[str]) -> None:
     """ConfigError for an argument that is neither an override nor one of Hydra's options; Hydra would print a page."""
     for text in overrides:
+        refuse_changed_override(text)
         option = text.partition("=")[0]
         if text.startswith("-") and option not in HYDRA_OPTIONS:
             raise ConfigError(f"{option}: unknown option; a key is written without dashes, as in +experiment=NAME")

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from evomerge.cli.compose import experiment_of_file
+from evomerge.cli.spelled_numbers import refuse_changed_override
 from evomerge.errors import ConfigError
 from tests.conftest import QUICKSTART, ROOT, SMALL, Command, evomerge
 from tests.lmc_files import write_lmc_files
@@ -167,3 +168,45 @@ def test_a_small_number_without_a_point_is_a_number(tmp_path: Path) -> None:
     path.write_text("base: a/b\nexperts: {c: a/c}\nscorer: {tasks: [x]}\nfinalise: {radius: 1e-2}\n")
     config, _ = experiment_of_file(path, ["budget.hours=5e-1"], tmp_path / "run")
     assert config["finalise"]["radius"] == 0.01 and config["budget"]["hours"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("seed: 017", "017: write the number in decimal digits"),
+        ("race: {margin: 1e-400}", "1e-400"),
+        ("seed: 3\nseed: 4", "seed"),
+        ("seed: !!int 3", "line 2"),
+    ],
+)
+def test_a_file_that_the_defaults_of_another_name_is_read_too(
+    base: str, said: str, tmp_path: Path, command: Command
+) -> None:
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "basis.yaml").write_text(f"# @package _global_\n{base}\n")
+    (folder / "derived.yaml").write_text("# @package _global_\ndefaults: [quickstart, basis, _self_]\n")
+    for chosen in ("+experiment=derived", "+experiment=[quickstart,basis]"):
+        line = command("check", chosen, "name=x").refused(2)
+        assert "basis.yaml" in line and said in line
+
+
+@pytest.mark.parametrize(
+    "text", ["seed=1_000", "budget={evaluations: 1_0}", "race.margin=1e-400", "budget.hours=1e400"]
+)
+def test_an_override_that_hydra_would_change_is_refused(text: str, command: Command) -> None:
+    assert "write the number in decimal digits" in command("check", "+experiment=quickstart", text).refused(2)
+
+
+@pytest.mark.parametrize(
+    "text", ["name=v1_0", "name='1_000'", "race.margin=0.0", "race.margin=1e-3", "init=[runs/1_0]"]
+)
+def test_an_override_with_digits_of_another_kind_is_not(text: str) -> None:
+    refuse_changed_override(text)
+
+
+def test_a_file_in_another_encoding_is_one_line(tmp_path: Path, command: Command) -> None:
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "latin.yaml").write_bytes("# @package _global_\nname: café\n".encode("latin-1"))
+    assert "not UTF-8" in command("check", "+experiment=latin").refused(2)
