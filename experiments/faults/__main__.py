@@ -19,8 +19,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 from evomerge.environment import machine, versions
 from experiments.faults.steps import STEPS, Step, chosen
 from experiments.faults.table import Measured, Row, added, merged, page, read, write
@@ -80,12 +78,15 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if options.add:
         return 0 if keep(added(map(read, options.add)), options.out) else 1
-    torch.set_num_threads(1)  # children are forked
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(Path(folder) / "trial", options.kills, options.seed)
         return 0 if run(chosen([name for name in options.rows.split(",") if name]), trials, options.out) else 1
 
 
 if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = "1"
+    # One thread by the environment, before torch is imported: after torch.set_num_threads, a thread of a forked child
+    # would ask for the parent's thread pool.
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        os.environ["OMP_NUM_THREADS"] = "1"
+        os.execv(sys.executable, [sys.executable, "-m", "experiments.faults", *sys.argv[1:]])
     sys.exit(main())

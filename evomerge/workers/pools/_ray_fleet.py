@@ -225,9 +225,13 @@ class RayFleet:
         return self._sharing.others() > 0
 
     def leave(self) -> None:
-        """Tell the other searches on the cluster that this one has ended."""
+        """Tell the other searches on the cluster that this one has ended.
+
+        A head that cannot be reached is not asked: Ray would wait a minute for it, and then end this process.
+        """
         with contextlib.suppress(Exception):  # of Ray, which may have died
-            self._sharing.leave()
+            if self._silent_since is None and self._head_answers():
+                self._sharing.leave()
 
     @property
     def _is_local(self) -> bool:
