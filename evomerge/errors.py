@@ -4,6 +4,7 @@ EvomergeError
 ├── ConfigError      an invalid key, value or command: exit code 2
 │   └── UsageError   an unknown command
 ├── ExpertError      a checkpoint, adapter or tensor that does not fit the base
+│   └── SeveralExpertsError   a line for each model
 ├── RulesError       models or a budget that break a rule of the contest
 ├── TaskError        a task, a metric or a slice that cannot be scored
 ├── CandidateError   one recipe that cannot be merged or scored: a failed trial; the search continues
@@ -57,7 +58,11 @@ class ConfigError(EvomergeError):
 
 
 class ExpertError(EvomergeError):
-    """Checkpoints, adapters or tensors that do not fit the base: a line for each model."""
+    """A checkpoint, an adapter or a tensor that does not fit the base."""
+
+
+class SeveralExpertsError(ExpertError):
+    """What is wrong with each of several models: a line for each, made of texts without breaks."""
 
     lines = True
 

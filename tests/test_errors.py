@@ -8,7 +8,16 @@ import pytest
 from safetensors import SafetensorError
 
 from evomerge.atomic import write_atomically
-from evomerge.errors import MAX_LENGTH, REMEDIES, ConfigError, RulesError, RunError, remedy_for
+from evomerge.errors import (
+    MAX_LENGTH,
+    REMEDIES,
+    ConfigError,
+    ExpertError,
+    RulesError,
+    RunError,
+    SeveralExpertsError,
+    remedy_for,
+)
 from evomerge.export.staging import atomic_folder
 from evomerge.ledger.ledger import Ledger
 
@@ -71,3 +80,9 @@ def test_whatever_a_message_quotes_it_is_one_printable_line() -> None:
     assert message.startswith(r"seed: 'a b\x00\ud800\u200b' xxx") and message.isprintable()
     assert len(message) <= MAX_LENGTH
     assert str(RulesError("one line\nand another")) == "one line\nand another"
+
+
+def test_a_line_for_each_expert_and_no_more_lines() -> None:
+    """A name with a break does not make a line of its own."""
+    assert str(ExpertError("a\nb")) == "a b"
+    assert str(SeveralExpertsError("first\nsecond")).splitlines() == ["first", "second"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evomerge.errors import ConfigError, ExpertError
+from evomerge.errors import ConfigError, ExpertError, SeveralExpertsError
 from evomerge.kernels import Factors, Update
 from evomerge.models.adapter import Adapter, is_adapter
 from evomerge.models.adapter_expert import AdapterExpert
@@ -252,8 +252,8 @@ def _sum(weight: Tensor, update: Factors | None) -> Tensor:
 
 def _raise_problems(lines: Iterable[str]) -> None:
     """ExpertError with all lines, one for each expert that does not fit, if there are any."""
-    if message := "\n".join(lines):
-        raise ExpertError(message)
+    if message := "\n".join(str(ExpertError(line)) for line in lines):
+        raise SeveralExpertsError(message)
 
 
 def _other_architectures(base: ModelRef, experts: Iterable[ModelRef]) -> Iterator[str]:
