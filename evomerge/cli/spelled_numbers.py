@@ -40,7 +40,9 @@ def refuse_changed_override(text: str) -> None:
     """ConfigError for an override whose unquoted value has a number that Hydra would change: 1_000, 1e-400."""
     key, _, value = text.partition("=")
     for number in NUMBER.findall(QUOTED.sub("", value)):
-        if "_" in number or (float(number) in (0.0, math.inf, -math.inf) and re.search("[1-9]", number.split("e")[0])):
+        if "_" in number or (
+            float(number) in (0.0, math.inf, -math.inf) and re.search("[1-9]", re.split("[eE]", number)[0])
+        ):
             raise ConfigError(f"{key}: {number}: write the number in decimal digits, or a text in quotes")
 
 
@@ -60,7 +62,7 @@ def _defaults_of(path: Path, values: Any, conf: Path) -> Iterator[Path]:
     entries = values.get("defaults") if isinstance(values, Mapping) else None
     for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, str) and entry != "_self_":
-            yield (conf / entry.lstrip("/") if entry.startswith("/") else path.parent / entry).with_suffix(".yaml")
+            yield (conf if entry.startswith("/") else path.parent) / f"{entry.lstrip('/')}.yaml"
 
 
 def plain_override(text: str) -> str:

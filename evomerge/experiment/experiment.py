@@ -53,7 +53,6 @@ from evomerge.space import (
     load_baseline_recipe,
     mandatory_baselines,
     random_direction_recipe,
-    recorded_used_items,
     textbook_recipe,
 )
 from evomerge.workers import WorkerSpec, pools
@@ -222,8 +221,7 @@ class Experiment:
     @cached_property
     def used_items(self) -> frozenset[str]:
         """The items by which the runs of `init` were chosen, as the ledger has recorded them if the run has begun."""
-        recorded = recorded_used_items(self._folder) if self._folder else None
-        return frozenset(items_used_by(self.config.init) if recorded is None else recorded)
+        return frozenset(self.begun.get("used", ()) if self.begun else items_used_by(self.config.init))
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

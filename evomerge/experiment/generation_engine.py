@@ -77,8 +77,10 @@ def _why_not(experiment: "Experiment") -> str | None:
 
 
 def _unknown_settings(experiment: "Experiment") -> str | None:
-    folder, (reader, requests) = experiment.family.base.folder, _reader(experiment)
-    is_there = (folder / "generation_config.json").is_file()
-    defaults = GenerationConfig.from_pretrained(folder) if is_there else GenerationConfig()
+    path, (reader, requests) = experiment.family.base.folder / "generation_config.json", _reader(experiment)
+    try:
+        defaults = GenerationConfig.from_pretrained(path.parent) if path.is_file() else GenerationConfig()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a generation configuration ({error}); download it again") from None
     unknown = {name for options in reader.options(requests) for name in unsupported_settings(options, defaults)}
     return f"vLLM has no {', '.join(sorted(unknown))} (gen_kwargs, generation_config.json)" if unknown else None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from evomerge.space.method_config import read_methods, read_textbook
     from evomerge.space.search_space import SearchSpace
     from evomerge.space.space import Space
-    from evomerge.space.used_items import items_used_by, recorded_used_items
+    from evomerge.space.used_items import items_used_by
     from evomerge.space.warm_start import initial_points
 else:
     __getattr__ = on_demand(__name__, __file__)
@@ -48,7 +48,6 @@ __all__ = [
     "read_flow",
     "read_methods",
     "read_textbook",
-    "recorded_used_items",
     "refuse_unknown_genes",
     "textbook_recipe",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError, RunError
-from evomerge.ledger import begun_header, read_trials
+from evomerge.ledger import read_trials
 from evomerge.paths import LEDGER
 from evomerge.recipes import load_recipe, original_recipe
 from evomerge.schema import prefix_errors
@@ -34,12 +34,6 @@ def items_used_by(paths: Sequence[str]) -> set[str]:
         except (RunError, KeyError, TypeError) as error:
             raise ConfigError(f"init {path}: not a run that has scored anything ({error}); give its folder") from None
     return found
-
-
-def recorded_used_items(folder: Path) -> list[str] | None:
-    """The used items that a run began with: none for a run of an older version; None for a run without a ledger."""
-    header = begun_header(folder)
-    return list(header.get("used", [])) if header else None
 
 
 def _run_folder(path: Path) -> Path | None:

@@ -43,11 +43,10 @@ class ServedGenerator:
         options: dict[str, Any] = {"max_length": max_length, "trust_remote_code": trust_remote_code}
         self._generator = VLLMGenerator(model, tokenizer, base.folder, shapes, plan, **options)
         self._tensors = FixedTensors(self._generator.places)
-        self._materializer, self._recipe, self._loaded_key = materializer, None, None
+        self._materializer = materializer
+        self._recipe: Recipe | None = None  # that answers are wanted of
+        self._loaded_key: str | None = None  # of the recipe whose weights the engine has
         log.info("vLLM is ready after %.0f s", time.monotonic() - start)
-
-    _recipe: Recipe | None
-    _loaded_key: str | None
 
     def choose(self, recipe: Recipe) -> None:
         """Generate with this candidate from now on; it is written with the next request."""

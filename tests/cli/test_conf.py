@@ -184,11 +184,11 @@ def test_a_file_that_the_defaults_of_another_name_is_read_too(
 ) -> None:
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
-    (folder / "basis.yaml").write_text(f"# @package _global_\n{base}\n")
-    (folder / "derived.yaml").write_text("# @package _global_\ndefaults: [quickstart, basis, _self_]\n")
-    for chosen in ("+experiment=derived", "+experiment=[quickstart,basis]"):
+    (folder / "basis.v1.yaml").write_text(f"# @package _global_\n{base}\n")
+    (folder / "derived.yaml").write_text("# @package _global_\ndefaults: [quickstart, basis.v1, _self_]\n")
+    for chosen in ("+experiment=derived", "+experiment=[quickstart,basis.v1]"):
         line = command("check", chosen, "name=x").refused(2)
-        assert "basis.yaml" in line and said in line
+        assert "basis.v1.yaml" in line and said in line
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ from rich.console import Console
 from evomerge.experiment import Result
 from evomerge.experiment.replay import open_run
 from evomerge.experiment.submission_step import recorded_submission
+from evomerge.ledger.reading import begun_header
 from evomerge.parsing import dump_yaml, parse_json, parse_yaml
 from evomerge.report import compare_runs, write_report
 from evomerge.report.runs import RunComparison
-from evomerge.space.used_items import items_used_by, recorded_used_items
+from evomerge.space.used_items import items_used_by
 from evomerge.space.warm_start import _recipes
 from evomerge.submission.finished_run import FinishedRun
 from tests.fuzz.budget import inputs
@@ -77,7 +78,7 @@ def read_all() -> None:
     if run is not REFUSED:
         outcome("run of a submission", lambda: (run.gpu_bytes, run.model))
     outcome("submission", lambda: recorded_submission(RUN))
-    outcome("used items", lambda: (items_used_by([str(RUN)]), recorded_used_items(RUN)))
+    outcome("used items", lambda: (items_used_by([str(RUN)]), begun_header(RUN)))
     outcome("recipes of a run", lambda: list(_recipes(RUN)))
     outcome("replay", lambda: open_run(RUN))
     after = files_of(Path())

@@ -7,9 +7,10 @@ import pytest
 
 from evomerge.errors import ConfigError
 from evomerge.ledger.ledger import Ledger
+from evomerge.ledger.reading import begun_header
 from evomerge.recipes import dump_recipe
 from evomerge.recipes.document import to_document
-from evomerge.space.used_items import items_used_by, recorded_used_items
+from evomerge.space.used_items import items_used_by
 from tests.toys import toy_baselines
 
 RECIPE = toy_baselines()["left"]
@@ -33,8 +34,8 @@ def test_a_run_has_used_what_it_searched_and_selected_on_and_what_it_began_with(
     path = run(tmp_path / "a", "a", used=["b/search", "hash of b"], contents=contents("a"))
     assert items_used_by([path]) == {"a/search", "a/select", "hash of a", "b/search", "hash of b"}
     assert items_used_by([]) == set()
-    assert recorded_used_items(tmp_path / "a") == ["b/search", "hash of b"]
-    assert recorded_used_items(tmp_path) is None
+    assert begun_header(tmp_path / "a")["used"] == ["b/search", "hash of b"]
+    assert begun_header(tmp_path) == {}
 
 
 def test_a_run_of_an_older_version_is_followed_to_its_origins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -44,7 +45,6 @@ def test_a_run_of_an_older_version_is_followed_to_its_origins(tmp_path: Path, ca
     assert items_used_by([second]) == {f"{task}/{name}" for task in "abc" for name in ("search", "select")}
     assert sum("recognised by id only" in line for line in caplog.messages) == 3
     assert sum("gone: cannot be read any more" in line for line in caplog.messages) == 1
-    assert recorded_used_items(Path(second)) == []
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "front/1.yaml"])

@@ -45,14 +45,7 @@ class VLLMGenerator(RequestReader):
     ) -> None:
         super().__init__(model.config, tokenizer, max_length)
         self._model, self._specials = model, _special_ids(tokenizer)
-        self._engine = _load_engine(
-            folder,
-            dtype=str(model.dtype).removeprefix("torch."),
-            max_model_len=plan.longest,
-            kv_cache_memory_bytes=plan.cache_bytes,
-            gpu_memory_utilization=_share_of_gpu(plan),
-            trust_remote_code=trust_remote_code,
-        )
+        self._engine = _load_engine(folder, str(model.dtype).removeprefix("torch."), plan, trust_remote_code)
         self._live = self._engine.apply_model(lambda engine_model: engine_model)[0]
         self.places: dict[str, RecordedPlace] = record_places(self._live, self._live.load_weights, shapes)
 
@@ -118,7 +111,7 @@ def _special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return {text: token for text, token in tokenizer.get_vocab().items() if token in special}
 
 
-def _load_engine(folder: Path, **options: Any) -> Any:
+def _load_engine(folder: Path, dtype: str, plan: ServingPlan, trust_remote_code: bool) -> Any:
     """vLLM's `LLM` in this process; ConfigError with the first line of what it says where it cannot be made."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # its parameters must be in this process
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -134,10 +127,14 @@ def _load_engine(folder: Path, **options: Any) -> Any:
             tokenizer=str(folder),
             seed=0,
             max_num_seqs=ROWS,
-            max_num_batched_tokens=max(BATCHED_TOKENS, options["max_model_len"]),
+            dtype=dtype,
+            max_model_len=plan.longest,
+            max_num_batched_tokens=max(BATCHED_TOKENS, plan.longest),
+            kv_cache_memory_bytes=plan.cache_bytes,
+            gpu_memory_utilization=_share_of_gpu(plan),
+            trust_remote_code=trust_remote_code,
             enforce_eager=on_cpu,
             disable_log_stats=True,
-            **options,
         )
     except Exception as error:  # vLLM and pydantic raise many kinds
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
