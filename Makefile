@@ -16,7 +16,7 @@ MERGEKIT_STAMP := $(MERGEKIT_VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-part test-all test-vllm test-bounds test-lowest test-newest parity architectures faults fuzz lint format clean
+.PHONY: help setup docs reference docs-links quickstart test test-part test-all test-vllm test-bounds test-lowest test-newest parity architectures faults fuzz lint format clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,15 @@ lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP) ## build the documentation as a site, build/site/docs/index.html; a broken link is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -b html . build/site
+
+reference: $(STAMP) ## write the pages of commands and configuration keys from the program
+	$(BIN)/python -m docs.reference
+
+docs-links: $(STAMP) ## ask for every external link of the documentation
+	$(BIN)/python -m sphinx -q -c docs -b linkcheck . build/links
+
 format: $(STAMP) ## fix what ruff can fix, then format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -71,7 +80,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): a few minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,plot]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs,plot]"
 	@touch $@
 
 # Made anew each time, since what is newest changes; the lowest versions are read from pyproject.toml.
@@ -81,7 +90,7 @@ test-lowest test-newest: test-%:
 	$(PYTHON) -m venv $(VENV)-$*
 	$(VENV)-$*/bin/python -m pip install --quiet $(TORCH)
 	$(PYTHON) tests/bounds.py $* > $(VENV)-$*/constraints.txt
-	$(VENV)-$*/bin/python -m pip install --quiet -c $(VENV)-$*/constraints.txt -e ".[dev,plot]"
+	$(VENV)-$*/bin/python -m pip install --quiet -c $(VENV)-$*/constraints.txt -e ".[dev,docs,plot]"
 	$(VENV)-$*/bin/$(PYTEST) -m "not slow and not parity"
 
 # mergekit is a rival, not a dependency (and LGPL): it gets an environment of its own and is only run as a program.

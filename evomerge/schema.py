@@ -186,7 +186,7 @@ def _section_problem(
             return line
     needed = (name for name in known if keywords[name].default is inspect.Parameter.empty)
     missing = next((name for name in needed if name not in section), None)
-    return missing and f"{_join_key(where, missing)}: missing; give {_description(keywords[missing].annotation)}"
+    return missing and f"{_join_key(where, missing)}: missing; give {describe_values(keywords[missing].annotation)}"
 
 
 def _problem(value: Any, hint: Any, where: str) -> str | None:
@@ -194,7 +194,7 @@ def _problem(value: Any, hint: Any, where: str) -> str | None:
     found = [_mismatch(value, choice, where) for choice in _alternatives(hint)]
     if None in found:
         return None
-    return next((line for line in found if line), f"{where}={as_yaml(value)}: give {_description(hint)}")
+    return next((line for line in found if line), f"{where}={as_yaml(value)}: give {describe_values(hint)}")
 
 
 def _mismatch(value: Any, hint: Any, where: str) -> str | None:
@@ -220,7 +220,7 @@ def _mapping_problem(section: Mapping[Any, Any], keys: Any, values: Any, where: 
         if not isinstance(key, str):
             return f"{where or 'configuration'}: the key {as_yaml(key)} is no text; write it in quotes"
         if _problem(key, keys, where):
-            return f"{where}: the key '{as_yaml(key)}' will not do; give {_description(keys)}"
+            return f"{where}: the key '{as_yaml(key)}' will not do; give {describe_values(keys)}"
     return _entries_problem(section.items(), values, where)
 
 
@@ -246,10 +246,10 @@ def _is_union(hint: Any) -> bool:
     return get_origin(hint) in (Union, UnionType)
 
 
-def _description(hint: Any) -> str:
-    """A description of an annotation for messages."""
+def describe_values(hint: Any) -> str:
+    """The values that an annotation allows, in words such as `a whole number at least 1 or null`."""
     if _is_union(hint):
-        return " or ".join(dict.fromkeys(map(_description, _alternatives(hint))))
+        return " or ".join(dict.fromkeys(map(describe_values, _alternatives(hint))))
     if get_origin(hint) is Annotated:
         kind = TYPE_NAMES[hint.__origin__]
         return next((str(constraint.describe(kind)) for constraint in hint.__metadata__), kind)

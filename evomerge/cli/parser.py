@@ -1,7 +1,7 @@
 """The one parser: every sub-command with a line for each of its arguments, and the function that runs it."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,12 +33,12 @@ class _Parser(argparse.ArgumentParser):
 
 def run_command(arguments: Sequence[str], console: Console) -> int:
     """Parse a command line and run its command; returns its exit code. ConfigError if the line cannot be parsed."""
-    parser, names = _parser()
+    parser, names = command_parsers()
     first, *rest = arguments or ("",)
     if first == "help":
         first, *rest = "--help", *rest
     elif first not in names and not commands.names_file(arguments) and _is_quick(arguments):
-        return commands.quick_search(_quick_parser().parse_args(arguments), console)
+        return commands.quick_search(quick_parser().parse_args(arguments), console)
     elif not first or (first.isidentifier() and first not in names):
         unknown = f"unknown command {first!r}{did_you_mean(first, names)}\n" if first else ""
         raise UsageError(unknown + parser.format_help().rstrip())
@@ -58,7 +58,8 @@ def _is_quick(arguments: Sequence[str]) -> bool:
     return bool(options.intersection(QUICK)) or (len(bare) == len(words) > 1)
 
 
-def _quick_parser() -> argparse.ArgumentParser:
+def quick_parser() -> argparse.ArgumentParser:
+    """The parser of a line that names models and tasks, and no command."""
     words = "Search for the best merge; everything that is not given is chosen."
     parser = _Parser("evomerge", description=words, allow_abbrev=False)
     _add_quick(parser)
@@ -66,8 +67,8 @@ def _quick_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
-    """The parser, and the names of its sub-commands."""
+def command_parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser of a whole line, and that of each sub-command by its name."""
     parser = _Parser(
         "evomerge",
         description="Search for the best merge of a base model and its fine-tuned experts, without training.",
@@ -86,7 +87,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     _add_submit(added.add_parser("submit", help="pack a run for the LLM Merging contest's starter kit"))
     _add_ledger(added.add_parser("ledger", help="check a run's ledger, and say what it holds"))
     _add_report(added.add_parser("report", help="write the HTML report of a run again; compare several runs"))
-    return parser, list(added.choices)
+    return parser, added.choices
 
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
