@@ -24,3 +24,5 @@ myst_enable_extensions = ["colon_fence"]
 default_role = "literal"  # docstrings write `code` as Markdown does
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
