@@ -18,5 +18,10 @@ def write_flip_texts(folder: Path, document: Mapping[str, Any], evaluator: Evalu
     winner = evaluator.item_scores(document["winner"]["key"], "holdout")
     flips = flipped_items(winner, evaluator.item_scores(keys[document["best_baseline"]], "holdout"))
     shown = [flip.item for won in (True, False) for flip in shown_flips(flips, won)]
-    texts = {item: scorer.show_item(item) for item in shown}
+    texts = {item: [_valid(line) for line in scorer.show_item(item)] for item in shown}
     write_atomically(folder / FLIPS, json.dumps(texts, indent=1) + "\n")
+
+
+def _valid(text: str) -> str:
+    """The text with a question mark for each half of a character, which JSON files of a run must not hold."""
+    return text.encode(errors="replace").decode()

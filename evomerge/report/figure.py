@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -32,18 +33,26 @@ class Figure:
     legend: Sequence[tuple[str, str, str]] = ()
     width: int = WIDTH
 
-    @property
+    @cached_property
     def spec(self) -> Spec:
         """The Vega-Lite specification, without width and colours."""
         found: Spec = self.chart.to_dict(validate=False)  # tests validate, which takes most of the time
         return {key: value for key, value in found.items() if key != "config"}
 
+    @property
+    def svg(self) -> str:
+        """The chart as light SVG; ids are unique on a page, and do not depend on charts drawn before."""
+        svg = to_svg(self.spec, self.width)
+        for place, old in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', svg))):
+            new = f"{self.name}-{place}"
+            svg = svg.replace(f'id="{old}"', f'id="{new}"').replace(f"url(#{old})", f"url(#{new})")
+        return svg
+
 
 def figure_html(figure: Figure) -> str:
     """The figure: still SVG for paper and for browsers without scripts, specification, legend, and table of values."""
-    spec = figure.spec
-    live = script_data({**spec, "width": "container"})
-    plot = f'<div class="still">{_distinct_ids(to_svg(spec, figure.width), figure.name)}</div><div class="live"></div>'
+    live = script_data({**figure.spec, "width": "container"})
+    plot = f'<div class="still">{figure.svg}</div><div class="live"></div>'
     more = len(figure.values.rows) > LONGEST_TABLE
     rows = Grid(figure.values.heads, figure.values.rows[:LONGEST_TABLE])
     summary = f"Values as a table{f', the first {LONGEST_TABLE} of {len(figure.values.rows)}' * more}"
@@ -68,13 +77,3 @@ def script_data(value: Any) -> str:
     """JSON for a script element, which no text inside can close."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _distinct_ids(svg: str, name: str) -> str:
-    """The SVG with ids that are unique on a page of several charts and do not depend on charts drawn before."""
-    numbers: dict[str, str] = {}
-    for old in re.findall(r'\bid="([^"]+)"', svg):
-        numbers.setdefault(old, f"{name}-{len(numbers)}")
-    for old, new in numbers.items():
-        svg = svg.replace(f'id="{old}"', f'id="{new}"').replace(f"url(#{old})", f"url(#{new})")
-    return svg

@@ -12,7 +12,7 @@ from evomerge.report.html import coefficient_figures
 from evomerge.report.record import Record, read_record
 from evomerge.report.search_chart import descent_figure, search_figure
 from evomerge.report.sensitivity_charts import sensitivity_figures
-from evomerge.report.vega import to_pdf, to_svg
+from evomerge.report.vega import to_pdf
 from evomerge.run_files import refuse_misfits
 
 
@@ -40,11 +40,10 @@ def run_figures(record: Record) -> Iterator[Figure]:
 
 def _save(figure: Figure, out: Path) -> list[Path]:
     paths = [out / f"{figure.name}.{kind}" for kind in ("svg", "pdf")]
-    spec = figure.spec
     try:
         out.mkdir(parents=True, exist_ok=True)
-        paths[0].write_text(to_svg(spec, figure.width), encoding="utf-8")
-        paths[1].write_bytes(to_pdf(spec, figure.width))
+        paths[0].write_text(figure.svg, encoding="utf-8")
+        paths[1].write_bytes(to_pdf(figure.spec, figure.width))
     except OSError as error:
         raise RunError(f"{out}: {error.strerror or error}; {remedy_for(error)} or choose another folder") from error
     return paths

@@ -46,5 +46,5 @@ def _item(record: Record, flip: Flip, baseline: str) -> str:
     lines = record.texts.get(flip.item)
     if lines is None:
         return details(summary, '<p class="note">The run has not kept the text of this item.</p>')
-    text = "\n".join(lines).encode(errors="replace").decode()
+    text = "\n".join(lines)
     return details(summary, f'<pre tabindex="0" role="region" aria-label="{escape(flip.item)}">{escape(text)}</pre>')

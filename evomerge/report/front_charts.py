@@ -35,7 +35,7 @@ KEYS = (
 LINE_KEYS = (
     ("expert", "─", "candidate"),
     ("baseline", "╍", "baseline"),
-    ("member", "─", "member of the front"),
+    ("member", "━", "member of the front"),
     ("winner", "━", "winner"),
 )
 TIPS = {"model": "model", "kind": "kind", "task": "task", "score": "score*"}

@@ -2,12 +2,14 @@
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
+from evomerge.paths import CONFIG, RECIPE
 from evomerge.report.budget_section import VARIABLE_COUNTS
 from evomerge.report.html_elements import details, fact_table, preformatted, section
 from evomerge.report.record import Record
@@ -20,11 +22,11 @@ NOTE = "Paths of the machine are shortened to their last two parts, after …/; 
 
 def reproduce_section(record: Record) -> str:
     """The commands, the recipe, the configuration and the facts that identify the run."""
-    result, folder = record.result, f"runs/{record.name}"
+    result, (folder, recipe_file, config_file) = record.result, _files(f"runs/{record.name}")
     commands = (
         f"# rebuild the winner, compare its fingerprint and its scores\nevomerge replay {folder}\n"
-        f"# write the merged model\nevomerge merge {folder}/recipe.yaml OUT_DIR\n"
-        f"# search again from the same configuration\nevomerge {folder}/config.yaml --out AGAIN_DIR"
+        f"# write the merged model\nevomerge merge {recipe_file} OUT_DIR\n"
+        f"# search again from the same configuration\nevomerge {config_file} --out AGAIN_DIR"
     )
     facts = {
         "base": shorten_paths(str(record.config["base"])),
@@ -41,6 +43,11 @@ def reproduce_section(record: Record) -> str:
         f"{details('Configuration', preformatted(config, 'config.yaml'))}<h3>Identity</h3>{fact_table(facts)}"
     )
     return section("How to reproduce it", NOTE, inner)
+
+
+def _files(folder: str) -> list[str]:
+    """The folder of a run, its recipe and its configuration as words of a shell."""
+    return [shlex.quote(path) for path in (folder, f"{folder}/{RECIPE}", f"{folder}/{CONFIG}")]
 
 
 def shorten_paths(text: str) -> str:

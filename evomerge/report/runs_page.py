@@ -46,16 +46,18 @@ def convergence_figure(runs: Mapping[str, RunSummary]) -> Figure:
     """The best score so far on search over the items that candidates were scored on, a line for each run."""
     layers, cells = [], []
     x, y = x_axis("items", ITEMS), y_axis("best", "best score on search")
-    colour = altair.Color(field="run", type="nominal", sort=list(runs), legend=_legend())
+    colour = altair.Color(field="run", type="nominal", sort=list(runs), title=None, legend=_legend())
     dashes = list(islice(cycle(DASHES), len(runs)))
-    dash = altair.StrokeDash(field="run", type="nominal", sort=list(runs), scale=altair.Scale(range=dashes))
+    patterns = altair.Scale(range=dashes)
+    dash = altair.StrokeDash(field="run", type="nominal", sort=list(runs), title=None, scale=patterns, legend=_legend())
     tips = tooltips({"run": "run", "items": "items", "best": "best so far*"})
     for name, run in runs.items():
         record = read_record(run.folder)
         with refuse_misfits(run.folder):
             rows = [{**row, "run": name} for row in best_rows(record)]
-        line = base(rows).mark_line(interpolate="step-after", strokeWidth=2, point={"size": 22, "filled": True})
-        layers.append(line.encode(x=x, y=y, color=colour, strokeDash=dash, tooltip=tips))
+        line = base(rows).mark_line(interpolate="step-after", strokeWidth=2)
+        layers.append(line.encode(x=x, y=y, color=colour, strokeDash=dash))
+        layers.append(base(rows).mark_point(size=70, opacity=0, filled=True).encode(x=x, y=y, tooltip=tips))
         last = rows[-1] if rows else {"items": 0}
         cells.append((name, str(last["items"]), format_score(record.best_so_far()[-1])))
     words = "; ".join(f"{name} {best} after {items} items" for name, items, best in cells)

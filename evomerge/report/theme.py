@@ -40,10 +40,12 @@ def vega_config(colours: Mapping[str, str], runs: list[str]) -> dict[str, Any]:
     """The Vega configuration for a set of colours; `runs` are the colours of runs in a comparison."""
     muted, rule = colours["muted"], colours["rule"]
     return {
+        "mark": {"aria": False},  # the element around a chart describes it
         "background": "transparent",
         "font": FONT,
         "view": {"stroke": None},
         "axis": {
+            "aria": False,
             "labelColor": muted,
             "titleColor": muted,
             "gridColor": rule,
@@ -54,7 +56,7 @@ def vega_config(colours: Mapping[str, str], runs: list[str]) -> dict[str, Any]:
             "titleFontWeight": "normal",
             "labelLimit": 130,
         },
-        "legend": {"labelColor": muted, "labelFontSize": 12, "labelFont": FONT},
+        "legend": {"aria": False, "labelColor": muted, "labelFontSize": 12, "labelFont": FONT},
         "text": {"fontSize": 12},
         "range": {"diverging": [colours["baseline"], colours["rule"], colours["winner"]], "category": runs},
         "style": {name: {"color": colour} for name, colour in colours.items()},
