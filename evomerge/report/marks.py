@@ -1,5 +1,6 @@
 """The parts that the charts share: rows as data, axes and tooltips."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import altair
@@ -10,8 +11,13 @@ SCORE = ".4f"
 
 
 def base(rows: Iterable[Row]) -> altair.Chart:
-    """A chart of these rows, still without a mark."""
-    return altair.Chart(altair.Data(values=[dict(row) for row in rows]))
+    """A chart of these rows, still without a mark; a number that is not finite is a missing value."""
+    values = [{name: None if _is_undefined(value) else value for name, value in row.items()} for row in rows]
+    return altair.Chart(altair.Data(values=values))
+
+
+def _is_undefined(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def layered(layers: Sequence[altair.Chart], height: int) -> altair.LayerChart:

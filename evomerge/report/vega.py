@@ -13,16 +13,18 @@ from evomerge.paths import cache_folder
 from evomerge.report.theme import LIGHT
 
 Spec = dict[str, Any]
+# A reader's font may be wider than the one that the still picture is laid out with.
+STILL = {**LIGHT, "padding": {"left": 18, "right": 8, "top": 5, "bottom": 5}}
 
 
 def to_svg(spec: Spec, width: int) -> str:
     """The chart as light SVG with a plot of `width` pixels."""
-    return vl_convert.vegalite_to_svg({**spec, "width": width}, vl_version=_version(), config=LIGHT)
+    return vl_convert.vegalite_to_svg({**spec, "width": width}, vl_version=_version(), config=STILL)
 
 
 def to_pdf(spec: Spec, width: int) -> bytes:
     """The chart as a light PDF page of its own size, with text as text."""
-    return vl_convert.vegalite_to_pdf({**spec, "width": width}, vl_version=_version(), config=LIGHT)
+    return vl_convert.vegalite_to_pdf({**spec, "width": width}, vl_version=_version(), config=STILL)
 
 
 @cache

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 CHROMIUM = os.environ.get("EVOMERGE_CHROMIUM") or shutil.which("chromium") or ""
 AXE = os.environ.get("EVOMERGE_AXE", "")
 WIDTHS, SCHEMES = (400, 800, 1400), {"dark": 0, "light": 1}
+CLEAN = {"tooltip": "", "overflow": 0, "violations": []}
 PAYLOAD = "<img src=x onerror=\"document.title='changed'\">"
 CHECK = """
 const ready = () => document.documentElement.classList.contains("ready");
@@ -34,8 +35,15 @@ const finish = (found) => {
 const wait = () => ready() ? check() : setTimeout(wait, 50);
 const check = () => {
   document.querySelectorAll("details").forEach((one) => { one.open = true; });
+  const mark = document.querySelector(".live .mark-line path, .live .mark-rect path");
+  for (const name of ["pointerover", "pointermove", "mouseover", "mousemove"]) {
+    const place = { bubbles: true, clientX: 40, clientY: 40 };
+    mark.dispatchEvent(name[0] === "p" ? new PointerEvent(name, place) : new MouseEvent(name, place));
+  }
+  const tooltip = document.querySelector("#vg-tooltip-element");
   const root = document.documentElement;
   axe.run(document, { resultTypes: ["violations"] }).then((result) => finish({
+    tooltip: tooltip ? tooltip.textContent : "",
     overflow: root.scrollWidth - root.clientWidth,
     violations: result.violations.map((one) => [one.id, one.nodes.map((node) => node.html.slice(0, 200))]),
   }));
@@ -100,10 +108,12 @@ def test_its_policy_lets_every_chart_be_drawn_and_nothing_else_run(run: Path) ->
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_it_fits_the_screen_and_axe_finds_nothing(run: Path, width: int, scheme: str) -> None:
-    assert checked(run / "report.html", width, scheme) == {"overflow": 0, "violations": []}
+    found = checked(run / "report.html", width, scheme)
+    assert {**found, "tooltip": ""} == CLEAN
+    assert "model" in found["tooltip"] and "0.6000" in found["tooltip"], "the values of the winner's bar"
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_page_of_several_runs_too(run: Path, tmp_path: Path, scheme: str) -> None:
     page = write_runs_page(compare_runs([run, run]), tmp_path / "runs.html")
-    assert checked(page, 400, scheme) == {"overflow": 0, "violations": []}
+    assert {**checked(page, 400, scheme), "tooltip": ""} == CLEAN
