@@ -80,7 +80,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): a few minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs,plot]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs]"
 	@touch $@
 
 # Made anew each time, since what is newest changes; the lowest versions are read from pyproject.toml.
@@ -90,7 +90,7 @@ test-lowest test-newest: test-%:
 	$(PYTHON) -m venv $(VENV)-$*
 	$(VENV)-$*/bin/python -m pip install --quiet $(TORCH)
 	$(PYTHON) tests/bounds.py $* > $(VENV)-$*/constraints.txt
-	$(VENV)-$*/bin/python -m pip install --quiet -c $(VENV)-$*/constraints.txt -e ".[dev,docs,plot]"
+	$(VENV)-$*/bin/python -m pip install --quiet -c $(VENV)-$*/constraints.txt -e ".[dev,docs]"
 	$(VENV)-$*/bin/$(PYTEST) -m "not slow and not parity"
 
 # mergekit is a rival, not a dependency (and LGPL): it gets an environment of its own and is only run as a program.

@@ -9,6 +9,7 @@ from evomerge.errors import ConfigError, RunError
 from evomerge.schema import as_yaml
 
 CONFIG, LEDGER, RECIPE, RESULT = "config.yaml", "trials.jsonl", "recipe.yaml", "result.json"
+FLIPS = "flips.json"  # the text of items that winner and best baseline answer differently
 EXPERIMENT = "experiment.yaml"  # what a quick search has chosen
 PACK = "submission.tar"  # what a run for a contest ends with
 

@@ -1,4 +1,4 @@
-"""Reads config.yaml and result.json of a run's folder, which people copy and edit; a RunError names the file."""
+"""Reads the YAML and JSON files of a run's folder, which people copy and edit; a RunError names the file."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 from evomerge.errors import ConfigError, RunError
 from evomerge.parsing import one_line, parse_json, parse_yaml
-from evomerge.paths import CONFIG, RESULT
+from evomerge.paths import CONFIG, FLIPS, RESULT
 from evomerge.schema import check_value
 
 Number = float | None
@@ -79,6 +79,18 @@ def read_result(folder: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise _damaged(folder / RESULT, str(error)) from None
     return result
+
+
+def read_item_texts(folder: Path) -> dict[str, list[str]]:
+    """Item → its text in lines, from a run's flips.json; empty for a run without the file."""
+    if not (folder / FLIPS).is_file():
+        return {}
+    texts = _read(folder / FLIPS, parse_json)
+    try:
+        check_value(texts, Mapping[str, Sequence[str]], "texts")
+    except ConfigError as error:
+        raise _damaged(folder / FLIPS, str(error)) from None
+    return texts
 
 
 @contextmanager

@@ -15,6 +15,8 @@ PACKAGE = ROOT / "evomerge"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each heavy library is one room's; the loop and the check of a configuration do without.
 LIBRARIES = {
+    "altair": {"report"},
+    "vl_convert": {"report"},
     "cma": {"optimizers"},
     "optuna": {"optimizers"},
     "ray": {"workers.pools"},
@@ -22,7 +24,7 @@ LIBRARIES = {
     "hydra": {"cli"},
     "omegaconf": {"cli"},
 }
-HEAVY = {"torch", "transformers", "peft", "lm_eval", "datasets", "scipy", "cma", "optuna", "ray"}
+HEAVY = {"torch", "transformers", "peft", "lm_eval", "datasets", "scipy", "altair", "cma", "optuna", "ray"}
 
 
 def table() -> list[str]:

@@ -261,15 +261,17 @@ def ledger(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def report(arguments: argparse.Namespace, console: Console) -> int:
-    """Write a run's report and figures, and print their paths; of several runs, print tables that compare them."""
+    """Write a run's report and figures, and print their paths; of several runs, print tables and write their page."""
     from evomerge.report import save_figures, write_report
 
     folder, *others = arguments.folders
     if others or not (folder / CONFIG).is_file():
         if arguments.figures:
             raise ConfigError("--figures: give the folder of one run")
-        _print_comparison(arguments.folders, console)
+        _print_comparison(arguments.folders, console, arguments.page)
         return 0
+    if arguments.page:
+        raise ConfigError("--page: give the folders of several runs; the page of one run is its report.html")
     refuse_unfinished(folder)
     report = write_report(folder)
     figures = save_figures(folder, arguments.figures) if arguments.figures else []
@@ -278,11 +280,13 @@ def report(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _print_comparison(folders: Sequence[Path], console: Console) -> None:
-    from evomerge.report import compare_runs
+def _print_comparison(folders: Sequence[Path], console: Console, page: Path | None = None) -> None:
+    from evomerge.report import compare_runs, write_runs_page
 
     comparison = compare_runs(folders)
     for table in comparison.tables():
         console.print(table)
     for line in comparison.warnings():
         print_line(console, line)
+    if page is not None:
+        print_line(console, str(write_runs_page(comparison, page)))

@@ -204,5 +204,8 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.description = "Write report.html of a finished run again; of several runs, print tables that compare them."
     words = "the folder of a finished run; or several, or a folder of runs, such as that of a sweep"
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUN_DIR", help=words)
-    parser.add_argument("--figures", type=Path, metavar="DIR", help="write its figures there as PNG and SVG, too")
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="write its figures there as SVG and PDF, too")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="of several runs: write an HTML page with charts, too"
+    )
     parser.set_defaults(run=commands.report)

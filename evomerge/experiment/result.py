@@ -80,7 +80,7 @@ class Result:
         return f"<p>{html.escape(str(self))}</p>{self.to_pandas().to_html(float_format='{:.3f}'.format)}"
 
     def save_figures(self, out: str | Path) -> list[Path]:
-        """Write the search curve and the holdout bars as PNG and SVG; ConfigError without matplotlib."""
+        """Write the charts of the report as SVG and PDF files, and return their paths."""
         from evomerge.report import save_figures
 
         return save_figures(self.folder, Path(out))

@@ -16,6 +16,7 @@ from evomerge.experiment.baseline_check import BaselineCheck
 from evomerge.experiment.best_recipe import BestRecipe
 from evomerge.experiment.chosen_experts import choose_experts
 from evomerge.experiment.experiment import Experiment, from_config
+from evomerge.experiment.flip_texts import write_flip_texts
 from evomerge.experiment.generation_engine import recorded_engine
 from evomerge.experiment.resume import fixed_part
 from evomerge.experiment.router_step import RouterStep
@@ -126,6 +127,7 @@ def _search(
     document |= {"shortened": _shortened(experiment, evaluator)}
     document |= _record(board, evaluator, ledger, fingerprint, remaining.spent)
     document["seconds"] |= _kept_and_earlier(deadline.kept, sum(ledger.elapsed.values()))
+    write_flip_texts(folder, document, evaluator, scorer)
     return document, board
 
 

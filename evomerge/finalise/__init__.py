@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from evomerge.finalise.config import FinaliseConfig
     from evomerge.finalise.finaliser import Finaliser
     from evomerge.finalise.findings import count_holdout_uses
+    from evomerge.finalise.flips import Flip, flipped_items, shown_flips
     from evomerge.finalise.recipe_writer import RecipeWriter
     from evomerge.finalise.statistics import PairedScores, bootstrap
     from evomerge.finalise.twins import describe_twins, same_weights
@@ -21,10 +22,13 @@ else:
 __all__ = [
     "FinaliseConfig",
     "Finaliser",
+    "Flip",
     "PairedScores",
     "RecipeWriter",
     "bootstrap",
     "count_holdout_uses",
     "describe_twins",
+    "flipped_items",
     "same_weights",
+    "shown_flips",
 ]

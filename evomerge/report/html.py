@@ -1,29 +1,31 @@
-"""report.html: a finished run on one page that needs no network, no other file and no script."""
+"""report.html: a finished run on one page that needs no network and no other file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from evomerge.atomic import write_atomically
-from evomerge.report.charts import heat_map, search_curve, task_bars
+from evomerge.report.budget_section import budget_section
+from evomerge.report.coefficient_charts import KEYS, gene_figures
 from evomerge.report.coefficients import Block, coefficient_blocks, constant_settings
-from evomerge.report.comparisons import answer_section, comparison_section, front_section
-from evomerge.report.descent_chart import loss_curve
-from evomerge.report.html_elements import details, fact_table, format_value, scrollable, section
+from evomerge.report.comparisons import answer_section, comparison_section
+from evomerge.report.figure import Figure, figure_html, legend_html
+from evomerge.report.flips_section import flips_section
+from evomerge.report.front_charts import front_section
+from evomerge.report.holdout_charts import task_figures
+from evomerge.report.html_elements import fact_table, format_value, scrollable, section
+from evomerge.report.page import page
 from evomerge.report.record import BEST_BASELINE, Record, is_missing, read_record
+from evomerge.report.reproduce_section import reproduce_section, shorten_paths
 from evomerge.report.screening_section import screening_section
+from evomerge.report.search_chart import descent_figure, search_figure
+from evomerge.report.sensitivity_charts import sensitivity_section
 from evomerge.report.table import alternative_rows, claim, format_length, format_score, notes, row_name
 from evomerge.run_files import refuse_misfits
 from evomerge.scoring import SLICES
 
 REPORT = "report.html"
-VARIABLE_SECTION = "moment"  # the id of the only section in which two runs of the same search may differ
-VARIABLE_COUNTS = ("items_scored", "items_scored_this_time")  # depend on interruptions of the run and on its workers
-# The browser enforces that the page loads nothing.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+FOOTER = "Made by evomerge from config.yaml, trials.jsonl, recipe.yaml and result.json of this run."
 
 
 def write_report(folder: Path) -> Path:
@@ -31,45 +33,31 @@ def write_report(folder: Path) -> Path:
     path = folder / REPORT
     record = read_record(folder)
     with refuse_misfits(folder):
-        text = page(record)
+        text = run_page(record)
     write_atomically(path, text)
     return path
 
 
-def page(record: Record) -> str:
-    """The HTML document."""
-    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    sections = (
+def run_page(record: Record) -> str:
+    """The HTML document of a run."""
+    sections: tuple[Callable[[Record], str], ...] = (
         _header,
         _result,
         comparison_section,
-        screening_section,
+        _tasks,
         answer_section,
+        screening_section,
         _descent,
         _search,
         front_section,
-        _tasks,
         _coefficients,
+        sensitivity_section,
+        flips_section,
+        _failures,
+        reproduce_section,
+        budget_section,
     )
-    body = "\n".join(part(record) for part in (*sections, _failures, _recipe, _provenance, _circumstances))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{escape(record.name)} · evomerge</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{body}
-<footer>Made by evomerge from config.yaml, trials.jsonl, recipe.yaml and result.json of this run.</footer>
-</main>
-</body>
-</html>
-"""
+    return page(record.name, "\n".join(filter(None, (part(record) for part in sections))), FOOTER)
 
 
 def _header(record: Record) -> str:
@@ -82,8 +70,8 @@ def _header(record: Record) -> str:
     return f"""<header>
 <p class="over">evomerge · {escape(record.recipe.method)} of {escape(experts)}</p>
 <h1>{escape(record.name)}</h1>
-<p class="claim {escape(result["verdict"])}">{escape(claim(result))}</p>
-{"".join(f"<p class='note'>{escape(line)}.</p>" for line in notes(result))}
+<p class="claim {escape(result["verdict"])}">{escape(shorten_paths(claim(result)))}</p>
+{"".join(f"<p class='note'>{escape(shorten_paths(line))}.</p>" for line in notes(result))}
 <dl class="tiles">{cells}</dl>
 </header>"""
 
@@ -91,7 +79,7 @@ def _header(record: Record) -> str:
 def _tiles(record: Record) -> tuple[tuple[str, str, str], ...]:
     """The key figures of the run: name, value and a note."""
     result, counts, interval = record.result, record.result["counts"], record.result["interval"]
-    baseline = next(row for row in record.baselines if row["label"] == result["best_baseline"])
+    baseline = record.best_baseline
     bounds = f"{interval['level']:.0%}: {interval['low']:+.4f} … {interval['high']:+.4f}"
     stopped = f"{counts['stopped_early']} stopped early, " if counts.get("stopped_early") else ""
     return (
@@ -142,58 +130,45 @@ def _score(column: Sequence[float | None], place: int, kind: str) -> str:
 def _descent(record: Record) -> str:
     if not record.descent:
         return ""
-    legend = (
-        '<span><i class="key "></i>items of a step</span><span><i class="key line"></i>mean of the last steps</span>'
-    )
-    figure = f"<figure>{scrollable(loss_curve(record.descent), 'loss curve')}<figcaption>{legend}</figcaption></figure>"
-    return section("Descent", "The mean loss of the items of each step, on the search slice. Lower is better.", figure)
+    note = "The mean loss of the items of each step, on the search slice. Lower is better."
+    return section("Descent", note, figure_html(descent_figure(record.descent)))
 
 
 def _search(record: Record) -> str:
-    keys = [("", "candidate"), ("line", "best so far"), ("winner", "winner, selected on select")]
-    keys += [("baseline", "best baseline on holdout")]
-    if any(not candidate.complete for candidate in record.candidates):
-        keys.append(("dropped", "stopped early: score estimated from the items scored"))
-    if record.failures():
-        keys.append(("failed", "failed"))
-    legend = "".join(f'<span><i class="key {kind}">{"×" * (kind == "failed")}</i>{name}</span>' for kind, name in keys)
-    figure = f"<figure>{scrollable(search_curve(record), 'search curve')}<figcaption>{legend}</figcaption></figure>"
-    return section("Search", "Scores on the search slice. The baselines are dashed.", figure)
+    note = (
+        "Scores on the search slice, over the items that candidates were scored on; those of the baselines are not "
+        "counted. A race stops candidates before they are scored on the whole slice."
+    )
+    return section("Search", note, figure_html(search_figure(record)))
 
 
 def _tasks(record: Record) -> str:
-    models = record.compared_models()
-    parts = [
-        f"<figure><h3>{escape(task)}</h3>{task_bars(task, models, f'task-{place}')}</figure>"
-        for place, task in enumerate(models[0].scores)
-    ]
-    note = "The winner, the best baseline and each expert, on items that neither search nor selection used."
-    return section("Holdout, task by task", note, f'<div class="multiples">{"".join(parts)}</div>')
+    parts = "".join(map(figure_html, task_figures(record)))
+    note = (
+        "The winner, the best baseline and each expert, on items that neither search nor selection used, with 95% "
+        "bootstrap intervals of each score. Intervals that overlap may still differ significantly: the test is paired."
+    )
+    return section("Holdout, task by task", note, f'<div class="multiples">{parts}</div>')
 
 
 def _coefficients(record: Record) -> str:
-    blocks = coefficient_blocks(record.recipe, record.result.get("layers"), record.config)
     parts = []
-    for place, gene in enumerate(dict.fromkeys(block.gene for block in blocks)):
-        gene_blocks = [block for block in blocks if block.gene == gene]
-        chart = scrollable(heat_map(gene, gene_blocks, f"gene-{place}"), f"heat map of {gene}")
-        tables = "".join(scrollable(_block_table(block), block.component) for block in gene_blocks)
-        parts += [f"<h3>{escape(gene)}</h3>{chart}", details("Values as a table", tables)]
+    for figures in coefficient_figures(record).values():
+        parts += [*map(figure_html, figures), legend_html(KEYS)]
     settings = constant_settings(record.recipe)
     if constants := ", ".join(f"{name} = {format_value(value)}" for name, value in settings.items()):
         parts.append(f'<p class="note">The same for every model and layer: {escape(constants)}.</p>')
-    return section("The winner’s coefficients", "The recipe's values for each model and layer.", "".join(parts))
+    note = "The recipe's values for each model and layer, in colours around 0. All charts of a gene have one scale."
+    return section("The winner’s coefficients", note, "".join(parts))
 
 
-def _block_table(block: Block) -> str:
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in (block.component, *block.columns))
-    rows = "".join(
-        f'<tr><th scope="row">{escape(owner)}</th>'
-        + "".join(f"<td>{'–' if value is None else f'{value:.4f}'}</td>" for value in values)
-        + "</tr>"
-        for owner, values in block.rows.items()
-    )
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+def coefficient_figures(record: Record) -> dict[str, list[Figure]]:
+    """Gene → its heat maps."""
+    blocks = coefficient_blocks(record.recipe, record.result.get("layers"), record.config)
+    by_gene: dict[str, list[Block]] = {}
+    for block in blocks:
+        by_gene.setdefault(block.gene, []).append(block)
+    return {gene: gene_figures(gene, found, f"gene-{i}") for i, (gene, found) in enumerate(by_gene.items())}
 
 
 def _failures(record: Record) -> str:
@@ -202,7 +177,7 @@ def _failures(record: Record) -> str:
         return ""
     reasons: dict[str, list[str]] = {}
     for number, reason in failed.items():
-        reasons.setdefault(reason, []).append(str(number))
+        reasons.setdefault(shorten_paths(reason), []).append(str(number))
     note = f"{len(failed)} of {len(record.candidates)} candidates could not be built or scored; they rank last."
     facts = {_list_candidates(numbers): reason for reason, numbers in reasons.items()}
     return section("Failures", note, fact_table(facts))
@@ -211,41 +186,3 @@ def _failures(record: Record) -> str:
 def _list_candidates(numbers: Sequence[str], limit: int = 10) -> str:
     more = f" and {len(numbers) - limit} more" if len(numbers) > limit else ""
     return f"candidate{'s' * (len(numbers) > 1)} {', '.join(numbers[:limit])}{more}"
-
-
-def _recipe(record: Record) -> str:
-    note = "The complete merge; build it with: evomerge merge recipe.yaml OUT_DIR"
-    return section("Recipe", note, f'<pre tabindex="0"><code>{escape(record.recipe_text)}</code></pre>')
-
-
-def _provenance(record: Record) -> str:
-    result = record.result
-    facts = {
-        "base": record.config["base"],
-        **{f"expert {label}": path for label, path in record.config["experts"].items()},
-        "winner": f"{result['winner']['label']}, key {result['winner']['key']}",
-        "fingerprint": result["fingerprint"],
-        **{name.replace("_", " "): value for name, value in result["counts"].items() if name not in VARIABLE_COUNTS},
-        "seed": record.config.get("seed"),
-    }
-    config = escape(yaml.safe_dump(dict(record.config), sort_keys=False))
-    inner = fact_table(facts) + details("Configuration", f'<pre tabindex="0"><code>{config}</code></pre>')
-    return section("How it was made", "", inner)
-
-
-def _seconds(seconds: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The times of a result, then those of each phase of its last command."""
-    yield from ((name, value) for name, value in seconds.items() if name != "phases")
-    yield from seconds.get("phases", {}).items()
-
-
-def _circumstances(record: Record) -> str:
-    result = record.result
-    facts = {
-        **{name.replace("_", " "): result["counts"][name] for name in VARIABLE_COUNTS},
-        **{f"seconds, {name.replace('_', ' ')}": value for name, value in _seconds(result["seconds"])},
-        **{name.replace("_", " "): format_value(value) for name, value in result["machine"].items()},
-        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
-    }
-    note = "These values depend on time and machine. The rest of the page does not, however often the run was resumed."
-    return section("When and where", note, fact_table(facts), VARIABLE_SECTION)

@@ -1,8 +1,28 @@
 """The HTML elements that the report's sections are made of; all text is escaped here."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as text: column heads, and rows of as many cells. The first cell of a row is its head."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def table(grid: Grid, label: str, kinds: Sequence[str] = ()) -> str:
+    """The table in an element that scrolls; `kinds` has the CSS class of each row."""
+    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in grid.heads)
+    rows = []
+    for place, (first, *cells) in enumerate(grid.rows):
+        kind = f' class="{escape(kinds[place])}"' if kinds and kinds[place] else ""
+        body = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        rows.append(f'<tr{kind}><th scope="row">{escape(first)}</th>{body}</tr>')
+    return scrollable(f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>", label)
 
 
 def fact_table(facts: Mapping[str, Any]) -> str:
@@ -29,8 +49,13 @@ def section(title: str, note: str, inner: str, name: str = "") -> str:
 
 
 def scrollable(inner: str, label: str) -> str:
-    """An element that scrolls sideways, with mouse or keyboard, if it is wider than the screen."""
+    """An element that scrolls, with mouse or keyboard, if it is larger than its place."""
     return f'<div class="wide" role="region" aria-label="{escape(label)}" tabindex="0">{inner}</div>'
+
+
+def preformatted(text: str, label: str) -> str:
+    """A text in its own lines, which scrolls sideways with mouse or keyboard."""
+    return f'<pre tabindex="0" role="region" aria-label="{escape(label)}"><code>{escape(text)}</code></pre>'
 
 
 def details(summary: str, inner: str) -> str:

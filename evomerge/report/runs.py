@@ -12,6 +12,7 @@ from rich.table import Table
 
 from evomerge.errors import RunError
 from evomerge.paths import CONFIG, LEDGER, RESULT
+from evomerge.report.html_elements import Grid
 from evomerge.report.table import format_difference, format_score, standing_row
 from evomerge.run_files import read_config_file, read_result, refuse_misfits
 from evomerge.schema import as_yaml
@@ -19,6 +20,7 @@ from evomerge.terminal import duration
 
 SEED = "seed"
 NOT_COMPARED = ("name", "pool", "tracker", "submission", "rules")  # sections without influence on a score
+RIGHT = ("candidates", "time")  # columns of numbers
 MOST_COLUMNS, LONGEST = 5, 30  # keys in the table, and characters of a value in it; the others are named below it
 
 
@@ -59,11 +61,26 @@ class RunComparison:
     keys: tuple[str, ...]
     others: tuple[str, ...] = ()
 
-    def tables(self) -> Iterator[Table]:
-        """A row for each run; then, if seeds differ, a row for each setting with the mean over its seeds."""
-        yield self._all_runs()
+    def grids(self) -> Iterator[tuple[str, Grid]]:
+        """Title and table: a row for each run; then, if seeds differ, a row for each setting with means over seeds."""
+        yield f"{len(self.runs)} runs", self._all_runs()
         if SEED in self.keys and len(self._groups()) < len(self.runs):
-            yield self._by_setting()
+            yield "means over seeds, ± the standard deviation of a run", self._by_setting()
+
+    def tables(self) -> Iterator[Table]:
+        """The same tables for a terminal."""
+        for title, grid in self.grids():
+            table = Table(title=title, title_justify="left")
+            for head in grid.heads:
+                table.add_column(head, overflow="fold", justify="right" if head in RIGHT else "left")
+            for row in grid.rows:
+                table.add_row(*row)
+            yield table
+
+    def names(self) -> list[str]:
+        """The folder of each run below the folder that all are in."""
+        parent = Path(os.path.commonpath([run.folder.resolve().parent for run in self.runs]))
+        return [str(run.folder.resolve().relative_to(parent)) for run in self.runs]
 
     def warnings(self) -> Iterator[str]:
         """A sentence where scores cannot be compared."""
@@ -75,29 +92,23 @@ class RunComparison:
         if self.others:
             yield f"They also differ in {', '.join(self.others)}: see each config.yaml."
 
-    def _all_runs(self) -> Table:
-        table = Table(title=f"{len(self.runs)} runs", title_justify="left")
-        for head in ("run", *self.keys, "winner on holdout", "best baseline", "winner ahead by", "verdict"):
-            table.add_column(head, overflow="fold")
-        for head in ("candidates", "time"):
-            table.add_column(head, justify="right")
-        parent = _common_parent([run.folder for run in self.runs])
-        for run in self.runs:
-            values = [_text(run.settings.get(key)) for key in self.keys]
-            table.add_row(str(run.folder.resolve().relative_to(parent)), *values, *_result_cells(run))
-        return table
+    def _all_runs(self) -> Grid:
+        heads = ("run", *self.keys, "winner on holdout", "best baseline", "winner ahead by", "verdict", *RIGHT)
+        rows = [
+            (name, *(_text(run.settings.get(key)) for key in self.keys), *_result_cells(run))
+            for name, run in zip(self.names(), self.runs, strict=True)
+        ]
+        return Grid(heads, rows)
 
-    def _by_setting(self) -> Table:
+    def _by_setting(self) -> Grid:
         keys = [key for key in self.keys if key != SEED]
-        table = Table(title="means over seeds, ± the standard deviation of a run", title_justify="left")
-        for head in (*keys, "runs", "winner on holdout", "winner ahead by", "verdicts"):
-            table.add_column(head, overflow="fold")
+        rows = []
         for values, runs in self._groups().items():
             outcomes = [run.outcome for run in runs]
             counts = ", ".join(f"{outcomes.count(name)} {name}" for name in dict.fromkeys(outcomes))
             spread = (_mean([run.holdout for run in runs]), _mean([run.ahead for run in runs], "+"))
-            table.add_row(*values[: len(keys)], str(len(runs)), *spread, counts)
-        return table
+            rows.append((*values[: len(keys)], str(len(runs)), *spread, counts))
+        return Grid((*keys, "runs", "winner on holdout", "winner ahead by", "verdicts"), rows)
 
     def _groups(self) -> dict[tuple[str, ...], list[RunSummary]]:
         """The values of all differing keys but the seed, those of the table first → their runs."""
@@ -178,7 +189,3 @@ def _mean(values: Sequence[float], sign: str = "") -> str:
 
 def _text(value: Any) -> str:
     return "–" if value is None else as_yaml(value)
-
-
-def _common_parent(folders: Sequence[Path]) -> Path:
-    return Path(os.path.commonpath([folder.resolve().parent for folder in folders]))

@@ -17,6 +17,7 @@ class CandidateScore:
     """The score of one candidate on the search slice, NaN if it failed; `number` counts from 1 in the order proposed.
 
     If the candidate was stopped before the whole slice was scored, it is not `complete` and its score is an estimate.
+    `items` is the number of items that it was scored on.
     """
 
     number: int
@@ -25,6 +26,7 @@ class CandidateScore:
     complete: bool = True
     error: str | None = None
     fitness: Fitness = FAILED
+    items: int = 0
 
 
 class SearchScores:
@@ -45,6 +47,7 @@ class SearchScores:
         self._errors: dict[str, str] = {}
         self._stopped = {key for line in lines for key in line.get("race", {}).get("stopped", {})}
         self._stopped |= {line["key"] for line in lines if "learnt" in line and line.get("score") is not None}
+        self._scored = [(x["key"], x["chunk"], x["scores"]) for x in lines if "scores" in x]
         chunks = chunks_of(header, lines)
         for line in lines:
             if "tokens" in line:
@@ -53,6 +56,30 @@ class SearchScores:
                 self._add(line)
         means = {label: self._measures(key) for label, key in baselines.items()}
         self._baseline_means = {label: by_task for label, by_task in means.items() if by_task}
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Task → its weight in the score."""
+        return self._objective.weights
+
+    def holdout(self) -> dict[str, dict[str, Any]]:
+        """Key → the score of each item of holdout that the model was scored on."""
+        chunks = {chunk.id: chunk.items for chunk in self._plan.chunks.get("holdout", ())}
+        found: dict[str, dict[str, Any]] = {}
+        for key, chunk, scores in self._scored:
+            if chunk in chunks:
+                found.setdefault(key, {}).update(zip(chunks[chunk], scores, strict=True))
+        return found
+
+    def items_scored(self) -> dict[str, int]:
+        """Step → the items that models were scored on in it: baselines and candidates on search, the other slices."""
+        counts = dict.fromkeys(("baselines, search", "candidates, search", "select", "holdout"), 0)
+        baselines = set(self._baselines.values())
+        for key, chunk, scores in self._scored:
+            slice_name = chunk.partition("/")[0]
+            step = f"{'baselines' if key in baselines else 'candidates'}, search"
+            counts[step if slice_name == "search" else slice_name] += len(scores)
+        return counts
 
     def baselines(self) -> dict[str, Fitness]:
         """The fitness of every baseline that could be scored, by label."""
@@ -81,11 +108,11 @@ class SearchScores:
         if error is not None and items and key in self._stopped:
             error = None  # it failed on a chunk scored in advance, which the search never used
         if error is not None or not items:
-            return CandidateScore(number, key, math.nan, error=error)
+            return CandidateScore(number, key, math.nan, error=error, items=len(items))
         fitness = self._objective.fitness(self._measures(key), self._baseline_means)
         complete = len(items) == len(set(self._plan.items("search")))
         score = fitness.score if complete or self._objective.corpus_level else self._estimate(key, items)
-        return CandidateScore(number, key, score, complete, fitness=fitness)
+        return CandidateScore(number, key, score, complete, fitness=fitness, items=len(items))
 
     def _measures(self, key: str) -> dict[str, float]:
         items, lengths = self._items(key), self._lengths.get(key, {})

@@ -42,10 +42,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with contextlib.chdir(tmp_path_factory.mktemp("runs")), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         write_run(RUN)
+        (RUN / "flips.json").write_text('{"hard/2": ["prompt    │2 + 2", "target    4"]}')
         shutil.copytree(RUN, "runs/y")
         FILES.update({path.name: path.read_text() for path in RUN.iterdir()})
         TREES.update({name: parse_yaml(text) for name, text in FILES.items() if name.endswith(".yaml")})
-        TREES.update({"result.json": parse_json(FILES["result.json"])})
+        TREES.update({name: parse_json(FILES[name]) for name in ("result.json", "flips.json")})
         TREES.update({"trials.jsonl": [parse_json(line) for line in FILES["trials.jsonl"].splitlines()]})
         yield
 
@@ -103,7 +104,7 @@ def test_a_run_with_other_values(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(TREES)))
     tree = data.draw(changed(TREES[name]))
     if is_writable(tree):
-        text = json.dumps(tree) if name == "result.json" else written(name, tree)
+        text = json.dumps(tree) if name.endswith(".json") else written(name, tree)
         with content(name, text):
             read_all()
 

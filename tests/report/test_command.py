@@ -21,7 +21,6 @@ def test_it_writes_the_page_and_names_it(run_folder: Path, capsys: pytest.Captur
 
 
 def test_figures_are_an_option(run_folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     assert exit_code("report", str(run_folder), "--figures", str(tmp_path / "figures")) == 0
     assert (tmp_path / "figures" / "search.svg").is_file()
 

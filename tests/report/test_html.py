@@ -1,17 +1,24 @@
 """The page: whole, self-contained, escaped, accessible."""
 
+import base64
+import hashlib
 import json
 import math
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evomerge.errors import RunError
 from evomerge.ledger.ledger import Ledger
-from evomerge.report.html import VARIABLE_SECTION, write_report
+from evomerge.report.budget_section import VARIABLE_SECTION
+from evomerge.report.figures import run_figures
+from evomerge.report.html import write_report
 from evomerge.report.record import read_record
+from evomerge.report.reproduce_section import shorten_paths
 from evomerge.report.table import claim
 
 from .conftest import HOSTILE, row
@@ -26,6 +33,7 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text: list[str] = []
+        self.scripts: list[tuple[str, str]] = []  # type and content
         self._open: list[str] = []
         self.feed(source)
         self.close()
@@ -43,7 +51,10 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text.append(data)
+        if self._open and self._open[-1] == "script":
+            self.scripts.append((self.elements[-1][1].get("type") or "", data))
+        else:
+            self.text.append(data)
 
     def all(self, tag: str, kind: str = "") -> list[dict[str, str | None]]:
         return [
@@ -51,6 +62,20 @@ class Page(HTMLParser):
             for name, attrs in self.elements
             if name == tag and (not kind or kind in (attrs.get("class") or "").split())
         ]
+
+
+def charts(page: Page) -> dict[str, Any]:
+    """Id of a figure → its specification."""
+    names = [str(attrs["id"]) for attrs in page.all("figure", "chart")]
+    specs = [json.loads(text) for kind, text in page.scripts if kind == "application/json"]
+    return dict(zip(names, specs[: len(names)], strict=True))
+
+
+def layers_of(spec: Any) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+    """Mark and rows of each layer of a chart."""
+    for layer in spec["layer"]:
+        data = layer.get("data") or spec["data"]
+        yield layer["mark"], data["values"] if "values" in data else spec["datasets"][data["name"]]
 
 
 @pytest.fixture
@@ -65,16 +90,35 @@ def page(source: str) -> Page:
     return Page(source)
 
 
-def test_it_loads_nothing(source: str, page: Page) -> None:
+def test_it_loads_nothing_and_runs_its_two_scripts_alone(source: str, page: Page) -> None:
     names = {name for _, attrs in page.elements for name in attrs}
     assert not names & {"src", "href", "srcset", "xlink:href", "onclick", "onload"}
-    assert not {tag for tag, _ in page.elements} & {"script", "link", "img", "iframe", "object"}
-    assert not re.search(r"https?:|@import|url\(", source)
+    assert not {tag for tag, _ in page.elements} & {"link", "img", "iframe", "object"}
+    (policy,) = (str(attrs["content"]) for attrs in page.all("meta") if "http-equiv" in attrs)
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-")
+    running = [text for kind, text in page.scripts if kind != "application/json"]
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in running]
+    assert len(running) == 2 and re.findall(r"'sha256-([^']+)'", policy) == hashes
 
 
 def test_names_and_reasons_are_escaped(source: str, page: Page) -> None:
-    assert "<script>" not in source and "<b>" not in source
+    assert HOSTILE not in source and "<b>model" not in source
     assert HOSTILE in "".join(page.text)
+
+
+def test_text_of_items_and_names_of_tasks_are_inert(run_folder: Path) -> None:
+    """Neither in the page nor inside a specification can they close an element or begin one."""
+    mark = "<img src=x onerror=alert(1)>"
+    for name in ("trials.jsonl", "result.json", "config.yaml"):
+        path = run_folder / name
+        path.write_text(re.sub(r"\beasy\b", f"easy{mark}", path.read_text()))
+    lines = ["</script></pre>" + mark, "<!-- <script>", "{{constructor}}"]
+    (run_folder / "flips.json").write_text(json.dumps({f"easy{mark}/2": lines}))
+    source = write_report(run_folder).read_text(encoding="utf-8")
+    found = Page(source)
+    assert mark not in source and "<!-- <script>" not in source
+    assert "</script></pre>" + mark in "".join(found.text) and HOSTILE in str(charts(found))
+    assert sum(kind != "application/json" for kind, _ in found.scripts) == 2
 
 
 def test_it_says_the_claim_and_every_score(run_folder: Path, page: Page) -> None:
@@ -87,11 +131,74 @@ def test_it_says_the_claim_and_every_score(run_folder: Path, page: Page) -> None
     assert page.text.count("failed") >= 3  # a baseline that has no scores
 
 
-def test_the_search_curve_has_a_mark_for_each_candidate(page: Page) -> None:
-    assert len(page.all("circle", "candidate")) == 2 and len(page.all("circle", "dropped")) == 1
-    assert len(page.all("circle", "winner")) == 1
-    assert len(page.all("path", "failed")) == 1
-    assert len(page.all("line", "baseline")) == 3  # the failed one has no line
+def test_the_search_chart_has_a_mark_for_each_candidate(page: Page) -> None:
+    marks = [(mark, rows) for mark, rows in layers_of(charts(page)["search"]) if mark["type"] == "point"]
+    found = {(row["candidate"], row["state"]) for _, rows in marks for row in rows}
+    assert found == {(1, "scored"), (2, "failed"), (3, "winner"), (4, "stopped early, estimated")}
+    (baselines,) = (rows for mark, rows in layers_of(charts(page)["search"]) if mark.get("strokeDash") == [2, 4])
+    assert [row["label"] for row in baselines] == ["base", "uniform"], "the failed one has no line, the best its own"
+
+
+def test_its_horizontal_axis_counts_items(page: Page) -> None:
+    """c2 failed after one of two chunks, and c4 was stopped after one."""
+    (line,) = (rows for mark, rows in layers_of(charts(page)["search"]) if mark["type"] == "line")
+    assert [row["items"] for row in line] == [0, 4, 6, 10, 12]
+    assert [row["best"] for row in line] == pytest.approx([0.4, 0.4, 0.4, 0.625, 0.625])
+
+
+def test_every_chart_has_its_values_as_a_table_and_a_description(page: Page) -> None:
+    figures = page.all("figure", "chart")
+    plots = page.all("div", "plot")
+    assert len(figures) == len(plots) == 1 + 3 + 3 + 1, "search, tasks, components, items"
+    assert all(plot["role"] == "img" and len(str(plot["aria-label"])) > 20 for plot in plots)
+    assert sum("values of" in str(attrs.get("aria-label")) for attrs in page.all("div", "wide")) == len(figures)
+
+
+def test_every_specification_keeps_the_schema(run_folder: Path) -> None:
+    several(run_folder)
+    for figure in run_figures(read_record(run_folder)):
+        figure.chart.to_dict(validate=True)
+
+
+def test_coefficients_are_drawn_on_a_scale_around_zero(page: Page) -> None:
+    spec = charts(page)["gene-0-0"]
+    (mark, rows), *_ = layers_of(spec)
+    colour = spec["layer"][0]["encoding"]["color"]["scale"]
+    assert mark["type"] == "rect" and colour == {"domain": [-1.0, 1.0], "domainMid": 0}
+    cells = {(row["model"], row["layers"]): (row["value"], row["text"]) for row in rows}
+    assert cells["math", "0–1"] == (0.125, "+0.12") and cells["math", "2–3"] == (-0.5, "-0.50")
+
+
+def test_items_that_differ_are_behind_a_click(run_folder: Path, page: Page) -> None:
+    assert "not kept the text" in "".join(page.text), "a run without flips.json"
+    (run_folder / "flips.json").write_text(json.dumps({"hard/2": ["prompt    │2 + 2 = <b>"]}))
+    text = "".join(Page(write_report(run_folder).read_text(encoding="utf-8")).text)
+    assert "Won: the winner is better (2 items)" in text and "Lost: the winner is worse (0 items)" in text
+    assert "▲ won · hard/2 · winner 1, math 0" in text and "2 + 2 = <b>" in text
+
+
+def test_no_folder_of_the_machine_is_shown(run_folder: Path) -> None:
+    for name in ("recipe.yaml", "config.yaml"):
+        path = run_folder / name
+        path.write_text(path.read_text().replace("models/base", "/home/me and you/models/base"))
+    source = write_report(run_folder).read_text(encoding="utf-8")
+    assert "me and you" not in source and "…/models/base" in source
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/home/me/models/base", "…/models/base"),
+        ("base+/home/me/adapter", "base+…/me/adapter"),
+        ("cannot read /tmp/a b/c.json, line 3", "cannot read …/a b/c.json, line 3"),
+        ("owner/name@main", "owner/name@main"),
+        ("./runs/a", "./runs/a"),
+        ("https://host/a/b", "https://host/a/b"),
+        ("3/4 of {{x}}/y/z", "3/4 of {{x}}/y/z"),
+    ],
+)
+def test_paths_are_shortened(text: str, shown: str) -> None:
+    assert shorten_paths(text) == shown
 
 
 def test_a_descent_has_a_curve_of_its_losses(run_folder: Path, source: str) -> None:
@@ -103,18 +210,15 @@ def test_a_descent_has_a_curve_of_its_losses(run_folder: Path, source: str) -> N
     ledger.close()
     found = write_report(run_folder).read_text(encoding="utf-8")
     Page(found)
-    curve = found[found.index("<h2>Descent</h2>") :].partition("<h2>Search</h2>")[0]
-    assert "20 steps; the loss goes from 2.0000 to 0.1026" in curve, "the mean of the last two"
-    assert curve.count("<circle") == 20 and "step 4: 0.5000" in curve
+    spec = charts(Page(found))["descent"]
+    assert "20 steps; the loss goes from 2.0000 to 0.1026" in found, "the mean of the last two"
+    (_, rows), *_ = layers_of(spec)
+    assert len(rows) == 20 and rows[3]["loss"] == pytest.approx(0.5)
 
 
 def test_figures_and_tables_are_accessible(page: Page) -> None:
     ids = [str(attrs["id"]) for _, attrs in page.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
-    figures = page.all("svg")
-    assert len(figures) == 1 + 3 + 1
-    for figure in figures:
-        assert figure["role"] == "img" and set(str(figure["aria-labelledby"]).split()) <= set(ids)
     assert all(head.get("scope") in ("row", "col") for head in page.all("th"))
     assert dict(page.elements)["html"] == {"lang": "en"}
 
@@ -147,19 +251,16 @@ def several(folder: Path) -> Page:
 
 
 def test_a_front_is_drawn_for_each_pair_of_tasks(run_folder: Path, page: Page) -> None:
-    assert not [attrs for attrs in page.all("svg") if "front" in str(attrs["aria-labelledby"])]
+    assert not [name for name in charts(page) if name.startswith(("front", "parallel"))]
     found = several(run_folder)
-    figures = [attrs for attrs in found.all("svg") if "front" in str(attrs["aria-labelledby"])]
-    assert len(figures) == 1
-    assert len(found.all("circle", "baseline")) == 4, "the baselines"
-    assert len(found.all("circle", "winner")) == 2, "in the search curve and in the front"
-    width, height = (float(side) for side in str(figures[0]["viewbox"]).split()[2:])
-    places = [(float(str(c["cx"])), float(str(c["cy"]))) for c in found.all("circle", "baseline")]
-    assert all(0 < x < width and 0 < y < height for x, y in places) and len(set(places)) == 1, "they score alike"
+    specs = charts(found)
+    assert [name for name in specs if name.startswith("front")] == ["front-0"]
+    kinds = {row["model"]: row["kind"] for _, rows in layers_of(specs["front-0"]) for row in rows}
+    assert kinds["candidate 3"] == "winner" and kinds["math"] == "member of the front" and kinds["base"] == "baseline"
+    shares = [row["place"] for _, rows in layers_of(specs["parallel"]) for row in rows]
+    assert min(shares) == 0 and max(shares) == 1
     text = "".join(found.text)
     assert "front: math" in text and "normalised hypervolume on holdout is 50%" in text
-    names = {name for _, attrs in found.elements for name in attrs}
-    assert not names & {"src", "href", "srcset", "xlink:href"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from evomerge.errors import RunError
 from evomerge.ledger.ledger import Ledger
 from evomerge.report import write_report
-from evomerge.report.record import read_record
+from evomerge.report.record import mean_intervals, read_record
 
 from .conftest import HOSTILE, REASON, write_run
 
@@ -73,6 +73,37 @@ def test_what_only_select_or_holdout_saw_is_no_candidate_of_the_search(run_folde
     ledger.append_scores("simpler", "holdout/0", [1.0, 1.0], 0.1, {})
     ledger.close()
     assert [c.key for c in read_record(run_folder).candidates] == ["c1", "c2", "c3", "c4"]
+
+
+def test_intervals_are_those_of_the_means_over_items() -> None:
+    """Of 0/1 items the bootstrap interval is close to the exact binomial one; equal items have no spread."""
+    items = {f"easy/{i}": float(i < 30) for i in range(100)} | {f"hard/{i}": 1.0 for i in range(10)}
+    found = mean_intervals(items | {"f1/0": [1, 2]}, {"easy": 1.0, "hard": 3.0})
+    mean, (low, high) = found["easy"]
+    assert mean == pytest.approx(0.3) and low == pytest.approx(0.21, abs=0.02) and high == pytest.approx(0.39, abs=0.02)
+    assert found["hard"] == (1.0, (1.0, 1.0)) and "f1" not in found
+    mean, (low, high) = found["all tasks"]
+    assert mean == pytest.approx((0.3 + 3) / 4) and high - low == pytest.approx((0.39 - 0.21) / 4, abs=0.01)
+
+
+def test_a_score_that_is_no_mean_over_items_has_no_interval(run_folder: Path) -> None:
+    """The result says 0.6, and the mean of the items of holdout is 1."""
+    winner, *_ = read_record(run_folder).compared_models()
+    assert winner.intervals == {}
+    path = run_folder / "result.json"
+    result = json.loads(path.read_text())
+    result["rows"][-1] |= {
+        "scores": {**result["rows"][-1]["scores"], "holdout": 1.0},
+        "tasks": {"easy": 1.0, "hard": 1.0},
+    }
+    path.write_text(json.dumps(result))
+    winner, *_ = read_record(run_folder).compared_models()
+    assert winner.intervals == dict.fromkeys(("all tasks", "easy", "hard"), (1.0, 1.0))
+
+
+def test_items_are_counted_by_step(run_folder: Path) -> None:
+    steps = {"baselines, search": 16, "candidates, search": 12, "select": 0, "holdout": 10}
+    assert read_record(run_folder).items == steps
 
 
 DAMAGE: dict[str, tuple[str, Any, str]] = {

@@ -1,0 +1,59 @@
+"""The parts that the charts share: rows as data, axes and tooltips."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import altair
+
+Row = Mapping[str, str | int | float | None]
+Tips = Mapping[str, str]  # field → its title in the tooltip
+SCORE = ".4f"
+
+
+def base(rows: Iterable[Row]) -> altair.Chart:
+    """A chart of these rows, still without a mark; a number that is not finite is a missing value."""
+    values = [{name: None if _is_undefined(value) else value for name, value in row.items()} for row in rows]
+    return altair.Chart(altair.Data(values=values))
+
+
+def _is_undefined(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def layered(layers: Sequence[altair.Chart], height: int) -> altair.LayerChart:
+    """The charts over one another, the last one on top; `height` is that of the plot in pixels."""
+    return altair.LayerChart(layer=list(layers), height=height)
+
+
+def tooltips(tips: Tips) -> list[altair.Tooltip]:
+    """The lines of a tooltip; the value of a field whose title ends with * is a number with four decimals."""
+    return [
+        altair.Tooltip(field=field, type="quantitative", format=SCORE, title=title[:-1])
+        if title.endswith("*")
+        else altair.Tooltip(field=field, type="nominal", title=title)
+        for field, title in tips.items()
+    ]
+
+
+def x_axis(field: str, title: str) -> altair.X:
+    """A quantitative horizontal axis, from the smallest to the largest value."""
+    scale, axis = altair.Scale(zero=False), altair.Axis(tickCount=5)
+    return altair.X(field=field, type="quantitative", title=title, scale=scale, axis=axis)
+
+
+def bar_axis(field: str, title: str, low: float, high: float) -> altair.X:
+    """A horizontal axis of bars from `low` to `high`, with room for a number at the end of the longest."""
+    scale = altair.Scale(domain=[low, high + 0.22 * (high - low)], nice=False)
+    axis = altair.Axis(tickCount=5, labelExpr=f"datum.value > {high:.6g} ? '' : datum.label")
+    return altair.X(field=field, type="quantitative", title=title, scale=scale, axis=axis)
+
+
+def y_axis(field: str, title: str) -> altair.Y:
+    """A quantitative vertical axis, from the smallest to the largest value."""
+    return altair.Y(field=field, type="quantitative", title=title, scale=altair.Scale(zero=False, nice=True))
+
+
+def names_axis(field: str, order: Sequence[str]) -> altair.Y:
+    """A vertical axis of names in the given order."""
+    axis = altair.Axis(ticks=False, domain=False)
+    return altair.Y(field=field, type="nominal", title=None, sort=list(order), axis=axis)
