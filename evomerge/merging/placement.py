@@ -14,6 +14,7 @@ from torch import Tensor
 from evomerge.environment import free_host_memory
 from evomerge.errors import ConfigError
 from evomerge.kernels import Factors, Sources, Update
+from evomerge.merging.prefetch import Prefetcher
 from evomerge.models import Family, layer_of, torch_dtype
 
 Mode = Literal["device", "pinned", "mmap"]
@@ -122,6 +123,7 @@ class Placement:
     def __init__(self, mode: Mode, device: torch.device) -> None:
         self.mode, self._device = mode, device
         self._cuda = device.type == "cuda"
+        self._prefetcher = Prefetcher(device)
 
     def place(self, update: Update) -> Update:
         """One tensor of one model, moved to its place between candidates."""
@@ -154,41 +156,4 @@ class Placement:
         if self.mode == "device" or not self._cuda:
             yield from sources
             return
-        copies = _CopyStream(self._device)
-        ready: Sources | None = None
-        for entry in sources:
-            copied = copies.start(entry)
-            if ready is not None:
-                yield ready
-                copies.wait_for_pass()
-            copies.wait_for_copy()
-            ready = copied
-        if ready is not None:
-            yield ready
-
-
-class _CopyStream:
-    """A CUDA stream for copies beside that of the passes; at most PREFETCH_DEPTH tensors of every model exist."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._copies = torch.cuda.Stream(device)
-        self._device = device
-        self._last_copy: torch.cuda.Event | None = None
-
-    def start(self, sources: Sources) -> Sources:
-        """Start the copies of one tensor's sources."""
-        with torch.cuda.stream(self._copies):
-            copied = sources.to(self._device)
-            self._last_copy = self._copies.record_event()
-        for tensor in copied.tensors():
-            tensor.record_stream(torch.cuda.current_stream(self._device))
-        return copied
-
-    def wait_for_copy(self) -> None:
-        """Make the stream of the passes wait for the copies that were started last."""
-        if self._last_copy is not None:
-            torch.cuda.current_stream(self._device).wait_event(self._last_copy)
-
-    def wait_for_pass(self) -> None:
-        """Wait for the last pass, so that its inputs are freed before more copies start."""
-        torch.cuda.current_stream(self._device).synchronize()
+        yield from self._prefetcher.stream(sources)

@@ -1,7 +1,6 @@
-"""Where experts live: the plan on paper, and the stream of tensors with a stand-in for the device."""
+"""Where experts live: the plan on paper, and what is moved where."""
 
 import math
-import weakref
 from functools import partial
 from pathlib import Path
 
@@ -113,79 +112,14 @@ def test_a_limit_on_the_gpu_is_refused_where_it_does_not_fit(tmp_path: Path) -> 
         place("auto", limit=staged - 1)
 
 
-# --- streaming ---
-
-
-class FakeCopyStream:
-    """Copies on the host and keeps a log; `most` is the largest number of its copies that existed at once."""
-
-    def __init__(self, device: torch.device) -> None:
-        assert device == CUDA
-        self.log: list[str] = []
-        self.copies: list[weakref.ref[torch.Tensor]] = []
-        self.most = 0
-        STREAMS.append(self)
-
-    def start(self, sources: Sources) -> Sources:
-        copy = Sources(sources.name, sources.base.clone(), [sources.expert(0).clone()])
-        copy.set_prepared(sources.prepared)
-        self.copies.append(weakref.ref(copy.base))
-        self.log.append(f"copy {sources.name}")
-        self.most = max(self.most, sum(copy() is not None for copy in self.copies))
-        return copy
-
-    def wait_for_copy(self) -> None:
-        self.log.append("wait for copy")
-
-    def wait_for_pass(self) -> None:
-        self.log.append("wait for pass")
-
-
-STREAMS: list[FakeCopyStream] = []
-
-
-@pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> list[FakeCopyStream]:
-    monkeypatch.setattr(room, "_CopyStream", FakeCopyStream)
-    STREAMS.clear()
-    return STREAMS
-
-
 def models(count: int) -> list[Sources]:
     return [Sources(str(i), torch.full((3,), float(i)), [torch.full((3,), -float(i))]) for i in range(count)]
 
 
-@pytest.mark.parametrize("mode", ["mmap", "pinned"])
-@pytest.mark.parametrize("count", [0, 1, 2, 5])
-def test_the_next_tensor_is_on_its_way_while_one_is_used(mode: Mode, count: int, streams: list[FakeCopyStream]) -> None:
-    """Every pass waits for its own copies, and its inputs are freed before more than PREFETCH_DEPTH exist."""
-    given, seen = models(count), []
-    for sources in Placement(mode, CUDA).stream(iter(given)):
-        streams[0].log.append(f"pass {sources.name}")
-        seen.append((sources.name, sources.base.tolist(), sources.expert(0).tolist()))
-    assert seen == [(one.name, one.base.tolist(), one.expert(0).tolist()) for one in given]
-    log = streams[0].log
-    for i in range(count):
-        assert log.index(f"copy {i}") < log.index(f"pass {i}")
-        assert "wait for copy" in log[log.index(f"copy {i}") : log.index(f"pass {i}")]
-        if i + 1 < count:
-            assert log.index(f"copy {i + 1}") < log.index(f"pass {i}"), "nothing arrives while this one is used"
-        if i + 2 < count:
-            assert "wait for pass" in log[log.index(f"pass {i}") : log.index(f"copy {i + 2}")]
-    assert streams[0].most == min(count, PREFETCH_DEPTH)
-    assert all(torch.equal(one.base, torch.full((3,), float(i))) for i, one in enumerate(given)), "the originals"
-
-
-def test_one_tensor_alone_can_be_unpacked(streams: list[FakeCopyStream]) -> None:
-    (only,) = Placement("mmap", CUDA).stream(models(1))
-    assert only.base.tolist() == [0.0, 0.0, 0.0] and len(only) == 1
-
-
 @pytest.mark.parametrize(("mode", "device"), [("device", CUDA), *((m, torch.device("cpu")) for m in PLACEMENTS)])
-def test_what_is_there_already_is_not_copied(mode: Mode, device: torch.device, streams: list[FakeCopyStream]) -> None:
+def test_what_is_there_already_is_not_copied(mode: Mode, device: torch.device) -> None:
     given = models(3)
     assert all(a is b for a, b in zip(Placement(mode, device).stream(given), given, strict=True))
-    assert not streams
 
 
 def test_places_of_weights_factors_and_nothing() -> None:
