@@ -80,6 +80,43 @@ def available_memory(device: str, model: int) -> AvailableMemory:
     return AvailableMemory(free, free_host_memory())
 
 
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The bytes of each place for a GPU of `total` bytes, `more` of them for an engine or for resident layers."""
+
+    mode: Mode
+    need: MemoryNeed
+    more: int
+    total: int
+
+    @property
+    def sources_on_device(self) -> int:
+        """Bytes of base and experts that are on the GPU at once: all of them, or the prefetched tensors."""
+        return self.need.sources if self.mode == "device" else PREFETCH_DEPTH * self.need.largest
+
+    @property
+    def free(self) -> int:
+        """Bytes of the GPU that are left for activations, KV caches and logits."""
+        return self.total - self.need.model - self.more - self.sources_on_device
+
+
+def plan_memory(
+    mode: str, family: Family, device: str, dtype: str, *, limit: int | None = None, more: int = 0
+) -> MemoryPlan | None:
+    """The plan for the GPU `device`, of which at most `limit` bytes are used, before the model is loaded.
+
+    Without a GPU the plan is that of a GPU of `limit` bytes beside this machine's host memory; None without a limit.
+    ConfigError if model and prefetched tensors do not fit.
+    """
+    need, memory = memory_need(family, dtype), available_memory(device, 0)
+    if not memory.device and limit is None:
+        return None
+    total = min(size for size in (memory.device or None, limit) if size is not None)
+    whole = replace(need, model=need.model + more)
+    chosen = plan_placement(whole, AvailableMemory(total, memory.host)) if mode == "auto" else cast(Mode, mode)
+    return MemoryPlan(chosen, need, more, total)
+
+
 def choose_placement(
     mode: str,
     family: Family,
@@ -100,18 +137,19 @@ def choose_placement(
     memory = available_memory(device, need.model if loaded else 0)
     need = replace(need, model=need.model + more)
     if limit is not None:
-        _refuse_beyond(limit, mode, need)
+        _refuse_beyond(limit, mode, need, dtype)
         memory = replace(memory, device=min(memory.device, limit))
     if mode == "auto":
         mode = plan_placement(need, memory)
     return Placement(cast(Mode, mode), torch.device(device))
 
 
-def _refuse_beyond(limit: int, mode: str, need: MemoryNeed) -> None:
+def _refuse_beyond(limit: int, mode: str, need: MemoryNeed, dtype: str) -> None:
     """ConfigError if a GPU of so many bytes does not hold the model and its share of the sources."""
     size = need.device_size("device" if mode == "device" else "pinned")
     if size > limit:
-        remedy = "use model.placement=auto" if need.device_size("pinned") <= limit else "use a smaller model.dtype"
+        smaller = "use a smaller model.dtype" if torch_dtype(dtype).itemsize > 2 else "merge fewer experts, or adapters"
+        remedy = "use model.placement=auto" if need.device_size("pinned") <= limit else smaller
         raise ConfigError(
             f"budget.gpu_gb: {size / 1e9:.3g} GB are needed and {limit / 1e9:.3g} GB are allowed; {remedy}, or raise it"
         )
