@@ -16,7 +16,7 @@ MERGEKIT_STAMP := $(MERGEKIT_VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup docs reference docs-links quickstart test test-part test-all test-vllm test-bounds test-lowest test-newest parity architectures faults fuzz lint format clean
+.PHONY: help setup docs reference docs-links quickstart test test-part test-all test-vllm test-bounds test-lowest test-newest parity gpu architectures faults fuzz lint format clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ parity: $(STAMP) $(MERGEKIT_STAMP) ## compare merges with mergekit-yaml, tensor 
 
 test-vllm: $(VLLM_STAMP) ## run the tests of generation by vLLM, on the CPU (5 minutes)
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/workers tests/scoring/vllm
+
+gpu: ## check a GPU against the CPU and measure 1B and 8B models on it (8 minutes; needs torch, transformers, safetensors)
+	PYTHONPATH=. $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) experiments/benchmarks/gpu.py --json gpu.json --table gpu.md
 
 architectures: $(STAMP) ## merge a tiny model of every architecture, and write docs/architectures.md (10 minutes)
 	$(BIN)/python -m tests.architectures

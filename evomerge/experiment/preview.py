@@ -14,7 +14,7 @@ from evomerge.experiment.resume import fixed_part
 from evomerge.experiment.router_step import check_routers
 from evomerge.experiment.shown_vocabulary import vocabulary_lines
 from evomerge.ledger import refuse_other_search
-from evomerge.merging import PREFETCH_DEPTH, choose_placement, flow_need, memory_need
+from evomerge.merging import PREFETCH_DEPTH, MemoryPlan, choose_placement, flow_need, memory_need, plan_memory
 from evomerge.models import is_complete, resolve_device
 from evomerge.paths import LEDGER
 from evomerge.routing import has_routers
@@ -93,15 +93,28 @@ def _placement(experiment: Experiment) -> Iterator[str]:
     found = choose_placement(
         model.placement, experiment.family, device, model.dtype, loaded=False, limit=limit, more=more
     )
-    if limit is not None:
-        needed = int(replace(own, model=own.model + more).device_size(found.mode))
-        yield f"memory    {size(needed)} of {size(limit)} of the GPU, activations included"
+    yield from _memory(plan_memory(model.placement, experiment.family, device, model.dtype, limit=limit, more=more))
     if device == "cpu":
         yield f"placement {found.mode}: {held} in the page cache, which all workers share"
         return
     where = {"device": f"all on {device}", "pinned": "in pinned host memory, prefetched", "mmap": "in the page cache"}
     staged = f", at most {size(PREFETCH_DEPTH * own.largest)} of them on {device} at once" * (found.mode != "device")
     yield f"placement {found.mode}: {held} {where[found.mode]}{staged}"
+
+
+def _memory(plan: MemoryPlan | None) -> Iterator[str]:
+    """What is on the GPU, in pinned host memory and in files."""
+    if plan is None:
+        return
+    needed = int(replace(plan.need, model=plan.need.model + plan.more).device_size(plan.mode))
+    yield f"memory    {size(needed)} of {size(plan.total)} of the GPU, activations included"
+    what = "base and experts" if plan.mode == "device" else "prefetched tensors"
+    more = f"{size(plan.more)} for vLLM or resident layers, " * bool(plan.more)
+    parts = f"{size(plan.need.model)} of live model, {more}{size(plan.sources_on_device)} of {what}"
+    yield f"          GPU: {parts}; {size(max(0, plan.free))} left for activations and KV caches"
+    where = {"pinned": "pinned host memory", "mmap": "files, read through the page cache"}
+    if plan.mode != "device":
+        yield f"          {where[plan.mode]}: {size(plan.need.sources)} of base and experts"
 
 
 def _flow(experiment: Experiment) -> Iterator[str]:

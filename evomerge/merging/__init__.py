@@ -19,10 +19,12 @@ if TYPE_CHECKING:
         PREFETCH_DEPTH,
         AvailableMemory,
         MemoryNeed,
+        MemoryPlan,
         Mode,
         choose_placement,
         flow_need,
         memory_need,
+        plan_memory,
         plan_placement,
     )
     from evomerge.merging.prepared import digest
@@ -43,6 +45,7 @@ __all__ = [
     "InputTensor",
     "Materializer",
     "MemoryNeed",
+    "MemoryPlan",
     "Mode",
     "SlopeHooks",
     "Sums",
@@ -60,6 +63,7 @@ __all__ = [
     "memory_need",
     "output_layers",
     "plan",
+    "plan_memory",
     "plan_placement",
     "read_routers",
     "recipe_tangents",

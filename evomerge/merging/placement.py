@@ -14,6 +14,7 @@ from torch import Tensor
 from evomerge.environment import free_host_memory
 from evomerge.errors import ConfigError
 from evomerge.kernels import Factors, Sources, Update
+from evomerge.merging.prefetch import Prefetcher
 from evomerge.models import Family, layer_of, torch_dtype
 
 Mode = Literal["device", "pinned", "mmap"]
@@ -79,6 +80,43 @@ def available_memory(device: str, model: int) -> AvailableMemory:
     return AvailableMemory(free, free_host_memory())
 
 
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The bytes of each place for a GPU of `total` bytes, `more` of them for an engine or for resident layers."""
+
+    mode: Mode
+    need: MemoryNeed
+    more: int
+    total: int
+
+    @property
+    def sources_on_device(self) -> int:
+        """Bytes of base and experts that are on the GPU at once: all of them, or the prefetched tensors."""
+        return self.need.sources if self.mode == "device" else PREFETCH_DEPTH * self.need.largest
+
+    @property
+    def free(self) -> int:
+        """Bytes of the GPU that are left for activations, KV caches and logits."""
+        return self.total - self.need.model - self.more - self.sources_on_device
+
+
+def plan_memory(
+    mode: str, family: Family, device: str, dtype: str, *, limit: int | None = None, more: int = 0
+) -> MemoryPlan | None:
+    """The plan for the GPU `device`, of which at most `limit` bytes are used, before the model is loaded.
+
+    Without a GPU the plan is that of a GPU of `limit` bytes beside this machine's host memory; None without a limit.
+    ConfigError if model and prefetched tensors do not fit.
+    """
+    need, memory = memory_need(family, dtype), available_memory(device, 0)
+    if not memory.device and limit is None:
+        return None
+    total = min(size for size in (memory.device or None, limit) if size is not None)
+    whole = replace(need, model=need.model + more)
+    chosen = plan_placement(whole, AvailableMemory(total, memory.host)) if mode == "auto" else cast(Mode, mode)
+    return MemoryPlan(chosen, need, more, total)
+
+
 def choose_placement(
     mode: str,
     family: Family,
@@ -99,18 +137,19 @@ def choose_placement(
     memory = available_memory(device, need.model if loaded else 0)
     need = replace(need, model=need.model + more)
     if limit is not None:
-        _refuse_beyond(limit, mode, need)
+        _refuse_beyond(limit, mode, need, dtype)
         memory = replace(memory, device=min(memory.device, limit))
     if mode == "auto":
         mode = plan_placement(need, memory)
     return Placement(cast(Mode, mode), torch.device(device))
 
 
-def _refuse_beyond(limit: int, mode: str, need: MemoryNeed) -> None:
+def _refuse_beyond(limit: int, mode: str, need: MemoryNeed, dtype: str) -> None:
     """ConfigError if a GPU of so many bytes does not hold the model and its share of the sources."""
     size = need.device_size("device" if mode == "device" else "pinned")
     if size > limit:
-        remedy = "use model.placement=auto" if need.device_size("pinned") <= limit else "use a smaller model.dtype"
+        smaller = "use a smaller model.dtype" if torch_dtype(dtype).itemsize > 2 else "merge fewer experts, or adapters"
+        remedy = "use model.placement=auto" if need.device_size("pinned") <= limit else smaller
         raise ConfigError(
             f"budget.gpu_gb: {size / 1e9:.3g} GB are needed and {limit / 1e9:.3g} GB are allowed; {remedy}, or raise it"
         )
@@ -122,6 +161,7 @@ class Placement:
     def __init__(self, mode: Mode, device: torch.device) -> None:
         self.mode, self._device = mode, device
         self._cuda = device.type == "cuda"
+        self._prefetcher = Prefetcher(device)
 
     def place(self, update: Update) -> Update:
         """One tensor of one model, moved to its place between candidates."""
@@ -154,41 +194,4 @@ class Placement:
         if self.mode == "device" or not self._cuda:
             yield from sources
             return
-        copies = _CopyStream(self._device)
-        ready: Sources | None = None
-        for entry in sources:
-            copied = copies.start(entry)
-            if ready is not None:
-                yield ready
-                copies.wait_for_pass()
-            copies.wait_for_copy()
-            ready = copied
-        if ready is not None:
-            yield ready
-
-
-class _CopyStream:
-    """A CUDA stream for copies beside that of the passes; at most PREFETCH_DEPTH tensors of every model exist."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._copies = torch.cuda.Stream(device)
-        self._device = device
-        self._last_copy: torch.cuda.Event | None = None
-
-    def start(self, sources: Sources) -> Sources:
-        """Start the copies of one tensor's sources."""
-        with torch.cuda.stream(self._copies):
-            copied = sources.to(self._device)
-            self._last_copy = self._copies.record_event()
-        for tensor in copied.tensors():
-            tensor.record_stream(torch.cuda.current_stream(self._device))
-        return copied
-
-    def wait_for_copy(self) -> None:
-        """Make the stream of the passes wait for the copies that were started last."""
-        if self._last_copy is not None:
-            torch.cuda.current_stream(self._device).wait_event(self._last_copy)
-
-    def wait_for_pass(self) -> None:
-        """Wait for the last pass, so that its inputs are freed before more copies start."""
-        torch.cuda.current_stream(self._device).synchronize()
+        yield from self._prefetcher.stream(sources)

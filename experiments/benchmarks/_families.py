@@ -60,6 +60,7 @@ class Architecture:
 
 # From 135M on these are the dimensions of SmolLM2 (135M, 360M), TinyLlama (1B) and Llama 3 (3B, 8B).
 SIZES = {
+    "100K": Architecture(48, 3, 104, 4, 2, 515, True),
     "1M": Architecture(128, 4, 352, 4, 2, 4096, True),
     "10M": Architecture(288, 6, 768, 6, 6, 16000, True),
     "135M": Architecture(576, 30, 1536, 9, 3, 49152, True),
@@ -109,17 +110,24 @@ def lacking(size: str, experts: int, folder: Path, device: str) -> str | None:
     return None
 
 
-def build(size: str, experts: int, adapters: int, folder: Path, device: str) -> Members:
-    """Write the family below `folder`, open it, and make its live model on the device."""
+def build(
+    size: str, experts: int, adapters: int, folder: Path, device: str, *, resident: bool | None = None
+) -> Members:
+    """Write the family below `folder`, open it, and make its live model on the device.
+
+    With `resident`, the default on an accelerator, the weights of base and experts are made on the device and are in no
+    file.
+    """
+    resident = device != "cpu" if resident is None else resident
     architecture = SIZES[size]
     shapes = parameter_shapes(architecture)
     folders = [folder / name for name in ("base", *(f"e{i}" for i in range(experts)))]
-    held = [_write_member(path, architecture, shapes, i, device) for i, path in enumerate(folders)]
+    held = [_write_member(path, architecture, shapes, i, device, resident) for i, path in enumerate(folders)]
     base = ModelRef(str(folders[0]))
     full = tuple(ModelRef(str(path)) for path in folders[1:])
     lora = tuple(_write_adapter(folder / f"lora{i}", base, shapes, seed=100 + i) for i in range(adapters))
     family = Family(base, [*full, *lora])
-    if device != "cpu":
+    if resident:
         _make_resident(family, base, full, held)
     return Members(size, family, base, full, lora, _live_model(architecture, device), shapes)
 
@@ -162,15 +170,15 @@ def _member(shapes: Shapes, index: int, device: str) -> Iterator[tuple[str, Tens
 
 
 def _write_member(
-    folder: Path, architecture: Architecture, shapes: Shapes, index: int, device: str
+    folder: Path, architecture: Architecture, shapes: Shapes, index: int, device: str, resident: bool
 ) -> dict[str, Tensor]:
-    """One checkpoint folder; returns its tensors where they stay on an accelerator, and nothing on a CPU."""
+    """One checkpoint folder; returns its tensors if they are resident, and else an empty dictionary."""
     folder.mkdir(parents=True)
     architecture.config().save_pretrained(folder)
     ledger_header = _header(shapes)
     with (folder / "model.safetensors").open("wb") as file:
         file.write(ledger_header)
-        if device != "cpu":
+        if resident:
             file.truncate(len(ledger_header) + sum(2 * math.prod(shape) for shape in shapes.values()))
             return dict(_member(shapes, index, device))
         for _, tensor in _member(shapes, index, device):
@@ -200,6 +208,10 @@ class _Resident(Checkpoint):
         """The tensor itself: read-only by contract."""
         return self._tensors[name]
 
+    def move_to_host(self) -> None:
+        """Keep the tensors in host memory from now on, as a search does that pins them."""
+        self._tensors = {name: tensor.cpu() for name, tensor in self._tensors.items()}
+
     @cached_property
     def sha256(self) -> str:
         """A stand-in that differs between members: their files are all zeros."""
@@ -212,6 +224,14 @@ def _make_resident(family: Family, base: ModelRef, full: tuple[ModelRef, ...], h
         expert = family.experts[ref]
         assert isinstance(expert, FullExpert)
         expert.checkpoint = _Resident(Path(ref.path), tensors)
+
+
+def move_to_host(members: Members) -> None:
+    """Move the resident weights of base and experts to the host; the live model stays on its device."""
+    family = members.family
+    for checkpoint in (family.base.checkpoint, *(family.experts[ref].checkpoint for ref in members.experts)):
+        assert isinstance(checkpoint, _Resident)
+        checkpoint.move_to_host()
 
 
 def _write_adapter(folder: Path, base: ModelRef, shapes: Shapes, seed: int) -> ModelRef:

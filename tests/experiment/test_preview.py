@@ -126,6 +126,46 @@ def test_the_plan_for_a_gpu_is_said(
     assert f"placement {mode}: " in said.out and text.format(staged=placement.PREFETCH_DEPTH * 1.0) in said.out
 
 
+@pytest.mark.parametrize(
+    ("total", "sources", "lines"),
+    [
+        (24, 64.24, ["budget.gpu_gb: 40.9 GB are needed and 24 GB are allowed; merge fewer experts, or adapters"]),
+        (
+            48,
+            64.24,
+            [
+                "memory    40.94 GB of 48.00 GB of the GPU, activations included",
+                "          GPU: 16.06 GB of live model, 12.60 GB of prefetched tensors; 19.34 GB left for activations",
+                "          pinned host memory: 64.24 GB of base and experts\n",
+            ],
+        ),
+        (
+            80,
+            16.56,
+            [
+                "memory    46.60 GB of 80.00 GB of the GPU, activations included",
+                "          GPU: 16.06 GB of live model, 16.56 GB of base and experts; 47.38 GB left for activations",
+            ],
+        ),
+    ],
+)
+def test_the_plan_for_a_gpu_that_is_not_here(
+    project: Path, monkeypatch: pytest.MonkeyPatch, total: int, sources: float, lines: list[str]
+) -> None:
+    """`budget.gpu_gb` is the GPU to plan for: base of 8B with three experts, or with three adapters."""
+    from evomerge.experiment import preview as check
+    from evomerge.merging import placement
+    from evomerge.merging.placement import MemoryNeed
+
+    given = MemoryNeed(int(16.06e9), int(sources * 1e9), int(4.2e9 if sources > 60 else 1.05e9))
+    for module in (check, placement):
+        monkeypatch.setattr(module, "memory_need", lambda family, dtype: given)
+    monkeypatch.setattr(placement, "free_host_memory", lambda: int(128e9))
+    said = evomerge("check", "+experiment=mine", *SMALL, f"budget.gpu_gb={total}", "model.dtype=bfloat16", cwd=project)
+    assert all(line in (said.err if total == 24 else said.out) for line in lines), said
+    assert (said.code == 0) == (total != 24) and said.err.count("\n") == (total == 24)
+
+
 def test_a_run_that_has_begun_is_said_to_be_resumed(mine: Path) -> None:
     said = evomerge("check", "+experiment=mine", *SMALL, cwd=mine)
     assert said.code == 0 and "will be resumed" in said.out

@@ -1,7 +1,6 @@
-"""Where experts live: the plan on paper, and the stream of tensors with a stand-in for the device."""
+"""Where experts live: the plan on paper, and what is moved where."""
 
 import math
-import weakref
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from evomerge.kernels.factors import Factors
 from evomerge.merging import PLACEMENTS
 from evomerge.merging import placement as room
 from evomerge.merging.placement import (
-    HOST_RESERVE,
     PREFETCH_DEPTH,
     RESERVE,
     AvailableMemory,
@@ -23,12 +21,20 @@ from evomerge.merging.placement import (
     Mode,
     Placement,
     memory_need,
+    plan_memory,
     plan_placement,
 )
 from evomerge.models.family import Family
 from evomerge.recipes.recipe import ModelRef
 from tests.families import save_adapter, save_family
-from tests.models.sparse import MIXTRAL, mixtral_shapes, write_sparse
+from tests.models.sparse import (
+    LLAMA_8B,
+    MIXTRAL,
+    llama_8b_shapes,
+    mixtral_shapes,
+    write_sparse,
+    write_sparse_adapter,
+)
 
 GB = 10**9
 CUDA = torch.device("cuda")  # a name: no such device is needed
@@ -59,26 +65,91 @@ def test_too_small_a_device_is_refused_with_one_that_would_do() -> None:
     assert plan_placement(SMALL, AvailableMemory(need, 64 * GB)) == "pinned"
 
 
-def llama_3_1_8b() -> list[tuple[int, ...]]:
-    """Every parameter of Llama-3.1-8B."""
-    hidden, inner, key_values, vocabulary = 4096, 14336, 1024, 128256
-    layer = [(hidden, hidden), (key_values, hidden), (key_values, hidden), (hidden, hidden)]
-    layer += [(inner, hidden), (inner, hidden), (hidden, inner), (hidden,), (hidden,)]
-    return [(vocabulary, hidden), *(layer * 32), (hidden,), (vocabulary, hidden)]
+@pytest.fixture(scope="module")
+def llamas(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
+    """A Llama of 8B in bf16 with three full experts, and with three LoRA adapters, from headers alone."""
+    folder, shapes = tmp_path_factory.mktemp("llamas"), llama_8b_shapes()
+    sizes = {write_sparse(folder / name, LLAMA_8B, shapes) for name in ("base", "e0", "e1", "e2")}
+    assert sizes == {2 * 8_030_261_248}
+    for name in ("a0", "a1", "a2"):
+        assert write_sparse_adapter(folder / name, folder / "base", shapes, rank=16) == 2 * 16 * 2_621_440
+    base = ModelRef(str(folder / "base"))
+    adapters = [ModelRef(base.path, adapter=str(folder / name)) for name in ("a0", "a1", "a2")]
+    full = [ModelRef(str(folder / name)) for name in ("e0", "e1", "e2")]
+    return {"full": Family(base, full), "lora": Family(base, adapters)}
 
 
-def test_a_base_of_8b_and_three_experts_on_a_card_of_48_gb() -> None:
-    each = [2 * math.prod(shape) for shape in llama_3_1_8b()]  # bf16
-    assert sum(each) == 2 * 8_030_261_248
-    sizes = MemoryNeed(model=sum(each), sources=4 * sum(each), largest=4 * max(each))
-    host = math.ceil(sizes.sources / (1 - HOST_RESERVE))
-    assert plan_placement(sizes, AvailableMemory(48 * GB, host)) == "pinned"
-    assert plan_placement(sizes, AvailableMemory(48 * GB, host - 8 * GB)) == "mmap"
-    assert plan_placement(sizes, AvailableMemory(141 * GB, host)) == "device"
-    staged = PREFETCH_DEPTH * sizes.largest
-    assert staged == PREFETCH_DEPTH * 4 * 2 * 128256 * 4096 and sizes.model + staged <= (1 - RESERVE) * 48 * GB
-    with pytest.raises(ConfigError):
-        plan_placement(sizes, AvailableMemory(24 * GB, host))
+WEIGHTS = 16_060_522_496  # of the model in bf16
+TABLE = 2 * 128256 * 4096  # its largest tensor
+FACTORS = 3 * 4 * 16 * 2_621_440  # adapters are kept in fp32
+ENGINE = WEIGHTS + 8 * 2**30  # vLLM's copy of the weights, and its KV cache
+
+
+@pytest.mark.parametrize(
+    ("kind", "total", "more", "mode", "on_device"),
+    [
+        ("full", 48, 0, "pinned", PREFETCH_DEPTH * 4 * TABLE),
+        ("full", 80, 0, "pinned", PREFETCH_DEPTH * 4 * TABLE),
+        ("full", 80, ENGINE, "pinned", PREFETCH_DEPTH * 4 * TABLE),
+        ("full", 141, 0, "device", 4 * WEIGHTS),
+        ("lora", 48, 0, "device", WEIGHTS + FACTORS),
+        ("lora", 80, 0, "device", WEIGHTS + FACTORS),
+        ("lora", 80, ENGINE, "pinned", PREFETCH_DEPTH * TABLE),
+    ],
+)
+def test_a_llama_of_8b_and_three_experts(
+    llamas: dict[str, Family],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    total: int,
+    more: int,
+    mode: Mode,
+    on_device: int,
+) -> None:
+    monkeypatch.setattr(room, "free_host_memory", lambda: 128 * GB)
+    found = plan_memory("auto", llamas[kind], "cpu", "bfloat16", limit=total * GB, more=more)
+    assert found and found.mode == mode and found.sources_on_device == on_device
+    assert found.need.model == WEIGHTS and found.total == total * GB
+    assert found.free == total * GB - WEIGHTS - more - on_device >= RESERVE * total * GB
+    monkeypatch.setattr(room, "free_host_memory", lambda: 8 * GB)
+    poor = plan_memory("auto", llamas[kind], "cpu", "bfloat16", limit=total * GB, more=more)
+    assert poor and poor.mode == ("device" if mode == "device" else "mmap")
+
+
+@pytest.mark.parametrize(
+    ("kind", "total", "more", "needed"),
+    [
+        ("full", 24, 0, "41 GB"),
+        ("lora", 24, 0, "27.4 GB"),
+        ("full", 48, ENGINE, "76.2 GB"),
+        ("lora", 48, ENGINE, "62.7 GB"),
+    ],
+)
+def test_a_llama_of_8b_that_does_not_fit_is_refused_in_a_line(
+    llamas: dict[str, Family], kind: str, total: int, more: int, needed: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        limits = {"loaded": False, "limit": total * GB, "more": more}
+        room.choose_placement("auto", llamas[kind], "cpu", "bfloat16", **limits)  # type: ignore[arg-type]
+    said = str(refused.value)
+    assert said.startswith(f"budget.gpu_gb: {needed} are needed and {total} GB are allowed; ") and "\n" not in said
+    assert "merge fewer experts, or adapters" in said
+    with pytest.raises(ConfigError, match=r"use a device with "):
+        plan_memory("auto", llamas[kind], "cpu", "bfloat16", limit=total * GB, more=more)
+
+
+def test_without_a_gpu_and_a_limit_nothing_is_planned(llamas: dict[str, Family]) -> None:
+    assert plan_memory("auto", llamas["lora"], "cpu", "bfloat16") is None
+    forced = plan_memory("mmap", llamas["lora"], "cpu", "bfloat16", limit=80 * GB)
+    assert forced and forced.mode == "mmap"
+
+
+def test_a_gpu_that_is_partly_used_is_planned_by_what_is_free(
+    llamas: dict[str, Family], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "available_memory", lambda device, model: AvailableMemory(60 * GB, 256 * GB))
+    found = [plan_memory("auto", llamas["full"], "cuda", "bfloat16", limit=limit) for limit in (None, 80 * GB, 48 * GB)]
+    assert [plan and plan.total for plan in found] == [60 * GB, 60 * GB, 48 * GB]
 
 
 def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
@@ -113,79 +184,14 @@ def test_a_limit_on_the_gpu_is_refused_where_it_does_not_fit(tmp_path: Path) -> 
         place("auto", limit=staged - 1)
 
 
-# --- streaming ---
-
-
-class FakeCopyStream:
-    """Copies on the host and keeps a log; `most` is the largest number of its copies that existed at once."""
-
-    def __init__(self, device: torch.device) -> None:
-        assert device == CUDA
-        self.log: list[str] = []
-        self.copies: list[weakref.ref[torch.Tensor]] = []
-        self.most = 0
-        STREAMS.append(self)
-
-    def start(self, sources: Sources) -> Sources:
-        copy = Sources(sources.name, sources.base.clone(), [sources.expert(0).clone()])
-        copy.set_prepared(sources.prepared)
-        self.copies.append(weakref.ref(copy.base))
-        self.log.append(f"copy {sources.name}")
-        self.most = max(self.most, sum(copy() is not None for copy in self.copies))
-        return copy
-
-    def wait_for_copy(self) -> None:
-        self.log.append("wait for copy")
-
-    def wait_for_pass(self) -> None:
-        self.log.append("wait for pass")
-
-
-STREAMS: list[FakeCopyStream] = []
-
-
-@pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> list[FakeCopyStream]:
-    monkeypatch.setattr(room, "_CopyStream", FakeCopyStream)
-    STREAMS.clear()
-    return STREAMS
-
-
 def models(count: int) -> list[Sources]:
     return [Sources(str(i), torch.full((3,), float(i)), [torch.full((3,), -float(i))]) for i in range(count)]
 
 
-@pytest.mark.parametrize("mode", ["mmap", "pinned"])
-@pytest.mark.parametrize("count", [0, 1, 2, 5])
-def test_the_next_tensor_is_on_its_way_while_one_is_used(mode: Mode, count: int, streams: list[FakeCopyStream]) -> None:
-    """Every pass waits for its own copies, and its inputs are freed before more than PREFETCH_DEPTH exist."""
-    given, seen = models(count), []
-    for sources in Placement(mode, CUDA).stream(iter(given)):
-        streams[0].log.append(f"pass {sources.name}")
-        seen.append((sources.name, sources.base.tolist(), sources.expert(0).tolist()))
-    assert seen == [(one.name, one.base.tolist(), one.expert(0).tolist()) for one in given]
-    log = streams[0].log
-    for i in range(count):
-        assert log.index(f"copy {i}") < log.index(f"pass {i}")
-        assert "wait for copy" in log[log.index(f"copy {i}") : log.index(f"pass {i}")]
-        if i + 1 < count:
-            assert log.index(f"copy {i + 1}") < log.index(f"pass {i}"), "nothing arrives while this one is used"
-        if i + 2 < count:
-            assert "wait for pass" in log[log.index(f"pass {i}") : log.index(f"copy {i + 2}")]
-    assert streams[0].most == min(count, PREFETCH_DEPTH)
-    assert all(torch.equal(one.base, torch.full((3,), float(i))) for i, one in enumerate(given)), "the originals"
-
-
-def test_one_tensor_alone_can_be_unpacked(streams: list[FakeCopyStream]) -> None:
-    (only,) = Placement("mmap", CUDA).stream(models(1))
-    assert only.base.tolist() == [0.0, 0.0, 0.0] and len(only) == 1
-
-
 @pytest.mark.parametrize(("mode", "device"), [("device", CUDA), *((m, torch.device("cpu")) for m in PLACEMENTS)])
-def test_what_is_there_already_is_not_copied(mode: Mode, device: torch.device, streams: list[FakeCopyStream]) -> None:
+def test_what_is_there_already_is_not_copied(mode: Mode, device: torch.device) -> None:
     given = models(3)
     assert all(a is b for a, b in zip(Placement(mode, device).stream(given), given, strict=True))
-    assert not streams
 
 
 def test_places_of_weights_factors_and_nothing() -> None:

@@ -76,7 +76,7 @@ class TreeEngine:
             self._cached[prefix] = [(keys, values) for keys, values, _ in past]
         if not len(batch.states):
             return None
-        return _target_log_probabilities(
+        return target_log_probabilities(
             logits, torch.from_numpy(batch.scored).to(device), torch.from_numpy(batch.targets).to(device)
         )
 
@@ -99,7 +99,7 @@ def tree_mask(batch: Batch, dtype: torch.dtype, device: torch.device) -> torch.T
     return torch.where(attends, lowest.new_zeros(()), lowest).unsqueeze(1)
 
 
-def _target_log_probabilities(logits: torch.Tensor, scored: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def target_log_probabilities(logits: torch.Tensor, scored: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """[2, targets]: log-probabilities of the targets at the scored states, and whether each is the highest there."""
     norms = torch.empty(len(logits), device=logits.device)
     best = torch.empty(len(logits), dtype=targets.dtype, device=logits.device)
