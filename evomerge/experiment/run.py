@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -53,31 +53,29 @@ def run_experiment(
     """
     start = time.monotonic() if started is None else started
     experiment = from_config(config, folder)
-    with run_log(folder), Display(console, experiment.config.budget.evaluations, started=start) as display:
-        display.show_phase("tasks, models")
-        # These raise for everything that can be wrong before weights are read.
-        experiment.check()
-        display.show_phase("hashes")
-        before = recorded_submission(folder)
-        ledger = open_ledger(experiment, config, folder, start)
-        tracker = experiment.tracker(folder, config)
-        try:
-            experiment = choose_experts(experiment, ledger, display, start)
-            with closing(pools.LazyPool(lambda: _start(experiment, display))) as pool:
-                document, board = _search(experiment, folder, display, ledger, pool, tracker, start)
-            _write_result(folder, document, start, display)  # the memory of the pool is needed for the submission
-            tracker.finish(document)
-            if experiment.submission:
-                display.show_phase("submission")
-                made_from = experiment.submission.write(document["fingerprint"], before, display.print_line)
-                kept = document["seconds"].get("kept_for_submission")
-                document["submission"] = made_from | ({} if kept is None else {"seconds": kept})
-            _write_result(folder, document, start, display)
-            ledger.mark_time()
-        finally:
-            ledger.close()
-            tracker.close()
-    _report(console, folder, document, board)
+    with run_log(folder), ExitStack() as stack:  # a tracker outlives the display: it stores the report
+        with Display(console, experiment.config.budget.evaluations, started=start) as display:
+            display.show_phase("tasks, models")
+            # These raise for everything that can be wrong before weights are read.
+            experiment.check()
+            display.show_phase("hashes")
+            before = recorded_submission(folder)
+            with closing(open_ledger(experiment, config, folder, start)) as ledger:
+                tracker = stack.enter_context(closing(experiment.tracker(folder, config)))
+                experiment = choose_experts(experiment, ledger, display, start)
+                with closing(pools.LazyPool(lambda: _start(experiment, display))) as pool:
+                    document, board = _search(experiment, folder, display, ledger, pool, tracker, start)
+                _write_result(folder, document, start, display)  # the memory of the pool is needed for the submission
+                tracker.finish(document)
+                if experiment.submission:
+                    display.show_phase("submission")
+                    made_from = experiment.submission.write(document["fingerprint"], before, display.print_line)
+                    kept = document["seconds"].get("kept_for_submission")
+                    document["submission"] = made_from | ({} if kept is None else {"seconds": kept})
+                _write_result(folder, document, start, display)
+                ledger.mark_time()
+        report = _report(console, folder, document, board)
+        tracker.log_files([folder / RECIPE, report])
     return document
 
 
@@ -99,6 +97,7 @@ def _search(
     remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), deadline)
     keep_for_submission(experiment, deadline, pool, display)
     display.show_time_left(remaining.seconds_left)
+    tracker.count_items(lambda: remaining.spent)
     check = BaselineCheck(evaluator, scorer.chances("search"), display.print_line)
     callbacks: list[SearchCallback] = [display, check, BestRecipe(folder / RECIPE, evaluator), tracker]
     slopes = experiment.slopes(pool, ledger) if experiment.item_losses else None
@@ -222,8 +221,8 @@ def _record(board: Leaderboard, evaluator: Evaluator, ledger: Ledger, fingerprin
     }
 
 
-def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Leaderboard) -> None:
-    """Print the tables and the first failures, and write the HTML report."""
+def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Leaderboard) -> Path:
+    """Print the tables and the first failures, and write the HTML report; returns its path."""
     console.print(result_table(document))
     console.print(comparison_table(document))
     for label, reason in list(board.failures().items())[:3]:
@@ -234,4 +233,6 @@ def _report(console: Console, folder: Path, document: Mapping[str, Any], board: 
         before = document["seconds"].get("earlier_commands")
         print_line(console, f"time: {parts}{f'; earlier commands {duration(before)}' if before else ''}")
     print_line(console, f"recipe: {folder / RECIPE}")
-    print_line(console, f"report: {write_report(folder)}")
+    report = write_report(folder)
+    print_line(console, f"report: {report}")
+    return report
