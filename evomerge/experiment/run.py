@@ -21,6 +21,7 @@ from evomerge.experiment.resume import fixed_part
 from evomerge.experiment.router_step import RouterStep
 from evomerge.experiment.rule_check import rules_record
 from evomerge.experiment.run_log import run_log
+from evomerge.experiment.search_progress import search_status
 from evomerge.experiment.submission_step import recorded_submission
 from evomerge.experiment.time_limit import keep_for_submission, ledger_deadline, timed_evaluation
 from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses, describe_twins, same_weights
@@ -28,7 +29,7 @@ from evomerge.ledger import Ledger
 from evomerge.parsing import dump_yaml
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
 from evomerge.recipes import Recipe, dump_recipe
-from evomerge.report import Display, comparison_table, result_table, write_report
+from evomerge.report import Display, comparison_table, print_table, result_table, write_report
 from evomerge.searching import (
     Evaluator,
     Leaderboard,
@@ -97,6 +98,7 @@ def _search(
     remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), deadline)
     keep_for_submission(experiment, deadline, pool, display)
     display.show_time_left(remaining.seconds_left)
+    display.show_status(search_status(experiment, remaining, evaluator, pool))
     tracker.count_items(lambda: remaining.spent)
     check = BaselineCheck(evaluator, scorer.chances("search"), display.print_line)
     callbacks: list[SearchCallback] = [display, check, BestRecipe(folder / RECIPE, evaluator), tracker]
@@ -223,8 +225,8 @@ def _record(board: Leaderboard, evaluator: Evaluator, ledger: Ledger, fingerprin
 
 def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Leaderboard) -> Path:
     """Print the tables and the first failures, and write the HTML report; returns its path."""
-    console.print(result_table(document))
-    console.print(comparison_table(document))
+    print_table(console, result_table(document))
+    print_table(console, comparison_table(document))
     for label, reason in list(board.failures().items())[:3]:
         print_line(console, f"failed: {label}: {reason}")
     phases = sorted(document["seconds"]["phases"].items(), key=lambda pair: -pair[1])
