@@ -8,20 +8,23 @@ from rich.table import Column, Table
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table; where it is wider than the console, its columns are printed in turns, the caption at the end."""
-    columns = table.columns
-    parts = list(_parts(console, table, columns)) if len(columns) > 2 else [columns]
-    for number, chosen in enumerate(parts):
-        is_last = number == len(parts) - 1
-        console.print(table if len(parts) == 1 else _table(table, chosen, is_last))
+    """Print a table; if it is wider than the console, as tables of some of its columns, with the caption below."""
+    parts = list(_parts(console, table))
+    if len(parts) == 1:
+        console.print(table)
+        return
+    for columns in parts:
+        console.print(_table(table, columns))
+    if table.caption:
+        console.print(table.caption, highlight=False)
 
 
-def _parts(console: Console, table: Table, columns: Sequence[Column]) -> Iterator[list[Column]]:
+def _parts(console: Console, table: Table) -> Iterator[list[Column]]:
     """As many columns as fit, each time with the first one."""
-    first, *others = columns
+    first, *others = table.columns
     part = [first]
     for column in others:
-        if len(part) > 1 and _width(console, _table(table, [*part, column], False)) > console.width:
+        if len(part) > 1 and _width(console, _table(table, [*part, column])) > console.width:
             yield part
             part = [first]
         part.append(column)
@@ -33,9 +36,9 @@ def _width(console: Console, table: Table) -> int:
     return measure_renderables(console, wide, [table]).maximum
 
 
-def _table(table: Table, columns: Sequence[Column], is_last: bool) -> Table:
-    """A table of these columns, with the styles of its rows."""
-    made = Table(caption=table.caption if is_last else None, caption_justify="left", caption_style="")
+def _table(table: Table, columns: Sequence[Column]) -> Table:
+    """A table of these columns, with the styles of its rows, without the caption."""
+    made = Table()
     for column in columns:
         made.add_column(column.header, justify=column.justify, style=column.style, no_wrap=True)
     for row, *cells in zip(table.rows, *(column.cells for column in columns), strict=True):

@@ -1,6 +1,5 @@
 """MLflow: one run for each run folder, in a local database or on a tracking server."""
 
-import logging
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +26,6 @@ class MLflow:
         import mlflow
         from mlflow import MlflowClient, entities
 
-        _log_as_others()
         mlflow.set_tracking_uri(uri or mlflow.get_tracking_uri())
         self._client: Any = MlflowClient()
         self._entities: Any = entities
@@ -91,11 +89,3 @@ def create(
 def _plain(name: str) -> str:
     """The name with a dash for each character that MLflow refuses."""
     return re.sub(r"[^\w./ -]", "-", name)
-
-
-def _log_as_others() -> None:
-    """Take MLflow's own handlers away, so that its lines go where those of other libraries go."""
-    for name in ("mlflow", "alembic"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
