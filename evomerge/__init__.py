@@ -155,6 +155,8 @@ def merge(
         raise ConfigError(f"rank={rank}: only an adapter has one; set adapter=True")
     if format is not None and adapter:
         raise ConfigError(f"format={format}: an adapter has no such format; leave one of the two out")
+    if private and push is None:
+        raise ConfigError("private=True: only a repository of the hub is private; give push='owner/name'")
     if push is not None and format is not None:
         raise ConfigError(f"push={push}: pushes a folder, not a GGUF file; leave one of the two out")
     from evomerge.recipes import Recipe
