@@ -138,6 +138,8 @@ def merge(
     rank: int | None = None,
     format: str | None = None,
     llama_cpp: str | Path | None = None,
+    push: str | None = None,
+    private: bool = False,
     trust_remote_code: bool = False,
 ) -> str:
     """Build the model of a recipe, or of an evomerge or mergekit file, in the new folder `out`.
@@ -145,25 +147,41 @@ def merge(
     Returns the fingerprint of the weights. With `format` `gguf` or `gguf:TYPE`, `out` is a GGUF file, which llama.cpp's
     programs make of the merged folder; `llama_cpp` is a checkout of it. With `adapter`, where all experts are adapters,
     `out` holds one LoRA adapter instead, exact or of at most `rank`, and the words that describe it are returned.
+    With `push` "owner/name" the folder is uploaded to that repository of the hub, which is made if it is not there;
+    the token and the network are checked before the merge, and a folder that could not be uploaded stays.
     Raises ConfigError, ExpertError or RunError; `out` is then not left behind.
     """
     if rank is not None and not adapter:
         raise ConfigError(f"rank={rank}: only an adapter has one; set adapter=True")
     if format is not None and adapter:
         raise ConfigError(f"format={format}: an adapter has no such format; leave one of the two out")
-    from evomerge.export import merge_adapter, merge_gguf, merge_recipe, parse_format
+    if private and push is None:
+        raise ConfigError("private=True: only a repository of the hub is private; give push='owner/name'")
+    if push is not None and format is not None:
+        raise ConfigError(f"push={push}: pushes a folder, not a GGUF file; leave one of the two out")
     from evomerge.recipes import Recipe
 
     source = Path(recipe) if isinstance(recipe, str) else recipe
     if not isinstance(source, Recipe | Path):
         raise ConfigError("recipe: give a Recipe, such as result.recipe, or the path of a recipe file")
-    if adapter:
-        return str(merge_adapter(source, Path(out), rank=rank, trust_remote_code=trust_remote_code))
-    if format is not None:
-        checkout = Path(llama_cpp) if llama_cpp else None
-        kind = parse_format(format)
-        return merge_gguf(source, Path(out), kind, llama_cpp=checkout, trust_remote_code=trust_remote_code)
-    return merge_recipe(source, Path(out), trust_remote_code=trust_remote_code)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+
+    def made() -> str:
+        from evomerge.export import merge_adapter, merge_gguf, merge_recipe, parse_format
+
+        if adapter:
+            return str(merge_adapter(source, Path(out), rank=rank, **options))
+        if format is not None:
+            checkout = Path(llama_cpp) if llama_cpp else None
+            return merge_gguf(source, Path(out), parse_format(format), llama_cpp=checkout, **options)
+        return merge_recipe(source, Path(out), **options)
+
+    if push is None:
+        return made()
+    from evomerge.export import PushTarget, adapter_options, merge_and_push, recorded_fingerprint
+
+    found, _ = merge_and_push(PushTarget(push, private), source, Path(out), adapter_options(adapter, rank), made)
+    return found or recorded_fingerprint(Path(out))
 
 
 def score(

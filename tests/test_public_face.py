@@ -24,7 +24,7 @@ SIGNATURES = {
     " folder: str | pathlib.Path | None = None, *, deep: bool = False) -> list[str]",
     "merge": "(recipe: 'Recipe | str | Path', out: str | pathlib.Path, *, adapter: bool = False,"
     " rank: int | None = None, format: str | None = None, llama_cpp: str | pathlib.Path | None = None,"
-    " trust_remote_code: bool = False) -> str",
+    " push: str | None = None, private: bool = False, trust_remote_code: bool = False) -> str",
     "score": "(model: str | pathlib.Path, tasks: str | collections.abc.Sequence[str | collections.abc.Mapping[str,"
     " typing.Any]], *, num_fewshot: int | None = None, limit: float | None = None, apply_chat_template: bool = False,"
     " dtype: str | None = None, device: str = 'auto', batch_size: int = 16,"

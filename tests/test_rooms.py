@@ -113,7 +113,7 @@ def test_ray_and_hydra_are_imported_by_one_file() -> None:
         "import evomerge",
         "from evomerge.scoring import Chunk, Plan, Scorer",
         "from evomerge.searching import Evaluator, search",
-        "from evomerge.cli.parser import _parser; _parser()",
+        "from evomerge.cli.parser import command_parsers; command_parsers()",
         "from evomerge.experiment import read_config",
         "from evomerge import methods; methods.check('ties')",
     ],

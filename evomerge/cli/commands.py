@@ -181,24 +181,44 @@ def merge(arguments: argparse.Namespace, console: Console) -> int:
         raise ConfigError(f"--rank {arguments.rank}: only an adapter has one; add --adapter")
     if arguments.format and arguments.adapter:
         raise ConfigError(f"--format {arguments.format}: an adapter has no such format; leave one of the two out")
+    if arguments.private and not arguments.push:
+        raise ConfigError("--private: only a repository of the hub is private; add --push OWNER/NAME")
+    if arguments.push and arguments.format:
+        raise ConfigError(f"--push {arguments.push}: pushes a folder, not a GGUF file; leave one of the two out")
     if not arguments.recipe.is_file():
         load_recipe(arguments.recipe)  # raises, without transformers
+    recipe, out = arguments.recipe, arguments.out
+    if arguments.push:
+        from evomerge.export import PushTarget, adapter_options, merge_and_push
+
+        target, options = (
+            PushTarget(arguments.push, arguments.private),
+            adapter_options(arguments.adapter, arguments.rank),
+        )
+        made, address = merge_and_push(target, recipe, out, options, lambda: _merged(arguments))
+        print_line(console, f"{out}: {made or 'is there already, not merged again'}\npushed: {address}")
+    else:
+        print_line(console, f"{out}: {_merged(arguments)}")
+    if arguments.format and (recipe.parent / RESULT).is_file():
+        print_line(console, f"its score beside the run's: evomerge score {out} run={recipe.parent}")
+    return 0
+
+
+def _merged(arguments: argparse.Namespace) -> str:
+    """Merge as the arguments of `merge` say; returns the words that describe the result."""
     from evomerge.export import merge_adapter, merge_gguf, merge_recipe, parse_format
 
     recipe, out, trust = arguments.recipe, arguments.out, arguments.trust_remote_code
     if arguments.adapter:
-        made = str(merge_adapter(recipe, out, rank=arguments.rank, trust_remote_code=trust))
-    elif arguments.format:
+        return str(merge_adapter(recipe, out, rank=arguments.rank, trust_remote_code=trust))
+    if arguments.format:
         kind, checkout = parse_format(arguments.format), arguments.llama_cpp
-        made = f"fingerprint {merge_gguf(recipe, out, kind, llama_cpp=checkout, trust_remote_code=trust)}, as {kind}"
-    else:
-        made = f"fingerprint {merge_recipe(recipe, out, trust_remote_code=trust)}"
-    print_line(console, f"{out}: {made}")
-    return 0
+        return f"fingerprint {merge_gguf(recipe, out, kind, llama_cpp=checkout, trust_remote_code=trust)}, as {kind}"
+    return f"fingerprint {merge_recipe(recipe, out, trust_remote_code=trust)}"
 
 
 def score(arguments: argparse.Namespace, console: Console) -> int:
-    """Print lm-eval's table."""
+    """Print lm-eval's table; with `run=`, the holdout score beside those that the run recorded."""
     wrong = next((text for text in arguments.settings if not re.match(r"[a-z_]\w*=", text)), None)
     if "=" in arguments.model or wrong:
         raise ConfigError(f"score: {wrong or 'no model'}: give a folder, a hub id or a recipe, then key=value")
@@ -206,6 +226,8 @@ def score(arguments: argparse.Namespace, console: Console) -> int:
     from evomerge.experiment import read_score_config
 
     settings = plain_settings(arguments.settings)
+    if "run" in settings:
+        return _score_on_run(arguments.model, settings, console)
     read_score_config(settings)  # a misspelt key is reported before torch is imported
     if arguments.model.endswith((".yaml", ".yml")) and not Path(arguments.model).is_file():
         raise ConfigError(f"{arguments.model}: no such file")
@@ -216,6 +238,18 @@ def score(arguments: argparse.Namespace, console: Console) -> int:
         print_line(console, table)
     if settings.get("out"):
         write_atomically(Path(settings["out"]), evaluation.text())
+    return 0
+
+
+def _score_on_run(model: str, settings: dict[str, Any], console: Console) -> int:
+    from evomerge.experiment import read_run_score_config
+
+    config = read_run_score_config(settings)
+    refuse_unfinished(Path(config.run))  # before a large library is imported
+    from evomerge.experiment import score_on_run
+
+    for line in score_on_run(model, config).lines():
+        print_line(console, line)
     return 0
 
 

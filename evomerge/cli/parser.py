@@ -161,6 +161,9 @@ def _add_merge(parser: argparse.ArgumentParser) -> None:
     words = "a checkout of llama.cpp; by default its programs are found by EVOMERGE_LLAMA_CPP or on the PATH"
     parser.add_argument("--llama-cpp", type=Path, metavar="DIR", help=words)
     parser.add_argument("--trust-remote-code", action="store_true", help="run the code that comes with a model")
+    words = "upload OUT_DIR to this repository of the Hugging Face hub; the token and the network are checked first"
+    parser.add_argument("--push", metavar="OWNER/NAME", help=words)
+    parser.add_argument("--private", action="store_true", help="make that repository private, if it is new")
     parser.set_defaults(run=commands.merge)
 
 
@@ -169,6 +172,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder, a GGUF file, a hub id, or a recipe file")
     words = "tasks=a,b, and options of lm_eval.simple_evaluate or of an experiment's model: num_fewshot=5 limit=100"
     words += " apply_chat_template=true gen_kwargs={...} dtype=bfloat16 device=cuda batch_size=16 out=scores.json"
+    words += "; or run=RUN_DIR, which prints the score on that run's holdout beside the scores that it recorded"
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=words)
     parser.set_defaults(run=commands.score)
 

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from evomerge.experiment.defaults import prepare_run, read_file, read_preset
     from evomerge.experiment.experiment import Experiment, from_config
     from evomerge.experiment.finished_model import score_model
+    from evomerge.experiment.holdout_score import ScoredOnRun, score_on_run
     from evomerge.experiment.preview import describe
     from evomerge.experiment.replay import Replayed, replay_run
     from evomerge.experiment.result import Result
     from evomerge.experiment.resume import refuse_changed
     from evomerge.experiment.run import run_experiment
-    from evomerge.experiment.score_config import read_score_config
+    from evomerge.experiment.score_config import RunScoreConfig, read_run_score_config, read_score_config
     from evomerge.experiment.screening_run import screen_experiment
     from evomerge.experiment.shown_vocabulary import vocabulary_lines
 else:
@@ -31,6 +32,8 @@ __all__ = [
     "ExperimentConfig",
     "Replayed",
     "Result",
+    "RunScoreConfig",
+    "ScoredOnRun",
     "audit_experiment",
     "describe",
     "from_config",
@@ -38,11 +41,13 @@ __all__ = [
     "read_config",
     "read_file",
     "read_preset",
+    "read_run_score_config",
     "read_score_config",
     "refuse_changed",
     "replay_run",
     "run_experiment",
     "score_model",
+    "score_on_run",
     "screen_experiment",
     "vocabulary_lines",
 ]

@@ -237,6 +237,19 @@ class Experiment:
         chunks = (chunk for chunks in self.scorer.plan.chunks.values() for chunk in chunks)
         return {chunk.id: self._encoder.encode(self.scorer.requests(chunk)) for chunk in chunks}
 
+    @property
+    def tree_share(self) -> float | None:
+        """The share of the prompts' tokens that token trees compute; None while the prompts are not encoded."""
+        if "work" not in vars(self):  # a cached property: the display must not be the one that encodes
+            return None
+        return self._tree_share
+
+    @cached_property
+    def _tree_share(self) -> float | None:
+        counts = [chunk.tokens for chunk in self.work.values()]
+        plain = sum(all_tokens for _, all_tokens in counts)
+        return sum(computed for computed, _ in counts) / plain if plain else None
+
     def token_rows(self, request: Request) -> list[tuple[int, ...]]:
         """The token ids that a model reads for a request; TaskError if it does not fit the model."""
         pairs = self._encoder.encode_loss(ItemLoss((request,))).pairs

@@ -41,7 +41,7 @@ def score_model(source: str, given: Mapping[str, Any], progress: Console) -> Eva
     check_device(config.device, is_local=True)
     loader = TaskLoader(config.include_path)
     tasks = _tasks(config, loader)
-    model, tokenizer = _model(source, config)
+    model, tokenizer = open_model(source, config)
     lm = EngineLM(
         model,
         tokenizer,
@@ -80,7 +80,7 @@ def _tasks(config: ScoreConfig, loader: TaskLoader) -> list[str | dict[str, Any]
     return tasks
 
 
-def _model(source: str, config: ScoreConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def open_model(source: str, config: ScoreConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The live model of a recipe, written in place as a search writes it, or of a folder or hub id."""
     device = resolve_device(config.device)
     options: dict[str, Any] = {"device": device, "attn_implementation": config.attn_implementation}

@@ -41,7 +41,8 @@ def open_run(folder: Path) -> tuple[Experiment, Recipe, dict[str, Any]]:
     with refuse_misfits(folder):
         kept = [str(label) for label in (result.get("screen") or {}).get("kept", ())]
         _ = result["fingerprint"], result["rows"][-1]["scores"]
-    experiment = from_config(config, folder)
+    # A tracker's package, which may be missing here, is not needed to compute scores again.
+    experiment = from_config(config | {"tracker": {}}, folder)
     if kept:
         experiment = experiment.with_experts(kept)
     return experiment, load_recipe(folder / RECIPE), result

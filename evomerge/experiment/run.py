@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from evomerge.experiment.resume import fixed_part
 from evomerge.experiment.router_step import RouterStep
 from evomerge.experiment.rule_check import rules_record
 from evomerge.experiment.run_log import run_log
+from evomerge.experiment.search_progress import search_status
 from evomerge.experiment.submission_step import recorded_submission
 from evomerge.experiment.time_limit import keep_for_submission, ledger_deadline, timed_evaluation
 from evomerge.finalise import Finaliser, RecipeWriter, count_holdout_uses, describe_twins, same_weights
@@ -29,7 +30,7 @@ from evomerge.ledger import Ledger
 from evomerge.parsing import dump_yaml
 from evomerge.paths import CONFIG, LEDGER, RECIPE, RESULT
 from evomerge.recipes import Recipe, dump_recipe
-from evomerge.report import Display, comparison_table, result_table, write_report
+from evomerge.report import Display, comparison_table, print_table, result_table, write_report
 from evomerge.searching import (
     Evaluator,
     Leaderboard,
@@ -54,31 +55,29 @@ def run_experiment(
     """
     start = time.monotonic() if started is None else started
     experiment = from_config(config, folder)
-    with run_log(folder), Display(console, experiment.config.budget.evaluations, started=start) as display:
-        display.show_phase("tasks, models")
-        # These raise for everything that can be wrong before weights are read.
-        experiment.check()
-        display.show_phase("hashes")
-        before = recorded_submission(folder)
-        ledger = open_ledger(experiment, config, folder, start)
-        tracker = experiment.tracker(folder, config)
-        try:
-            experiment = choose_experts(experiment, ledger, display, start)
-            with closing(pools.LazyPool(lambda: _start(experiment, display))) as pool:
-                document, board = _search(experiment, folder, display, ledger, pool, tracker, start)
-            _write_result(folder, document, start, display)  # the memory of the pool is needed for the submission
-            tracker.finish(document)
-            if experiment.submission:
-                display.show_phase("submission")
-                made_from = experiment.submission.write(document["fingerprint"], before, display.print_line)
-                kept = document["seconds"].get("kept_for_submission")
-                document["submission"] = made_from | ({} if kept is None else {"seconds": kept})
-            _write_result(folder, document, start, display)
-            ledger.mark_time()
-        finally:
-            ledger.close()
-            tracker.close()
-    _report(console, folder, document, board)
+    with run_log(folder), ExitStack() as stack:  # a tracker outlives the display: it stores the report
+        with Display(console, experiment.config.budget.evaluations, started=start) as display:
+            display.show_phase("tasks, models")
+            # These raise for everything that can be wrong before weights are read.
+            experiment.check()
+            display.show_phase("hashes")
+            before = recorded_submission(folder)
+            with closing(open_ledger(experiment, config, folder, start)) as ledger:
+                tracker = stack.enter_context(closing(experiment.tracker(folder, config)))
+                experiment = choose_experts(experiment, ledger, display, start)
+                with closing(pools.LazyPool(lambda: _start(experiment, display))) as pool:
+                    document, board = _search(experiment, folder, display, ledger, pool, tracker, start)
+                _write_result(folder, document, start, display)  # the memory of the pool is needed for the submission
+                tracker.finish(document)
+                if experiment.submission:
+                    display.show_phase("submission")
+                    made_from = experiment.submission.write(document["fingerprint"], before, display.print_line)
+                    kept = document["seconds"].get("kept_for_submission")
+                    document["submission"] = made_from | ({} if kept is None else {"seconds": kept})
+                _write_result(folder, document, start, display)
+                ledger.mark_time()
+        report = _report(console, folder, document, board)
+        tracker.log_files([folder / RECIPE, report])
     return document
 
 
@@ -100,6 +99,8 @@ def _search(
     remaining = RemainingBudget(section.budget, evaluator, ledger, experiment.reserve(), deadline)
     keep_for_submission(experiment, deadline, pool, display)
     display.show_time_left(remaining.seconds_left)
+    display.show_status(search_status(experiment, remaining, evaluator, pool))
+    tracker.count_items(lambda: remaining.spent)
     check = BaselineCheck(evaluator, scorer.chances("search"), display.print_line)
     callbacks: list[SearchCallback] = [display, check, BestRecipe(folder / RECIPE, evaluator), tracker]
     slopes = experiment.slopes(pool, ledger) if experiment.item_losses else None
@@ -224,10 +225,10 @@ def _record(board: Leaderboard, evaluator: Evaluator, ledger: Ledger, fingerprin
     }
 
 
-def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Leaderboard) -> None:
-    """Print the tables and the first failures, and write the HTML report."""
-    console.print(result_table(document))
-    console.print(comparison_table(document))
+def _report(console: Console, folder: Path, document: Mapping[str, Any], board: Leaderboard) -> Path:
+    """Print the tables and the first failures, and write the HTML report; returns its path."""
+    print_table(console, result_table(document))
+    print_table(console, comparison_table(document))
     for label, reason in list(board.failures().items())[:3]:
         print_line(console, f"failed: {label}: {reason}")
     phases = sorted(document["seconds"]["phases"].items(), key=lambda pair: -pair[1])
@@ -236,4 +237,6 @@ def _report(console: Console, folder: Path, document: Mapping[str, Any], board: 
         before = document["seconds"].get("earlier_commands")
         print_line(console, f"time: {parts}{f'; earlier commands {duration(before)}' if before else ''}")
     print_line(console, f"recipe: {folder / RECIPE}")
-    print_line(console, f"report: {write_report(folder)}")
+    report = write_report(folder)
+    print_line(console, f"report: {report}")
+    return report

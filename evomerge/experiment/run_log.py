@@ -12,6 +12,7 @@ from evomerge.paths import LEDGER
 LOG = "evomerge.log"
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 OURS = "evomerge"
+ADD_HANDLER = "addHandler"  # the method by which libraries add handlers
 
 
 @contextmanager
@@ -32,7 +33,6 @@ def run_log(folder: Path) -> Iterator[None]:
     terminal: list[logging.Handler] = (
         [] if root.handlers else [logging.StreamHandler()]
     )  # as Python does where nothing is configured
-    silenced = _take_handlers()
     shown = [handler for handler in (*root.handlers, *terminal) if type(handler) is logging.StreamHandler]
     try:
         for handler in (*terminal, file):
@@ -41,16 +41,11 @@ def run_log(folder: Path) -> Iterator[None]:
             handler.addFilter(quiet)
         root.setLevel(min(root.level, logging.WARNING))
         ours.setLevel(logging.INFO)
-        for logger, _ in silenced:
-            logger.addHandler(file)
         warnings.showwarning = _show_warning
-        yield
+        with _library_handlers(file, quiet):
+            yield
     finally:
         warnings.showwarning = showwarning
-        for logger, handlers in silenced:
-            logger.removeHandler(file)
-            for handler in handlers:
-                logger.addHandler(handler)
         root.setLevel(levels[0])
         ours.setLevel(levels[1])
         for handler in shown:
@@ -73,17 +68,52 @@ class _Terminal(logging.Filter):
         return record.levelno >= (self._ours if is_ours else self._others)
 
 
-def _take_handlers() -> list[tuple[logging.Logger, list[logging.Handler]]]:
-    """Remove the terminal handlers that libraries have given their own loggers, and return them."""
-    found: list[tuple[logging.Logger, list[logging.Handler]]] = []
-    for name in list(logging.root.manager.loggerDict):
-        logger = logging.getLogger(name)
-        own: list[logging.Handler] = [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]
-        if own and not logger.propagate and name.partition(".")[0] != OURS:
-            found.append((logger, own))
-            for handler in own:
-                logger.removeHandler(handler)
-    return found
+class _OfLibrary(logging.Filter):
+    """Of a library's own terminal handler: lets errors through, and writes all lines to the file.
+
+    The lines of a logger that propagates are left to the handlers of the root. Those of other loggers, to which the
+    same handler was added, pass.
+    """
+
+    def __init__(self, logger: logging.Logger, file: logging.Handler, quiet: logging.Filter) -> None:
+        super().__init__(logger.name)
+        self._logger, self._file, self._quiet = logger, file, quiet
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not super().filter(record):
+            return True
+        if self._logger.propagate:
+            return False
+        self._file.handle(record)
+        return bool(self._quiet.filter(record))
+
+
+@contextmanager
+def _library_handlers(file: logging.Handler, quiet: logging.Filter) -> Iterator[None]:
+    """Filter the terminal handlers that libraries give their loggers, at import or later, such as at `ray.init`."""
+    add_handler = logging.Logger.addHandler
+    filtered: list[tuple[logging.Handler, logging.Filter]] = []
+
+    def catch(logger: logging.Logger, handler: logging.Handler) -> None:
+        is_terminal = isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
+        if is_terminal and logger is not logging.root and logger.name.partition(".")[0] != OURS:
+            filtered.append((handler, _OfLibrary(logger, file, quiet)))
+            handler.addFilter(filtered[-1][1])
+
+    def add(logger: logging.Logger, handler: logging.Handler) -> None:
+        add_handler(logger, handler)
+        catch(logger, handler)
+
+    for logger in map(logging.getLogger, list(logging.root.manager.loggerDict)):
+        for handler in list(logger.handlers):
+            catch(logger, handler)
+    setattr(logging.Logger, ADD_HANDLER, add)
+    try:
+        yield
+    finally:
+        setattr(logging.Logger, ADD_HANDLER, add_handler)
+        for handler, of_library in filtered:
+            handler.removeFilter(of_library)
 
 
 def _show_warning(

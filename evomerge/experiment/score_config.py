@@ -41,6 +41,27 @@ class ScoreConfig:
                 refuse_unwritable(Path(self.out))
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunScoreConfig:
+    """What `score` takes with `run=RUN_DIR`: tasks, batches and prompts are those of the run."""
+
+    run: Location
+    dtype: Dtype | None = None
+    device: Device = "auto"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+
+    def as_score_config(self) -> ScoreConfig:
+        """The settings by which the model is loaded."""
+        loaded = {key: value for key, value in vars(self).items() if key != "run"}
+        return ScoreConfig(tasks=[], **loaded)
+
+
+def read_run_score_config(settings: Mapping[str, Any]) -> RunScoreConfig:
+    """The settings as checked values, as `read_score_config` gives them."""
+    return build(RunScoreConfig, settings, "")
+
+
 def read_score_config(settings: Mapping[str, Any]) -> ScoreConfig:
     """The settings as checked values; ConfigError names an unknown key and the nearest known one."""
     return build(ScoreConfig, settings, "")

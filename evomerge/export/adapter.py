@@ -15,8 +15,10 @@ from torch import Tensor
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.export.card import adapter_card
+from evomerge.export.evidence import Evidence, find_evidence
 from evomerge.export.folder import open_recipe
 from evomerge.export.peft_format import Modules, write_weights
+from evomerge.export.reproduction import REPRODUCE, adapter_options, reproduction
 from evomerge.export.staging import atomic_folder
 from evomerge.kernels import Factors, LinComb, PerRow
 from evomerge.merging import InputTensor, Materializer, TensorMerge, TensorPlan
@@ -57,11 +59,13 @@ def merge_adapter(
 ) -> Summary:
     """Build the adapter of a recipe, or of a recipe file of evomerge or mergekit, in the new folder `out`."""
     recipe, family = open_recipe(source, trust_remote_code)
-    return export_adapter(recipe, family, out, rank=rank)
+    return export_adapter(recipe, family, out, rank=rank, evidence=find_evidence(source, recipe))
 
 
 @torch.no_grad()
-def export_adapter(recipe: Recipe, family: Family, out: Path, *, rank: int | None = None) -> Summary:
+def export_adapter(
+    recipe: Recipe, family: Family, out: Path, *, rank: int | None = None, evidence: Evidence | None = None
+) -> Summary:
     """Write the adapter's folder; with `rank`, updates of a higher rank are replaced by their best approximation.
 
     ConfigError if the merge is not base + low-rank updates or changes nothing; other errors as in `export_recipe`.
@@ -75,7 +79,10 @@ def export_adapter(recipe: Recipe, family: Family, out: Path, *, rank: int | Non
         factors = {family.base.parameter[name]: (product.up, product.down) for name, product in products.items()}
         write_weights(Modules(family.base), family.ref, factors, family.base.tied(factors), folder)
         (folder / "recipe.yaml").write_text(dump_recipe(recipe))
-        (folder / "README.md").write_text(adapter_card(recipe, family.ref, str(summary), rank))
+        found = evidence or Evidence()
+        (folder / "README.md").write_text(adapter_card(recipe, family.ref, str(summary), rank, out.name, found))
+        options, scored = adapter_options(True, rank), str(recipe.notes.get("fingerprint", ""))
+        (folder / REPRODUCE).write_text(reproduction(recipe, family, scored, found, options))
     return summary
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from evomerge.errors import ConfigError, ExpertError
 from evomerge.export.card import model_card
 from evomerge.export.carry_over import unmerged_tensors, with_tied_copies
+from evomerge.export.evidence import Evidence, find_evidence
+from evomerge.export.reproduction import REPRODUCE, reproduction
 from evomerge.export.staging import atomic_folder
 from evomerge.merging import Fingerprint, Materializer, base_layers, freeze, idle_filters, keep_routers, output_layers
 from evomerge.models import (
@@ -40,7 +42,7 @@ log = logging.getLogger(__name__)
 
 SHARD_BYTES = 5 * 10**9
 COPIED_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*", "LICENSE*")
-NOT_COPIED = ("config.json", "*.index.json", "adapter_config.json", "dequantised.json")
+NOT_COPIED = ("config.json", "*.index.json", "adapter_config.json", "dequantised.json", "reproduce.json")
 OUT_DTYPES = {"F32": "float32", "F64": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -49,7 +51,7 @@ def merge_recipe(
 ) -> str:
     """Build the model of a recipe, or of a recipe file of evomerge or mergekit, in `out`; returns its fingerprint."""
     recipe, family = open_recipe(source, trust_remote_code)
-    return export_recipe(recipe, family, out, shard_bytes=shard_bytes)
+    return export_recipe(recipe, family, out, shard_bytes=shard_bytes, evidence=find_evidence(source, recipe))
 
 
 def open_recipe(source: Path | Recipe, trust_remote_code: bool = False) -> tuple[Recipe, Family]:
@@ -72,8 +74,10 @@ def open_recipe(source: Path | Recipe, trust_remote_code: bool = False) -> tuple
     return with_vocabulary(recipe, family), family
 
 
-def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int = SHARD_BYTES) -> str:
-    """Write the folder and return the fingerprint.
+def export_recipe(
+    recipe: Recipe, family: Family, out: Path, *, shard_bytes: int = SHARD_BYTES, evidence: Evidence | None = None
+) -> str:
+    """Write the folder and return the fingerprint; the model card has the results in `evidence`.
 
     ConfigError if the folder is not empty, RunError if writing fails; an incomplete folder is removed.
     """
@@ -91,7 +95,9 @@ def export_recipe(recipe: Recipe, family: Family, out: Path, *, shard_bytes: int
         frozen = family.with_dequantisation(freeze(recipe, materializer))
         (folder / "recipe.yaml").write_text(dump_recipe(frozen))
         keep_routers(recipe, folder)
-        (folder / "README.md").write_text(model_card(frozen, dtype))
+        found = evidence or Evidence()
+        (folder / "README.md").write_text(model_card(frozen, dtype, out.name, found))
+        (folder / REPRODUCE).write_text(reproduction(frozen, family, digest, found))
     return digest
 
 

@@ -12,16 +12,20 @@ if TYPE_CHECKING:
     from evomerge.report.console import Display
     from evomerge.report.figures import save_figures
     from evomerge.report.html import write_report
+    from evomerge.report.narrow import print_table
     from evomerge.report.runs import compare_runs
     from evomerge.report.runs_page import write_runs_page
+    from evomerge.report.status import SearchStatus
     from evomerge.report.table import comparison_table, result_table, standing_row
 else:
     __getattr__ = on_demand(__name__, __file__)
 
 __all__ = [
     "Display",
+    "SearchStatus",
     "compare_runs",
     "comparison_table",
+    "print_table",
     "result_table",
     "save_figures",
     "standing_row",

@@ -2,27 +2,41 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from evomerge.report.heartbeat import Heartbeat
+from evomerge.report.status import SearchStatus, StatusLines
 from evomerge.searching import Leaderboard
 from evomerge.terminal import duration, print_line
 
 INTERVAL = 30.0  # seconds after which a line without news says how far a phase is, where there is no bar
 DESCENT_INTERVAL = 10  # steps of a descent between two lines
 NAME_WIDTH = 14  # of the first column of a line
+BAR_WIDTH, BESIDE_BAR = 40, 42  # of the widest bar, and of all that stands beside it
+ESTIMATED = "~"  # before a score that a race has estimated
+
+
+class _LiveBar(Progress):
+    """A bar with the status of the search below it."""
+
+    status: Callable[[], list[str]] = staticmethod(list)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if parts := self.status():
+            yield StatusLines(parts)
 
 
 class Display:
     """A callback of the search that prints a line per generation and shows how far the current phase is.
 
-    On a terminal there is a bar. Elsewhere a line is printed whenever `interval` seconds have passed without one, in
-    every phase and also while a single chunk takes longer. `started` is the time of the monotonic clock at which the
-    command began.
+    On a terminal there is a bar, with what the search has spent and saved below it. Elsewhere a line is printed
+    whenever `interval` seconds have passed without one, in every phase and also while a single chunk takes longer.
+    `started` is the time of the monotonic clock at which the command began.
     """
 
     def __init__(
@@ -31,6 +45,9 @@ class Display:
         self._console = console
         self._max_evaluations = evaluations
         self._evaluations = self._stopped = 0
+        self._best: tuple[str, float] | None = None
+        self._best_baseline: tuple[str, float] | None = None
+        self._status: Callable[[], SearchStatus] | None = None
         self._seconds_left: Callable[[], float | None] = lambda: None
         self._start = time.monotonic() if started is None else started
         self._phase, self._done, self._total, self._unit = "libraries", 0, 0, "chunks"
@@ -38,12 +55,13 @@ class Display:
         self._begun = self._start
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=max(10, min(BAR_WIDTH, console.width - BESIDE_BAR))),
             TextColumn("{task.completed}/{task.total}"),
         )
-        self._progress = Progress(
+        self._progress = _LiveBar(
             *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
         )
+        self._progress.status = self._status_parts
         self._bar = self._progress.add_task(self._phase, total=None)
         self._heartbeat = Heartbeat(interval, self._print_state)
 
@@ -66,22 +84,34 @@ class Display:
         """Show the time left in each line; `seconds_left` returns None while it is unknown."""
         self._seconds_left = seconds_left
 
+    def show_status(self, status: Callable[[], SearchStatus]) -> None:
+        """Show items, times and workers below the bar of a terminal; `status` returns their numbers."""
+        self._status = status
+
     def work(self, done: int, total: int) -> None:
         """Show `done` of `total` chunks."""
         self._show(done, total, "chunks")
 
     def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
-        """Print the line of a generation; generation 0 is the baselines."""
+        """Print the line of a generation; generation 0 is the baselines.
+
+        Where a race has stopped candidates, the scores of the generation are marked as estimates. The best score never
+        is one.
+        """
         self._evaluations += len(scores) if number else 0
         scored = [score for score in scores if not math.isnan(score)]
         best, best_score = board.best() or (None, math.nan)
+        self._best = (best.label, best_score) if best else None
+        if not number:
+            self._best_baseline = self._best
+        estimated = ESTIMATED if board.stopped_count > self._stopped else ""
         name = f"generation {number:3d}" if number else "baselines"
         mean = sum(scored) / len(scored) if scored else math.nan
         limit = "" if self._max_evaluations is None else f"/{self._max_evaluations}"
         self.print_line(
             f"{name:<{NAME_WIDTH}}  best {best_score:.4f} ({best.label if best else '-'})"
-            f"  this generation {max(scored, default=math.nan):.4f}"
-            f" mean {mean:.4f}  {self._evaluations}{limit} evaluations"
+            f"  this generation {estimated}{max(scored, default=math.nan):.4f}"
+            f" mean {estimated}{mean:.4f}  {self._evaluations}{limit} evaluations"
             f"  {'  '.join(self._notes(board, failed=len(scores) - len(scored)))}"
         )
         self.show_phase(f"generation {number + 1:3d}")
@@ -129,6 +159,17 @@ class Display:
         of = f"/{self._total}" if self._total else ""
         state = f"{self._done}{of} {self._unit}" if self._done or self._total else "…"
         self.print_line(f"{self._phase:<{NAME_WIDTH}}  {state}  {self._clock()}")
+
+    def _status_parts(self) -> list[str]:
+        """What is shown below the bar: the best score against the best baseline, the status, and the time left."""
+        parts = []
+        if self._best and self._best_baseline:
+            label, score = self._best_baseline
+            lead = f", {self._best[1] - score:+.4f} on {label}" if self._best[0] != label else ""
+            parts.append(f"best {self._best[1]:.4f} ({self._best[0]}){lead}")
+        parts += self._status().parts() if self._status else []
+        left = self._seconds_left()
+        return [*parts, *([] if left is None else [f"about {duration(left)} left"])]
 
     def _notes(self, board: Leaderboard, failed: int) -> list[str]:
         """What happened in the generation, then the time."""

@@ -13,8 +13,18 @@ if TYPE_CHECKING:
     from evomerge.rules.config import RulesConfig
     from evomerge.rules.gpu_memory import judge_gpu_memory
     from evomerge.rules.judgement import is_any_broken, judge, refuse_broken, verdict_lines
+    from evomerge.rules.licence import stated_licence
     from evomerge.rules.verdict import Verdict
 else:
     __getattr__ = on_demand(__name__, __file__)
 
-__all__ = ["RulesConfig", "Verdict", "is_any_broken", "judge", "judge_gpu_memory", "refuse_broken", "verdict_lines"]
+__all__ = [
+    "RulesConfig",
+    "Verdict",
+    "is_any_broken",
+    "judge",
+    "judge_gpu_memory",
+    "refuse_broken",
+    "stated_licence",
+    "verdict_lines",
+]

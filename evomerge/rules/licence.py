@@ -51,6 +51,13 @@ def judge_licence(model: JudgedModel, allowed: Sequence[str]) -> Verdict:
     return _missing(model, [name.lower() for name, _ in found])
 
 
+def stated_licence(path: str, revision: str | None) -> str | None:
+    """The licence that the card of a model, the hub or a LICENSE file names, the first that is found; None without."""
+    model = JudgedModel(path, path, revision)
+    found = (name for name, _ in (*_named(model), *_recognised(model.folder)) if _plain(name) not in UNNAMED)
+    return next(found, None)
+
+
 def _missing(model: JudgedModel, unnamed: Sequence[str]) -> Verdict:
     """The verdict where no licence has a name."""
     file = next((name for name in FILES if (model.folder / name).is_file()), None)

@@ -182,6 +182,11 @@ class RemainingBudget:
         """The items of candidates and the item equivalents of a descent so far."""
         return self._item_total + self._slopes
 
+    @property
+    def saved_by_races(self) -> int:
+        """The items of the search slice that races have spared the candidates so far."""
+        return len(self._items) * len(self._evaluator.plan.items("search")) - self._item_total
+
     def item_allowance(self, slope_pace: float | None = None) -> float:
         """How many item equivalents the search may still spend; without a limit on items or hours, those of all
         candidates that it may propose.

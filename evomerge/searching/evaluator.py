@@ -44,6 +44,8 @@ class Evaluator:
         self.evaluated: set[str] = set()  # keys of all candidates whose evaluation was requested
         self.scored_items = 0  # items that the workers have scored, without those found in the ledger
         self.scoring_seconds = 0.0  # wall-clock time in which they were scored
+        self.busy_seconds = 0.0  # of all workers, in jobs
+        self.write_seconds = 0.0  # of these, spent on writing candidates into models
 
     @property
     def seconds_per_item(self) -> float | None:
@@ -111,6 +113,8 @@ class Evaluator:
             if begun is None:  # the time until the workers have started does not belong to the speed of scoring
                 begun = time.monotonic() - outcome.seconds
             self._record(outcome)
+            self.busy_seconds += outcome.seconds
+            self.write_seconds += outcome.write_seconds
             begun, before = time.monotonic(), begun
             self.scoring_seconds += begun - before
             yield outcome.job

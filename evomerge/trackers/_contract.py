@@ -1,19 +1,17 @@
 """`Tracker`, the callback of the search, and the protocol of the library backends behind it."""
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from evomerge.searching import Leaderboard
-
-logger = logging.getLogger(__name__)
-
-Table = Sequence[Sequence[str | float]]  # rows of cells; the first row is the heads
+from evomerge.trackers._calls import LIMIT, TrackerCalls
+from evomerge.trackers._metrics import Table, generation_metrics, holdout_table
 
 
 class Backend(Protocol):
-    """The object that `create` returns in each file of this folder."""
+    """The object that `create` returns in each file of this folder; all its methods are called in one thread."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Log the numbers of one generation, or of a step of a descent; a step that is logged again has the same."""
@@ -21,18 +19,33 @@ class Backend(Protocol):
     def log_result(self, document: Mapping[str, Any], table: Table) -> None:
         """Log the contents of result.json; `table` has its holdout scores, with the heads in the first row."""
 
+    def log_files(self, files: Sequence[Path]) -> None:
+        """Store the recipe and the report, if the library stores files."""
+
     def close(self) -> None:
         """Write everything that is pending; called once, also after a search that failed."""
 
 
 class Tracker:
-    """A callback of the search that forwards to a backend; the first error disables the backend with a warning."""
+    """A callback of the search that forwards to a backend; the first error disables the backend with a warning.
 
-    def __init__(self, name: str, create_backend: Callable[[], Backend] | None) -> None:
-        self._name, self._evaluations, self._descended = name, 0, 0
+    The backend is created and called in a thread of its own, in the order of the calls. A call that takes longer than
+    `limit` seconds disables it too.
+    """
+
+    def __init__(self, name: str, create_backend: Callable[[], Backend] | None, limit: float = LIMIT) -> None:
+        self._evaluations = self._descended = 0
+        self._best_baseline = math.nan
+        self._items: Callable[[], float] = lambda: math.nan
         self._backend: Backend | None = None
+        self._calls: TrackerCalls | None = None
         if create_backend:
-            self._catch_errors(lambda: self._start(create_backend))
+            self._calls = TrackerCalls(name, limit)
+            self._calls.add(lambda: self._start(create_backend))
+
+    def count_items(self, spent: Callable[[], float]) -> None:
+        """Log the items that the search has spent; `spent` returns their number."""
+        self._items = spent
 
     def work(self, done: int, total: int) -> None:
         """Does nothing: trackers log whole generations."""
@@ -40,59 +53,39 @@ class Tracker:
     def descent(self, step: int, loss: float) -> None:
         """Log the loss of a step of the descent, which comes between the baselines and the first generation."""
         self._descended = step
-        if backend := self._backend:
-            self._catch_errors(lambda: backend.log(step, {"descent/loss": loss}))
+        self._call(lambda backend: backend.log(step, {"descent/loss": loss}))
 
     def generation(self, number: int, board: Leaderboard, scores: Sequence[float]) -> None:
         """Log the generation at step `number`, counted from the end of the descent."""
         self._evaluations += len(scores) if number else 0
-        if backend := self._backend:
-            metrics = generation_metrics(board, scores, self._evaluations)
-            step = self._descended + number
-            self._catch_errors(lambda: backend.log(step, metrics))
+        if not number and (best := board.best()):
+            self._best_baseline = best[1]
+        metrics = generation_metrics(board, scores, self._evaluations, self._items(), self._best_baseline)
+        step = self._descended + number
+        self._call(lambda backend: backend.log(step, metrics))
 
     def finish(self, document: Mapping[str, Any]) -> None:
         """Log the result of a finished search; `document` is the contents of result.json."""
-        if backend := self._backend:
-            self._catch_errors(lambda: backend.log_result(document, holdout_table(document)))
+        self._call(lambda backend: backend.log_result(document, holdout_table(document)))
+
+    def log_files(self, files: Sequence[Path]) -> None:
+        """Store files of the run, those that are there."""
+        self._call(lambda backend: backend.log_files([file for file in files if file.is_file()]))
 
     def close(self) -> None:
-        """Close the backend; a second call does nothing."""
-        if backend := self._backend:
-            self._catch_errors(backend.close)
-        self._backend = None
+        """Close the backend after all calls; a second call does nothing."""
+        calls, self._calls = self._calls, None
+        if calls:
+            calls.add(self._close)
+            calls.finish()
 
     def _start(self, create_backend: Callable[[], Backend]) -> None:
         self._backend = create_backend()
 
-    def _catch_errors(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:  # errors of a library, the network or the disk must not stop the search
-            reason = " ".join(str(error).split()) or type(error).__name__
-            logger.warning("tracker %s failed and is not used from here on: %s", self._name, reason)
-            self._backend = None
+    def _close(self) -> None:
+        if self._backend:
+            self._backend.close()
 
-
-def generation_metrics(board: Leaderboard, scores: Sequence[float], evaluations: int) -> dict[str, float]:
-    """The numbers of a generation; best and mean are absent if every candidate failed."""
-    scored = [score for score in scores if not math.isnan(score)]
-    best = board.best()
-    metrics = {
-        "search/best": best[1] if best else math.nan,
-        "search/generation_best": max(scored, default=math.nan),
-        "search/generation_mean": sum(scored) / len(scored) if scored else math.nan,
-        "search/evaluations": float(evaluations),
-        "search/failed": float(board.failed),
-    }
-    return {name: value for name, value in metrics.items() if not math.isnan(value)}
-
-
-def holdout_table(document: Mapping[str, Any]) -> list[list[str | float]]:
-    """A row of heads, then a row for each model: label, holdout score and task scores; NaN where it failed."""
-    tasks = list(document["rows"][-1]["tasks"])
-    table: list[list[str | float]] = [["model", "holdout", *tasks]]
-    for row in document["rows"]:
-        label = "winner" if row["role"] == "winner" else row["label"]
-        table.append([label, row["scores"]["holdout"], *(row["tasks"].get(task, math.nan) for task in tasks)])
-    return table
+    def _call(self, action: Callable[[Backend], None]) -> None:
+        if self._calls:
+            self._calls.add(lambda: action(self._backend) if self._backend else None)

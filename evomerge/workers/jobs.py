@@ -86,10 +86,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a job: raw responses in request order, or the reason why the candidate has failed."""
+    """The result of a job: raw responses in request order, or the reason why the candidate has failed.
+
+    `seconds` is the time of the whole job, `write_seconds` that of writing the candidate into the model.
+    """
 
     job: Job
     responses: list[Any] | None = None
     error: str | None = None
     seconds: float = 0.0
     slopes: Slopes | None = None
+    write_seconds: float = 0.0

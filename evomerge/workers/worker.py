@@ -74,10 +74,11 @@ class Worker:
         losses = LossEngine(self._model, self._encoder, trees=trees, batch_tokens=config.batch_tokens)
         self._slopes = SlopeComputer(self._model, self._family.base, self._materializer, losses, spec.losses)
         self._loaded_key: str | None = None  # of the recipe that the model's weights are
+        self._write_seconds = 0.0  # of the last job
 
     def attempt(self, job: Job) -> Outcome:
         """Compute the responses of one chunk; an exception is returned as the candidate's failure."""
-        start = time.perf_counter()
+        start, self._write_seconds = time.perf_counter(), 0.0
         responses, slopes = None, None
         try:
             if job.slope is None:
@@ -90,7 +91,8 @@ class Worker:
             log.info("candidate %s failed", job.key, exc_info=True)
             self._forget_model()
             return Outcome(job, error=_reason(error))
-        return Outcome(job, responses, seconds=time.perf_counter() - start, slopes=slopes)
+        seconds = time.perf_counter() - start
+        return Outcome(job, responses, seconds=seconds, slopes=slopes, write_seconds=self._write_seconds)
 
     def extend(self, requests: Mapping[str, Sequence[Request]]) -> None:
         """Add chunks by their requests (chunk id → requests); used when the search slice is regrouped."""
@@ -162,10 +164,12 @@ class Worker:
         """Write the candidate into the model, unless it is there already."""
         key = recipe.key()
         if key != self._loaded_key:
+            start = time.perf_counter()
             self._loaded_key = None  # a failed write leaves weights of no recipe
             self._engine.forget()
             self._materializer.write(recipe, self._model)
             self._loaded_key = key
+            self._write_seconds += time.perf_counter() - start
 
 
 def _reason(error: Exception) -> str:

@@ -15,7 +15,8 @@ CONF = ROOT / "conf"
 GROUPS = sorted(
     f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name not in ("experiment",)
 )
-ELSEWHERE = ("pool=ray", "tracker=tensorboard", "tracker=wandb")  # need cores, and packages of the extras
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+ELSEWHERE = ("pool=ray", *(f"tracker={name}" for name in TRACKERS))  # need cores, and packages of the extras
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 

@@ -1,16 +1,15 @@
 """The parser: help for every sub-command and argument, one line for what it cannot parse."""
 
-import argparse
 from pathlib import Path
 
 import pytest
 
-from evomerge.cli.parser import COMPOSED, _parser
+from evomerge.cli.parser import COMPOSED, command_parsers
 from evomerge.version import __version__
 from tests.conftest import Command
 
-PARSER, NAMES = _parser()
-(SUB,) = (action for action in PARSER._actions if isinstance(action, argparse._SubParsersAction))
+_, PARSERS = command_parsers()
+NAMES = list(PARSERS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -18,7 +17,7 @@ def test_every_argument_has_a_line_of_help(name: str, command: Command) -> None:
     said = command(name, "--help")
     assert said.code == 0 and not said.err
     assert said.out.startswith(f"usage: evomerge {name}")
-    for action in SUB.choices[name]._actions:
+    for action in PARSERS[name]._actions:
         assert action.help and action.help[:30] in " ".join(said.out.split())
 
 

@@ -69,6 +69,27 @@ def test_a_librarys_own_handler_is_put_back(tmp_path: Path, stderr: io.StringIO)
     library.removeHandler(handler)
 
 
+@pytest.mark.parametrize("propagates", [False, True])
+def test_a_handler_that_is_added_later_is_quiet_too(tmp_path: Path, stderr: io.StringIO, propagates: bool) -> None:
+    """Ray and mlflow add theirs when they start, and some loggers stop propagating after that."""
+    (tmp_path / LEDGER).touch()
+    library = logging.getLogger(f"a_library_that_starts_late_{propagates}")
+    library.setLevel(logging.WARNING)
+    handler = logging.StreamHandler(stderr)
+    with run_log(tmp_path):
+        library.addHandler(handler)
+        library.propagate = propagates
+        library.warning("quiet")
+        library.error("an error")
+    library.warning("loud")
+    said = stderr.getvalue()
+    assert "quiet" not in said and said.count("an error") == 1 and "loud" in said
+    text = (tmp_path / LOG).read_text()
+    assert text.count("quiet") == 1 and text.count("an error") == 1 and "loud" not in text
+    assert not handler.filters and logging.Logger.addHandler.__name__ == "addHandler"
+    library.removeHandler(handler)
+
+
 def test_where_nothing_is_configured_our_warnings_are_printed(
     tmp_path: Path, stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -345,12 +345,12 @@ def test_more_factors_than_the_matrix_has_rows_are_cut_to_its_rank(llama: Folder
 def test_the_folder_holds_its_recipe_and_card(llama: Folders, family: Family, tmp_path: Path) -> None:
     recipe = recipe_of(llama, *GRADIENTS).with_notes({"scores": {"holdout": 0.9}})
     summary = export_adapter(recipe, family, tmp_path / "out", rank=4)
-    names = {"README.md", "recipe.yaml", "adapter_config.json", "adapter_model.safetensors"}
+    names = {"README.md", "recipe.yaml", "reproduce.json", "adapter_config.json", "adapter_model.safetensors"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in (tmp_path / "out").iterdir())
     assert load_recipe(tmp_path / "out" / "recipe.yaml").key() == recipe.key()
     card = (tmp_path / "out" / "README.md").read_text()
-    for text in ("library_name: peft", f"base_model: {llama.base}", str(summary), "OUT --adapter --rank 4", "0.9000"):
+    for text in ("library_name: peft", Path(llama.base.path).name, str(summary), "OUT --adapter --rank 4", "0.9000"):
         assert text in card
     assert "before it was cut" in card
 

@@ -65,8 +65,12 @@ def test_tokenizer_and_generation_config_come_along(exported: Path) -> None:
 def test_the_recipe_and_the_card_say_how_it_was_made(exported: Path) -> None:
     assert load_recipe(exported / "recipe.yaml").key() == merged().key()
     card = (exported / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: transformers\n")
-    for text in (*(str(ref) for ref in (BASE, *EXPERTS)), "merge_method: task_arithmetic", "| holdout | 0.9000 |"):
+    assert "\nlibrary_name: transformers\n" in card.partition("\n---\n")[0]
+    for text in (
+        *(Path(ref.path).name for ref in (BASE, *EXPERTS)),
+        "merge_method: task_arithmetic",
+        "| holdout | 0.9000 |",
+    ):
         assert text in card
     config = json.loads((exported / "config.json").read_text())
     assert config["dtype"] == "float32" and "torch_dtype" not in config
@@ -75,7 +79,7 @@ def test_the_recipe_and_the_card_say_how_it_was_made(exported: Path) -> None:
 def test_files_are_readable_by_others_and_nothing_is_left_over(exported: Path) -> None:
     names = {path.name for path in exported.iterdir()}
     base = {path.name for path in Path(BASE.path).iterdir()}
-    assert names == base | {"README.md", "recipe.yaml"}
+    assert names == base | {"README.md", "recipe.yaml", "reproduce.json"}
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in exported.iterdir())
     assert [path.name for path in exported.parent.iterdir()] == [exported.name]
 

@@ -129,3 +129,12 @@ def test_a_program_that_fails_leaves_nothing(recipe: Path, checkout: Path) -> No
     with pytest.raises(RunError, match=r"convert_hf_to_gguf\.py: no known model; merge without a format first"):
         evomerge.merge(recipe, recipe.parent / "made" / "out.gguf", format="gguf", llama_cpp=checkout)
     assert not list((recipe.parent / "made").iterdir())
+
+
+def test_a_file_of_a_runs_recipe_says_how_to_score_it(recipe: Path, checkout: Path, command: Command) -> None:
+    def merged(name: str) -> str:
+        return command("merge", str(recipe), name, "--format", "gguf", "--llama-cpp", str(checkout)).out
+
+    assert "evomerge score" not in merged("a.gguf")
+    (recipe.parent / "result.json").write_text("{}")
+    assert f"evomerge score b.gguf run={recipe.parent}" in merged("b.gguf").replace("\n", "")

@@ -1,6 +1,7 @@
 """TensorBoard: what is written with a stand-in for the writer, and what is read back where the package is installed."""
 
 import importlib.util
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -44,26 +45,30 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> list[FakeWriter]:
     return FakeWriter.made
 
 
-TABLE = [["model", "holdout", "a"], ["base", 0.5, 0.5], ["winner", 0.75, 0.75]]
+TABLE = [["model", "holdout", "a"], ["base", 0.5, 0.5], ["math", math.nan, math.nan], ["winner", 0.75, 0.75]]
 
 
 def test_scalars_have_the_generation_as_their_step(writers: list[FakeWriter], tmp_path: Path) -> None:
     trackers.check("tensorboard", {})
     from evomerge.trackers.tensorboard import create
 
-    backend = create(tmp_path, {})
+    (tmp_path / "recipe.yaml").write_text("merge_method: linear\n")
+    backend = create(tmp_path, {"seed": 1})
     backend.log(3, {"search/best": 0.5})
     backend.log_result({}, TABLE)
+    backend.log_files([tmp_path / "recipe.yaml"])
     backend.close()
     (writer,) = writers
     assert writer.folder == str(tmp_path / "tensorboard") and writer.closed
     assert writer.scalars[0] == ("search/best", 0.5, 3)
     assert ("holdout/winner", 0.75, 0) in writer.scalars
-    assert writer.texts["holdout"].splitlines()[2] == "| base | 0.5000 | 0.5000 |"
+    assert not [name for name, _, _ in writer.scalars if "math" in name]
+    assert writer.texts["holdout"].splitlines()[2:4] == ["| base | 0.5000 | 0.5000 |", "| math |  |  |"]
+    assert writer.texts["recipe"] == "    merge_method: linear" and '    "seed": 1' in writer.texts["config"]
 
 
 def test_a_resumed_search_hides_the_steps_that_it_writes_again(writers: list[FakeWriter], tmp_path: Path) -> None:
-    trackers.create("tensorboard", tmp_path, {}, {})
+    trackers.create("tensorboard", tmp_path, {}, {}).close()
     assert writers[0].purge_step == 0
 
 

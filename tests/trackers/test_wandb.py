@@ -17,17 +17,33 @@ class FakeRun:
         self.history: dict[int, dict[str, float]] = {}
         self.summary: dict[str, Any] = {}
         self.exit_code: int | None = None
+        self.id, self.dir, self.offline = "ab", "", True
+        self.artifacts: list[list[str]] = []
 
     def log(self, values: Mapping[str, float], step: int, commit: bool) -> None:
         assert step >= self.step and commit  # wandb drops a step that is past, with a warning
         self.history[step], self.step = dict(values), step + 1
 
+    def log_artifact(self, artifact: "FakeArtifact") -> None:
+        self.artifacts.append(artifact.files)
+
     def finish(self, exit_code: int) -> None:
         self.exit_code = exit_code
 
 
+class FakeArtifact:
+    def __init__(self, name: str, type: str) -> None:
+        assert (name, type) == ("evomerge-ab", "merge")
+        self.files: list[str] = []
+
+    def add_file(self, path: str) -> None:
+        self.files.append(path)
+
+
 class FakeWandB:
     """Runs by id, each continued where it stood."""
+
+    Artifact = FakeArtifact
 
     def __init__(self) -> None:
         self.runs: dict[str, list[FakeRun]] = {}
@@ -78,7 +94,7 @@ def test_another_folder_is_another_run(wandb: FakeWandB, tmp_path: Path) -> None
 
 
 def test_settings_and_name_reach_wandb(wandb: FakeWandB, tmp_path: Path) -> None:
-    trackers.create("wandb", tmp_path, {"name": "mine", "seed": 1}, {"project": "p", "mode": "offline"})
+    trackers.create("wandb", tmp_path, {"name": "mine", "seed": 1}, {"project": "p", "mode": "offline"}).close()
     (given,) = wandb.settings
     assert (given["project"], given["mode"], given["name"], given["resume"]) == ("p", "offline", "mine", "allow")
     assert given["config"] == {"name": "mine", "seed": 1} and given["dir"] == str(tmp_path)
@@ -90,11 +106,14 @@ def test_the_result_is_the_summary(wandb: FakeWandB, tmp_path: Path) -> None:
     document = {"verdict": "tie", "difference": 0.1, "best_baseline": "base", "fingerprint": "ab", "rows": []}
     backend = create(tmp_path, {})
     backend.log_result(document, [["model", "holdout"], ["base", 0.5], ["math", float("nan")], ["winner", 0.6]])
+    backend.log_files([tmp_path / "recipe.yaml"])
     backend.close()
     ((run,),) = wandb.runs.values()
     assert run.summary["verdict"] == "tie" and run.summary["holdout/winner"] == 0.6
     assert "holdout/math" not in run.summary
     assert run.summary["holdout"].columns == ["model", "holdout"] and len(run.summary["holdout"].data) == 3
+    assert run.summary["holdout"].data[1] == ["math", None]
+    assert run.artifacts == [[str(tmp_path / "recipe.yaml")]]
     assert run.exit_code == 0
 
 

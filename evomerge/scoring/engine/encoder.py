@@ -39,6 +39,12 @@ class EncodedChunk:
     batches: BatchPlan | None
     longest: int  # number of tokens of the longest input
 
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """The numbers of tokens that are computed, and that would be if each pair had a row of its own, unpadded."""
+        plain = sum(len(pair.context) + len(pair.continuation) for pair in self.pairs)
+        return (plain if self.batches is None else self.batches.tokens), plain
+
 
 @dataclass(frozen=True, eq=False)
 class EncodedLoss:

@@ -20,6 +20,10 @@ Routers = Mapping[str, NDArray[np.float32]]
 class Pool(Protocol):
     """The type that `create` in each file of this folder returns."""
 
+    @property
+    def workers(self) -> int:
+        """The number of workers that there are now; 0 before they are started."""
+
     def run(self, jobs: JobQueue) -> Iterator[Outcome]:
         """Outcomes in order of completion, until the queue is empty and no worker is running a job.
 

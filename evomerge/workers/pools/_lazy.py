@@ -21,6 +21,10 @@ class LazyPool:
         self._pool: Pool | None = None
         self._added: dict[str, Sequence[Request]] = {}
 
+    @property
+    def workers(self) -> int:
+        return self._pool.workers if self._pool else 0
+
     def run(self, jobs: JobQueue) -> Iterator[Outcome]:
         if len(jobs):
             yield from self._started().run(jobs)

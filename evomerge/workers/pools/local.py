@@ -23,6 +23,11 @@ class LocalPool:
         self._worker = Worker(spec)
         self._loaded_key: str | None = None  # of the candidate in the worker's model
 
+    @property
+    def workers(self) -> int:
+        """The one worker."""
+        return 1
+
     def run(self, jobs: JobQueue) -> Iterator[Outcome]:
         """Outcomes in the order of the queue; see `Pool.run`."""
         while job := jobs.next(self._loaded_key):

@@ -58,6 +58,11 @@ class RayPool:
         assert self._crew is not None
         return self._crew
 
+    @property
+    def workers(self) -> int:
+        """The actors that have started."""
+        return sum(member.state is not State.PLACING for member in self.crew.members)
+
     def run(self, jobs: JobQueue) -> Iterator[Outcome]:
         """Outcomes in order of completion; see `Pool.run`."""
         return Shift(self.crew, jobs).run()
