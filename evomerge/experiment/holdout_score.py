@@ -83,9 +83,9 @@ def _scored(
     ledger: Ledger,
     config: RunScoreConfig,
 ) -> ScoredOnRun:
-    winner = Candidate.of("winner", recipe)
-    recorded = Evaluator(experiment.scorer, _Single(model, experiment, config), held, objective=experiment.objective)
-    evaluator = Evaluator(experiment.scorer, _Single(model, experiment, config), ledger, objective=experiment.objective)
+    winner, pool = Candidate.of("winner", recipe), _Single(model, experiment, config)
+    recorded = Evaluator(experiment.scorer, pool, held, objective=experiment.objective)
+    evaluator = Evaluator(experiment.scorer, pool, ledger, objective=experiment.objective)
     recorded.baselines = {label: each.key() for label, each in experiment.baselines.items()}
     cuts = [cut for cut in held.cuts if cut.budget in (None, asdict(experiment.config.budget))]
     for one in (recorded, evaluator):

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from evomerge.trackers._metrics import Table, result_metrics
 log = logging.getLogger(__name__)
 
 PACKAGE = "trackio"
+COLOURS = "\x1b\\[[0-9;]*m"
 PRINTING = ("trackio", "trackio.run", "trackio.utils")  # modules that print lines
 
 
@@ -69,4 +71,4 @@ def create(
 
 def _log_line(*words: object, **settings: object) -> None:
     """The `print` of trackio's modules."""
-    log.info("%s", " ".join(map(str, words)).strip())
+    log.info("%s", re.sub(COLOURS, "", " ".join(map(str, words))).strip())

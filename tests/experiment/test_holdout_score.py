@@ -87,14 +87,15 @@ def test_a_gguf_file_stands_beside_the_claim(tmp_path: Path, monkeypatch: pytest
         "finalise": {"simplify": 0, "cloud": 0},
     }
     run = tmp_path / "run"
-    claimed = evomerge.search(config, run)
+    evomerge.search(config, run)
+    claimed = json.loads((run / "result.json").read_text())["rows"][-1]["scores"]["holdout"]
     evomerge.merge(run / "recipe.yaml", tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     config_of = read_run_score_config({"run": str(run)})
     exact = write(merged, tmp_path / "exact.gguf", GGMLQuantizationType.F32)
     found = score_on_run(str(exact), config_of)
     assert found.difference == 0 and found.interval == (0, 0, 0.95)
-    assert found.score == claimed.rows[-1]["scores"]["holdout"]
+    assert found.score == claimed
     coarse = score_on_run(str(write(merged, tmp_path / "coarse.gguf", GGMLQuantizationType.Q4_0)), config_of)
     assert coarse.interval is not None and coarse.interval[0] <= coarse.difference <= coarse.interval[1]
     assert list(coarse.lines())[-2].startswith(str(tmp_path / "coarse.gguf"))
