@@ -59,7 +59,7 @@ def _text(value: float, block: Block) -> str:
 
 
 def _text_style(share: float) -> str:
-    """The style of the text on a cell: its contrast is 3.5 at least, in light and dark. Orange is brighter than blue."""
+    """The style of the text on a cell, with a contrast of 3.5 at least. Orange is brighter than blue."""
     if abs(share) >= (STRONG if share > 0 else STRONG_NEGATIVE):
         return "on"
     return "middle" if abs(share) >= HALF else "ink"
