@@ -11,7 +11,7 @@ from evomerge.report.marks import Row, base, layered, names_axis, tooltips
 
 CELL = 28  # pixels
 MOST_NUMBERS = 6  # columns whose cells show their number; narrower cells show a minus sign where it is negative
-STRONG = 0.6  # of the largest value: the text of such a cell is in the opposite colour
+HALF, STRONG, STRONG_NEGATIVE = 0.5, 0.72, 0.88  # of the largest value: from where a text needs another colour
 TIPS = {"model": "model", "layers": "layers", "value": "coefficient*"}
 KEYS = (("winner", "■", "positive"), ("baseline", "■", "negative, with a minus sign"), ("muted", "□", "near 0"))
 
@@ -40,7 +40,7 @@ def block_figure(gene: str, block: Block, largest: float, name: str) -> Figure:
                     "text": _text(value, block),
                 }
                 ends = {"start": first, "end": last, "middle": (first + last) / 2}
-                rows.append({**cell, **ends, "strong": abs(value) / largest})
+                rows.append({**cell, **ends, "style": _text_style(value / largest)})
     cells = [(model, *("–" if v is None else f"{v:+.4f}" for v in values)) for model, values in block.rows.items()]
     shown = [float(row["value"] or 0.0) for row in rows]
     below = sum(value < 0 for value in shown)
@@ -58,6 +58,13 @@ def _text(value: float, block: Block) -> str:
     return "−" if value < 0 else ""
 
 
+def _text_style(share: float) -> str:
+    """The style of the text on a cell, with a contrast of 3.5 at least. Orange is brighter than blue."""
+    if abs(share) >= (STRONG if share > 0 else STRONG_NEGATIVE):
+        return "on"
+    return "middle" if abs(share) >= HALF else "ink"
+
+
 def _chart(block: Block, rows: Sequence[Row], largest: float, edges: Sequence[int]) -> altair.LayerChart:
     y, outside = names_axis("model", list(block.rows)), block.component == OUTSIDE
     axis = altair.Axis(grid=False, tickMinStep=1, format="d")
@@ -66,16 +73,16 @@ def _chart(block: Block, rows: Sequence[Row], largest: float, edges: Sequence[in
     if outside:  # its columns are kinds of tensors
         order, names = list(block.columns), altair.Axis(labelAngle=0, ticks=False, domain=False)
         start = middle = altair.X(field="layers", type="nominal", title=None, sort=order, axis=names)
-    colours = altair.Scale(domain=[-largest, largest], domainMid=0)
+    colours = altair.Scale(domain=[-largest, largest], domainMid=0, interpolate="rgb")  # straight through grey
     colour = altair.Color(field="value", type="quantitative", scale=colours, legend=None)
     cells = base(rows).encode(x=start, y=y, color=colour, tooltip=tooltips(TIPS))
     if outside:
         layers = [cells.mark_rect(cornerRadius=2)]
     else:
         layers = [cells.encode(x2=altair.X2(field="end")).mark_rect(x2Offset=-2, cornerRadius=2)]
-    for style, strong in (("on", True), ("ink", False)):
-        part = base(row for row in rows if (float(row["strong"] or 0.0) > STRONG) == strong)
-        text = part.mark_text(style=style, fontSize=11)
+    for style in ("on", "middle", "ink"):
+        part = base(row for row in rows if row["style"] == style)
+        text = part.mark_text(style=style, fontSize=11 if len(block.columns) <= MOST_NUMBERS else 9)
         layers.append(text.encode(x=middle, y=y, text=altair.Text(field="text", type="nominal")))
     return layered(layers, CELL * len(block.rows))
 

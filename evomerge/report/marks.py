@@ -8,6 +8,8 @@ import altair
 Row = Mapping[str, str | int | float | None]
 Tips = Mapping[str, str]  # field → its title in the tooltip
 SCORE = ".4f"
+LABEL = "datum.label"
+SHORTENED = f"length({LABEL}) > 18 ? slice({LABEL}, 0, 9) + '…' + slice({LABEL}, -8) : {LABEL}"
 
 
 def base(rows: Iterable[Row]) -> altair.Chart:
@@ -54,6 +56,6 @@ def y_axis(field: str, title: str) -> altair.Y:
 
 
 def names_axis(field: str, order: Sequence[str]) -> altair.Y:
-    """A vertical axis of names in the given order."""
-    axis = altair.Axis(ticks=False, domain=False)
+    """A vertical axis of names in the given order; an ellipsis replaces the middle of a long one."""
+    axis = altair.Axis(ticks=False, domain=False, labelExpr=SHORTENED)
     return altair.Y(field=field, type="nominal", title=None, sort=list(order), axis=axis)

@@ -46,10 +46,11 @@ def convergence_figure(runs: Mapping[str, RunSummary]) -> Figure:
     """The best score so far on search over the items that candidates were scored on, a line for each run."""
     layers, cells = [], []
     x, y = x_axis("items", ITEMS), y_axis("best", "best score on search")
-    colour = altair.Color(field="run", type="nominal", sort=list(runs), title=None, legend=_legend())
+    colours = altair.Scale(domain=list(runs))
+    colour = altair.Color(field="run", type="nominal", title=None, scale=colours, legend=_legend())
     dashes = list(islice(cycle(DASHES), len(runs)))
-    patterns = altair.Scale(range=dashes)
-    dash = altair.StrokeDash(field="run", type="nominal", sort=list(runs), title=None, scale=patterns, legend=_legend())
+    patterns = altair.Scale(domain=list(runs), range=dashes)
+    dash = altair.StrokeDash(field="run", type="nominal", title=None, scale=patterns, legend=_legend())
     tips = tooltips({"run": "run", "items": "items", "best": "best so far*"})
     for name, run in runs.items():
         record = read_record(run.folder)

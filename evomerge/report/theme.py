@@ -18,7 +18,8 @@ LIGHT_COLOURS = {
     "expert": "#7b8496",
     "member": "#17694a",
     "failed": "#b3261e",
-    "on": "#ffffff",
+    "on": "#ffffff",  # text on a cell of full colour, and below it on one of half
+    "middle": "#171a21",
 }
 DARK_COLOURS = {
     "paper": "#12151b",
@@ -31,6 +32,7 @@ DARK_COLOURS = {
     "member": "#86dcb5",
     "failed": "#ff8a80",
     "on": "#0d1220",
+    "middle": "#0d1220",
 }
 LIGHT_RUNS = ["#1f56c3", "#b25e09", "#17694a", "#a3337a", "#5b6270", "#0b7a8c"]
 DARK_RUNS = ["#7aa7ff", "#f0a355", "#86dcb5", "#f09bd0", "#b7bfcd", "#66cfe0"]

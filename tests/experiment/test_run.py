@@ -86,6 +86,9 @@ def test_the_files_of_a_run(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert {"config.yaml", "trials.jsonl", "recipe.yaml", "result.json"} <= names
     assert not [name for name in names if name.endswith(".partial")]
+    texts = json.loads((finished / "flips.json").read_text())
+    assert texts and all(lines[0].startswith(f"{item}, scored by") for item, lines in texts.items())
+    assert all(lines[1] in (finished / "report.html").read_text() for lines in texts.values()), "none needs an escape"
     header = json.loads((finished / "trials.jsonl").read_text().splitlines()[0])
     assert header["schema"] == 1 and header["config"]["seed"] == 1
     assert not {"name", "budget", "pool"} & set(header["config"])

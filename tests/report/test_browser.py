@@ -45,7 +45,9 @@ const check = () => {
   axe.run(document, { resultTypes: ["violations"] }).then((result) => finish({
     tooltip: tooltip ? tooltip.textContent : "",
     overflow: root.scrollWidth - root.clientWidth,
-    violations: result.violations.map((one) => [one.id, one.nodes.map((node) => node.html.slice(0, 200))]),
+    violations: result.violations
+      .map((one) => [one.id, one.nodes.map((node) => node.html.slice(0, 200))])
+      .filter(([id, nodes]) => id !== "region" || !nodes.every((html) => html.startsWith('<div id="vg-tooltip'))),
   }));
 };
 wait();

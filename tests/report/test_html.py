@@ -164,7 +164,7 @@ def test_coefficients_are_drawn_on_a_scale_around_zero(page: Page) -> None:
     spec = charts(page)["gene-0-0"]
     (mark, rows), *_ = layers_of(spec)
     colour = spec["layer"][0]["encoding"]["color"]["scale"]
-    assert mark["type"] == "rect" and colour == {"domain": [-1.0, 1.0], "domainMid": 0}
+    assert mark["type"] == "rect" and colour == {"domain": [-1.0, 1.0], "domainMid": 0, "interpolate": "rgb"}
     cells = {(row["model"], row["layers"]): (row["value"], row["text"]) for row in rows}
     assert cells["math", "0–1"] == (0.125, "+0.12") and cells["math", "2–3"] == (-0.5, "-0.50")
 
