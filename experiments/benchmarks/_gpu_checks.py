@@ -23,9 +23,9 @@ from evomerge.kernels.lincomb import SUM
 from evomerge.merging import Materializer, fingerprint
 from evomerge.merging.placement import Mode, Placement
 from evomerge.recipes import Recipe
-from evomerge.scoring.engine import loglikelihood
+from evomerge.scoring.engine import head
 from evomerge.scoring.engine.batches import plan
-from evomerge.scoring.engine.loglikelihood import TreeEngine
+from evomerge.scoring.engine.loglikelihood import TreeEngine, target_log_probabilities
 from evomerge.scoring.engine.tree import Costs, Pair
 
 COMPILED = ("linear", "dare_ties")  # the methods that a small run compiles
@@ -214,11 +214,11 @@ def _peak_of_logits(setting: Setting) -> str:
     before = torch.cuda.memory_allocated(setting.device) if setting.is_cuda else 0
     if setting.is_cuda:
         torch.cuda.reset_peak_memory_stats(setting.device)
-    values = loglikelihood.target_log_probabilities(logits, scored, scored % vocabulary)[0]
+    values = target_log_probabilities(logits, scored, scored % vocabulary)[0]
     more = torch.cuda.max_memory_allocated(setting.device) - before if setting.is_cuda else 0
     wanted = logits[-8:].float().log_softmax(-1)[torch.arange(8), (scored % vocabulary)[-8:]]
     assert torch.allclose(values[-8:], wanted, atol=1e-4), "the slices differ from one log-softmax"
-    assert more <= 5 * 4 * loglikelihood.BLOCK * vocabulary, f"{more / 1e9:.2f} GB more than the logits"
+    assert more <= 5 * 4 * head.BLOCK * vocabulary, f"{more / 1e9:.2f} GB more than the logits"
     return f"{states} × {vocabulary}: {more / 1e9:.2f} GB beside logits of {logits.nbytes / 1e9:.2f} GB"
 
 

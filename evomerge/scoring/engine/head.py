@@ -13,6 +13,9 @@ LogLikelihoods = list[tuple[float, bool]]
 """(log-likelihood in nats, whether every token is the most likely one) for each pair."""
 
 
+BLOCK = 256  # states whose logits are converted to fp32 at a time
+
+
 @contextmanager
 def restrict_head(model: PreTrainedModel, states: torch.Tensor) -> Iterator[None]:
     """Within the context, compute logits [1, states, vocabulary] for these states only.
@@ -30,6 +33,14 @@ def restrict_head(model: PreTrainedModel, states: torch.Tensor) -> Iterator[None
         yield
     finally:
         hook.remove()
+
+
+def log_normalisers(logits: torch.Tensor) -> torch.Tensor:
+    """log Σ exp over the vocabulary in fp32 for each state [states], of logits [states, vocabulary] of any dtype.
+
+    Only BLOCK states exist in fp32 at a time: 131 MB and as much for the exponentials at 128,256 tokens.
+    """
+    return torch.cat([block.float().logsumexp(-1) for block in logits.split(BLOCK)])
 
 
 def refuse_nonfinite(values: Iterable[float]) -> None:

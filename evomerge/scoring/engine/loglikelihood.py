@@ -6,10 +6,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 from evomerge.scoring.engine.batches import Batch, BatchPlan
 from evomerge.scoring.engine.caches import KVStates, cache_argument
-from evomerge.scoring.engine.head import LogLikelihoods, refuse_nonfinite, restrict_head
+from evomerge.scoring.engine.head import LogLikelihoods, log_normalisers, refuse_nonfinite, restrict_head
+from evomerge.scoring.engine.prefix_cache import prefix_cache
 from evomerge.scoring.engine.tree import Tokens
-
-BLOCK = 256  # states whose logits are converted to fp32 at a time
 
 
 class TreeEngine:
@@ -84,13 +83,16 @@ class TreeEngine:
         """A KV cache with the batch's prefix in each row; None if the batch neither reads nor keeps one."""
         if not batch.prefix:
             return DynamicCache() if batch.keep else None
-        rows = len(batch.tokens)
         states = self._cached[batch.prefix]
-        return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in states])
+        return DynamicCache(states) if batch.keep else prefix_cache(states)
 
 
 def tree_mask(batch: Batch, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """The attention mask [rows, 1, length, prefix + length]: 0 where a token attends, else the lowest value."""
+    """The attention mask [rows, 1, length, prefix + length]: 0 where a token attends, else the lowest value.
+
+    On CUDA torch's memory-efficient or cuDNN kernel takes such a mask, and flash attention takes none. The mask is in
+    the model's dtype, as a boolean one would be converted in every layer, and has one head, which torch broadcasts.
+    """
     ends = torch.from_numpy(batch.ends).to(device)
     place = torch.arange(ends.shape[1], device=device)
     attends = (place[None, None, :] <= place[None, :, None]) & (place[None, :, None] < ends[:, None, :])
@@ -101,10 +103,5 @@ def tree_mask(batch: Batch, dtype: torch.dtype, device: torch.device) -> torch.T
 
 def target_log_probabilities(logits: torch.Tensor, scored: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """[2, targets]: log-probabilities of the targets at the scored states, and whether each is the highest there."""
-    norms = torch.empty(len(logits), device=logits.device)
-    best = torch.empty(len(logits), dtype=targets.dtype, device=logits.device)
-    for start in range(0, len(logits), BLOCK):
-        block = slice(start, start + BLOCK)
-        norms[block] = logits[block].float().logsumexp(-1)
-        best[block] = logits[block].argmax(-1)
+    norms, best = log_normalisers(logits), logits.argmax(-1)
     return torch.stack([logits[scored, targets].float() - norms[scored], (best[scored] == targets).float()])

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from evomerge.scoring.engine.head import restrict_head
+from evomerge.scoring.engine.head import log_normalisers, restrict_head
 from evomerge.scoring.engine.tree import Pair
 
 
@@ -26,6 +26,6 @@ def row_sums(model: PreTrainedModel, pairs: Sequence[Pair], max_length: int) -> 
     with restrict_head(model, states):
         logits: Tensor = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[0]
     targets = torch.tensor([token for pair in pairs for token in pair.continuation], device=device)
-    values = logits.gather(1, targets[:, None])[:, 0].float() - logits.float().logsumexp(-1)
+    values = logits.gather(1, targets[:, None])[:, 0].float() - log_normalisers(logits)
     owners = torch.repeat_interleave(torch.arange(len(pairs)), torch.tensor(lengths)).to(device)
     return values.new_zeros(len(pairs)).index_add(0, owners, values)

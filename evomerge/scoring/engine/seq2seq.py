@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from evomerge.scoring.engine.head import LogLikelihoods, refuse_nonfinite, restrict_head
+from evomerge.scoring.engine.head import LogLikelihoods, log_normalisers, refuse_nonfinite, restrict_head
 from evomerge.scoring.engine.memory import MemoryBudget
 from evomerge.scoring.engine.tree import Pair, Tokens
 
@@ -89,7 +89,7 @@ class Seq2SeqScorer:
         logits = self._logits(rows)
         marks = torch.tensor(list(_marks(rows)), device=self._model.device)
         where, targets = marks[:, 0], marks[:, 1]
-        values = logits[where, targets].float() - logits.float().logsumexp(-1)[where]
+        values = logits[where, targets].float() - log_normalisers(logits)[where]
         return values, (logits.argmax(-1)[where] != targets).float()
 
     def _run(self, rows: Sequence[_Row]) -> Iterator[tuple[int, float, bool]]:
