@@ -41,7 +41,7 @@ parity: $(STAMP) $(MERGEKIT_STAMP) ## compare merges with mergekit-yaml, tensor 
 	EVOMERGE_MERGEKIT="$(abspath $(MERGEKIT_VENV))/bin/mergekit-yaml" $(BIN)/python -m pytest -m parity
 
 test-vllm: $(VLLM_STAMP) ## run the tests of generation by vLLM, on the CPU (5 minutes)
-	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/workers tests/scoring/vllm
+	EVOMERGE_VLLM_PYTHON="$(abspath $(VLLM_VENV))/bin/python" $(VLLM_VENV)/bin/python -m pytest -m vllm tests/workers tests/scoring/vllm
 
 gpu: ## check a GPU against the CPU and measure 1B and 8B models on it (8 minutes; needs torch, transformers, safetensors)
 	PYTHONPATH=. $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) experiments/benchmarks/gpu.py --json gpu.json --table gpu.md

@@ -12,13 +12,15 @@ from evomerge.routing import has_routers
 from evomerge.scoring import Request
 from evomerge.scoring.engine import RequestReader
 from evomerge.scoring.vllm import ServingPlan, has_attention, unsupported_settings
+from evomerge.workers import pools
 
 if TYPE_CHECKING:
     from evomerge.experiment.experiment import Experiment
 
 VLLM, LOOP, AUTO = "vllm", "loop", "auto"
 KEY = "generation"  # in ledger and result
-INSTALL = "pip install 'evomerge[vllm]' in an environment of its own, or set scorer.generation=loop"
+INSTALL = "pip install 'evomerge[vllm]' in its own environment (docs/generation.md), or set scorer.generation=loop"
+OLDEST = (0, 32)  # the version of vLLM from which on its loader can be recorded
 
 
 def generation_engine(experiment: "Experiment") -> str | None:
@@ -63,17 +65,38 @@ def _why_not(experiment: "Experiment") -> str | None:
     """Why vLLM cannot generate the answers of this search; None if nothing is known against it."""
     config = _model_config(experiment)
     reasons = {
-        f"vLLM is not installed; {INSTALL}": find_spec("vllm") is None,
+        f"{_missing(experiment)}; {INSTALL}": bool(_missing(experiment)),
         "vLLM has no encoder-decoder models": config.is_encoder_decoder,
         "the model has no attention heads, so its cache cannot be planned": not has_attention(config),
         "vLLM repacks the experts of a mixture of experts": has_routers(experiment.family),
         "a merged vocabulary is not written into vLLM": bool(experiment.vocabulary),
         "vLLM cannot reorder layers": bool(experiment.config.flow),
+        "a candidate is written to one GPU, without tensor parallelism: set pool.num_gpus=1": _gpus(experiment) > 1,
         "a quantised base is not served": bool(experiment.family.dequantised),
         "a submission predicts with the loop, by whose speed its time is kept": experiment.config.submission.pack,
     }
     found = next((reason for reason, holds in reasons.items() if holds), None) or _unknown_settings(experiment)
-    return None if found is None else found if INSTALL in found else f"{found}; set scorer.generation=loop"
+    if found is None or INSTALL in found:
+        return found
+    return f"{found} or scorer.generation=loop" if ": set " in found else f"{found}; set scorer.generation=loop"
+
+
+def _gpus(experiment: "Experiment") -> float:
+    return float(experiment.config.settings("pool").get("num_gpus") or 0)
+
+
+def _missing(experiment: "Experiment") -> str:
+    """What workers lack for vLLM, in this environment or in that of `pool.python`; empty if nothing."""
+    python = experiment.config.settings("pool").get("python")
+    if python is None:
+        return "" if find_spec(VLLM) else "vLLM is not installed"
+    found = pools.installed_versions(python).get(VLLM)
+    if found is None:
+        return f"vLLM is not installed in the environment of pool.python={python}"
+    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
+    return (
+        "" if numbers >= OLDEST else f"vLLM {found} of pool.python={python} is older than {'.'.join(map(str, OLDEST))}"
+    )
 
 
 def _unknown_settings(experiment: "Experiment") -> str | None:

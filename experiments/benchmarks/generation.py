@@ -1,7 +1,8 @@
 """How fast answers are generated: lm-eval's HF class, the decoding loop and vLLM in turn, on the same prompts.
 
 Usage: python experiments/benchmarks/generation.py MODEL_FOLDER [--data FILE.jsonl] [--json FILE] [--cases short,long]
-Where vLLM is not installed its rows are left out. The ratio is to lm-eval's class; more is faster.
+Where vLLM is not installed its rows are left out. The ratio is to lm-eval's class; more is faster. With --continuous,
+transformers' continuous batching takes part; the case `few` is for slow machines.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import torch
 from _rows import environment, write_json
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
 from evomerge.merging import FixedTensors, Materializer, fingerprint
 from evomerge.models import Family, load_model
@@ -30,8 +31,9 @@ from evomerge.scoring.engine import RequestReader
 from evomerge.scoring.engine.generation import Generator
 from evomerge.scoring.vllm import ServingPlan, VLLMGenerator
 
-LM_EVAL, LOOP, VLLM = "lm-eval", "loop", "vllm"
+LM_EVAL, LOOP, VLLM, CONTINUOUS = "lm-eval", "loop", "vllm", "continuous batching"
 MAX_LENGTH = 2048
+PAGE = 256  # tokens of a block of continuous batching
 Generate = Callable[[], list[str]]
 
 
@@ -44,7 +46,14 @@ class Case:
     tokens: int
 
 
-CASES = {"short": Case(64, 0, 32), "few-shot": Case(12, 5, 48), "long": Case(16, 0, 192)}
+CASES = {
+    "short": Case(64, 0, 32),
+    "few-shot": Case(12, 5, 48),
+    "long": Case(16, 0, 192),
+    "many": Case(128, 0, 64),
+    "few": Case(4, 0, 16),
+}
+DEFAULT_CASES = "short,few-shot,long"
 
 
 def requests_of(case: Case, questions: Sequence[str]) -> list[Request]:
@@ -62,11 +71,32 @@ def contestants(model: PreTrainedModel, tokenizer: Any, folder: Path, requests: 
     lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=16)
     instances = [Instance("generate_until", {}, request.arguments, 0) for request in requests]
     loop = Generator(model, tokenizer, max_length=MAX_LENGTH)
+    logging.info("the loop is refused: %s", loop.loop_refusal)  # its trial, once for a worker, is not measured
     found: dict[str, Generate] = {
         LM_EVAL: lambda: list(lm.generate_until(instances, disable_tqdm=True)),
         LOOP: lambda: [answer.text for answer in loop.answer(requests)],  # type: ignore[union-attr]
     }
     return found
+
+
+def continuous(model: PreTrainedModel, tokenizer: Any, requests: list[Request]) -> Generate:
+    """transformers' continuous batching; without shared blocks, which would survive a change of the weights."""
+    generating: Any = copy.deepcopy(model)
+    prompts = [tokenizer(request.arguments[0]).input_ids for request in requests]
+    end = tokenizer.eos_token_id
+    tokens = requests[0].arguments[1]["max_gen_toks"]
+    config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=end, pad_token_id=end)
+    blocks = sum(-(-(len(ids) + tokens) // PAGE) for ids in prompts) + 1  # by default most of the memory is taken
+    settings = ContinuousBatchingConfig(
+        allow_block_sharing=False, page_size=PAGE, num_blocks=blocks, max_batch_tokens=PAGE, use_async_batching=False
+    )
+
+    def generate() -> list[str]:
+        found = generating.generate_batch(prompts, config, continuous_batching_config=settings, warmup=False)
+        answers = {tuple(output.prompt_ids): output.generated_tokens for output in found.values()}
+        return [tokenizer.decode(answers[tuple(ids)], skip_special_tokens=True) for ids in prompts]
+
+    return generate
 
 
 def served(model: PreTrainedModel, tokenizer: Any, folder: Path, requests: list[Request]) -> VLLMGenerator:
@@ -122,7 +152,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="benchmark of generation")
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, help="JSONL file with the key `query`")
-    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--cases", default=DEFAULT_CASES)
+    parser.add_argument("--continuous", action="store_true", help="also transformers' continuous batching")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--json", type=Path)
@@ -141,6 +172,8 @@ def main() -> None:
         found = contestants(model, tokenizer, options.model, requests)
         if engine:
             found[VLLM] = _of_engine(engine, requests)
+        if options.continuous:
+            found[CONTINUOUS] = continuous(model, tokenizer, requests)
         rows += measure(name, found, options.repeats, tokenizer)
         for row in rows[-len(found) :]:
             logging.info("%s", row)

@@ -4,7 +4,6 @@ Runs where vLLM is installed: `make test-vllm` makes an environment for it.
 """
 
 import random
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,54 +11,26 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from evomerge.errors import RunError
 from evomerge.models.live_model import load_tokenizer, model_config
-from evomerge.recipes.recipe import ModelRef, Recipe, Source, recipe_of_models
+from evomerge.recipes.recipe import ModelRef, Recipe
 from evomerge.scoring.engine.encoder import Encoder
 from evomerge.scoring.protocol import Answer, Request
 from evomerge.scoring.vllm.serving_plan import ServingPlan
 from evomerge.workers.jobs import Job, WorkerSpec
 from evomerge.workers.model_config import ModelConfig
 from evomerge.workers.worker import Worker
-from tests.conftest import QUICKSTART
+from tests.workers.served_family import merged, requests, write_family
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SWITCHES = 1000
-
-
-def write_family(folder: Path) -> tuple[ModelRef, tuple[ModelRef, ...]]:
-    """A base and two experts of random weights, with heads of a width that vLLM's attention supports on a CPU."""
-    source = QUICKSTART / "family" / "base"
-    config = AutoConfig.from_pretrained(source)
-    config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim = 64, 2, 1, 32
-    config.intermediate_size, config.num_hidden_layers, config.max_position_embeddings = 96, 2, 128
-    for number, name in enumerate(("base", "one", "two")):
-        torch.manual_seed(7)
-        model = AutoModelForCausalLM.from_config(config).float()
-        torch.manual_seed(number)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.2)
-        model.save_pretrained(folder / name)
-        for path in source.glob("*token*"):
-            shutil.copy(path, folder / name)
-    base, *experts = (ModelRef(str(folder / name)) for name in ("base", "one", "two"))
-    return base, tuple(experts)
 
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelRef, tuple[ModelRef, ...]]:
     return write_family(tmp_path_factory.mktemp("family"))
-
-
-def requests(count: int, **options: Any) -> tuple[Request, ...]:
-    draw = random.Random(3)
-    texts = ["".join(draw.choices(LETTERS + " =", k=draw.randint(2, 40))) for _ in range(count)]
-    return tuple(Request("generate_until", (text, {"until": ["\n"], "max_gen_toks": 24, **options})) for text in texts)
 
 
 WORK = {
@@ -80,12 +51,6 @@ def workers(family: tuple[ModelRef, tuple[ModelRef, ...]]) -> Iterator[tuple[Wor
     spec = WorkerSpec(base, experts, work, ModelConfig(dtype="float32", device="cpu"))
     plan = ServingPlan.of(model_config(Path(base.path)), 4, 10**6, [80])
     yield Worker(spec), Worker(replace(spec, serving=plan))
-
-
-def merged(family: tuple[ModelRef, tuple[ModelRef, ...]], *weights: float) -> Recipe:
-    base, experts = family
-    sources = tuple(Source(ref, {"weight": weight}) for ref, weight in zip(experts, weights, strict=True))
-    return recipe_of_models("task_arithmetic", base, sources, {}, out_dtype="float32")
 
 
 def answers(worker: Worker, recipe: Recipe, chunk: str) -> list[Any]:
@@ -163,3 +128,32 @@ def test_a_candidate_that_overflows_fails_and_the_next_is_scored(family: Any, wo
     recipe = merged(family, 0.5, 0.5)
     assert answers(served, recipe, "search/1") == answers(loop, recipe, "search/1")
     assert isinstance(answers(served, recipe, "search/1")[0], Answer)
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_an_engine_that_fails_leaves_no_answer_behind(
+    family: Any, workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """In the middle of its answers: once, they are repeated; twice, the candidate fails and the next is scored."""
+    loop, served = workers
+    first, second = merged(family, 0.5, 0.5), merged(family, 1.0, 0.0)
+    expected = answers(loop, first, "search/stops")
+    engine = served._served._generator._engine.llm_engine  # type: ignore[union-attr]
+    step, steps = engine.step, [0]
+
+    def fail() -> Any:
+        steps[0] += 1
+        if steps[0] in (9, 18)[:failures]:
+            raise RuntimeError("EngineCore has died")
+        return step()
+
+    answers(served, second, "search/1")
+    monkeypatch.setattr(engine, "step", fail)
+    outcome = served.attempt(Job(first.key(), first, "search/stops"))
+    assert steps[0] >= 9 * failures
+    if failures == 1:
+        assert outcome.responses == expected
+    else:
+        assert outcome.responses is None and outcome.error == "RuntimeError: EngineCore has died"
+    assert answers(served, first, "search/stops") == expected
+    assert answers(served, second, "search/1") == answers(loop, second, "search/1")

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,12 +16,30 @@ SPARE_TOKENS = 64  # capacity of a new buffer beyond the tokens that it is creat
 KVStates = list[tuple[Tensor, Tensor]]  # keys and values of every layer, each [rows, heads, tokens, width]
 
 
+@dataclass(frozen=True)
+class RowSelection:
+    """Row i becomes the former row `indices[i]`; of these, the rows `moved` change, to the former rows `sources`.
+
+    The tensors are made once from a list, so that no layer has to wait for the device.
+    """
+
+    indices: Tensor
+    moved: Tensor
+    sources: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[int], device: torch.device) -> "RowSelection":
+        """The selection of these rows, for tensors on a device."""
+        moved = [place for place, row in enumerate(rows) if place != row]
+        tensors = torch.tensor([*rows, *moved, *(rows[place] for place in moved)], device=device)
+        return cls(*tensors.split([len(rows), len(moved), len(moved)]))
+
+
 class _Buffer:
     """Keys or values [rows, heads, tokens, width]; `filled` is the used part of a larger buffer."""
 
-    def __init__(self, filled: Tensor) -> None:
-        self._buffer: Tensor | None = None
-        self.filled = filled
+    def __init__(self, filled: Tensor, buffer: Tensor | None = None) -> None:
+        self.filled, self._buffer = filled, buffer
 
     def append(self, new: Tensor) -> Tensor:
         length, total = self.filled.shape[-2], self.filled.shape[-2] + new.shape[-2]
@@ -32,13 +51,13 @@ class _Buffer:
         self.filled = self._buffer[:, :, :total]
         return self.filled
 
-    def select(self, rows: Tensor) -> Tensor:
-        count = len(rows)
+    def select(self, rows: RowSelection) -> Tensor:
+        count = len(rows.indices)
         if self._buffer is None or count > len(self._buffer):
-            self._buffer, self.filled = None, self.filled[rows]
+            self._buffer, self.filled = None, self.filled[rows.indices]
             return self.filled
-        moved = (rows != torch.arange(count, device=rows.device)).nonzero().squeeze(1)
-        self.filled[moved] = self.filled[rows[moved]]  # the right side is a copy
+        if len(rows.moved):
+            self.filled[rows.moved] = self.filled[rows.sources]  # the right side is a copy
         self._buffer, self.filled = self._buffer[:count], self.filled[:count]
         return self.filled
 
@@ -64,6 +83,12 @@ class InPlaceLayer(DynamicLayer):
         self.keys, self.values = keys, values
         self.is_initialized = True
 
+    def start_in(self, keys: Tensor, values: Tensor, length: int) -> None:
+        """Start with the first `length` tokens of these buffers; the next tokens are written behind them."""
+        filled_keys, filled_values = keys[:, :, :length], values[:, :, :length]
+        self.start_with(filled_keys, filled_values)
+        self._buffers = _Buffer(filled_keys, keys), _Buffer(filled_values, values)
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append keys and values, and return all that the layer has."""
         if not self.is_initialized:
@@ -74,9 +99,27 @@ class InPlaceLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Replace row i by the former row `indices[i]`."""
+        self.select(RowSelection.of(indices.tolist(), indices.device))
+
+    def select(self, rows: RowSelection) -> None:
+        """Select rows without a synchronisation of the device."""
         if self.get_seq_length() > 0:
             keys, values = self._buffers
-            self.keys, self.values = keys.select(indices), values.select(indices)
+            self.keys, self.values = keys.select(rows), values.select(rows)
+
+
+def select_rows(cache: Cache, rows: RowSelection) -> None:
+    """Select rows in every layer of a cache."""
+    if isinstance(cache, EncoderDecoderCache):
+        select_rows(cache.self_attention_cache, rows)
+        select_rows(cache.cross_attention_cache, rows)
+        return
+    layers: list[Any] = cache.layers
+    for layer in layers:
+        if isinstance(layer, InPlaceLayer):
+            layer.select(rows)
+        else:
+            layer.batch_select_indices(rows.indices)
 
 
 def cache_argument(call: Callable[..., Any]) -> str:
@@ -116,10 +159,18 @@ def supports_shared_prefixes(cache: Cache) -> bool:
 
 def compute_prefix(model: PreTrainedModel, prefix: Sequence[int]) -> KVStates:
     """Keys and values [1, heads, tokens, width] of every layer for one token sequence, without the output head."""
+    return compute_states(model, [prefix], [])
+
+
+def compute_states(model: PreTrainedModel, rows: Sequence[Sequence[int]], prefix: KVStates) -> KVStates:
+    """Keys and values [rows, heads, tokens, width] of every layer for rows of one length, which follow the prefix."""
     cache = DynamicCache()
+    if prefix:
+        cache = _cache_of([InPlaceLayer() for _ in prefix])
+        start_with_prefix(cache, prefix, len(rows))
     inner: Any = model.base_model
     held = {cache_argument(inner.forward): cache}
-    inner(input_ids=torch.tensor([prefix], device=model.device), use_cache=True, **held)
+    inner(input_ids=torch.tensor(rows, device=model.device), use_cache=True, **held)
     layers: list[Any] = cache.layers
     return [(layer.keys, layer.values) for layer in layers]
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, PreTrainedTokenizerBase
+from transformers import Cache, GenerationConfig
 from transformers.utils.generic import ModelOutput
 
 from evomerge.errors import CandidateError
+from evomerge.scoring.engine.caches import RowSelection, select_rows
+from evomerge.scoring.engine.stops import StopSequences
 
 NOT_FINITE = "the logits are not finite: the merged weights overflow or hold a NaN"
 
@@ -30,30 +32,11 @@ class PartialAnswer:
     stopped: bool = False
 
 
-class StopSequences:
-    """Detects stop sequences as lm-eval does: in the decoded last n + 2 tokens for a sequence of n tokens."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, until: Sequence[str]) -> None:
-        self._tokenizer = tokenizer
-        self._by_width: dict[int, list[str]] = {}
-        for text in until:
-            width = len(tokenizer.encode(text, add_special_tokens=False)) + 2
-            self._by_width.setdefault(width, []).append(text)
-
-    def reached(self, answers: Sequence[Sequence[int]]) -> list[bool]:
-        """Whether the last tokens of each answer contain one of the stop sequences."""
-        reached = [False] * len(answers)
-        for width, texts in self._by_width.items():
-            tails = self._tokenizer.batch_decode([list(tokens[-width:]) for tokens in answers])
-            reached = [old or any(text in tail for text in texts) for old, tail in zip(reached, tails, strict=True)]
-        return reached
-
-
 class DecodingLoop:
     """A `custom_generate` function for transformers' `generate`, which replaces its loop and fills the answers.
 
-    transformers builds the inputs, the cache and the logits processors. Each step has one device synchronisation.
-    CandidateError if a logit is not finite.
+    transformers builds the inputs, the cache and the logits processors. Each step has one device synchronisation, and
+    one more where transformers looks for padding in its mask. CandidateError if a logit is not finite.
     """
 
     def __init__(self, answers: Sequence[PartialAnswer], stops: StopSequences) -> None:
@@ -76,7 +59,7 @@ class DecodingLoop:
         inputs = model._update_model_kwargs_for_generation(outputs, inputs, is_encoder_decoder=seq2seq)
         rows = [answer.prompt for answer in self._unfinished]
         logits = outputs.logits[rows, -1]
-        input_ids, inputs = _select_rows(input_ids, inputs, logits_processor, rows)
+        input_ids, inputs = _select_inputs(input_ids, inputs, logits_processor, rows)
         if seq2seq:
             for answer, start in zip(self._unfinished, input_ids.tolist(), strict=True):
                 answer.tokens += start
@@ -86,7 +69,7 @@ class DecodingLoop:
             rows = self._remove_finished(ends)
             if not rows:
                 return input_ids
-            input_ids, inputs = _select_rows(input_ids, inputs, logits_processor, rows)
+            input_ids, inputs = _select_inputs(input_ids, inputs, logits_processor, rows)
             outputs = model(**model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, **inputs))
             inputs = model._update_model_kwargs_for_generation(outputs, inputs, is_encoder_decoder=seq2seq)
             logits = outputs.logits[:, -1]
@@ -98,8 +81,10 @@ class DecodingLoop:
         else:
             draws = [answer.draws[len(answer.tokens)] for answer in self._unfinished if answer.draws is not None]
             tokens = _sampled(scores, torch.stack(draws).to(scores.device))
-        *values, finite = torch.cat([tokens, logits.isfinite().all().long()[None]]).tolist()
-        if not finite:
+        least, largest = torch.aminmax(logits)  # NaN if there is one
+        finite = least.isfinite() & largest.isfinite()
+        *values, is_finite = torch.cat([tokens, finite.long()[None]]).tolist()
+        if not is_finite:
             raise CandidateError(NOT_FINITE)
         for answer, token in zip(self._unfinished, values, strict=True):
             answer.tokens.append(token)
@@ -139,25 +124,25 @@ def refuse_nonfinite_logits(input_ids: Tensor, scores: Tensor) -> Tensor:
     return scores
 
 
-def _select_rows(
+def _select_inputs(
     input_ids: Tensor, inputs: dict[str, Any], processors: Iterable[Any], rows: list[int]
 ) -> tuple[Tensor, dict[str, Any]]:
     """Replace row i by the former row `rows[i]`, in the ids, the model's inputs and the logits processors."""
     if rows == list(range(len(input_ids))):
         return input_ids, inputs
-    indices = torch.tensor(rows, device=input_ids.device)
+    selection = RowSelection.of(rows, input_ids.device)
     for processor in processors:  # a repetition penalty stores the length of each row's padding
         padding = getattr(processor, "prompt_ignore_length", None)
         if isinstance(padding, Tensor):
-            processor.prompt_ignore_length = padding[indices]
-    return input_ids[indices], {name: _select(value, indices) for name, value in inputs.items()}
+            processor.prompt_ignore_length = padding[selection.indices]
+    return input_ids[selection.indices], {name: _select(value, selection) for name, value in inputs.items()}
 
 
-def _select(value: Any, rows: Tensor) -> Any:
+def _select(value: Any, rows: RowSelection) -> Any:
     if isinstance(value, Cache):
-        value.batch_select_indices(rows)
+        select_rows(value, rows)
     elif isinstance(value, Tensor):
-        return value[rows]
+        return value[rows.indices]
     elif isinstance(value, ModelOutput):
         return type(value)(**{name: _select(part, rows) for name, part in value.items()})
     return value

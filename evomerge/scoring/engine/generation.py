@@ -10,7 +10,7 @@ import torch
 from lm_eval.models.utils import configure_pad_token, resolve_max_length
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import CandidateError
 from evomerge.scoring import SEED, Answer, Request
@@ -25,14 +25,15 @@ from evomerge.scoring.engine.caches import (
 from evomerge.scoring.engine.decoding import (
     DecodingLoop,
     PartialAnswer,
-    StopSequences,
     end_tokens,
     refuse_nonfinite_logits,
 )
 from evomerge.scoring.engine.generation_options import SUPPORTED, GenerationOptions
 from evomerge.scoring.engine.memory import MemoryBudget
+from evomerge.scoring.engine.prefill import saves_padding, start_with_prompts
 from evomerge.scoring.engine.prompts import Ids, Prompt, batch_tokens, group_by_prefix, sample_seed
 from evomerge.scoring.engine.request_reader import RequestReader
+from evomerge.scoring.engine.stops import StopSequences
 from evomerge.scoring.engine.windows import fixed_position_length
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Generator(RequestReader):
         super().__init__(model.config, padded, max_length or resolve_max_length(model.config, tokenizer))
         self._model, self._counts_context = model, counts_context
         self._budget = MemoryBudget(max_tokens)
+        self._known_stops: dict[tuple[str, ...], StopSequences] = {}
         self._fixed_position_length = fixed_position_length(model.config)
 
     @torch.inference_mode()
@@ -84,20 +86,24 @@ class Generator(RequestReader):
         vocabulary = self._model.config.get_text_config().vocab_size
         draw = torch.randint(vocabulary, (2, 8), generator=torch.Generator().manual_seed(SEED)).tolist()
         prompts = [Prompt(tuple(draw[0]), 1), Prompt(tuple(draw[1][:5]), 1)]
-        ours: dict[Ids, list[Answer]] = {}
-        reason = None
         try:
-            self._batch(prompts, trial, (), [], ours)
+            ours = [self._trial(prompts, trial, apart=False), self._trial(prompts, trial, apart=True)]
+            reason = None
         except CandidateError:
             raise
         except Exception as error:  # a model's custom code may raise anything for arguments that it does not support
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        exact = self.is_exact and trial.settings(self._model.generation_config) <= SUPPORTED
-        if not reason and exact and any(ours[p.ids] != [self._generate_alone(p.ids, 0, trial)] for p in prompts):
-            reason = "the two differ on a trial prompt"
+        if not reason and self.is_exact and trial.settings(self._model.generation_config) <= SUPPORTED:
+            expected = {prompt.ids: [self._generate_alone(prompt.ids, 0, trial)] for prompt in prompts}
+            reason = None if ours == [expected, expected] else "the two differ on a trial prompt"
         if reason:
             log.warning("answers are generated one by one, not by the decoding loop: %s", reason)
         return reason
+
+    def _trial(self, prompts: Sequence[Prompt], options: GenerationOptions, apart: bool) -> dict[Ids, list[Answer]]:
+        found: dict[Ids, list[Answer]] = {}
+        self._batch(prompts, options, (), [], found, apart)
+        return found
 
     def _generate(self, prompts: Sequence[Prompt], options: GenerationOptions) -> dict[Ids, list[Answer]]:
         found: dict[Ids, list[Answer]] = {}
@@ -126,29 +132,46 @@ class Generator(RequestReader):
         prefix: Ids,
         states: KVStates,
         found: dict[Ids, list[Answer]],
+        apart: bool | None = None,
     ) -> None:
         """Decode one batch of prompts, the longest first, into `found`.
 
-        Padding is between the shared prefix and the rest of a prompt; for an encoder it is at the end.
+        Padding is between the shared prefix and the rest of a prompt; for an encoder it is at the end. With `apart`, by
+        default where that is faster, prompts of different lengths are computed apart from each other, without padding.
         """
         answers = [part for row, prompt in enumerate(prompts) for part in self._partial_answers(row, prompt, options)]
         rows = [self._padded(prompt.ids, len(prefix), len(prompts[0].ids)) for prompt in prompts]
-        cache = new_kv_cache(self._model)
-        if cache is not None and states:
-            start_with_prefix(cache, states, len(rows))
+        cache = self._start(prompts, len(prefix), states, apart)
         longest = max(answer.limit for answer in answers)
         generating: Any = self._model
         cache_option: dict[str, Any] = {cache_argument(generating.prepare_inputs_for_generation): cache}
         self._call(
             *torch.tensor(rows, device=self._model.device).unbind(1),
             max_length=longest if self._seq2seq else len(prompts[0].ids) + longest,
-            custom_generate=DecodingLoop(answers, StopSequences(self._tokenizer, options.until)),
+            custom_generate=DecodingLoop(answers, self._stops(options.until)),
             **cache_option | dict(options.generate_kwargs),
         )
         for row, prompt in enumerate(prompts):
             found[prompt.ids] = [
                 self._text(part.tokens, part.stopped, options) for part in answers if part.prompt == row
             ]
+
+    def _start(self, prompts: Sequence[Prompt], prefix: int, states: KVStates, apart: bool | None) -> Cache | None:
+        """A cache that has the shared prefix, and with `apart` all tokens of the prompts but the last of each."""
+        cache = new_kv_cache(self._model)
+        if cache is None or not supports_shared_prefixes(cache):
+            return cache
+        rests = [prompt.ids[prefix:] for prompt in prompts]
+        if saves_padding([len(rest) for rest in rests], self._model.device) if apart is None else apart:
+            start_with_prompts(cache, self._model, states, rests)
+        elif states:
+            start_with_prefix(cache, states, len(rests))
+        return cache
+
+    def _stops(self, until: tuple[str, ...]) -> StopSequences:
+        if until not in self._known_stops:
+            self._known_stops[until] = StopSequences(self._tokenizer, until)
+        return self._known_stops[until]
 
     def _partial_answers(self, row: int, prompt: Prompt, options: GenerationOptions) -> Iterator[PartialAnswer]:
         limit = options.max_gen_toks + (self._extra(prompt.ids) if self._seq2seq else 0)

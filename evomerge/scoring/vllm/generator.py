@@ -70,13 +70,34 @@ class VLLMGenerator(RequestReader):
         params = [SamplingParams(**common, seed=sample_seed(ids, number) >> 1) for ids, number in pairs]
         inputs = [{"prompt_token_ids": list(ids)} for ids, _ in pairs]
         found: dict[Ids, list[Answer]] = {prompt.ids: [] for prompt in prompts}
-        for (ids, _), output in zip(pairs, self._engine.generate(inputs, params, use_tqdm=False), strict=True):
+        for (ids, _), output in zip(pairs, self._outputs(inputs, params), strict=True):
+            if tuple(output.prompt_token_ids) != ids:
+                raise RunError("vLLM has answered another prompt; repeat the command")
             (answer,) = output.outputs
             if answer.cumulative_logprob is None or not math.isfinite(answer.cumulative_logprob):
                 self._clear_cache()
                 raise CandidateError(NOT_FINITE)
             found[ids].append(self._text(answer.token_ids, answer.finish_reason == "stop", options))
         return found
+
+    def _outputs(self, inputs: list[dict[str, Any]], params: list[Any]) -> Any:
+        """vLLM's outputs in the order of the inputs; if vLLM fails, all are asked for once more."""
+        try:
+            return self._engine.generate(inputs, params, use_tqdm=False)
+        except Exception as error:  # of vLLM's, of any kind
+            log.warning("vLLM has failed (%s: %s): its answers are repeated", type(error).__name__, error)
+        self._abort()
+        try:
+            return self._engine.generate(inputs, params, use_tqdm=False)
+        except Exception:
+            self._abort()
+            raise
+
+    def _abort(self) -> None:
+        """Remove requests that a failure has left, which the next call would answer too, and their keys and values."""
+        engine = self._engine.llm_engine
+        engine.abort_request(list(engine.output_processor.request_states), internal=True)
+        self._clear_cache()
 
     def _sampling(self, options: GenerationOptions) -> dict[str, Any]:
         """vLLM's parameters; ConfigError for a setting that it does not have."""

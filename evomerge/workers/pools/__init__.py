@@ -12,6 +12,7 @@ from evomerge.lazy import on_demand
 if TYPE_CHECKING:
     from evomerge.workers.pools._contract import Pool
     from evomerge.workers.pools._dispatch import DemandQueue, JobQueue
+    from evomerge.workers.pools._interpreter import installed_versions
     from evomerge.workers.pools._lazy import LazyPool
     from evomerge.workers.pools._ray_connection import shared_ray
     from evomerge.workers.pools._registry import check, create, names
@@ -25,6 +26,7 @@ __all__ = [
     "Pool",
     "check",
     "create",
+    "installed_versions",
     "names",
     "shared_ray",
 ]

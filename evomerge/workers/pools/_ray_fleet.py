@@ -108,9 +108,9 @@ class RayNotes:
 
 
 class RayFleet:
-    """Starts actors and passes calls to them; see `Fleet`."""
+    """Starts actors, with the interpreter `python` if one is given, and passes calls to them; see `Fleet`."""
 
-    def __init__(self, ray: Any, spec: WorkerSpec, claim: Claim, threads: int) -> None:
+    def __init__(self, ray: Any, spec: WorkerSpec, claim: Claim, threads: int, python: str | None = None) -> None:
         self._ray, self._claim = ray, claim
         options = {
             "num_cpus": claim.cpus,
@@ -120,7 +120,8 @@ class RayFleet:
         }
         set_here = {name: value for name in FORWARDED if (value := os.environ.get(name))}
         variables = {"OMP_NUM_THREADS": str(threads), **set_here}
-        self._actor = ray.remote(**options, runtime_env={"env_vars": variables})(Actor)
+        environment: dict[str, Any] = {"env_vars": variables, **({"py_executable": python} if python else {})}
+        self._actor = ray.remote(**options, runtime_env=environment)(Actor)
         self._spec = ray.put(spec)
         self._folder = os.getcwd()
         self._files: dict[TensorFile, Any] = {}  # file of routers → a reference to its content

@@ -12,6 +12,7 @@ from evomerge.workers import Outcome, WorkerSpec
 from evomerge.workers.pools._contract import Routers
 from evomerge.workers.pools._crew import Crew
 from evomerge.workers.pools._dispatch import JobQueue
+from evomerge.workers.pools._interpreter import executable, refuse_interpreter
 from evomerge.workers.pools._member import State
 from evomerge.workers.pools._pace import Pace
 from evomerge.workers.pools._ray_connection import cluster_address, connect
@@ -40,11 +41,12 @@ class RayPool:
         min_workers: int | None = None,
         address: str | None = None,
         timeout: float | None = None,
+        python: str | None = None,
     ) -> None:
         self._ray, self._started_here = connect(address)
         self._crew: Crew | None = None
         try:
-            self._fleet = RayFleet(self._ray, spec, claim, threads)
+            self._fleet = RayFleet(self._ray, spec, claim, threads, executable(python) if python else None)
             claim.refuse_missing(self._fleet.nodes(), workers if min_workers is None else min(min_workers, workers))
             self._crew = Crew(self._fleet, workers, Pace(timeout))
             self._crew.start()
@@ -106,8 +108,13 @@ def check(
     min_workers: int | None = None,
     address: str | None = None,
     timeout: float | None = None,
+    python: str | None = None,
 ) -> None:
-    """ConfigError for an impossible share of GPUs or, without a cluster, for more resources than this machine has."""
+    """ConfigError for an impossible share of GPUs, an interpreter that workers cannot use or, without a cluster, for
+    more resources than this machine has.
+    """
+    if python:
+        refuse_interpreter(python)
     if num_gpus > 1 and num_gpus != int(num_gpus):
         raise ConfigError(f"pool.num_gpus={num_gpus}: give whole GPUs above 1")
     if cluster_address(address)[0] is None:
@@ -135,12 +142,14 @@ def create(
     min_workers: Annotated[int, Range(1, 100_000)] | None = None,
     address: Annotated[str, Text(r"[\w.:/\[\]-]{1,255}", "auto, local, host:port or ray://host:port")] | None = None,
     timeout: Seconds | None = None,
+    python: Annotated[str, Text(r"\S(.{0,998}\S)?", "the path of a Python interpreter")] | None = None,
 ) -> RayPool:
     """`workers` actors with `num_cpus` and `num_gpus` each; fractions share a GPU, `address: auto` joins a cluster.
 
     `threads` of each actor is by default the number of its whole CPUs. The search starts when `min_workers` fit on the
     nodes, by default all; others join when there is room. An actor that has not answered a job within `timeout` seconds
-    is replaced; by default the limit is learnt from the time that the same chunk has taken before.
+    is replaced; by default the limit is learnt from the time that the same chunk has taken before. `python` is the
+    interpreter of the workers, for an environment of their own; on a cluster every node needs it at that path.
     """
     return RayPool(
         spec,
@@ -150,4 +159,5 @@ def create(
         min_workers=min_workers,
         address=address,
         timeout=timeout,
+        python=python,
     )

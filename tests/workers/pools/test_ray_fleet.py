@@ -17,7 +17,8 @@ def test_actors_get_the_variables_that_decide_about_weights(monkeypatch: pytest.
     found: dict[str, Any] = {}
 
     def remote(**options: Any) -> Any:
-        found.update(options["runtime_env"]["env_vars"])
+        found.clear()
+        found.update(options["runtime_env"].pop("env_vars"), **options["runtime_env"])
         return lambda actor: actor
 
     ray: Any = SimpleNamespace(
@@ -32,4 +33,6 @@ def test_actors_get_the_variables_that_decide_about_weights(monkeypatch: pytest.
     assert found == {"OMP_NUM_THREADS": "3", DEQUANTISED_DTYPE: "float32"}
     monkeypatch.setenv("EVOMERGE_CACHE", "/elsewhere")
     RayFleet(ray, spec, Claim(1, 0), 3)
-    assert found["EVOMERGE_CACHE"] == "/elsewhere"
+    assert found["EVOMERGE_CACHE"] == "/elsewhere" and "py_executable" not in found
+    RayFleet(ray, spec, Claim(1, 0), 3, "/env/bin/python")
+    assert found["py_executable"] == "/env/bin/python"
