@@ -23,7 +23,7 @@ BLOCK = {"cpu": 1 << 16, "cuda": 1 << 24}  # elements per eager step; on a CPU t
 CALL_ELEMENTS = 1 << 30  # most elements of a compiled call: compiled indices have 32 bits
 EAGER_ELEMENTS = 64  # up to this size an eager pass is as fast as a compiled one
 INDEX_SPAN = 1 << 32  # number of elements whose indices share their high 32 bits
-# Shapes of traced examples: their numbers are unlike any other size, and the loops of a device are tuned for their size.
+# Shapes of traced examples: numbers unlike any other size, and large, because the loops are tuned for them.
 EXAMPLE_LENGTH = {"cpu": (1 << 20) + 7, "cuda": (1 << 24) + 43}
 EXAMPLE_SHAPE = {"cpu": (1031, 1033), "cuda": (4099, 4111)}
 # No buffers for values that are used twice: one fp32 buffer would halve the vector width of a bf16 loop.

@@ -67,7 +67,7 @@ def _maximum(self: ReduceOps, inputs: Sequence[Any]) -> list[Any]:
 
 
 def _convert(values: Any, source: Any, target: Any, rounding: Any) -> Any:
-    """Between bfloat16, which numpy has not, and fp32; rounded to nearest as PTX does, where the interpreter truncates."""
+    """Between bfloat16 and fp32, rounded to nearest as on a GPU; the interpreter truncates."""
     assert {str(source), str(target)} == {"bf16", "fp32"}
     values = np.ascontiguousarray(values)
     if str(source) == "fp32":

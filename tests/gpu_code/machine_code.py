@@ -18,7 +18,8 @@ NVIDIA = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 # The instructions on floating-point numbers that are IEEE 754's or move bits. All others round or estimate otherwise.
 EXACT = re.compile(
     r"""(add|sub|mul|div)\.rn\.f(32|64)      # not "add.f32", which an assembler may fuse with a product
-    |(max|min)\.NaN\.f32|(abs|neg)\.(f32|bf16|bf16x2|f16|f16x2)
+    |(max|min)(\.NaN)?\.f32               # LLVM omits .NaN where it proves that no operand is one
+    |(abs|neg)\.(f32|bf16|bf16x2|f16|f16x2)
     |setp(\.\w+)+\.f(32|64)|selp\.f32
     |cvt\.f32\.(bf16|f16)|cvt\.rn\.(bf16|f16)(x2)?\.f32|cvt\.f64\.f32|cvt\.rn\.f32\.(s|u)32
     |(ld|st|mov|shfl|mul24)(\.\w+)*""",

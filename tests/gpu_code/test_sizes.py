@@ -13,7 +13,7 @@ from evomerge.kernels.lincomb import SUM
 from evomerge.kernels.runner import CALL_ELEMENTS, Runner
 from evomerge.kernels.voting import Vote
 from evomerge.methods._lines import PerLine
-from tests.gpu_code.pretended_gpu import generate, pretended_gpu, run
+from tests.gpu_code.pretended_gpu import Program, generate, pretended_gpu, run
 from tests.gpu_code.signatures import Signature
 
 pytestmark = pytest.mark.triton
@@ -21,7 +21,9 @@ BF16 = torch.bfloat16
 FLAT = Signature(SUM, BF16, (BF16, BF16), 2, 2, rowwise=False)
 ROWS = Signature(SUM, BF16, (BF16, BF16), 2, 2, rowwise=True)
 LINES = Signature(Elementwise(PerLine("last"), ("weight",)), BF16, (BF16, BF16), 2 * 64, 4, rowwise=False)
-DROP = Signature(Elementwise(Vote("drop", True, True, "weighted", "weights"), ("weight",)), BF16, (BF16,) * 2, 3, 5, False)
+DROP = Signature(
+    Elementwise(Vote("drop", True, True, "weighted", "weights"), ("weight",)), BF16, (BF16,) * 2, 3, 5, False
+)
 BLOCKS = 1 << 20  # more elements than a block of Triton has, whose indices may exceed the size by one block
 HUGE = {
     "flat": (FLAT, (2**31 + 5,), 3),
@@ -78,8 +80,8 @@ def test_the_code_depends_on_no_size() -> None:
     assert len(set(codes)) == 1
 
 
-def _text(program: object) -> str:
-    return re.sub(r"^# .*$", "", getattr(program, "wrapper"), flags=re.MULTILINE)  # comments hold paths of files
+def _text(program: Program) -> str:
+    return re.sub(r"^# .*$", "", program.wrapper, flags=re.MULTILINE)  # comments hold paths of files
 
 
 @pytest.mark.parametrize("name", methods.names())
