@@ -16,6 +16,7 @@ from unittest.mock import patch
 import torch
 from torch._dynamo import device_interface
 from torch._inductor import config
+from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.fx_passes.joint_graph import UniformValueConstantFolder
 from torch._inductor.graph import GraphLowering
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -104,6 +105,7 @@ def pretended_gpu(arch: int) -> Iterator[list[Program]]:
         stack.enter_context(patch.dict(device_interface.device_interfaces, {"cuda": interface, "cuda:0": interface}))
         stack.enter_context(patch.object(GraphLowering, "compile_to_module", _record(programs)))
         stack.enter_context(patch.object(UniformValueConstantFolder, "run", _on_host(UniformValueConstantFolder.run)))
+        stack.enter_context(patch.object(AsyncCompile, "triton"))  # starts before the program is complete
         stack.enter_context(config.patch(force_disable_caches=True))
         stack.enter_context(patch.object(runner, "_compile", _without_modes(runner._compile)))
         stack.enter_context(FakeTensorMode())
