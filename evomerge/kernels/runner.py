@@ -20,20 +20,25 @@ Kernel = Callable[[Tensor, Tensor, Sequence[Tensor]], Tensor]
 Entry = Callable[..., Tensor]
 
 BLOCK = {"cpu": 1 << 16, "cuda": 1 << 24}  # elements per eager step; on a CPU the temporaries fit in a core's cache
-CALL_ELEMENTS = 1 << 30  # elements per compiled call; their indices fit in 32 bits
+CALL_ELEMENTS = 1 << 30  # most elements of a compiled call: compiled indices have 32 bits
 EAGER_ELEMENTS = 64  # up to this size an eager pass is as fast as a compiled one
 INDEX_SPAN = 1 << 32  # number of elements whose indices share their high 32 bits
-EXAMPLE_LENGTH, EXAMPLE_WIDTH = (
-    (1 << 20) + 7,
-    1031,
-)  # sizes of traced examples: unlike any other size, large enough for every thread
-# Triton gives the bytes of eager torch: no fused multiply-add, and division rounded to nearest.
-CUDA_OPTIONS: dict[str, Any] = {"emulate_precision_casts": True, "eager_numerics.division_rounding": True}
+# Shapes of traced examples: numbers unlike any other size, and large, because the loops are tuned for them.
+EXAMPLE_LENGTH = {"cpu": (1 << 20) + 7, "cuda": (1 << 24) + 43}
+EXAMPLE_SHAPE = {"cpu": (1031, 1033), "cuda": (4099, 4111)}
 # No buffers for values that are used twice: one fp32 buffer would halve the vector width of a bf16 loop.
-FUSION_OPTIONS = {
+CPU_OPTIONS: dict[str, Any] = {
     "realize_reads_threshold": 1 << 20,
     "realize_opcount_threshold": 1 << 20,
     "realize_acc_reads_threshold": 1 << 20,
+    "size_asserts": False,
+}
+# Triton gives the bytes of eager torch: no fused multiply-add, and division rounded to nearest. Values that are used
+# twice become nodes of the one kernel, without buffers as long as all of them are fused.
+CUDA_OPTIONS: dict[str, Any] = {
+    "emulate_precision_casts": True,
+    "eager_numerics.division_rounding": True,
+    "max_fusion_size": 1 << 10,
     "size_asserts": False,
 }
 # The smallest fp32 magnitudes that round to infinity: half a unit in the last place above the largest finite number.
@@ -79,7 +84,7 @@ class Runner:
         return torch.stack(flags).sum()
 
     def _call(self, kernel: Kernel, small: bool, arguments: tuple[Tensor, ...]) -> Tensor:
-        if not self.compiled or small:
+        if not self.compiled or small or arguments[0].numel() > CALL_ELEMENTS:
             return _entry(kernel)(*arguments)
         try:
             return self._compiled(kernel, arguments)
@@ -95,7 +100,7 @@ class Runner:
         """Run the compiled form for these dtypes, ranks and coefficient counts; the number of elements is dynamic."""
         out, numbers, words, *_ = arguments
         sizes = (out.ndim, numbers.ndim, numbers.shape[0], words.shape[0], torch.get_num_threads())
-        key = (kernel, out.device.type, sizes, *[tensor.dtype for tensor in arguments])
+        key = (kernel, out.device, sizes, *[tensor.dtype for tensor in arguments])
         entry = self._entries.get(key)
         if entry is None:
             with warnings.catch_warnings():  # the compiler's warnings about its own code
@@ -107,38 +112,40 @@ class Runner:
 
 
 def _compile(entry: Entry, arguments: tuple[Tensor, ...]) -> Entry:
-    """The compiled form of `entry` for tensors of these dtypes and any size.
+    """The compiled form of `entry` for tensors of these dtypes and any size up to CALL_ELEMENTS, on this device.
 
-    On a CPU it bypasses Dynamo and AOTAutograd. Their guards and wrappers take as long per call as the pass over a
-    small tensor, and the cache key of `_compiled` already checks what the guards would check. They would also turn the
-    write into an argument into a separate copy, and so compile the write and the maximum as two passes.
+    It bypasses Dynamo and AOTAutograd. Their guards and wrappers take as long per call as the pass over a small tensor,
+    and the cache key of `_compiled` already checks what the guards would check. They would also turn the write into an
+    argument into a write to a temporary tensor of that size and a copy of it.
     """
-    if arguments[0].device.type != "cpu":
-        compiled_entry = torch.compile(entry, dynamic=True, fullgraph=True, options=CUDA_OPTIONS)
-        # Otherwise Dynamo would recompile for each base of a view and each value of requires_grad.
-        return lambda *inputs: compiled_entry(*(tensor.detach() for tensor in inputs))
     from torch._inductor import config  # slow import, which small models do not need
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
     from torch._inductor.virtualized import V
+    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    trace = make_fx(lambda *inputs: (entry(*inputs),), select_decomp_table(), tracing_mode="symbolic")
-    graph = trace(*_examples(*arguments))
-    traced = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
-    with V.set_fake_mode(traced[0].fake_mode), config.patch(FUSION_OPTIONS):
-        compiled = compile_fx_inner(graph, traced)
+    fake_mode = FakeTensorMode(shape_env=ShapeEnv())
+    with config.patch(CUDA_OPTIONS if arguments[0].is_cuda else CPU_OPTIONS):
+        trace = make_fx(lambda *inputs: (entry(*inputs),), select_decomp_table(), tracing_mode="symbolic")
+        graph = trace(*_examples(fake_mode, *arguments))
+        with V.set_fake_mode(fake_mode):
+            compiled = compile_fx_inner(graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")])
     call = getattr(compiled, "current_callable", None) or compiled  # skips a wrapper that only serves the profiler
     return lambda *inputs: call(list(inputs))[0]
 
 
-def _examples(out: Tensor, numbers: Tensor, words: Tensor, *tensors: Tensor) -> Iterator[Tensor]:
-    """Example arguments of the same dtypes, whose sizes are unusual: the compiler takes equal sizes for one symbol."""
-    shape = (EXAMPLE_LENGTH,) if out.ndim == 1 else (EXAMPLE_WIDTH, EXAMPLE_WIDTH + 2)
-    yield torch.empty(shape, dtype=out.dtype)
-    yield numbers if numbers.ndim == 1 else numbers[:, :1].expand(-1, EXAMPLE_WIDTH, -1).contiguous()
-    yield words
-    yield from (torch.empty(shape, dtype=tensor.dtype) for tensor in tensors)
+def _examples(fake_mode: Any, out: Tensor, numbers: Tensor, words: Tensor, *tensors: Tensor) -> list[Tensor]:
+    """Arguments without storage whose numbers of elements, or of rows and columns, are symbols."""
+    kind = "cuda" if out.is_cuda else "cpu"
+    example = (EXAMPLE_LENGTH[kind],) if out.ndim == 1 else EXAMPLE_SHAPE[kind]
+    shape = fake_mode.from_tensor(torch.empty(example, device="meta")).shape
+    coefficients = numbers.shape if numbers.ndim == 1 else (len(numbers), shape[0], 1)
+    shapes = (shape, coefficients, words.shape, *(shape for _ in tensors))
+    with fake_mode:
+        given = zip(shapes, (out, numbers, words, *tensors), strict=True)
+        return [torch.empty(size, dtype=like.dtype, device=like.device) for size, like in given]
 
 
 def _entry(kernel: Kernel) -> Entry:
