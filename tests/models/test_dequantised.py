@@ -119,7 +119,8 @@ def test_the_recipe_says_what_was_dequantised(base: Path, tmp_path: Path) -> Non
     note = {"format": "fp8 in blocks of 4×4", "sha256": Checkpoint(base).sha256, "dtype": "bfloat16"}
     assert written.notes["dequantised"] == {str(base): note} and str(written.base) == str(base)
     names = {file.name for file in (tmp_path / "out").iterdir()}
-    assert names == {"README.md", "config.json", "generation_config.json", "model.safetensors", "recipe.yaml"}
+    weights = {"config.json", "generation_config.json", "model.safetensors"}
+    assert names == {*weights, "README.md", "recipe.yaml", "reproduce.json"}
 
 
 def test_another_dtype_than_the_recipe_was_made_with(
