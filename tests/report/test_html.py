@@ -21,7 +21,7 @@ from evomerge.report.record import read_record
 from evomerge.report.reproduce_section import shorten_paths
 from evomerge.report.table import claim
 
-from .conftest import HOSTILE, row
+from .conftest import CHUNKS, CONFIG, HOSTILE, row
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -137,6 +137,29 @@ def test_the_search_chart_has_a_mark_for_each_candidate(page: Page) -> None:
     assert found == {(1, "scored"), (2, "failed"), (3, "winner"), (4, "stopped early, estimated")}
     (baselines,) = (rows for mark, rows in layers_of(charts(page)["search"]) if mark.get("strokeDash") == [2, 4])
     assert [row["label"] for row in baselines] == ["base", "uniform"], "the failed one has no line, the best its own"
+
+
+def test_very_many_candidates_are_a_sample(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page stays small: the charts have a sample, the curve its improvements, and failures some reasons."""
+    ledger = Ledger(run_folder / "trials.jsonl", {"config": CONFIG, "chunks": CHUNKS})
+    for number in range(30):
+        for chunk in ("search/0", "search/1"):
+            ledger.append_scores(f"k{number}", chunk, [0.5, number / 40], 0.1, {})
+        ledger.append_failure(f"f{number}", "search/0", f"a NaN in layer {number}", {})
+    ledger.close()
+    for module in ("marks", "search_chart", "front_charts"):
+        monkeypatch.setattr(f"evomerge.report.{module}.MOST_POINTS", 4)
+    monkeypatch.setattr("evomerge.report.html.MOST_REASONS", 5)
+    found = several(run_folder)
+    text, specs = "".join(found.text), charts(found)
+    for name in ("search", "front-0", "parallel"):
+        for _, rows in layers_of(specs[name]):
+            assert len({row.get("candidate", row.get("model")) for row in rows}) <= 5
+    (line,) = (rows for mark, rows in layers_of(specs["search"]) if mark["type"] == "line")
+    assert [row["best"] for row in line] == pytest.approx(
+        [0.4, 0.625, *(0.125 + 0.75 * n / 40 for n in range(27, 30)), line[-1]["best"]]
+    )
+    assert "a sample of at most 4 of each kind" in text and "The first 5 of 31 reasons are listed." in text
 
 
 def test_its_horizontal_axis_counts_items(page: Page) -> None:
