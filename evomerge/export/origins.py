@@ -9,6 +9,7 @@ from typing import Any
 
 from evomerge.recipes import ModelRef, Recipe, request_of
 
+LOCAL = ("/", ".", "~")  # the beginnings of a path that is no hub id
 CACHED = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([^/]+)/?$")  # a model in the cache of huggingface_hub
 
 
@@ -57,7 +58,7 @@ class Origins:
         """A text, such as that of a recipe, with names in place of the models' folders on this machine."""
         for path, one in sorted(self._found.items(), key=lambda pair: -len(pair[0])):
             if one.name != path:
-                text = text.replace(path, f"{one.name}@{one.revision}" if one.is_on_hub else one.name)
+                text = text.replace(path, f"{one.name}@{one.revision}" if one.revision else one.name)
         return text
 
     def value(self, value: Any) -> Any:
@@ -77,7 +78,7 @@ class Origins:
 def _origin(path: str, revision: str | None) -> Origin:
     if cached := CACHED.search(path):
         return Origin(path, f"{cached[1]}/{cached[2]}", cached[3], True)
-    if Path(path).exists():
+    if Path(path).exists() or path.startswith(LOCAL):  # also a folder of another machine, or one deleted since
         return Origin(path, Path(path).resolve().name, None, False)
     return Origin(path, "/".join(path.split("/")[:2]), revision, True)
 

@@ -42,7 +42,8 @@ TIPS = {"model": "model", "kind": "kind", "task": "task", "score": "score*"}
 NOTE = (
     f"Scores on the search slice; of more than {MOST_POINTS:,} candidates a sample is drawn. The members of the front "
     "are not dominated on select; their recipes are in front/ in the run's folder. The winner is the knee of the "
-    "front: its loss against the best score, in units of each objective's range on the front, is smallest in the worst objective."
+    "front: its loss against the best score, in units of each objective's range on the front, is smallest in the worst "
+    "objective."
 )
 
 
