@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evomerge.paths import replace_path
 from evomerge.recipes import ModelRef, Recipe, request_of
 
 LOCAL = ("/", ".", "~")  # the beginnings of a path that is no hub id
@@ -58,7 +59,7 @@ class Origins:
         """A text, such as that of a recipe, with names in place of the models' folders on this machine."""
         for path, one in sorted(self._found.items(), key=lambda pair: -len(pair[0])):
             if one.name != path:
-                text = text.replace(path, f"{one.name}@{one.revision}" if one.revision else one.name)
+                text = replace_path(text, path, f"{one.name}@{one.revision}" if one.revision else one.name)
         return text
 
     def value(self, value: Any) -> Any:

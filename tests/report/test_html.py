@@ -14,6 +14,7 @@ import pytest
 
 from evomerge.errors import RunError
 from evomerge.ledger.ledger import Ledger
+from evomerge.recipes import ModelRef, Source, dump_recipe, recipe_of_models
 from evomerge.report.budget_section import VARIABLE_SECTION
 from evomerge.report.figures import run_figures
 from evomerge.report.html import write_report
@@ -208,6 +209,24 @@ def test_no_folder_of_the_machine_is_shown(run_folder: Path) -> None:
     assert "me and you" not in source and "…/models/base" in source
 
 
+def test_a_long_path_is_shortened_in_the_lines_of_a_recipe(run_folder: Path) -> None:
+    """YAML breaks a long line at a space."""
+    path = "/home/" + " ".join(["private folder"] * 12) + "/base"
+    sources = (Source(ModelRef(path), {"weight": 0.5}), Source(ModelRef("experts/math"), {"weight": 0.5}))
+    text = dump_recipe(recipe_of_models("linear", ModelRef(path), sources, {}, out_dtype="float32"))
+    assert path not in text
+    (run_folder / "recipe.yaml").write_text(text)
+    source = write_report(run_folder).read_text(encoding="utf-8")
+    assert "/home/" not in source
+
+
+def test_no_password_is_shown(run_folder: Path) -> None:
+    with (run_folder / "config.yaml").open("a") as file:
+        file.write("tracker: {name: mlflow, uri: 'https://me:pa55@host/x', token: hunter2}\n")
+    source = write_report(run_folder).read_text(encoding="utf-8")
+    assert "pa55" not in source and "hunter2" not in source and "https://***@host/x" in source
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -218,6 +237,9 @@ def test_no_folder_of_the_machine_is_shown(run_folder: Path) -> None:
         ("./runs/a", "./runs/a"),
         ("https://host/a/b", "https://host/a/b"),
         ("3/4 of {{x}}/y/z", "3/4 of {{x}}/y/z"),
+        ("sqlite:////home/me/data/mlflow.db", "…/data/mlflow.db"),
+        ("file:///home/me/runs", "…/me/runs"),
+        ("file:math.csv", "file:math.csv"),
     ],
 )
 def test_paths_are_shortened(text: str, shown: str) -> None:

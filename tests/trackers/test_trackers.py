@@ -252,6 +252,19 @@ def test_a_tracker_that_cannot_start_is_one_warning(caplog: pytest.LogCaptureFix
     assert len(caplog.messages) == 1 and "not logged in" in caplog.messages[0]
 
 
+def test_a_tracker_gets_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[Mapping[str, Any]] = []
+
+    def create(folder: Path, config: Mapping[str, Any], *, uri: str | None = None) -> None:
+        got.append({**config, "used": uri})
+
+    plugin = SimpleNamespace(create=create, PACKAGE="json")
+    monkeypatch.setattr("evomerge.trackers._registry.load_plugin", lambda *_: plugin)
+    uri = "https://me:pa55@host"
+    trackers.create("mlflow", tmp_path, {"tracker": {"uri": uri}}, {"uri": uri}).close()
+    assert got == [{"tracker": {"uri": "https://***@host"}, "used": uri}]
+
+
 def test_none_does_nothing(tmp_path: Path) -> None:
     tracker = trackers.create("none", tmp_path, {}, {})
     search_once(tracker)
