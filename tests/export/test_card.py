@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from evomerge.export import merge_recipe
+from evomerge.export.card import model_card
 from evomerge.export.evidence import Evidence, find_evidence
 from evomerge.export.licences import UNDECIDED, merged_licence
 from evomerge.export.origins import Origin, Origins
@@ -56,6 +57,14 @@ def test_the_table_has_every_model_and_the_intervals(exported: Path) -> None:
     for label in ("base", "shift", "last", "max", "uniform", "default", "**this merge**"):
         assert f"\n| {label} | 0." in text or f"\n| {label} | 1." in text
     assert "95% interval" in text and "] |" in text
+
+
+def test_a_label_does_not_break_the_table(finished: Path) -> None:
+    recipe = load_recipe(finished / "recipe.yaml")
+    result = json.loads((finished / "result.json").read_text())
+    result["rows"][1] |= {"label": "a|b", "scores": {"holdout": float("nan")}}
+    text = model_card(recipe, "float32", "mine", Evidence(result, {}))
+    assert "\n| a\\|b | failed |  |\n" in text
 
 
 def test_no_path_of_this_machine_is_in_card_or_reproduction(exported: Path, finished: Path) -> None:
