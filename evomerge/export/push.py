@@ -66,7 +66,7 @@ class PushTarget:
             self._refuse_public(bool(there.private))
             files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in _files(folder)]
             stale = _stale({one.rfilename for one in there.siblings or ()} - {file.path_in_repo for file in files})
-            changes = [*files, *(CommitOperationDelete(path_in_repo=name) for name in stale)]
+            changes: list[Any] = [*files, *(CommitOperationDelete(path_in_repo=name) for name in stale)]
             api.create_commit(self.repository, changes, commit_message=message)
         except Exception as error:  # the client's exceptions differ between versions
             raise RunError(

@@ -62,10 +62,10 @@ def front_figures(record: Record) -> list[Figure]:
     front = record.result["front"]
     if not front:
         return []
-    tasks, points = list(front["tasks"]), _drawn(list(_points(record)))
+    tasks, points = list(front["tasks"]), _drawn(list(_points(record)), MOST_POINTS)
     pairs = list(combinations(tasks, 2))[:MAX_PAIRS]
     scatters = [_scatter(points, x, y, f"front-{place}") for place, (x, y) in enumerate(pairs)]
-    return [*scatters, _parallel(points, tasks)]
+    return [*scatters, _parallel(_drawn(points, 2 * MOST_POINTS // len(tasks)), tasks)]
 
 
 def _points(record: Record) -> Iterator[tuple[str, str, Mapping[str, float]]]:
@@ -86,10 +86,10 @@ def _points(record: Record) -> Iterator[tuple[str, str, Mapping[str, float]]]:
 Points = Sequence[tuple[str, str, Mapping[str, float]]]
 
 
-def _drawn(points: Points) -> Points:
-    """All baselines and members of the front, and the candidates, or an equal sample of very many."""
+def _drawn(points: Points, most: int) -> Points:
+    """All baselines and members of the front, and the candidates, or an equal sample of `most` of them."""
     others = [point for point in points if point[1] != "candidate"]
-    return [*others, *thinned([point for point in points if point[1] == "candidate"])]
+    return [*others, *thinned([point for point in points if point[1] == "candidate"], most)]
 
 
 def _scatter(points: Points, x: str, y: str, name: str) -> Figure:

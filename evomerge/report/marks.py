@@ -23,9 +23,9 @@ def base(rows: Iterable[Row]) -> altair.Chart:
         return altair.Chart(altair.Data(values=values))
 
 
-def thinned(rows: Sequence[T]) -> Sequence[T]:
-    """The rows, or an equal sample of at most MOST_POINTS of them, which has the last one."""
-    step = -(-len(rows) // MOST_POINTS) or 1
+def thinned(rows: Sequence[T], most: int | None = None) -> Sequence[T]:
+    """The rows, or an equal sample of at most `most` of them, by default MOST_POINTS, which has the last one."""
+    step = -(-len(rows) // (most or MOST_POINTS)) or 1
     return rows[::-step][::-1]
 
 
