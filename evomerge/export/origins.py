@@ -23,6 +23,13 @@ class Origin:
     revision: str | None
     is_on_hub: bool
 
+    @property
+    def anywhere(self) -> str:
+        """The path in a recipe that holds on every machine; a file of a hub model keeps its name."""
+        if self.is_on_hub and self.path.startswith(self.name):
+            return self.path
+        return f"{self.name}@{self.revision}" if self.is_on_hub and self.revision else self.name
+
     def as_dict(self) -> dict[str, str | None]:
         """The entry of reproduce.json."""
         return {"hub": self.name, "revision": self.revision} if self.is_on_hub else {"folder": self.name}
@@ -58,8 +65,8 @@ class Origins:
     def text(self, text: str) -> str:
         """A text, such as that of a recipe, with names in place of the models' folders on this machine."""
         for path, one in sorted(self._found.items(), key=lambda pair: -len(pair[0])):
-            if one.name != path:
-                text = replace_path(text, path, f"{one.name}@{one.revision}" if one.revision else one.name)
+            if one.anywhere != path:
+                text = replace_path(text, path, one.anywhere)
         return text
 
     def value(self, value: Any) -> Any:
@@ -72,7 +79,7 @@ class Origins:
 
     def _part(self, part: str) -> str:
         if part in self._found:
-            return self._found[part].name
+            return self._found[part].anywhere
         return Path(part).name if os.path.isabs(part) else part
 
 

@@ -125,7 +125,10 @@ def test_hub_ids_are_base_models_and_folders_are_not(tmp_path: Path) -> None:
     ]
     assert origins.text(f"x: {cached}\ny: {tmp_path}/b/last\n") == "x: org/math@abc123\ny: b/last\n"
     config = {"experts": {"m": str(cached), "l": f"org/base+{tmp_path}/a/last"}, "tasks": [{"file": "/home/me/t.csv"}]}
-    assert origins.value(config) == {"experts": {"m": "org/math", "l": "org/base+a/last"}, "tasks": [{"file": "t.csv"}]}
+    assert origins.value(config) == {
+        "experts": {"m": "org/math@abc123", "l": "org/base+a/last"},
+        "tasks": [{"file": "t.csv"}],
+    }
 
 
 def licensed(folder: Path, licence: str | None) -> Origin:
@@ -133,6 +136,19 @@ def licensed(folder: Path, licence: str | None) -> Origin:
     if licence:
         (folder / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
     return Origin(str(folder), folder.name, None, False)
+
+
+def test_a_file_of_a_hub_model_keeps_its_name() -> None:
+    cached = "/home/me/.cache/hub/models--owner--base/snapshots/ab12"
+    ref = ModelRef("owner/quantised/model.gguf", "cd34")
+    sources = (Source(ref, {"weight": 0.5}), Source(ModelRef(cached), {"weight": 0.5}))
+    origins = Origins(recipe_of_models("linear", ModelRef(cached), sources, {}, out_dtype="float32"))
+    assert origins.text(f"a: {ref}\nb: {cached}\n") == "a: owner/quantised/model.gguf@cd34\nb: owner/base@ab12\n"
+    assert origins.value({"base": cached, "file": "owner/quantised/model.gguf"}) == {
+        "base": "owner/base@ab12",
+        "file": "owner/quantised/model.gguf",
+    }
+    assert origins.hub_ids() == ["owner/base", "owner/quantised"]
 
 
 def test_an_equal_licence_is_that_of_the_merge(tmp_path: Path) -> None:
