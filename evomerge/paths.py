@@ -46,3 +46,8 @@ def refuse_unfinished(folder: Path) -> None:
     for name in (CONFIG, RECIPE, RESULT):
         if not (folder / name).is_file():
             raise RunError(f"{folder}: no {name}; give the folder of a finished run")
+
+
+def replace_path(text: str, path: str, name: str) -> str:
+    """A YAML text with a name in place of a path, whose line may be broken at a space."""
+    return re.sub(r"\s+".join(map(re.escape, path.split(" "))), lambda _: name, text)

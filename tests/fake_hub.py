@@ -16,6 +16,7 @@ class FakeHub:
         self.files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.created: list[dict[str, Any]] = []
+        self.is_private: bool | None = None  # None while the repository is not there
         self.messages: list[str] = []
         self.user: dict[str, Any] = {"type": "user", "name": "me", "orgs": [{"name": "us"}], "auth": {}}
         self.refuses_commits = False
@@ -25,8 +26,13 @@ class FakeHub:
         if path == "/api/whoami-v2":
             return 200, self.user
         if path == "/api/repos/create":
-            self.created.append(json.loads(body))
+            self.created.append(asked := json.loads(body))
+            if self.is_private is None:
+                self.is_private = asked.get("private") is True or asked.get("visibility") == "private"
             return 200, {"url": f"{self.address}/me/merge", "id": "me/merge"}
+        if path.partition("?")[0] == "/api/models/me/merge":
+            siblings = [{"rfilename": name} for name in self.files]
+            return 200, {"id": "me/merge", "private": bool(self.is_private), "siblings": siblings}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
         if "/preupload/" in path:
@@ -44,6 +50,8 @@ class FakeHub:
                 self.messages.append(line["value"]["summary"])
             if line["key"] == "file":
                 self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            if line["key"] == "deletedFile":
+                del self.files[line["value"]["path"]]
         return 200, {"commitUrl": f"{self.address}/me/merge/commit/ab", "commitOid": "ab", "hookOutput": ""}
 
 

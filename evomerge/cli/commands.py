@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -200,7 +201,8 @@ def merge(arguments: argparse.Namespace, console: Console) -> int:
     else:
         print_line(console, f"{out}: {_merged(arguments)}")
     if arguments.format and (recipe.parent / RESULT).is_file():
-        print_line(console, f"its score beside the run's: evomerge score {out} run={recipe.parent}")
+        words = shlex.quote(str(out)), shlex.quote(f"run={recipe.parent}")
+        print_line(console, f"its score beside the run's: evomerge score {' '.join(words)}")
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from evomerge.atomic import write_atomically
 from evomerge.finalise import flipped_items, shown_flips
+from evomerge.parsing import one_line
 from evomerge.paths import FLIPS
 from evomerge.scoring.tasks import LMEvalScorer
 from evomerge.searching import Evaluator
@@ -18,8 +19,15 @@ def write_flip_texts(folder: Path, document: Mapping[str, Any], evaluator: Evalu
     winner = evaluator.item_scores(document["winner"]["key"], "holdout")
     flips = flipped_items(winner, evaluator.item_scores(keys[document["best_baseline"]], "holdout"))
     shown = [flip.item for won in (True, False) for flip in shown_flips(flips, won)]
-    texts = {item: [_valid(line) for line in scorer.show_item(item)] for item in shown}
+    texts = {item: _lines(item, scorer) for item in shown}
     write_atomically(folder / FLIPS, json.dumps(texts, indent=1) + "\n")
+
+
+def _lines(item: str, scorer: LMEvalScorer) -> list[str]:
+    try:
+        return [_valid(line) for line in scorer.show_item(item)]
+    except Exception as error:  # the code of a task; after a whole search it must not cost the result
+        return [f"the item cannot be shown: {type(error).__name__}: {_valid(one_line(error))}"]
 
 
 def _valid(text: str) -> str:

@@ -102,8 +102,9 @@ def _table(evidence: Evidence) -> str:
     for row in evidence.result.get("rows", ()):
         is_winner = row["role"] == "winner"
         score, lead = row["scores"].get("holdout"), None if is_winner else leads.get(row["label"])
-        shown = "failed" if score is None else f"{score:.4f}"
-        lines.append(f"| {'**this merge**' if is_winner else row['label']} | {shown} | {_lead(lead)} |")
+        shown = "failed" if score is None or math.isnan(score) else f"{score:.4f}"
+        name = "**this merge**" if is_winner else row["label"].replace("|", "\\|")
+        lines.append(f"| {name} | {shown} | {_lead(lead)} |")
     if not lines:
         return ""
     level = (evidence.result.get("interval") or {}).get("level") or 0.95

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evomerge.paths import replace_path
 from evomerge.recipes import ModelRef, Recipe, request_of
 
+LOCAL = ("/", ".", "~")  # the beginnings of a path that is no hub id
 CACHED = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([^/]+)/?$")  # a model in the cache of huggingface_hub
 
 
@@ -20,6 +22,13 @@ class Origin:
     name: str
     revision: str | None
     is_on_hub: bool
+
+    @property
+    def anywhere(self) -> str:
+        """The path in a recipe that holds on every machine; a file of a hub model keeps its name."""
+        if self.is_on_hub and self.path.startswith(self.name):
+            return self.path
+        return f"{self.name}@{self.revision}" if self.is_on_hub and self.revision else self.name
 
     def as_dict(self) -> dict[str, str | None]:
         """The entry of reproduce.json."""
@@ -56,8 +65,8 @@ class Origins:
     def text(self, text: str) -> str:
         """A text, such as that of a recipe, with names in place of the models' folders on this machine."""
         for path, one in sorted(self._found.items(), key=lambda pair: -len(pair[0])):
-            if one.name != path:
-                text = text.replace(path, f"{one.name}@{one.revision}" if one.is_on_hub else one.name)
+            if one.anywhere != path:
+                text = replace_path(text, path, one.anywhere)
         return text
 
     def value(self, value: Any) -> Any:
@@ -70,14 +79,14 @@ class Origins:
 
     def _part(self, part: str) -> str:
         if part in self._found:
-            return self._found[part].name
+            return self._found[part].anywhere
         return Path(part).name if os.path.isabs(part) else part
 
 
 def _origin(path: str, revision: str | None) -> Origin:
     if cached := CACHED.search(path):
         return Origin(path, f"{cached[1]}/{cached[2]}", cached[3], True)
-    if Path(path).exists():
+    if Path(path).exists() or path.startswith(LOCAL):  # also a folder of another machine, or one deleted since
         return Origin(path, Path(path).resolve().name, None, False)
     return Origin(path, "/".join(path.split("/")[:2]), revision, True)
 

@@ -3,8 +3,9 @@
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 REPOSITORY = r"(?!.*(--|\.\.|\.git$))[A-Za-z0-9][\w-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}(?<![.-])"  # as the hub checks it
 RECIPE_FILE, CARD = "recipe.yaml", "README.md"
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "adapter_model*", ADAPTER_CONFIG_FILE)
 WITH_PATHS = (RECIPE_FILE, ADAPTER_CONFIG_FILE)  # files that name models as this machine does
 
 
@@ -48,16 +50,24 @@ class PushTarget:
         self._refuse_weak_token(user, self.repository.partition("/")[0])
 
     def push(self, folder: Path) -> str:
-        """Upload the folder; returns the address of the repository. RunError if that fails; the folder stays."""
-        from huggingface_hub import CommitOperationAdd, HfApi
+        """Upload the folder; returns the address of the repository.
+
+        Weights of an earlier model in the repository are deleted in the same commit, because a loader could prefer
+        them. RunError if the upload fails, or if the repository is public and should be private; the folder stays.
+        """
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
         _warn_of_no_licence(folder)
         message = f"Merge by evomerge, fingerprint {recorded_fingerprint(folder)[:16]}"
         try:
             api = HfApi()
             address = api.create_repo(self.repository, private=self.private or None, exist_ok=True)
+            there = api.model_info(self.repository)
+            self._refuse_public(bool(there.private))
             files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in _files(folder)]
-            api.create_commit(self.repository, files, commit_message=message)
+            stale = _stale({one.rfilename for one in there.siblings or ()} - {file.path_in_repo for file in files})
+            changes: list[Any] = [*files, *(CommitOperationDelete(path_in_repo=name) for name in stale)]
+            api.create_commit(self.repository, changes, commit_message=message)
         except Exception as error:  # the client's exceptions differ between versions
             raise RunError(
                 f"{folder}: written, but not pushed to {self.repository} ({one_line(error)}); "
@@ -68,6 +78,10 @@ class PushTarget:
     def _refusal(self, reason: str) -> ConfigError:
         return ConfigError(f"push {self.repository}: {reason}")
 
+    def _refuse_public(self, is_private: bool) -> None:
+        if self.private and not is_private:
+            raise RunError("it is there already and is public; make it private at the hub, or leave out --private")
+
     def _refuse_weak_token(self, user: dict[str, Any], owner: str) -> None:
         token = (user.get("auth") or {}).get("accessToken") or {}
         if token.get("role") == "read":
@@ -75,6 +89,11 @@ class PushTarget:
         owners = [str(user.get("name")), *(str(one.get("name")) for one in user.get("orgs") or ())]
         if owner.lower() not in map(str.lower, owners):
             raise self._refusal(f"the token is of {owners[0]}; give one of the owners {', '.join(owners)}")
+
+
+def _stale(names: Iterable[str]) -> list[str]:
+    """Of the files of a repository that the upload does not replace, those that a loader takes for the model."""
+    return sorted(name for name in names if any(fnmatch(name, pattern) for pattern in WEIGHTS) and "/" not in name)
 
 
 def merge_and_push(

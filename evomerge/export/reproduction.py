@@ -9,6 +9,7 @@ from evomerge.export.evidence import Evidence
 from evomerge.export.origins import Origin, Origins
 from evomerge.models import Family
 from evomerge.recipes import Recipe, dump_recipe
+from evomerge.redaction import without_secrets
 
 REPRODUCE = "reproduce.json"
 PRIVATE = ("pool", "tracker")  # sections without influence on a score, which may have addresses
@@ -22,7 +23,7 @@ def reproduction(recipe: Recipe, family: Family, fingerprint: str, evidence: Evi
     """
     origins, config = Origins(recipe), evidence.config
     digests = recipe.notes.get("models") or ({} if all(o.is_on_hub for o in origins) else family.hashes())
-    made_by = {key: value for key, value in config.items() if key not in PRIVATE}
+    made_by = without_secrets({key: value for key, value in config.items() if key not in PRIVATE})
     document: dict[str, Any] = {
         "schema": 1,
         "commands": _commands(bool(config), options),

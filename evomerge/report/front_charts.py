@@ -8,7 +8,7 @@ import altair
 
 from evomerge.report.figure import NARROW, Figure, figure_html, legend_html
 from evomerge.report.html_elements import Grid, section
-from evomerge.report.marks import Row, base, layered, tooltips, x_axis, y_axis
+from evomerge.report.marks import MOST_POINTS, Row, base, layered, thinned, tooltips, x_axis, y_axis
 from evomerge.report.record import Record, is_missing
 from evomerge.report.table import format_score
 
@@ -40,9 +40,10 @@ LINE_KEYS = (
 )
 TIPS = {"model": "model", "kind": "kind", "task": "task", "score": "score*"}
 NOTE = (
-    "Scores on the search slice. The members of the front are not dominated on select; their recipes are in front/ "
-    "in the run's folder. The winner is the knee of the front: its loss against the best score, in units of each "
-    "objective's range on the front, is smallest in the worst objective."
+    f"Scores on the search slice; of more than {MOST_POINTS:,} candidates a sample is drawn. The members of the front "
+    "are not dominated on select; their recipes are in front/ in the run's folder. The winner is the knee of the "
+    "front: its loss against the best score, in units of each objective's range on the front, is smallest in the worst "
+    "objective."
 )
 
 
@@ -61,10 +62,10 @@ def front_figures(record: Record) -> list[Figure]:
     front = record.result["front"]
     if not front:
         return []
-    tasks, points = list(front["tasks"]), list(_points(record))
+    tasks, points = list(front["tasks"]), _drawn(list(_points(record)), MOST_POINTS)
     pairs = list(combinations(tasks, 2))[:MAX_PAIRS]
     scatters = [_scatter(points, x, y, f"front-{place}") for place, (x, y) in enumerate(pairs)]
-    return [*scatters, _parallel(points, tasks)]
+    return [*scatters, _parallel(_drawn(points, 2 * MOST_POINTS // len(tasks)), tasks)]
 
 
 def _points(record: Record) -> Iterator[tuple[str, str, Mapping[str, float]]]:
@@ -83,6 +84,12 @@ def _points(record: Record) -> Iterator[tuple[str, str, Mapping[str, float]]]:
 
 
 Points = Sequence[tuple[str, str, Mapping[str, float]]]
+
+
+def _drawn(points: Points, most: int) -> Points:
+    """All baselines and members of the front, and the candidates, or an equal sample of `most` of them."""
+    others = [point for point in points if point[1] != "candidate"]
+    return [*others, *thinned([point for point in points if point[1] == "candidate"], most)]
 
 
 def _scatter(points: Points, x: str, y: str, name: str) -> Figure:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from html import escape
+from itertools import islice
 from pathlib import Path
 
 from evomerge.atomic import write_atomically
@@ -25,6 +26,7 @@ from evomerge.run_files import refuse_misfits
 from evomerge.scoring import SLICES
 
 REPORT = "report.html"
+MOST_REASONS = 50  # of failures; a reason may hold a number that differs each time
 FOOTER = "Made by evomerge from config.yaml, trials.jsonl, recipe.yaml and result.json of this run."
 
 
@@ -179,7 +181,8 @@ def _failures(record: Record) -> str:
     for number, reason in failed.items():
         reasons.setdefault(shorten_paths(reason), []).append(str(number))
     note = f"{len(failed)} of {len(record.candidates)} candidates could not be built or scored; they rank last."
-    facts = {_list_candidates(numbers): reason for reason, numbers in reasons.items()}
+    facts = {_list_candidates(numbers): reason for reason, numbers in islice(reasons.items(), MOST_REASONS)}
+    note += f" The first {MOST_REASONS} of {len(reasons)} reasons are listed." * (len(reasons) > MOST_REASONS)
     return section("Failures", note, fact_table(facts))
 
 

@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import altair
+from altair.utils.schemapi import debug_mode
 
 Row = Mapping[str, str | int | float | None]
 Tips = Mapping[str, str]  # field → its title in the tooltip
 SCORE = ".4f"
+MOST_POINTS = 2000  # of one kind in a chart: more can neither be told apart nor be loaded by a phone
+T = TypeVar("T")
 LABEL = "datum.label"
 SHORTENED = f"length({LABEL}) > 18 ? slice({LABEL}, 0, 9) + '…' + slice({LABEL}, -8) : {LABEL}"
 
@@ -15,7 +19,14 @@ SHORTENED = f"length({LABEL}) > 18 ? slice({LABEL}, 0, 9) + '…' + slice({LABEL
 def base(rows: Iterable[Row]) -> altair.Chart:
     """A chart of these rows, still without a mark; a number that is not finite is a missing value."""
     values = [{name: None if _is_undefined(value) else value for name, value in row.items()} for row in rows]
-    return altair.Chart(altair.Data(values=values))
+    with debug_mode(False):  # every row would be validated, which takes most of the time; tests validate
+        return altair.Chart(altair.Data(values=values))
+
+
+def thinned(rows: Sequence[T], most: int | None = None) -> Sequence[T]:
+    """The rows, or an equal sample of at most `most` of them, by default MOST_POINTS, which has the last one."""
+    step = -(-len(rows) // (most or MOST_POINTS)) or 1
+    return rows[::-step][::-1]
 
 
 def _is_undefined(value: object) -> bool:

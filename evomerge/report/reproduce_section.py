@@ -9,13 +9,15 @@ from typing import Any
 
 import yaml
 
-from evomerge.paths import CONFIG, RECIPE
+from evomerge.paths import CONFIG, RECIPE, replace_path
+from evomerge.redaction import without_secrets
 from evomerge.report.budget_section import VARIABLE_COUNTS
 from evomerge.report.html_elements import details, fact_table, preformatted, section
 from evomerge.report.record import Record
 
 # An absolute path inside a text: from a slash that does not follow a word, a slash or a colon; two parts or more.
 ABSOLUTE = re.compile(r"(?<![\w/.~…:}*-])/(?:[\w.@ +-]*[\w.@+-]/)+[\w.@+-]+")
+LOCAL_URL = re.compile(r"\b(?:file|sqlite):/+(?=[^/\s]+/)([^\s'\"]+)")
 KEPT_PARTS = 2
 NOTE = "Paths of the machine are shortened to their last two parts, after …/; put your own there."
 
@@ -36,7 +38,7 @@ def reproduce_section(record: Record) -> str:
         **{name.replace("_", " "): value for name, value in result["counts"].items() if name not in VARIABLE_COUNTS},
         "seed": record.config.get("seed"),
     }
-    config = yaml.safe_dump(shortened(dict(record.config)), sort_keys=False, allow_unicode=True)
+    config = yaml.safe_dump(shortened(without_secrets(record.config)), sort_keys=False, allow_unicode=True)
     recipe = shortened_text(record.recipe_text, yaml.safe_load(record.recipe_text))
     inner = (
         f"{preformatted(commands, 'commands')}<h3>Recipe</h3>{preformatted(recipe, 'recipe.yaml')}"
@@ -54,6 +56,7 @@ def shorten_paths(text: str) -> str:
     """The text with the last parts of each absolute path; a text that is such a path may contain any character."""
     if os.path.isabs(text) and "\n" not in text and len(PurePosixPath(text).parts) > 2:
         return _shorten(text)
+    text = LOCAL_URL.sub(lambda match: _shorten(f"/{match[1]}"), text)
     return ABSOLUTE.sub(lambda match: _shorten(match[0]), text)
 
 
@@ -70,7 +73,7 @@ def shortened_text(text: str, document: Any) -> str:
     """A YAML text with shortened paths, otherwise as it stands; `document` holds its values."""
     paths = {entry for entry in _texts(document) if os.path.isabs(entry) and shorten_paths(entry) != entry}
     for path in sorted(paths, key=len, reverse=True):
-        text = text.replace(path, shorten_paths(path))
+        text = replace_path(text, path, shorten_paths(path))
     return ABSOLUTE.sub(lambda match: _shorten(match[0]), text)
 
 

@@ -1,14 +1,16 @@
 """Convergence: the score of each candidate and the best so far over the items spent; the losses of a descent."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import altair
 
 from evomerge.report.figure import Figure
 from evomerge.report.html_elements import Grid
-from evomerge.report.marks import Row, base, layered, tooltips, x_axis, y_axis
+from evomerge.report.marks import MOST_POINTS, Row, base, layered, thinned, tooltips, x_axis, y_axis
 from evomerge.report.record import Record, is_missing
 from evomerge.report.reproduce_section import shorten_paths
 from evomerge.report.search_scores import CandidateScore
@@ -55,13 +57,15 @@ def candidate_rows(record: Record) -> list[Row]:
 
 
 def best_rows(record: Record) -> list[Row]:
-    """The best score so far after 0, 1, 2 … candidates, by items; steps without a score are left out."""
+    """The best score so far after 0, 1, 2 … candidates, by items; steps without a score are left out.
+
+    Of very many candidates only the first, the last and those that improve the score have a row.
+    """
     items = [0, *(int(row["items"] or 0) for row in candidate_rows(record))]
-    return [
-        {"items": spent, "best": score}
-        for spent, score in zip(items, record.best_so_far(), strict=True)
-        if not is_missing(score)
-    ]
+    best = [(spent, score) for spent, score in zip(items, record.best_so_far(), strict=True) if not is_missing(score)]
+    if len(best) > MOST_POINTS:
+        best = [best[0], *(after for before, after in pairwise(best) if after[1] > before[1]), best[-1]]
+    return [{"items": spent, "best": score} for spent, score in best]
 
 
 def _state(candidate: CandidateScore, winner: str) -> str:
@@ -78,12 +82,18 @@ def _score(row: Row) -> float | None:
 
 def _legend(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     states = {row["state"] for row in rows}
-    keys = [("expert", "●", "candidate"), ("winner", "━", "best so far")]
+    keys = [("expert", "●", f"candidate{_drawn(rows)}"), ("winner", "━", "best so far")]
     keys += [("winner", "◆", "winner, selected on select")] * ("winner" in states)
     keys += [("baseline", "╍", "best baseline on holdout"), ("expert", "┈", "other baselines")]
     if "stopped early, estimated" in states:
         keys.append(("expert", "○", "stopped early: score estimated from the items scored"))
     return [*keys, ("failed", "✕", "failed")] if "failed" in states else keys
+
+
+def _drawn(rows: Sequence[Row]) -> str:
+    """The words that say that not every candidate has a mark; empty where each has one."""
+    most = max(Counter(row["state"] for row in rows).values(), default=0)
+    return f" (a sample of at most {MOST_POINTS:,} of each kind)" * (most > MOST_POINTS)
 
 
 def _chart(record: Record, rows: Sequence[Row]) -> altair.LayerChart:
@@ -102,11 +112,12 @@ def _chart(record: Record, rows: Sequence[Row]) -> altair.LayerChart:
     best = base(best_rows(record)).encode(x=x, y=y_axis("best", "score on search"))
     layers.append(best.properties(mark=line))
     for state, mark in marks.items():
-        points = base(by_state.get(state, ())).encode(x=x, y=y, tooltip=tooltips({**TIPS, "state": "state"}))
+        points = base(thinned(by_state.get(state, ()))).encode(x=x, y=y, tooltip=tooltips({**TIPS, "state": "state"}))
         layers.append(points.properties(mark=altair.MarkDef(type="point", **mark)))
-    failed = base(by_state.get("failed", ())).mark_point(style="failed", shape="cross", angle=45, size=50, filled=True)
+    failed = base(thinned(by_state.get("failed", ())))
+    crosses = failed.mark_point(style="failed", shape="cross", angle=45, size=50, filled=True)
     tips = tooltips({"candidate": "failed candidate", "reason": "reason"})
-    layers.append(failed.encode(x=x, y=altair.value(HEIGHT), tooltip=tips))
+    layers.append(crosses.encode(x=x, y=altair.value(HEIGHT), tooltip=tips))
     return layered(layers, HEIGHT)
 
 

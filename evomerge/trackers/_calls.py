@@ -9,6 +9,7 @@ from queue import SimpleQueue
 logger = logging.getLogger(__name__)
 
 LIMIT = 60.0  # seconds that one call may take
+LIMITS_AT_END = 5  # as many times the limit may all calls take that are waited for at the end
 POLL = 0.05  # seconds between two looks at a call that `finish` waits for
 Call = Callable[[], None]
 
@@ -35,11 +36,15 @@ class TrackerCalls:
             self._calls.put(call)
 
     def finish(self) -> None:
-        """Wait until all calls are made, as long as none takes longer than the limit."""
+        """Wait until all calls are made, as long as none takes longer than the limit and all together not too long."""
         self._calls.put(None)
+        longest = LIMITS_AT_END * self._limit
+        end = time.monotonic() + longest
         while self._thread.is_alive() and not self._failed:
             self._thread.join(POLL)
             self._refuse_late_call()
+            if time.monotonic() > end:
+                self._fail(f"{self._calls.qsize()} calls are still to be made {longest:g} seconds after the search")
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None and not self._failed:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError
 from evomerge.plugins import load_plugin, plugin_names
+from evomerge.redaction import without_secrets
 from evomerge.schema import check_section
 
 if TYPE_CHECKING:
@@ -39,4 +40,5 @@ def create(name: str, folder: Path, config: Mapping[str, Any], settings: Mapping
     if name == NONE:
         return Tracker(name, None)
     factory = load_plugin("trackers", name, "tracker").create
-    return Tracker(name, lambda: factory(folder, config, **settings))
+    shown = without_secrets(config)
+    return Tracker(name, lambda: factory(folder, shown, **settings))

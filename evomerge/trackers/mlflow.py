@@ -11,7 +11,7 @@ from evomerge.trackers._identity import run_identity
 from evomerge.trackers._metrics import Table, flat_settings, result_metrics
 
 PACKAGE = "mlflow"
-IDENTITY_TAG, STEP_TAG = "evomerge.id", "evomerge.last_step"
+IDENTITY_TAG, STEP_TAG, WINNER_TAG = "evomerge.id", "evomerge.last_step", "evomerge.fingerprint"
 MAX_PARAMETER = 500  # characters, which every version of MLflow stores
 BATCH = 100  # parameters of one call
 
@@ -30,6 +30,7 @@ class MLflow:
         self._client: Any = MlflowClient()
         self._entities: Any = entities
         self._finished = False
+        self._logged: str | None = None  # the fingerprint whose result the run has
         known = self._client.get_experiment_by_name(experiment)
         experiment_id = known.experiment_id if known else self._client.create_experiment(experiment)
         identity = run_identity(folder, "mlflow")
@@ -37,6 +38,7 @@ class MLflow:
         if found:
             self._id = found[0].info.run_id
             self._last_step = int(found[0].data.tags.get(STEP_TAG, -1))
+            self._logged = found[0].data.tags.get(WINNER_TAG)
             self._client.set_terminated(self._id, "RUNNING")
         else:
             name = str(config.get("name") or folder.name)
@@ -53,7 +55,8 @@ class MLflow:
 
     def log_result(self, document: Mapping[str, Any], table: Table) -> None:
         """Log holdout scores and the winner's leads as metrics, the verdict as a tag, result.json as an artifact."""
-        self._client.log_batch(self._id, self._metrics(result_metrics(table), max(0, self._last_step)))
+        if self._logged != document["fingerprint"]:  # the command of a finished search can be repeated
+            self._client.log_batch(self._id, self._metrics(result_metrics(table), max(0, self._last_step)))
         for name in ("verdict", "best_baseline", "fingerprint"):
             self._client.set_tag(self._id, f"evomerge.{name}", document[name])
         self._client.log_dict(self._id, dict(document), "result.json")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evomerge.atomic import write_atomically
 from evomerge.schema import Label
 from evomerge.trackers._identity import run_identity
 from evomerge.trackers._metrics import Table, result_metrics
@@ -35,6 +36,7 @@ class Trackio:
         self._run: Any = trackio.init(project, name, space_id=space, config=dict(config), resume="allow", **quiet)
         self._first_step = int(self._run._next_step)  # a continued run has logged all steps below this one
         self._step = self._first_step
+        self._logged = folder / "trackio" / "evomerge-result"  # the fingerprint whose result the run has
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values, unless the run has them from an earlier session."""
@@ -46,11 +48,15 @@ class Trackio:
         """Log verdict, holdout scores, the winner's leads and the table at the step after the last."""
         import pandas
 
+        winner = str(document["fingerprint"])
+        if self._first_step and self._logged.is_file() and self._logged.read_text() == winner:
+            return  # the command of a finished search was repeated
         heads, *rows = table
         data = [[None if isinstance(cell, float) and math.isnan(cell) else cell for cell in row] for row in rows]
         values: dict[str, Any] = {**result_metrics(table), "verdict": document["verdict"]}
         values["holdout"] = self._trackio.Table(dataframe=pandas.DataFrame(data, columns=list(heads)))
         self._run.log(values, step=self._step)
+        write_atomically(self._logged, winner)
 
     def log_files(self, files: Sequence[Path]) -> None:
         """Store each file as an artifact of the run."""

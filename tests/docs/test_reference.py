@@ -4,6 +4,7 @@ import pytest
 
 from docs.reference.__main__ import pages
 from docs.reference.configuration import CONF, read_keys
+from evomerge import methods
 from tests.conftest import ROOT
 
 PAGES = pages()
@@ -44,3 +45,11 @@ def test_all_groups_of_conf_are_on_the_page():
     groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"experiment"}
     for file in (file for group in groups for file in (CONF / group).glob("*.yaml")):
         assert f"### {file.parent.name}={file.stem}\n" in page
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/comparison.md"])
+def test_the_number_of_methods_is_that_of_the_program(page):
+    (row,) = (
+        line for line in (ROOT / page).read_text(encoding="utf-8").splitlines() if "methods in the search" in line
+    )
+    assert row.split("|")[2].split(",")[0].strip() == str(len(methods.names()))

@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from evomerge.export import merge_recipe
+from evomerge.export.card import model_card
 from evomerge.export.evidence import Evidence, find_evidence
 from evomerge.export.licences import UNDECIDED, merged_licence
 from evomerge.export.origins import Origin, Origins
@@ -56,6 +57,14 @@ def test_the_table_has_every_model_and_the_intervals(exported: Path) -> None:
     for label in ("base", "shift", "last", "max", "uniform", "default", "**this merge**"):
         assert f"\n| {label} | 0." in text or f"\n| {label} | 1." in text
     assert "95% interval" in text and "] |" in text
+
+
+def test_a_label_does_not_break_the_table(finished: Path) -> None:
+    recipe = load_recipe(finished / "recipe.yaml")
+    result = json.loads((finished / "result.json").read_text())
+    result["rows"][1] |= {"label": "a|b", "scores": {"holdout": float("nan")}}
+    text = model_card(recipe, "float32", "mine", Evidence(result, {}))
+    assert "\n| a\\|b | failed |  |\n" in text
 
 
 def test_no_path_of_this_machine_is_in_card_or_reproduction(exported: Path, finished: Path) -> None:
@@ -116,7 +125,10 @@ def test_hub_ids_are_base_models_and_folders_are_not(tmp_path: Path) -> None:
     ]
     assert origins.text(f"x: {cached}\ny: {tmp_path}/b/last\n") == "x: org/math@abc123\ny: b/last\n"
     config = {"experts": {"m": str(cached), "l": f"org/base+{tmp_path}/a/last"}, "tasks": [{"file": "/home/me/t.csv"}]}
-    assert origins.value(config) == {"experts": {"m": "org/math", "l": "org/base+a/last"}, "tasks": [{"file": "t.csv"}]}
+    assert origins.value(config) == {
+        "experts": {"m": "org/math@abc123", "l": "org/base+a/last"},
+        "tasks": [{"file": "t.csv"}],
+    }
 
 
 def licensed(folder: Path, licence: str | None) -> Origin:
@@ -124,6 +136,19 @@ def licensed(folder: Path, licence: str | None) -> Origin:
     if licence:
         (folder / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
     return Origin(str(folder), folder.name, None, False)
+
+
+def test_a_file_of_a_hub_model_keeps_its_name() -> None:
+    cached = "/home/me/.cache/hub/models--owner--base/snapshots/ab12"
+    ref = ModelRef("owner/quantised/model.gguf", "cd34")
+    sources = (Source(ref, {"weight": 0.5}), Source(ModelRef(cached), {"weight": 0.5}))
+    origins = Origins(recipe_of_models("linear", ModelRef(cached), sources, {}, out_dtype="float32"))
+    assert origins.text(f"a: {ref}\nb: {cached}\n") == "a: owner/quantised/model.gguf@cd34\nb: owner/base@ab12\n"
+    assert origins.value({"base": cached, "file": "owner/quantised/model.gguf"}) == {
+        "base": "owner/base@ab12",
+        "file": "owner/quantised/model.gguf",
+    }
+    assert origins.hub_ids() == ["owner/base", "owner/quantised"]
 
 
 def test_an_equal_licence_is_that_of_the_merge(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from evomerge.errors import ConfigError, EvomergeError, RunError
 from evomerge.export.push import PushTarget
+from evomerge.recipes import ModelRef, Source, dump_recipe, recipe_of_models
 from tests.conftest import ROOT, Command, Said
 from tests.fake_hub import FakeHub, fake_hub
 
@@ -66,6 +67,51 @@ def test_a_failed_upload_leaves_the_folder_and_is_repeated_without_a_merge(
     for name in ("README.md", "recipe.yaml", "reproduce.json", "config.json"):
         text = hub.files[name].decode()
         assert str(ROOT) not in text and str(tmp_path) not in text and "hf_secret" not in text
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """A folder with the files of an export whose models were on another machine."""
+    folder = tmp_path / "merged"
+    folder.mkdir()
+    sources = tuple(Source(ModelRef(f"/home/someone/models/{name}"), {"weight": 0.5}) for name in ("math", "law"))
+    recipe = recipe_of_models("linear", ModelRef("/home/someone/models/base"), sources, {}, out_dtype="float32")
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def test_weights_of_an_earlier_model_are_deleted_by_the_same_commit(
+    target: PushTarget, hub: FakeHub, written: Path
+) -> None:
+    """A loader prefers model.safetensors to shards, or shards of one model to the file of the other."""
+    kept = {"notes.md": b"mine", "gguf/model.gguf": b"", "old/model.safetensors": b""}
+    old = (
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "adapter_config.json",
+        "pytorch_model.bin",
+    )
+    hub.files = {**kept, **dict.fromkeys(old, b"old")}
+    target.push(written)
+    assert set(hub.files) == {*kept, "model.safetensors", "recipe.yaml"} and len(hub.messages) == 1
+
+
+def test_a_public_repository_gets_no_private_upload(target: PushTarget, hub: FakeHub, written: Path) -> None:
+    hub.is_private = False
+    with pytest.raises(RunError, match="is public"):
+        PushTarget("me/merge", private=True).push(written)
+    assert not hub.files
+    target.push(written)
+    assert hub.files
+
+
+def test_folders_of_another_machine_are_named_without_their_paths(
+    target: PushTarget, hub: FakeHub, written: Path
+) -> None:
+    target.push(written)
+    text = hub.files["recipe.yaml"].decode()
+    assert "someone" not in text and "None" not in text and "model: math" in text
 
 
 def test_another_folder_is_not_pushed(hub: FakeHub, finished: Path, tmp_path: Path) -> None:

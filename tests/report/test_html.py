@@ -14,6 +14,7 @@ import pytest
 
 from evomerge.errors import RunError
 from evomerge.ledger.ledger import Ledger
+from evomerge.recipes import ModelRef, Source, dump_recipe, recipe_of_models
 from evomerge.report.budget_section import VARIABLE_SECTION
 from evomerge.report.figures import run_figures
 from evomerge.report.html import write_report
@@ -21,7 +22,7 @@ from evomerge.report.record import read_record
 from evomerge.report.reproduce_section import shorten_paths
 from evomerge.report.table import claim
 
-from .conftest import HOSTILE, row
+from .conftest import CHUNKS, CONFIG, HOSTILE, row
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -139,6 +140,29 @@ def test_the_search_chart_has_a_mark_for_each_candidate(page: Page) -> None:
     assert [row["label"] for row in baselines] == ["base", "uniform"], "the failed one has no line, the best its own"
 
 
+def test_very_many_candidates_are_a_sample(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page stays small: the charts have a sample, the curve its improvements, and failures some reasons."""
+    ledger = Ledger(run_folder / "trials.jsonl", {"config": CONFIG, "chunks": CHUNKS})
+    for number in range(30):
+        for chunk in ("search/0", "search/1"):
+            ledger.append_scores(f"k{number}", chunk, [0.5, number / 40], 0.1, {})
+        ledger.append_failure(f"f{number}", "search/0", f"a NaN in layer {number}", {})
+    ledger.close()
+    for module in ("marks", "search_chart", "front_charts"):
+        monkeypatch.setattr(f"evomerge.report.{module}.MOST_POINTS", 4)
+    monkeypatch.setattr("evomerge.report.html.MOST_REASONS", 5)
+    found = several(run_folder)
+    text, specs = "".join(found.text), charts(found)
+    for name in ("search", "front-0", "parallel"):
+        for _, rows in layers_of(specs[name]):
+            assert len({row.get("candidate", row.get("model")) for row in rows}) <= 5
+    (line,) = (rows for mark, rows in layers_of(specs["search"]) if mark["type"] == "line")
+    assert [row["best"] for row in line] == pytest.approx(
+        [0.4, 0.625, *(0.125 + 0.75 * n / 40 for n in range(27, 30)), line[-1]["best"]]
+    )
+    assert "a sample of at most 4 of each kind" in text and "The first 5 of 31 reasons are listed." in text
+
+
 def test_its_horizontal_axis_counts_items(page: Page) -> None:
     """c2 failed after one of two chunks, and c4 was stopped after one."""
     (line,) = (rows for mark, rows in layers_of(charts(page)["search"]) if mark["type"] == "line")
@@ -185,6 +209,24 @@ def test_no_folder_of_the_machine_is_shown(run_folder: Path) -> None:
     assert "me and you" not in source and "…/models/base" in source
 
 
+def test_a_long_path_is_shortened_in_the_lines_of_a_recipe(run_folder: Path) -> None:
+    """YAML breaks a long line at a space."""
+    path = "/home/" + " ".join(["private folder"] * 12) + "/base"
+    sources = (Source(ModelRef(path), {"weight": 0.5}), Source(ModelRef("experts/math"), {"weight": 0.5}))
+    text = dump_recipe(recipe_of_models("linear", ModelRef(path), sources, {}, out_dtype="float32"))
+    assert path not in text
+    (run_folder / "recipe.yaml").write_text(text)
+    source = write_report(run_folder).read_text(encoding="utf-8")
+    assert "/home/" not in source
+
+
+def test_no_password_is_shown(run_folder: Path) -> None:
+    with (run_folder / "config.yaml").open("a") as file:
+        file.write("tracker: {name: mlflow, uri: 'https://me:pa55@host/x', token: hunter2}\n")
+    source = write_report(run_folder).read_text(encoding="utf-8")
+    assert "pa55" not in source and "hunter2" not in source and "https://***@host/x" in source
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -195,6 +237,9 @@ def test_no_folder_of_the_machine_is_shown(run_folder: Path) -> None:
         ("./runs/a", "./runs/a"),
         ("https://host/a/b", "https://host/a/b"),
         ("3/4 of {{x}}/y/z", "3/4 of {{x}}/y/z"),
+        ("sqlite:////home/me/data/mlflow.db", "…/data/mlflow.db"),
+        ("file:///home/me/runs", "…/me/runs"),
+        ("file:math.csv", "file:math.csv"),
     ],
 )
 def test_paths_are_shortened(text: str, shown: str) -> None:

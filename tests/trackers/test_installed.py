@@ -22,7 +22,7 @@ files = Path("recipe.yaml"), Path("report.html")
 for file in files:
     file.write_text("text")
 logging.basicConfig(level=logging.WARNING)
-for generations in (3, 5):
+for generations in (3, 5, 5):
     tracker = trackers.create(name, Path("run"), {"name": "mine", "budget": {"items": 5, "hours": None}}, settings)
     tracker.count_items(lambda: 12.0)
     for number in range(generations):
@@ -39,6 +39,7 @@ client = MlflowClient("sqlite:///mlflow.db")
 history = client.get_metric_history(run.info.run_id, "search/best")
 print([(each.step, each.value) for each in history])
 data = run.data
+print(len(client.get_metric_history(run.info.run_id, "holdout/low/base")))
 print(run.info.status, data.params["budget.items"], data.metrics["holdout/low/base"], data.tags["evomerge.verdict"])
 print(sorted(file.path for file in client.list_artifacts(run.info.run_id)))
 """
@@ -47,6 +48,7 @@ from trackio.sqlite_storage import SQLiteStorage
 (name,) = SQLiteStorage.get_runs("evomerge")
 logs = SQLiteStorage.get_logs("evomerge", name)
 print([(each["step"], each["search/best"]) for each in logs if "search/best" in each])
+print(sum("verdict" in each for each in logs))
 print(logs[-1]["holdout/low/base"], logs[-1]["verdict"])
 """
 STEPS = str([(number, 0.5 + number / 8) for number in range(5)])
@@ -72,8 +74,8 @@ def test_mlflow_has_each_step_once_and_the_result(tmp_path: Path) -> None:
     needs("mlflow")
     needs("sqlalchemy")  # mlflow-skinny lacks it
     assert run(tmp_path, SEARCH, "mlflow", "uri=sqlite:///mlflow.db") == []
-    steps, numbers, files = run(tmp_path, READ_MLFLOW)
-    assert steps == STEPS
+    steps, results, numbers, files = run(tmp_path, READ_MLFLOW)
+    assert steps == STEPS and results == "1"
     assert numbers == "FINISHED 5 0.1 better"
     assert files == "['recipe.yaml', 'report.html', 'result.json']"
 
@@ -81,8 +83,8 @@ def test_mlflow_has_each_step_once_and_the_result(tmp_path: Path) -> None:
 def test_trackio_has_each_step_once_and_the_result(tmp_path: Path) -> None:
     needs("trackio")
     assert run(tmp_path, SEARCH, "trackio") == []
-    steps, numbers = run(tmp_path, READ_TRACKIO)
-    assert steps == STEPS
+    steps, results, numbers = run(tmp_path, READ_TRACKIO)
+    assert steps == STEPS and results == "1"
     assert numbers == "0.1 better"
 
 

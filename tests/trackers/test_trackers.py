@@ -231,6 +231,24 @@ def test_no_call_follows_one_that_was_late(caplog: pytest.LogCaptureFixture) -> 
     assert not recorder.logged
 
 
+def test_many_slow_calls_end_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Each call keeps the limit, but all of them together would delay the end of the search."""
+
+    class Slow(Recorder):
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            time.sleep(0.15)
+
+    with caplog.at_level(logging.WARNING):
+        tracker = trackers.Tracker("fake", Slow, limit=0.2)
+        for number in range(40):
+            tracker.generation(number, board(0.5), [0.5])
+        begun = time.monotonic()
+        tracker.close()
+    assert time.monotonic() - begun < 4
+    (line,) = caplog.messages
+    assert "calls are still to be made 1 seconds after the search" in line
+
+
 def test_a_failing_tracker_is_one_warning_and_then_silent(caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder(broken=True)
     tracker = trackers.Tracker("fake", lambda: recorder)
@@ -250,6 +268,19 @@ def test_a_tracker_that_cannot_start_is_one_warning(caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.WARNING):
         search_once(trackers.Tracker("fake", refuse))
     assert len(caplog.messages) == 1 and "not logged in" in caplog.messages[0]
+
+
+def test_a_tracker_gets_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[Mapping[str, Any]] = []
+
+    def create(folder: Path, config: Mapping[str, Any], *, uri: str | None = None) -> None:
+        got.append({**config, "used": uri})
+
+    plugin = SimpleNamespace(create=create, PACKAGE="json")
+    monkeypatch.setattr("evomerge.trackers._registry.load_plugin", lambda *_: plugin)
+    uri = "https://me:pa55@host"
+    trackers.create("mlflow", tmp_path, {"tracker": {"uri": uri}}, {"uri": uri}).close()
+    assert got == [{"tracker": {"uri": "https://***@host"}, "used": uri}]
 
 
 def test_none_does_nothing(tmp_path: Path) -> None:
