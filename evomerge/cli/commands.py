@@ -317,11 +317,11 @@ def report(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _print_comparison(folders: Sequence[Path], console: Console, page: Path | None = None) -> None:
-    from evomerge.report import compare_runs, write_runs_page
+    from evomerge.report import compare_runs, print_table, write_runs_page
 
     comparison = compare_runs(folders)
     for table in comparison.tables():
-        console.print(table)
+        print_table(console, table)
     for line in comparison.warnings():
         print_line(console, line)
     if page is not None:

@@ -8,11 +8,13 @@ from rich.table import Column, Table
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table; if it is wider than the console, as tables of some of its columns, with the caption below."""
+    """Print a table; if it is wider than the console, as tables of some of its columns, title above and caption below."""
     parts = list(_parts(console, table))
     if len(parts) == 1:
         console.print(table)
         return
+    if table.title:
+        console.print(table.title, highlight=False)
     for columns in parts:
         console.print(_table(table, columns))
     if table.caption:

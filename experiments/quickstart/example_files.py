@@ -18,7 +18,7 @@ MINE = """# @package _global_
 base: models/base
 experts: {math: models/math, law: models/law}
 model: {dtype: float32, device: cpu}
-space: {schedule: "blocks:2", outer: base}
+space: {schedule: "blocks:2"}
 budget: {evaluations: 8}
 scorer:
   slices: {search: 8, select: 8, holdout: 16}

@@ -184,6 +184,14 @@ def test_a_table_has_whole_cells_at_every_width(width: int) -> None:
     assert sum(line.count("model 2") for line in lines) == text(console).count("model 0")
 
 
+def test_the_title_of_a_table_that_does_not_fit_stands_once_above_its_parts() -> None:
+    console = Console(file=io.StringIO(), width=60, color_system=None)
+    table = wide_table()
+    table.title = "nine runs"
+    print_table(console, table)
+    assert text(console).startswith("nine runs\n") and text(console).count("nine runs") == 1
+
+
 def test_a_table_that_fits_is_printed_as_it_is() -> None:
     ours, theirs = (Console(file=io.StringIO(), width=200, color_system=None) for _ in range(2))
     print_table(ours, wide_table())
