@@ -18,6 +18,7 @@ from evomerge.scoring.engine.caches import (
     KVStates,
     cache_argument,
     compute_prefix,
+    forget_offsets,
     new_kv_cache,
     start_with_prefix,
     supports_shared_prefixes,
@@ -142,6 +143,7 @@ class Generator(RequestReader):
         answers = [part for row, prompt in enumerate(prompts) for part in self._partial_answers(row, prompt, options)]
         rows = [self._padded(prompt.ids, len(prefix), len(prompts[0].ids)) for prompt in prompts]
         cache = self._start(prompts, len(prefix), states, apart)
+        forget_offsets(self._model)
         longest = max(answer.limit for answer in answers)
         generating: Any = self._model
         cache_option: dict[str, Any] = {cache_argument(generating.prepare_inputs_for_generation): cache}
