@@ -178,7 +178,8 @@ def compute_states(model: PreTrainedModel, rows: Sequence[Sequence[int]], prefix
 
 def forget_offsets(model: PreTrainedModel) -> None:
     """Discard the offsets of positions that a model with several axes has stored for the rows of its last call."""
-    for module in model.modules():
+    modules: list[Any] = list(model.modules())
+    for module in modules:
         if getattr(module, "rope_deltas", None) is not None:
             module.rope_deltas = None
 

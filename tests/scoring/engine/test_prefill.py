@@ -117,3 +117,11 @@ def test_positions_of_several_axes_follow_their_rows(name: str) -> None:
     ours = generator.answer(requests) + generator.answer(requests[3:])
     assert texts(ours) == by_lm_eval(model, tokenizer, requests + requests[3:])
     assert len(set(texts(ours))) > 9
+
+
+def test_positions_that_count_padding_are_left_to_transformers() -> None:
+    """MPT's biases depend on the distance in the cache, where padding may be between a shared prefix and a row."""
+    torch.manual_seed(0)
+    architecture = ARCHITECTURES["mpt"]
+    model: Any = architecture.auto_class.from_config(architecture.config()).eval()
+    assert Generator(model, tokenizer_of("llama")).loop_refusal == "the two differ on a trial prompt"
