@@ -105,9 +105,8 @@ def test_speeds_have_rows_that_the_table_shows(load: Any, tmp_path: Path, module
 def test_a_speed_of_other_bytes_is_a_failure(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, setting = load("_gpu_write"), load("_gpu_family").Setting("cpu", tmp_path, small=True)
     monkeypatch.setattr(module, "METHODS", ["linear", "adapters"])
-    monkeypatch.setattr(
-        module, "kernels", SimpleNamespace(apply=lambda coefficients, sources, out, runner: out.zero_())
-    )
+    written = SimpleNamespace(apply=lambda coefficients, sources, out, runner: out.zero_())
+    monkeypatch.setattr(module, "kernels", written)
     found = {row["case"].split()[2]: row for row in module.run("8B", setting)}
     assert found["linear"]["ok"] is False and found["linear"]["bytes"].startswith("0 of 3 tensors")
     assert "ok" not in found["adapters"]
