@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 from _gpu_family import TINY, Setting, at_layer, mergeable, on, random_model, recipe_of, tiny_members
-from _gpu_generate import decode
+from _gpu_generate import alone, decode
 from _rows import Row
 from torch import nn
 from transformers import PreTrainedModel
@@ -203,7 +203,9 @@ def _generated(setting: Setting) -> str:
     cpu = decode(random_model(TINY, torch.float32, "cpu", std=0.1), prompts, 24)
     equal = sum(a == b for a, b in zip(answers, cpu, strict=True))
     assert equal == len(prompts), f"{equal} of {len(prompts)} answers equal the CPU's"
-    return f"{equal} of {len(prompts)} answers of 24 tokens equal the CPU's"
+    own = sum(a == alone(mine, prompt, 24) for a, prompt in zip(answers, prompts, strict=True))
+    assert own == len(prompts), f"{own} of {len(prompts)} answers equal those of transformers' own loop"
+    return f"{equal} of {len(prompts)} answers of 24 tokens equal the CPU's, and those of transformers' own loop"
 
 
 def _peak_of_logits(setting: Setting) -> str:

@@ -10,7 +10,8 @@ from _rows import Contestant, Race, Row, timed
 from transformers import PreTrainedModel
 
 from evomerge.scoring.engine.caches import cache_argument, new_kv_cache
-from evomerge.scoring.engine.decoding import DecodingLoop, PartialAnswer, StopSequences
+from evomerge.scoring.engine.decoding import DecodingLoop, PartialAnswer
+from evomerge.scoring.engine.stops import StopSequences
 
 ROWS, CONTEXT, ANSWER = 64, 128, 128
 SMALL_ROWS, SMALL_CONTEXT, SMALL_ANSWER = 4, 12, 6
@@ -54,6 +55,16 @@ def _by_transformers(model: PreTrainedModel, prompts: list[list[int]], new_token
     tokens, mask = _padded(prompts, model.device)
     options = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "use_cache": True}
     model.generate(tokens, attention_mask=mask, max_new_tokens=new_tokens, min_new_tokens=new_tokens, **options)
+
+
+@torch.inference_mode()
+def alone(model: PreTrainedModel, prompt: list[int], new_tokens: int) -> list[int]:
+    """The greedy tokens of one prompt by transformers' own loop, without padding."""
+    tokens = torch.tensor([prompt], device=model.device)
+    options = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "max_new_tokens": new_tokens}
+    generate: Any = model.generate
+    found: list[int] = generate(tokens, attention_mask=torch.ones_like(tokens), **options)[0, len(prompt) :].tolist()
+    return found
 
 
 def _contestant(measured: Measured, key: str, work: Callable[[], object]) -> Contestant:

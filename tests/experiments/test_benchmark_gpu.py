@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,6 +102,27 @@ def test_speeds_have_rows_that_the_table_shows(load: Any, tmp_path: Path, module
     assert len(set(heads)) == 1
 
 
+def test_a_speed_of_other_bytes_is_a_failure(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, setting = load("_gpu_write"), load("_gpu_family").Setting("cpu", tmp_path, small=True)
+    monkeypatch.setattr(module, "METHODS", ["linear", "adapters"])
+    written = SimpleNamespace(apply=lambda coefficients, sources, out, runner: out.zero_())
+    monkeypatch.setattr(module, "kernels", written)
+    found = {row["case"].split()[2]: row for row in module.run("8B", setting)}
+    assert found["linear"]["ok"] is False and found["linear"]["bytes"].startswith("0 of 3 tensors")
+    assert "ok" not in found["adapters"]
+
+
+def test_sections_without_time_are_in_the_files(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files = ["--json", str(tmp_path / "gpu.json"), "--table", str(tmp_path / "gpu.md")]
+    arguments = ["gpu.py", "--device", "cpu", "--small", "--seconds", "0", "--sections", "checks,tests", *files]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert gpu.main() == 1
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [row["section"] for row in rows] == ["checks", "tests"] and "no time was left" in rows[1]["note"]
+
+
 def _options(gpu: ModuleType, *words: str) -> argparse.Namespace:
     found: argparse.Namespace = gpu.parse(["--device", "cpu", "--small", *words])
     return found
@@ -121,6 +142,13 @@ def test_a_section_is_stopped_in_time_and_keeps_its_rows(gpu: ModuleType, monkey
     assert time.monotonic() - start < 20
     assert [row["case"] for row in rows] == ["a", "checks"]
     assert rows[1]["ok"] is False and rows[1]["note"].startswith("stopped after 1 seconds")
+
+
+def test_a_contestant_without_a_time_is_a_failure(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = """echo '{"case": "a", "seconds": null, "note": "out of memory"}' > $1"""
+    monkeypatch.setattr(gpu, "_command", lambda name, rows, options: ["/bin/sh", "-c", script, "sh", str(rows)])
+    (row,) = gpu.measured(gpu.SECTIONS[0], _options(gpu), 20.0)
+    assert row["ok"] is False and row["note"] == "out of memory"
 
 
 def test_a_section_that_fails_says_why(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

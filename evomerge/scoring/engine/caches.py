@@ -168,11 +168,20 @@ def compute_states(model: PreTrainedModel, rows: Sequence[Sequence[int]], prefix
     if prefix:
         cache = _cache_of([InPlaceLayer() for _ in prefix])
         start_with_prefix(cache, prefix, len(rows))
+    forget_offsets(model)
     inner: Any = model.base_model
     held = {cache_argument(inner.forward): cache}
     inner(input_ids=torch.tensor(rows, device=model.device), use_cache=True, **held)
     layers: list[Any] = cache.layers
     return [(layer.keys, layer.values) for layer in layers]
+
+
+def forget_offsets(model: PreTrainedModel) -> None:
+    """Discard the offsets of positions that a model with several axes has stored for the rows of its last call."""
+    modules: list[Any] = list(model.modules())
+    for module in modules:
+        if getattr(module, "rope_deltas", None) is not None:
+            module.rope_deltas = None
 
 
 def start_with_prefix(cache: Cache, states: KVStates, rows: int) -> None:

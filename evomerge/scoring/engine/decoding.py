@@ -135,14 +135,14 @@ def _select_inputs(
         padding = getattr(processor, "prompt_ignore_length", None)
         if isinstance(padding, Tensor):
             processor.prompt_ignore_length = padding[selection.indices]
-    return input_ids[selection.indices], {name: _select(value, selection) for name, value in inputs.items()}
+    return input_ids[selection.indices], {name: _select(value, selection, name) for name, value in inputs.items()}
 
 
-def _select(value: Any, rows: RowSelection) -> Any:
+def _select(value: Any, rows: RowSelection, name: str = "") -> Any:
     if isinstance(value, Cache):
         select_rows(value, rows)
-    elif isinstance(value, Tensor):
-        return value[rows.indices]
+    elif isinstance(value, Tensor):  # positions of several axes are [axes, rows, tokens]
+        return value[:, rows.indices] if name == "position_ids" and value.ndim == 3 else value[rows.indices]
     elif isinstance(value, ModelOutput):
         return type(value)(**{name: _select(part, rows) for name, part in value.items()})
     return value

@@ -18,6 +18,7 @@ from evomerge.scoring.engine.caches import (
     KVStates,
     cache_argument,
     compute_prefix,
+    forget_offsets,
     new_kv_cache,
     start_with_prefix,
     supports_shared_prefixes,
@@ -80,14 +81,16 @@ class Generator(RequestReader):
     def loop_refusal(self) -> str | None:
         """Why this model cannot use the decoding loop, or None if it gives the answers of `generate` on two prompts.
 
-        In half precision a batch may change the order of nearly equal logits, so there the loop only has to run.
+        The two have a common beginning and other lengths, and are computed in each way in which a batch may start. In
+        half precision a batch may change the order of nearly equal logits, so there the loop only has to run.
         """
         trial = GenerationOptions((), 4, {"do_sample": False})
         vocabulary = self._model.config.get_text_config().vocab_size
-        draw = torch.randint(vocabulary, (2, 8), generator=torch.Generator().manual_seed(SEED)).tolist()
-        prompts = [Prompt(tuple(draw[0]), 1), Prompt(tuple(draw[1][:5]), 1)]
+        draw = torch.randint(vocabulary, (2, 24), generator=torch.Generator().manual_seed(SEED)).tolist()
+        long, other = (tuple(ids) for ids in draw)
+        prompts = [Prompt(long, 1), Prompt(long[:8] + other[:3], 1)]
         try:
-            ours = [self._trial(prompts, trial, apart=False), self._trial(prompts, trial, apart=True)]
+            ours = list(self._trials(prompts, trial, long[:8]))
             reason = None
         except CandidateError:
             raise
@@ -95,15 +98,23 @@ class Generator(RequestReader):
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         if not reason and self.is_exact and trial.settings(self._model.generation_config) <= SUPPORTED:
             expected = {prompt.ids: [self._generate_alone(prompt.ids, 0, trial)] for prompt in prompts}
-            reason = None if ours == [expected, expected] else "the two differ on a trial prompt"
+            reason = None if all(found == expected for found in ours) else "the two differ on a trial prompt"
         if reason:
             log.warning("answers are generated one by one, not by the decoding loop: %s", reason)
         return reason
 
-    def _trial(self, prompts: Sequence[Prompt], options: GenerationOptions, apart: bool) -> dict[Ids, list[Answer]]:
-        found: dict[Ids, list[Answer]] = {}
-        self._batch(prompts, options, (), [], found, apart)
-        return found
+    def _trials(
+        self, prompts: Sequence[Prompt], options: GenerationOptions, common: Ids
+    ) -> Iterator[dict[Ids, list[Answer]]]:
+        """The answers with the common beginning computed for each prompt or once, padded or apart from each other."""
+        cache = new_kv_cache(self._model)
+        shared = cache is not None and supports_shared_prefixes(cache)
+        for prefix in ((), common) if shared else ((),):
+            states = compute_prefix(self._model, prefix) if prefix else []
+            for apart in (False, True) if shared else (False,):
+                found: dict[Ids, list[Answer]] = {}
+                self._batch(prompts, options, prefix, states, found, apart)
+                yield found
 
     def _generate(self, prompts: Sequence[Prompt], options: GenerationOptions) -> dict[Ids, list[Answer]]:
         found: dict[Ids, list[Answer]] = {}
@@ -142,6 +153,7 @@ class Generator(RequestReader):
         answers = [part for row, prompt in enumerate(prompts) for part in self._partial_answers(row, prompt, options)]
         rows = [self._padded(prompt.ids, len(prefix), len(prompts[0].ids)) for prompt in prompts]
         cache = self._start(prompts, len(prefix), states, apart)
+        forget_offsets(self._model)
         longest = max(answer.limit for answer in answers)
         generating: Any = self._model
         cache_option: dict[str, Any] = {cache_argument(generating.prepare_inputs_for_generation): cache}

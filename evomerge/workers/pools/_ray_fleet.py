@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shlex
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -120,7 +121,9 @@ class RayFleet:
         }
         set_here = {name: value for name in FORWARDED if (value := os.environ.get(name))}
         variables = {"OMP_NUM_THREADS": str(threads), **set_here}
-        environment: dict[str, Any] = {"env_vars": variables, **({"py_executable": python} if python else {})}
+        environment: dict[str, Any] = {"env_vars": variables}
+        if python:
+            environment["py_executable"] = shlex.quote(python)  # Ray takes it for a line of shell
         self._actor = ray.remote(**options, runtime_env=environment)(Actor)
         self._spec = ray.put(spec)
         self._folder = os.getcwd()

@@ -11,6 +11,7 @@ from evomerge.scoring.engine.caches import compute_prefix, new_kv_cache
 from evomerge.scoring.engine.decoding import DecodingLoop
 from evomerge.scoring.engine.generation import Generator
 from evomerge.scoring.engine.prefill import PASS_TOKENS, saves_padding, start_with_prompts
+from tests.architectures.configurations import ARCHITECTURES
 from tests.scoring.engine.test_generation import PROMPTS, ask, by_lm_eval, counted, texts, tokenizer_of, tried
 from tests.scoring.shapes import made
 
@@ -102,3 +103,25 @@ def test_a_step_waits_for_the_device_once(operations: list[str], monkeypatch: py
     answers = generator.answer(ask(*PROMPTS, until=["e", "o", "a"]))
     assert len({len(answer.text) for answer in answers}) > 2  # type: ignore[union-attr]
     assert set(operations) <= {"aten.is_nonzero.default"} and len(operations) < 20
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "cohere_compass"])
+def test_positions_of_several_axes_follow_their_rows(name: str) -> None:
+    """Rows leave, prompts share a prefix, and each batch has another number of rows than the one before."""
+    torch.manual_seed(0)
+    architecture = ARCHITECTURES[name]
+    model: Any = architecture.auto_class.from_config(architecture.config()).eval()
+    tokenizer = tokenizer_of("llama")
+    requests = ask(*PROMPTS, *("of this long list of examples " * 3 + prompt for prompt in PROMPTS), max_gen_toks=6)
+    generator = tried(model, tokenizer)
+    ours = generator.answer(requests) + generator.answer(requests[3:])
+    assert texts(ours) == by_lm_eval(model, tokenizer, requests + requests[3:])
+    assert len(set(texts(ours))) > 9
+
+
+def test_positions_that_count_padding_are_left_to_transformers() -> None:
+    """MPT's biases depend on the distance in the cache, where padding may be between a shared prefix and a row."""
+    torch.manual_seed(0)
+    architecture = ARCHITECTURES["mpt"]
+    model: Any = architecture.auto_class.from_config(architecture.config()).eval()
+    assert Generator(model, tokenizer_of("llama")).loop_refusal == "the two differ on a trial prompt"

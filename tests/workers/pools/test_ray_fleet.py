@@ -34,5 +34,5 @@ def test_actors_get_the_variables_that_decide_about_weights(monkeypatch: pytest.
     monkeypatch.setenv("EVOMERGE_CACHE", "/elsewhere")
     RayFleet(ray, spec, Claim(1, 0), 3)
     assert found["EVOMERGE_CACHE"] == "/elsewhere" and "py_executable" not in found
-    RayFleet(ray, spec, Claim(1, 0), 3, "/env/bin/python")
-    assert found["py_executable"] == "/env/bin/python"
+    RayFleet(ray, spec, Claim(1, 0), 3, "/my env/bin/python")
+    assert found["py_executable"] == "'/my env/bin/python'"
