@@ -160,8 +160,7 @@ def test_small_tensors_are_not_worth_a_compiler(compiler: list[Callable[..., Ten
     assert len(compiler) == 1
 
 
-def test_what_a_compiler_would_tell_apart_has_code_of_its_own(compiler: list[Callable[..., Tensor]]) -> None:
-    """The compiler refuses more than eight variants of one code object, and a search may have more."""
+def test_what_a_compiler_would_tell_apart_is_compiled_once_each(compiler: list[Callable[..., Tensor]]) -> None:
     runner, size = Runner(compiled=True), EAGER_ELEMENTS + 1
     for _ in range(3):
         for count in range(1, 13):
@@ -170,7 +169,6 @@ def test_what_a_compiler_would_tell_apart_has_code_of_its_own(compiler: list[Cal
             ran(runner, WeightedSum(update=False), [torch.ones(size, dtype=d) for d in dtypes], torch.ones(2), BF16)
         ran(runner, WeightedSum(update=False), [torch.ones(size, 2)] * 2, torch.ones(2, size, 1), FP32)
     assert len(compiler) == 12 + 9 + 1
-    assert len({id(function.__code__) for function in compiler}) == len(compiler)
 
 
 class Broken:
