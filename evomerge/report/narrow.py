@@ -8,7 +8,7 @@ from rich.table import Column, Table
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table; if it is wider than the console, as tables of some of its columns, title above and caption below."""
+    """Print a table; if it is too wide, as tables of some of its columns, with title above and caption below."""
     parts = list(_parts(console, table))
     if len(parts) == 1:
         console.print(table)
