@@ -10,18 +10,22 @@ HEADER = """# @package _global_
 #   evomerge {path} --out OTHER_DIR
 # In conf/experiment/{name}.yaml it is +experiment={name}.
 """
+PRESETS = ("optimizer", "pool", "rules")  # groups whose preset has the name
 WIDTH = 10**6  # PyYAML breaks longer lines
 
 
 def experiment_text(config: Mapping[str, Any], reasons: Mapping[str, str], name: str, path: str) -> str:
     """The file's text: a header, the presets of optimizer, pool and rules, then each section below its reason."""
     lines = [HEADER.format(name=name, path=path), "defaults:"]
-    for group in (group for group in ("optimizer", "pool", "rules") if group in config):
+    for group in (group for group in PRESETS if group in config):
         lines.append(f"  - override /{group}: {config[group]['name']}")
     for key, value in config.items():
         if key in reasons:
             lines.append(f"# {reasons[key]}")
-        lines.append(_section(key, value))
+        if key in PRESETS:  # `pool=ray` on the command line could not replace a name that stands here
+            value = {name: part for name, part in value.items() if name != "name"}
+        if value or key not in PRESETS:
+            lines.append(_section(key, value))
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,7 @@
 """The one parser: every sub-command with a line for each of its arguments, and the function that runs it."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -37,7 +37,7 @@ def run_command(arguments: Sequence[str], console: Console) -> int:
     first, *rest = arguments or ("",)
     if first == "help":
         first, *rest = "--help", *rest
-    elif first not in names and not commands.names_file(arguments) and _is_quick(arguments):
+    elif first not in names and not commands.names_file(arguments) and _is_quick(arguments, names):
         return commands.quick_search(quick_parser().parse_args(arguments), console)
     elif not first or (first.isidentifier() and first not in names):
         unknown = f"unknown command {first!r}{did_you_mean(first, names)}\n" if first else ""
@@ -50,12 +50,15 @@ def run_command(arguments: Sequence[str], console: Console) -> int:
     return int(parsed.run(parsed, console))
 
 
-def _is_quick(arguments: Sequence[str]) -> bool:
-    """Whether a line names models and tasks, or models alone, instead of an experiment."""
+def _is_quick(arguments: Sequence[str], names: Iterable[str]) -> bool:
+    """Whether a line names models and tasks, or models alone, instead of an experiment or a misspelt command."""
     words = [text for text in arguments if not text.startswith("-")]
     bare = [text for text in words if "=" not in text and not text.startswith(("+", "~"))]
     options = {text.partition("=")[0] for text in arguments}
-    return bool(options.intersection(QUICK)) or (len(bare) == len(words) > 1)
+    if options.intersection(QUICK):
+        return True
+    misspelt = words and words[0].isidentifier() and did_you_mean(words[0], names) and not Path(words[0]).exists()
+    return len(bare) == len(words) > 1 and not misspelt
 
 
 def quick_parser() -> argparse.ArgumentParser:

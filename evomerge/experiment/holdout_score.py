@@ -166,7 +166,7 @@ class _Single:
     def _loaded(self) -> tuple[ScoringEngine, Encoder]:
         if self._engine is None or self._encoder is None:
             settings = self._experiment.config.model
-            model, tokenizer = open_model(self._source, self._config.as_score_config())
+            model, tokenizer = open_model(self._source, self._config.as_score_config(settings.dtype))
             limits: dict[str, Any] = {"batch_tokens": settings.batch_tokens}
             self._encoder = Encoder(tokenizer, model.config, max_length=settings.max_length, **limits)
             options: dict[str, Any] = {"batch_size": settings.batch_size, "path": settings.scoring, **limits}

@@ -93,7 +93,8 @@ class Result:
     def __str__(self) -> str:
         """The winner and what it is worth, in one line."""
         winner = self.rows[-1]
+        score = "failed" if winner["holdout"] is None else f"{winner['holdout']:.4f}"
         if itself := standing_row(self.document):
-            return f"{self.folder}: nothing better was found: the winner is {itself}, {winner['holdout']} on holdout"
+            return f"{self.folder}: nothing better was found: the winner is {itself}, {score} on holdout"
         verdict = f"verdict against the best baseline ({self.best_baseline}): {self.verdict}"
-        return f"{self.folder}: {winner['label']} has {winner['holdout']} on holdout; {verdict}"
+        return f"{self.folder}: {winner['label']} has {score} on holdout; {verdict}"

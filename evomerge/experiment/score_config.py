@@ -51,10 +51,10 @@ class RunScoreConfig:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
 
-    def as_score_config(self) -> ScoreConfig:
-        """The settings by which the model is loaded."""
+    def as_score_config(self, dtype: Dtype) -> ScoreConfig:
+        """The settings by which the model is loaded; `dtype` is that of the run, where none is given."""
         loaded = {key: value for key, value in vars(self).items() if key != "run"}
-        return ScoreConfig(tasks=[], **loaded)
+        return ScoreConfig(tasks=[], **loaded | {"dtype": self.dtype or dtype})
 
 
 def read_run_score_config(settings: Mapping[str, Any]) -> RunScoreConfig:

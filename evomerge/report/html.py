@@ -27,6 +27,10 @@ from evomerge.scoring import SLICES
 
 REPORT = "report.html"
 MOST_REASONS = 50  # of failures; a reason may hold a number that differs each time
+UNPROPOSED = {  # points that the optimizer has not proposed, by their labels
+    "centre": "centre: the mean of the optimizer's distribution",
+    "model": "model: the best point of a surrogate model of all scores",
+}
 FOOTER = "Made by evomerge from config.yaml, trials.jsonl, recipe.yaml and result.json of this run."
 
 
@@ -88,11 +92,11 @@ def _tiles(record: Record) -> tuple[tuple[str, str, str], ...]:
         (
             "winner on holdout",
             format_score(record.winner["scores"]["holdout"]),
-            f"candidate {result['winner']['label']}",
+            UNPROPOSED.get(result["winner"]["label"], f"candidate {result['winner']['label']}"),
         ),
         ("best baseline", format_score(baseline["scores"]["holdout"]), baseline["label"]),
         ("difference", f"{result['difference']:+.4f}", bounds),
-        ("candidates", f"{counts['candidates']}", f"{stopped}{counts['failed']} failed"),
+        ("candidates", f"{counts['candidates']}", f"baselines among them; {stopped}{counts['failed']} failed"),
     )
 
 

@@ -16,7 +16,7 @@ from evomerge.report.html_elements import details, fact_table, preformatted, sec
 from evomerge.report.record import Record
 
 # An absolute path inside a text: from a slash that does not follow a word, a slash or a colon; two parts or more.
-ABSOLUTE = re.compile(r"(?<![\w/.~…:}*-])/(?:[\w.@ +-]*[\w.@+-]/)+[\w.@+-]+")
+ABSOLUTE = re.compile(r"(?<![\w/.~…:}*-])/(?:[\w.@ -]*[\w.@-]/)+[\w.@-]+")
 LOCAL_URL = re.compile(r"\b(?:file|sqlite):/+(?=[^/\s]+/)([^\s'\"]+)")
 KEPT_PARTS = 2
 NOTE = "Paths of the machine are shortened to their last two parts, after …/; put your own there."

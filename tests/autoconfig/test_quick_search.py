@@ -104,6 +104,7 @@ def test_the_same_request_gets_the_same_file(tmp_path: Path) -> None:
     request = Request.of(FAMILY[0], FAMILY[1:], FILES[:2], out=tmp_path / "one")
     list(write_experiment(request, tmp_path / "one" / "experiment.yaml"))
     first = (tmp_path / "one" / "experiment.yaml").read_text()
+    assert "override /pool: local" in first and "name: local" not in first  # pool=ray on the command line replaces it
     shutil.rmtree(tmp_path / "one")
     list(write_experiment(request, tmp_path / "one" / "experiment.yaml"))
     assert (tmp_path / "one" / "experiment.yaml").read_text() == first

@@ -75,3 +75,10 @@ def test_likely_slips_are_named_with_their_remedy(
 def test_a_search_needs_no_name_of_a_command(command: Command) -> None:
     first = command("search", "+experiment=nope").refused(2)
     assert first == command("+experiment=nope").refused(2) and set(COMPOSED) == {"search", "check"}
+
+
+def test_a_misspelt_command_is_no_model(command: Command, tmp_path: Path) -> None:
+    said = command("merg", "recipe.yaml", "out")
+    assert said.code == 2 and said.err.startswith("evomerge: unknown command 'merg' (did you mean 'merge'?)")
+    (tmp_path / "merg").mkdir()
+    assert "no task" in command("merg", "other").err  # a folder of that name is a model

@@ -42,6 +42,12 @@ def test_another_model_has_its_own_score_and_an_interval(finished: Path) -> None
     assert low < found.difference < high <= 0 and level == 0.95
 
 
+def test_a_model_is_scored_in_the_dtype_of_the_run() -> None:
+    config = read_run_score_config({"run": "runs/mine"})
+    assert config.as_score_config("float32").dtype == "float32"
+    assert read_run_score_config({"run": "runs/mine", "dtype": "float16"}).as_score_config("float32").dtype == "float16"
+
+
 def test_a_tracker_of_the_run_is_not_needed(finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     text = (run / "config.yaml").read_text().replace("tracker:\n  name: none", "tracker:\n  name: gone")

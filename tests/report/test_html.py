@@ -232,6 +232,7 @@ def test_no_password_is_shown(run_folder: Path) -> None:
     [
         ("/home/me/models/base", "…/models/base"),
         ("base+/home/me/adapter", "base+…/me/adapter"),
+        ("- model: /home/me/models/base+/home/me/adapters/math", "- model: …/models/base+…/adapters/math"),
         ("cannot read /tmp/a b/c.json, line 3", "cannot read …/a b/c.json, line 3"),
         ("owner/name@main", "owner/name@main"),
         ("./runs/a", "./runs/a"),

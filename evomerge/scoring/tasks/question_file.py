@@ -24,6 +24,8 @@ def read_rows(path: Path) -> list[Row]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give the path of a CSV, TSV or JSON file") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; {remedy_for(error)}") from None
     tabular = path.suffix.lower() in (".csv", ".tsv")
