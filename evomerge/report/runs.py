@@ -13,6 +13,7 @@ from rich.table import Table
 from evomerge.errors import RunError
 from evomerge.paths import CONFIG, LEDGER, RESULT
 from evomerge.report.html_elements import Grid
+from evomerge.report.reproduce_section import shorten_paths
 from evomerge.report.table import format_difference, format_score, standing_row
 from evomerge.run_files import read_config_file, read_result, refuse_misfits
 from evomerge.schema import as_yaml
@@ -95,7 +96,7 @@ class RunComparison:
     def _all_runs(self) -> Grid:
         heads = ("run", *self.keys, "winner on holdout", "best baseline", "winner ahead by", "verdict", *RIGHT)
         rows = [
-            (name, *(_text(run.settings.get(key)) for key in self.keys), *_result_cells(run))
+            (name, *(shorten_paths(_text(run.settings.get(key))) for key in self.keys), *_result_cells(run))
             for name, run in zip(self.names(), self.runs, strict=True)
         ]
         return Grid(heads, rows)
@@ -107,7 +108,7 @@ class RunComparison:
             outcomes = [run.outcome for run in runs]
             counts = ", ".join(f"{outcomes.count(name)} {name}" for name in dict.fromkeys(outcomes))
             spread = (_mean([run.holdout for run in runs]), _mean([run.ahead for run in runs], "+"))
-            rows.append((*values[: len(keys)], str(len(runs)), *spread, counts))
+            rows.append((*map(shorten_paths, values[: len(keys)]), str(len(runs)), *spread, counts))
         return Grid((*keys, "runs", "winner on holdout", "winner ahead by", "verdicts"), rows)
 
     def _groups(self) -> dict[tuple[str, ...], list[RunSummary]]:
