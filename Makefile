@@ -29,7 +29,7 @@ setup: $(STAMP) ## create .venv with the exact versions of constraints.txt
 quickstart: $(STAMP) ## merge three tiny experts, with progress and a table at the end (3 minutes)
 	$(BIN)/python -m evomerge +experiment=quickstart
 
-test: $(STAMP) ## run the fast tests (4 minutes)
+test: $(STAMP) ## run the fast tests (9 minutes)
 	$(BIN)/$(PYTEST) -m "not slow and not parity"
 
 test-part: $(STAMP) ## run one of three equal parts of the slow tests, PART=1/3 unless given
@@ -43,7 +43,7 @@ test-bounds: test-lowest test-newest ## run the fast tests with the lowest and t
 parity: $(STAMP) $(MERGEKIT_STAMP) ## compare merges with mergekit-yaml, tensor by tensor
 	EVOMERGE_MERGEKIT="$(abspath $(MERGEKIT_VENV))/bin/mergekit-yaml" $(BIN)/python -m pytest -m parity
 
-ptx: $(TRITON_STAMP) ## read the code that GPUs would run, without a GPU, and interpret it (half an hour)
+ptx: $(TRITON_STAMP) ## read the code that GPUs would run, without a GPU, and interpret it (40 minutes)
 	$(TRITON_VENV)/bin/python -m pytest tests/gpu_code
 	TRITON_INTERPRET=1 $(TRITON_VENV)/bin/python -m pytest tests/gpu_code
 
